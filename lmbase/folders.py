@@ -1,0 +1,34 @@
+"""From what a user names (a run, a folder, a hub id) to the folder that holds the weights."""
+
+import json
+from pathlib import Path
+
+
+def model_folder(name: str | Path, model_type: str | None = None) -> str:
+    """`name`/model if it is a finished run, else `name` itself (a folder or a hub id).
+
+    Raises:
+        ValueError: an unfinished run, a local folder without a model, or (with `model_type`) another kind of model.
+    """
+    folder = Path(name)
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    elif (folder / "checkpoints").is_dir():
+        raise ValueError(f"The run {str(name)!r} is not finished: it has checkpoints but no model. Continue it first.")
+    if not folder.is_dir():
+        return str(name)  # a hub id
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ValueError(f"{str(name)!r} holds no model (no config.json); give a run's folder or a hub id.")
+    found = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    if model_type and found != model_type:
+        raise ValueError(f"{str(name)!r} holds a model of type {found!r}; {model_type!r} is needed here.")
+    return str(folder)
+
+
+def model_type(name: str | Path) -> str | None:
+    """The `model_type` of a local model, None for a hub id."""
+    folder = Path(model_folder(name))
+    if not folder.is_dir():
+        return None
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")

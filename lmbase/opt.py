@@ -1,0 +1,178 @@
+"""OPT: the trunk of every model here and the token-level baseline beside it.
+
+B texts or windows, L tokens, D width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import ModelOutput
+
+from lmbase.collate import pad_tokens
+from lmbase.folders import model_folder
+from lmbase.losses import token_nats, vocabulary_loss
+from lmbase.processing import check_unicode
+from lmbase.windows import Window, windows
+
+# The published sizes (arXiv 2205.01068), and two small ones for CPUs.
+SIZES: dict[str, dict] = {
+    "tiny": dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, ffn_dim=512),
+    "small": dict(hidden_size=256, num_hidden_layers=6, num_attention_heads=4, ffn_dim=1024),
+    "opt-125m": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, ffn_dim=3072),
+    "opt-350m": dict(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        ffn_dim=4096,
+        word_embed_proj_dim=512,
+        do_layer_norm_before=False,
+    ),
+    "opt-1.3b": dict(hidden_size=2048, num_hidden_layers=24, num_attention_heads=32, ffn_dim=8192),
+}
+
+
+def load_opt(
+    spec: str,
+    *,
+    vocab_size: int = 50272,
+    max_positions: int = 2048,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> OPTForCausalLM:
+    """An OPT from a hub id or a folder (safetensors only), or `random:SIZE` with fresh weights.
+
+    Args:
+        vocab_size, max_positions: of a random model; a loaded one keeps its own.
+    """
+    if not spec.startswith("random:"):
+        source = model_folder(spec, "opt")
+        return OPTForCausalLM.from_pretrained(source, use_safetensors=True, dtype=torch.float32, dropout=dropout)
+    size = spec.removeprefix("random:")
+    if size not in SIZES:
+        raise ValueError(f"opt={spec!r}: random weights come in the sizes {', '.join(SIZES)}.")
+    config = OPTConfig(vocab_size=vocab_size, max_position_embeddings=max_positions, dropout=dropout, **SIZES[size])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return OPTForCausalLM(config)
+
+
+def own_tokenizer(spec: str | None) -> str | None:
+    """Where the tokenizer of an OPT is found: beside its weights; None for random weights."""
+    return None if spec is None or spec.startswith("random:") else model_folder(spec)
+
+
+@dataclass
+class TokenLMOutput(ModelOutput):
+    """
+    Args:
+        loss: () mean nats per target. losses: the named sum `token`. correct: () targets that were the first choice.
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    correct: Tensor | None = None
+
+
+class TokenLM(nn.Module):
+    """OPT as a language model of whole texts: reads `</s> x1 .. xL`, predicts `x1 .. xL` and, at a text's end, `</s>`."""
+
+    def __init__(self, opt: OPTForCausalLM):
+        super().__init__()
+        self.opt = opt
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        return {"token": 1.0}
+
+    def loss_counts(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor) -> dict[str, Tensor]:
+        return {"token": attention_mask.sum() + ends.sum()}
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, **kwargs) -> TokenLMOutput:
+        """
+        Args:
+            input_ids, attention_mask: (B, L) text tokens of a window, padded on the right.
+            ends: (B,) True where the window holds its text's end.
+        """
+        hidden, targets, _ = self._hidden(input_ids, attention_mask, ends)
+        closed = torch.zeros_like(targets, dtype=torch.bool)
+        result = vocabulary_loss(hidden, self._table, targets, closed_rows=closed, closed_id=0)
+        return TokenLMOutput(loss=result.loss / len(targets), losses={"token": result.loss}, correct=result.correct)
+
+    def nats(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor) -> Tensor:
+        """-log p of every target, (B, L+1); 0 where there is none. Arguments as for `forward`."""
+        hidden, targets, mask = self._hidden(input_ids, attention_mask, ends)
+        closed = torch.zeros_like(targets, dtype=torch.bool)
+        values = token_nats(hidden, self._table, targets, closed_rows=closed, closed_id=0)
+        return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
+
+    @property
+    def _table(self) -> Tensor:
+        return self.opt.get_input_embeddings().weight
+
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states (M,D) and targets (M,) of all that is predicted, and where they stand (B,L+1)."""
+        config = self.opt.config
+        lengths = attention_mask.sum(1, keepdim=True)  # (B,1)
+        index = torch.arange(input_ids.shape[1] + 1, device=input_ids.device)[None]  # (1,L+1)
+        mask = index < lengths + ends[:, None]  # (B,L+1)
+        targets = torch.where(index == lengths, config.eos_token_id, F.pad(input_ids, (0, 1)))
+        inputs = F.pad(input_ids, (1, 0), value=config.bos_token_id)  # (B,L+1)
+        hidden = self.opt.model(inputs, attention_mask=F.pad(attention_mask, (1, 0), value=True).long(), use_cache=False)
+        return hidden.last_hidden_state[mask], targets[mask], mask
+
+
+@dataclass
+class DocumentNats:
+    """What one text costs a model."""
+
+    token: list[float]  # nats of each unit: a token, or a sentence with its end mark
+    stop: list[float]  # nats of the flags, where the model has them
+    num_tokens: int
+    num_bytes: int
+
+    @property
+    def nats(self) -> float:
+        return sum(self.token) + sum(self.stop)
+
+
+def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Ids of a whole text; special tokens that are spelled out in it are text."""
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+    return tokenizer.backend_tokenizer.encode(check_unicode(text), add_special_tokens=False).ids
+
+
+@torch.no_grad()
+def score_tokens(
+    opt: OPTForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    *,
+    window: int | None = None,
+    batch_size: int = 4,
+) -> list[DocumentNats]:
+    """-log p of every token of every text and of its closing `</s>`, in overlapping windows.
+
+    Args:
+        window: tokens of a window; default: all positions but the one for the opening `</s>`.
+    """
+    model = TokenLM(opt).eval()
+    limit = opt.config.max_position_embeddings - 1
+    window = limit if window is None else window
+    if window > limit:
+        raise ValueError(f"window={window}: this OPT has positions for at most {limit} tokens and the opening </s>.")
+    documents = [encode_text(tokenizer, text) for text in texts]
+    results = [DocumentNats([0.0] * (len(ids) + 1), [], len(ids), len(t.encode())) for ids, t in zip(documents, texts, strict=True)]
+    jobs = [(d, w) for d, ids in enumerate(documents) for w in windows(len(ids), window)]
+    jobs.sort(key=lambda job: job[1].stop - job[1].start)
+    for start in range(0, len(jobs), batch_size):
+        batch: list[tuple[int, Window]] = jobs[start : start + batch_size]
+        ids, mask = pad_tokens([documents[d][w.start : w.stop] for d, w in batch], opt.config.pad_token_id)
+        ends = torch.tensor([w.stop == len(documents[d]) for d, w in batch])
+        nats = model.nats(ids.to(opt.device), mask.to(opt.device), ends.to(opt.device)).tolist()
+        for (d, w), row, end in zip(batch, nats, ends.tolist(), strict=True):
+            results[d].token[w.scored : w.stop + end] = row[w.scored - w.start : w.stop - w.start + end]
+    return results

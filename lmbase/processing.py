@@ -1,0 +1,294 @@
+"""SentenceProcessor: text -> sentences -> token ids, the same for training, scoring and generation.
+
+B texts, S sentences of a text, T tokens of a sentence.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import cached_file
+
+from lmbase.collate import SentenceBatch, pad_sentences
+from lmbase.text import RULES, is_open, segment
+from lmbase.tokenization import token_bytes, tokenizer_hash, vocabulary_size
+
+FILE_NAME = "sentence_processor.json"
+# No sentence of `max_sentence_tokens` tokens is this long; cutting here first keeps a megabyte without any
+# punctuation from being tokenised as one word.
+MAX_PIECE_CHARACTERS = 4096
+
+
+@dataclass
+class EncodedText:
+    """One text as sentences: flat token ids, and each sentence's share of tokens and UTF-8 bytes."""
+
+    input_ids: list[int]
+    sentence_lengths: list[int]  # tokens per sentence; they add up to len(input_ids)
+    sentence_bytes: list[int]  # UTF-8 bytes per sentence; they add up to the text's
+
+    def sentences(self) -> list[list[int]]:
+        """The token ids, one list per sentence."""
+        ends = list(accumulate(self.sentence_lengths))
+        return [self.input_ids[end - length : end] for end, length in zip(ends, self.sentence_lengths, strict=True)]
+
+
+class SentenceProcessor:
+    """Cuts text into sentences of at most `max_sentence_tokens` tokens and tokenises them.
+
+    Nothing is lost: a longer sentence becomes several, cut between characters. Special tokens that are spelled out in
+    a text are text. The processor is saved inside every checkpoint.
+
+    Args:
+        tokenizer: a fast byte-level tokenizer.
+        rule: `punctuation`, `sentence`, `line` or `auto` (see `lmbase.text.segment`).
+        max_sentence_tokens: tokens per sentence, at most; at least 4, since one character may take four byte tokens.
+        punkt: Punkt parameters learned from the train split (`lmbase.text.train_punkt`), for rule `sentence`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        rule: str = "auto",
+        max_sentence_tokens: int = 64,
+        punkt: dict | None = None,
+    ):
+        if rule not in RULES:
+            raise ValueError(f"rule={rule!r} is unknown; choose one of {', '.join(RULES)}.")
+        if max_sentence_tokens < 4:
+            raise ValueError(f"max_sentence_tokens={max_sentence_tokens} is too small: one character may need 4 tokens.")
+        self.tokenizer = tokenizer
+        self.rule = rule
+        self.max_sentence_tokens = max_sentence_tokens
+        self.punkt = punkt
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.tokenizer.pad_token_id
+
+    @property
+    def eos_token_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        return tokenizer_hash(self.tokenizer)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that decides which ids a text becomes."""
+        parts = [self.tokenizer_hash, self.rule, self.max_sentence_tokens, self.punkt]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    # -- text -> ids -------------------------------------------------------------------------------------------------
+
+    def encode_batch(self, texts: Sequence[str]) -> list[EncodedText]:
+        """Cut and tokenise texts.
+
+        Raises:
+            ValueError: a text has a lone surrogate (it has no UTF-8 form); the message gives its offset.
+        """
+        pieces_of = [self._pieces(check_unicode(text)) for text in texts]
+        backend = self.tokenizer.backend_tokenizer
+        backend.encode_special_tokens = True  # "</s>" written in a text is three characters, not an end mark
+        flat = [piece for pieces in pieces_of for piece in pieces]
+        ids = iter([e.ids for e in backend.encode_batch_fast(flat, add_special_tokens=False)])
+        encoded = []
+        for pieces in pieces_of:
+            document = EncodedText([], [], [])
+            for piece in pieces:
+                self._append(document, piece, next(ids))
+            encoded.append(document)
+        return encoded
+
+    def encode(self, text: str) -> EncodedText:
+        """Cut and tokenise one text."""
+        return self.encode_batch([text])[0]
+
+    def __call__(self, texts: Sequence[str]) -> SentenceBatch:
+        """Texts -> padded tensors: input_ids (B, S, T), attention_mask (B, S, T), sentence_mask (B, S)."""
+        return pad_sentences([e.sentences() for e in self.encode_batch(texts)], self.pad_token_id)
+
+    def is_open_end(self, sentences: list[list[int]]) -> bool:
+        """Whether the last of these sentences may still go on (the usual end of a prompt)."""
+        if not sentences or len(sentences[-1]) >= self.max_sentence_tokens:
+            return False
+        return is_open(self.decode(sentences[-1]), self.rule)
+
+    def _pieces(self, text: str) -> list[str]:
+        pieces = []
+        for piece in segment(text, rule=self.rule, punkt=self.punkt):
+            while len(piece) > MAX_PIECE_CHARACTERS:
+                cut = piece.rfind(" ", 1, MAX_PIECE_CHARACTERS)
+                cut = cut if cut > 0 else MAX_PIECE_CHARACTERS
+                pieces.append(piece[:cut])
+                piece = piece[cut:]
+            pieces.append(piece)
+        return pieces
+
+    def _append(self, document: EncodedText, piece: str, ids: list[int]) -> None:
+        cap = self.max_sentence_tokens
+        document.input_ids += ids
+        if len(ids) <= cap:
+            document.sentence_lengths.append(len(ids))
+            document.sentence_bytes.append(len(piece) if piece.isascii() else len(piece.encode()))
+            return
+        offsets = self.tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False).offsets
+        start = 0
+        while start < len(ids):
+            stop = min(start + cap, len(ids))
+            # A byte-level token may end inside a character: then it and its successor claim the same character.
+            while stop < len(ids) and offsets[stop][0] < offsets[stop - 1][1]:
+                stop -= 1
+            assert stop > start, "a character takes at most four tokens"
+            end_character = offsets[stop][0] if stop < len(ids) else len(piece)
+            document.sentence_lengths.append(stop - start)
+            document.sentence_bytes.append(len(piece[offsets[start][0] if start else 0 : end_character].encode()))
+            start = stop
+
+    # -- ids -> sentences, ids -> text -------------------------------------------------------------------------------
+
+    def split_ids(self, ids: Sequence[int]) -> list[list[int]]:
+        """Cut flat ids of a text into sentences without changing one of them.
+
+        Where a sentence's border falls inside a token, the token stays with the earlier sentence.
+
+        Raises:
+            ValueError: the ids hold special tokens or ids outside the vocabulary.
+        """
+        ids = list(ids)
+        special = sorted(set(ids) & set(self.tokenizer.all_special_ids))
+        if special:
+            raise ValueError(f"Prompt ids hold special tokens {special}: give text tokens only, padding masked out.")
+        text = b"".join(token_bytes(self.tokenizer, ids)).decode("utf-8", errors="replace")
+        encoded = self.encode(text)
+        if encoded.input_ids == ids:
+            return encoded.sentences()
+        return self._split_by_bytes(ids)
+
+    def _split_by_bytes(self, ids: list[int]) -> list[list[int]]:
+        """The same cut for ids that no tokenizer would give for their text (generated ones, for instance)."""
+        raw = token_bytes(self.tokenizer, ids)
+        # surrogateescape keeps one character per broken byte, so that positions can be counted in bytes.
+        text = b"".join(raw).decode("utf-8", errors="surrogateescape")
+        sizes = [len(p.encode("utf-8", errors="surrogateescape")) for p in segment(text, rule=self.rule, punkt=self.punkt)]
+        borders = list(accumulate(sizes))
+        sentences: list[list[int]] = [[]]
+        sentence = position = 0  # the sentence of the text that the byte at `position` belongs to
+        for i, token in zip(ids, raw, strict=True):
+            begins = position >= borders[sentence]
+            if sentences[-1] and (begins or len(sentences[-1]) == self.max_sentence_tokens):
+                sentences.append([])
+            while sentence + 1 < len(borders) and position >= borders[sentence]:
+                sentence += 1
+            sentences[-1].append(i)
+            position += len(token)
+        return sentences
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """Flat ids -> text; end marks and padding are left out."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    # -- save, load --------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer and rule into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(str(folder))
+        content = {
+            "rule": self.rule,
+            "max_sentence_tokens": self.max_sentence_tokens,
+            "punkt": self.punkt,
+            "tokenizer_hash": self.tokenizer_hash,
+        }
+        (folder / FILE_NAME).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "SentenceProcessor":
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            ValueError: no processor in the folder, or its tokenizer is not the one it was saved with.
+        """
+        path = cached_file(str(folder), FILE_NAME, _raise_exceptions_for_missing_entries=False)
+        if path is None:
+            raise ValueError(f"No {FILE_NAME} in {str(folder)!r}: it is no folder written by `prepare` or a training run.")
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            saved_hash = content.pop("tokenizer_hash")
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ValueError(f"{path} is damaged ({error}); copy it again from where the model was trained.") from error
+        processor = cls(AutoTokenizer.from_pretrained(str(folder)), **content)
+        if processor.tokenizer_hash != saved_hash:
+            raise ValueError(
+                f"The tokenizer in {str(folder)!r} is not the one this processor was saved with: "
+                "the ids would mean other words. Restore the tokenizer files of that run."
+            )
+        return processor
+
+
+class ProcessorMixin:
+    """Lets a PreTrainedModel carry its SentenceProcessor: saved and loaded with the weights."""
+
+    _processor: SentenceProcessor | None = None
+
+    @property
+    def processor(self) -> SentenceProcessor:
+        if self._processor is None:
+            raise ValueError(
+                f"This {type(self).__name__} has no processor, so it cannot read text: load it with from_pretrained "
+                "from a folder that has one, or set model.processor = SentenceProcessor(tokenizer, ...)."
+            )
+        return self._processor
+
+    @processor.setter
+    def processor(self, processor: SentenceProcessor) -> None:
+        config = self.config  # type: ignore[attr-defined]
+        vocabulary = vocabulary_size(processor.tokenizer)
+        if vocabulary > config.vocab_size:
+            raise ValueError(
+                f"The tokenizer has {vocabulary} ids and the model {config.vocab_size} rows: it is another model's tokenizer."
+            )
+        if (processor.pad_token_id, processor.eos_token_id) != (config.pad_token_id, config.eos_token_id):
+            raise ValueError(
+                f"The tokenizer's pad and end ids are {processor.pad_token_id} and {processor.eos_token_id}, the model's "
+                f"{config.pad_token_id} and {config.eos_token_id}: it is another model's tokenizer."
+            )
+        if processor.max_sentence_tokens > config.max_sentence_tokens:
+            raise ValueError(
+                f"The processor cuts sentences of up to {processor.max_sentence_tokens} tokens and the model reads "
+                f"{config.max_sentence_tokens}: use the same max_sentence_tokens for both."
+            )
+        self._processor = processor
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+        if self._processor is not None:
+            self._processor.save_pretrained(save_directory)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args, **kwargs):
+        kwargs.setdefault("use_safetensors", True)  # no pickles
+        model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        if cached_file(str(pretrained_model_name_or_path), FILE_NAME, _raise_exceptions_for_missing_entries=False):
+            model.processor = SentenceProcessor.from_pretrained(pretrained_model_name_or_path)
+        return model
+
+
+def check_unicode(text: str) -> str:
+    """Return `text`, or raise ValueError naming the offset of its first lone surrogate."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Lone surrogate U+{ord(text[error.start]):04X} at character {error.start}: the text has no UTF-8 form. "
+            "It was probably decoded with the wrong codec; decode it again or remove the character."
+        ) from error
+    return text

@@ -1,0 +1,215 @@
+"""Readers of the file formats a corpus may come in: each yields the documents of one file, and what it had to leave out.
+
+What cannot be read is told as a `Skip`, never turned into data. Bytes are decoded strictly, line ends and NUL bytes are kept.
+"""
+
+import bz2
+import codecs
+import csv
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# A longer text file is read in parts, cut after a line: no file has to fit into memory.
+MAX_TEXT_FILE_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and its name, which is unique in its corpus and the same each time: `file.jsonl:17`, `package.module`."""
+
+    text: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Something that was left out, and why. `reason` is one of few, so that they can be counted; `detail` is free text."""
+
+    name: str
+    reason: str
+    detail: str = ""
+
+
+def _open_zst(path: Path) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(cast(Any, pa.input_stream(str(path), compression="zstd"))))
+
+
+OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
+    ".gz": lambda path: cast(BinaryIO, gzip.open(path, "rb")),
+    ".bz2": lambda path: cast(BinaryIO, bz2.open(path, "rb")),
+    ".xz": lambda path: cast(BinaryIO, lzma.open(path, "rb")),
+    ".zst": _open_zst,
+}
+
+
+def file_kind(path: Path) -> str | None:
+    """The suffix that decides how `path` is read (`.jsonl` for `a.jsonl.gz`), or None for a file that no reader knows."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] in OPENERS:
+        # Parquet is compressed inside and read from its end, which a compressed stream does not offer.
+        return suffixes[0] if len(suffixes) == 2 and suffixes[0] in READERS and suffixes[0] != ".parquet" else None
+    return suffixes[-1] if suffixes and suffixes[-1] in READERS else None
+
+
+def read_file(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
+    """Yield the documents of one file, in order.
+
+    Args:
+        name: the file's name inside the corpus; the documents' names begin with it.
+        text_field: which field or column holds the text (not used for `.txt`).
+
+    Raises:
+        ValueError: the records have no such field; the message names those they have.
+    """
+    kind = file_kind(path)
+    assert kind is not None, path
+    try:
+        yield from READERS[kind](path, name, text_field)
+    except UnicodeDecodeError as error:
+        yield Skip(name, "invalid UTF-8", str(error))
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, csv.Error) as error:
+        yield Skip(name, "unreadable file", f"{type(error).__name__}: {error}")
+
+
+def _open(path: Path) -> BinaryIO:
+    opener = OPENERS.get(path.suffix.lower())
+    return opener(path) if opener else path.open("rb")
+
+
+def _read_txt(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
+    with _open(path) as stream:
+        data = stream.read(MAX_TEXT_FILE_BYTES + 1)
+    if len(data) <= MAX_TEXT_FILE_BYTES:
+        yield Document(data.decode("utf-8-sig"), name)
+        return
+    # Read to the end once before the first part goes out, so that a file with a bad byte gives no data at all.
+    with _open(path) as stream:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        while block := stream.read(2**20):
+            decoder.decode(block)
+        decoder.decode(b"", final=True)
+    with _open(path) as stream:
+        for number, part in enumerate(_parts(stream), start=1):
+            yield Document(part.decode("utf-8-sig" if number == 1 else "utf-8"), f"{name}:{number}")
+
+
+def _parts(stream: BinaryIO) -> Iterator[bytes]:
+    """Cut a stream of UTF-8 after the last line that fits into a part, or between characters if there is none."""
+    rest = b""
+    while block := rest + stream.read(MAX_TEXT_FILE_BYTES - len(rest)):
+        cut = len(block)
+        if len(block) == MAX_TEXT_FILE_BYTES:
+            cut = block.rfind(b"\n") + 1
+            if not cut:
+                cut = len(block) - 1
+                while block[cut] & 0xC0 == 0x80:  # a continuation byte: its character began earlier
+                    cut -= 1
+        yield block[:cut]
+        rest = block[cut:]
+
+
+def _read_jsonl(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
+    with _open(path) as stream:
+        first = True
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                yield Skip(f"{name}:{number}", "invalid UTF-8", str(error))
+                continue
+            except (ValueError, RecursionError) as error:
+                yield Skip(f"{name}:{number}", "invalid JSON", str(error))
+                continue
+            yield record_document(record, f"{name}:{number}", text_field, first=first)
+            first = False
+
+
+def _read_json(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
+    with _open(path) as stream:
+        text = stream.read().decode("utf-8-sig")
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        yield Skip(name, "invalid JSON", str(error))
+        return
+    for number, record in enumerate(records if isinstance(records, list) else [records], start=1):
+        yield record_document(record, f"{name}:{number}", text_field, first=number == 1)
+
+
+def _read_csv(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
+    csv.field_size_limit(2**31 - 1)  # the default, 128 KB, is less than a chapter
+    with _open(path) as binary:
+        # surrogateescape turns a bad byte into a lone surrogate, which valid UTF-8 never gives: one bad row costs one row.
+        stream = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        for number, row in enumerate(csv.DictReader(stream), start=1):
+            if not is_unicode(row.get(text_field) or ""):
+                yield Skip(f"{name}:{number}", "invalid UTF-8")
+            else:
+                yield record_document(row, f"{name}:{number}", text_field, first=number == 1)
+
+
+def _read_parquet(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
+    with pq.ParquetFile(path) as file:
+        if text_field not in file.schema_arrow.names:
+            raise missing_field(file.schema_arrow.names, name, text_field)
+        number = 0
+        for batch in file.iter_batches(batch_size=256, columns=[text_field]):
+            for value in batch.column(0):
+                number += 1
+                try:
+                    record = {text_field: value.as_py()}
+                except UnicodeDecodeError as error:
+                    yield Skip(f"{name}:{number}", "invalid UTF-8", str(error))
+                    continue
+                yield record_document(record, f"{name}:{number}", text_field)
+
+
+READERS: dict[str, Callable[[Path, str, str], Iterator[Document | Skip]]] = {
+    ".txt": _read_txt,
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def record_document(record: Any, name: str, text_field: str, *, first: bool = False) -> Document | Skip:
+    """The document in a record: a mapping with the text field.
+
+    A first record without the field means a wrong `text_field`, which is an error at once; a later one is skipped.
+    """
+    if not isinstance(record, dict):
+        return Skip(name, "not an object", f"a {type(record).__name__}")
+    if text_field not in record:
+        if first:
+            raise missing_field(list(record), name, text_field)
+        return Skip(name, f"no field {text_field!r}")
+    text = record[text_field]
+    return Document(text, name) if isinstance(text, str) else Skip(name, "text is not a string", f"a {type(text).__name__}")
+
+
+def missing_field(fields: list[str], name: str, text_field: str) -> ValueError:
+    """The error for records that have no field `text_field`."""
+    known = ", ".join(repr(field) for field in fields if isinstance(field, str)) or "none"
+    return ValueError(f"{name} has no field {text_field!r}; it has {known}. Name the one that holds the text: --text_field NAME.")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text has a UTF-8 form, that is, no lone surrogate."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,58 @@
+"""Windows over long texts, the same for every model: they overlap by half and everything is scored once."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Window:
+    """Units [start, stop) of a text are read, units [scored, stop) are scored."""
+
+    start: int
+    stop: int
+    scored: int
+
+
+def windows(length: int, size: int) -> list[Window]:
+    """Windows of at most `size` units over a text of `length` units.
+
+    The first is scored whole; each later one starts half a window further on and scores what is new.
+    """
+    if size < 1:
+        raise ValueError(f"A window of {size} units holds nothing; choose at least 1.")
+    found = [Window(0, min(size, length), 0)]
+    step = max(size // 2, 1)
+    while found[-1].stop < length:
+        scored = found[-1].stop
+        found.append(Window(scored + step - size, min(scored + step, length), scored))
+    return found
+
+
+def training_windows(length: int, size: int) -> list[tuple[int, int]]:
+    """The same length without overlap: (start, stop) pairs that cover each unit once."""
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def sentence_windows(tokens_before: list[int], token_windows: list[Window]) -> list[Window]:
+    """Windows in sentences that never see text earlier than the token-level baseline does.
+
+    A sentence is scored in the token window that scores its last token, so that none of its tokens sees text from
+    before that window.
+
+    Args:
+        tokens_before: (S+1,) how many tokens come before each sentence; the last entry is the text's length.
+        token_windows: the baseline's windows over the same tokens.
+    """
+    found, sentence = [], 0
+    num_sentences = len(tokens_before) - 1
+    for window in token_windows:
+        scored = sentence
+        while sentence < num_sentences and tokens_before[sentence + 1] <= window.stop:
+            sentence += 1
+        if sentence == scored:
+            continue
+        start = scored
+        while start > 0 and tokens_before[start - 1] >= window.start:
+            start -= 1
+        found.append(Window(start, sentence, scored))
+    assert sentence == num_sentences, "token windows cover the text"
+    return found

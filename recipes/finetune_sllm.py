@@ -1,0 +1,113 @@
+"""Graft a sentence autoencoder onto an OPT trunk and finetune the whole: a language model that reads and predicts
+one vector per sentence.
+
+    sllm finetune-sllm sllm_tiny
+    sllm finetune-sllm sllm_opt125m_h1 --data my_text/*.txt
+    torchrun --nproc-per-node 8 recipes/finetune_sllm.py sllm_opt1.3b_h1 --strategy fsdp
+
+`vae` is a run of pretrain-vae, `opt` the trunk; `model` instead of both goes on with an SLLM. Logged on the valid
+split: nats per token, nats of the stop flag, bits per byte in training windows; `sllm evaluate` gives the exact,
+audited figures beside the baselines.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from lmbase.config import option, run
+from lmbase.folders import model_folder
+from lmbase.items import SentenceWindowItems, count_tokens, steps_for, validation_loss
+from lmbase.open_data import open_data
+from lmbase.opt import load_opt, own_tokenizer
+from lmbase.tokenization import check_same_tokenizer
+from lmbase.training import TrainingConfig, TrainingResult, train
+from sentencevae import SentenceVAE
+from sllm import SLLM
+
+
+@dataclass
+class Config(TrainingConfig):
+    output_dir: str = option(
+        "runs/finetune-sllm", "the run's folder; the same command again continues it", may_differ=True
+    )
+    model: str | None = option(None, "an SLLM to train further; default: graft `vae` onto `opt`")
+    vae: str | None = option(None, "a run of pretrain-vae")
+    opt: str | None = option(None, "the trunk: hub id, folder or random:SIZE")
+    data: str = option("stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files")
+    text_field: str = option("text", "the field of a record that holds the text")
+    max_sentences: int = option(64, "sentences of a window, in training and scoring")
+    num_memory_states: int = option(1, "how many of the latest trunk states the decoder reads; published: 1")
+    previous_sentence: bool = option(False, "the decoder also reads the previous sentence's tokens")
+    freeze_trunk_layers: int | None = option(None, "k: train only the trunk's first and last k layers; null: all")
+    freeze_autoencoder: bool = option(False, "train the trunk and the joints only")
+    stop_weight: float = option(1.0, "weight of the stop flag's loss; 1: exact likelihood")
+    train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
+    eval_windows: int = option(64, "windows of the valid split that the log's figures are taken from")
+
+
+def build(config: Config) -> SLLM:
+    """The model to train, its processor with it."""
+    torch.manual_seed(config.seed)
+    if config.model:
+        if config.vae or config.opt:
+            raise ValueError("Give either `model`, an SLLM to go on with, or `vae` and `opt` to graft, not both.")
+        return SLLM.from_pretrained(model_folder(config.model, "sllm"))
+    if not (config.vae and config.opt):
+        raise ValueError("An SLLM is grafted from two parts: give --vae (a run of pretrain-vae) and --opt (the trunk).")
+    vae = SentenceVAE.from_pretrained(model_folder(config.vae, "sentence_vae"))
+    own = own_tokenizer(config.opt)
+    if own:
+        check_same_tokenizer(own, vae.processor.tokenizer, f"the autoencoder {config.vae}", f"the trunk {config.opt}")
+    opt = load_opt(config.opt, vocab_size=vae.config.vocab_size, seed=config.seed)
+    return SLLM.graft(
+        vae,
+        opt,
+        max_sentences=config.max_sentences,
+        num_memory_states=config.num_memory_states,
+        previous_sentence=config.previous_sentence,
+        freeze_trunk_layers=config.freeze_trunk_layers,
+        freeze_autoencoder=config.freeze_autoencoder,
+        stop_weight=config.stop_weight,
+    )
+
+
+def main(config: Config) -> TrainingResult:
+    model = build(config)
+    processor = model.processor
+    data = open_data(
+        config.data,
+        text_field=config.text_field,
+        tokenizer=str(model_folder(config.model or config.vae)),
+        rule=processor.rule,
+        max_sentence_tokens=processor.max_sentence_tokens,
+        output_dir=config.output_dir,
+    )
+    if data.processor.fingerprint != processor.fingerprint:
+        raise ValueError(
+            f"{config.data} was prepared with another tokenizer, rule or sentence length than the autoencoder was "
+            f"trained with ({processor.rule}, {processor.max_sentence_tokens} tokens). Prepare it again with "
+            f"--tokenizer {config.model or config.vae}/model --rule {processor.rule}."
+        )
+    items = SentenceWindowItems(data.split("train"), processor.pad_token_id, model.config.max_sentences)
+    if config.train_tokens:
+        config.max_steps = steps_for(config.train_tokens, items, config.batch_size)
+    evaluate = None
+    if "valid" in data.splits:
+        valid = SentenceWindowItems(data.split("valid"), processor.pad_token_id, model.config.max_sentences)
+        micro = config.micro_batch_size or config.batch_size
+        evaluate = lambda m: validation_loss(m, valid, config.eval_windows, micro)  # noqa: E731
+    return train(
+        model,
+        len(items),
+        items.batch,
+        config,
+        config.output_dir,
+        count_tokens=count_tokens,
+        lengths=items.lengths,
+        evaluate=evaluate,
+        save_model=lambda m, folder: m.save_pretrained(folder),
+    )
+
+
+if __name__ == "__main__":
+    run(Config, main)

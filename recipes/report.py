@@ -1,0 +1,37 @@
+"""One HTML page and one Markdown file from a folder of runs.
+
+    sllm report --runs runs/demo
+
+reads every log.jsonl, metrics.json, statistics.json and samples.json below the folder and writes report.html
+(self-contained: charts and styles inside, no network, no script) and report.md: loss curves, the table of figures,
+tokens per sentence, generated text, reconstructions with their differences marked, and what the runs cost.
+
+`--metrics results/published.json` lays the published figures beside the measured ones, marked as not comparable.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmbase.config import option, run
+from lmbase.report import write_report
+
+
+@dataclass
+class ReportConfig:
+    runs: str = option("runs/demo", "folder of runs; those below it are found at any depth")
+    output_dir: str = option("", "where report.html and report.md go; empty: into the folder of runs")
+    metrics: list[str] = option([], "further metrics files whose rows join the table")
+    title: str = option("", "heading of the report; empty: the name of the folder")
+
+
+def main(config: ReportConfig) -> tuple[Path, Path]:
+    """Writes the report and returns the paths of the HTML page and the Markdown file."""
+    paths = write_report(
+        config.runs, output_dir=config.output_dir or None, more_metrics=config.metrics, title=config.title
+    )
+    print("wrote", *paths)
+    return paths
+
+
+if __name__ == "__main__":
+    run(ReportConfig, main)

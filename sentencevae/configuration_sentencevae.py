@@ -1,0 +1,89 @@
+"""Configuration of the sentence autoencoder."""
+
+from transformers import PreTrainedConfig
+
+POOLINGS = ("sum", "learned")
+LATENTS = ("deterministic", "gaussian")
+
+
+class SentenceVAEConfig(PreTrainedConfig):
+    """Sizes and choices of a SentenceVAE (arXiv 2408.00655, section 3).
+
+    Args:
+        vocab_size: rows of the one vocabulary table.
+        hidden_size: width of a sentence vector; a trunk's `word_embed_proj_dim` if it is to be grafted.
+        ffn_dim: width of the feed-forward layers; None takes 4 * hidden_size (published: 2 * hidden_size).
+        num_encoder_layers, num_decoder_layers: 1 to 4 each.
+        max_sentence_tokens: tokens of a sentence at most, the end mark not counted.
+        pooling: `sum` adds up the token states (published); `learned` first multiplies each by a learned vector of its
+            position, so that the order of words survives the sum, and the decoder reads it back the same way.
+        latent: `deterministic` (published) or `gaussian` (mean and variance, KL with free bits).
+        kl_weight, free_bits: weight of the KL sum; nats per latent dimension that cost nothing.
+        focal_gamma: 0 trains on cross-entropy, 2 on the published focal loss.
+        memory_attention: the decoder also attends to a memory of several vectors (an SLLM's option).
+    """
+
+    model_type = "sentence_vae"
+
+    def __init__(
+        self,
+        vocab_size: int = 50272,
+        hidden_size: int = 768,
+        ffn_dim: int | None = None,
+        num_encoder_layers: int = 1,
+        num_decoder_layers: int = 1,
+        num_attention_heads: int = 12,
+        max_sentence_tokens: int = 64,
+        pooling: str = "learned",
+        latent: str = "deterministic",
+        kl_weight: float = 1.0,
+        free_bits: float = 0.05,
+        focal_gamma: float = 0.0,
+        memory_attention: bool = False,
+        activation_function: str = "relu",
+        dropout: float = 0.0,
+        init_std: float = 0.02,
+        pad_token_id: int = 1,
+        bos_token_id: int = 2,
+        eos_token_id: int = 2,
+        **kwargs,
+    ):
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.ffn_dim = 4 * hidden_size if ffn_dim is None else ffn_dim
+        self.num_encoder_layers = num_encoder_layers
+        self.num_decoder_layers = num_decoder_layers
+        self.num_attention_heads = num_attention_heads
+        self.max_sentence_tokens = max_sentence_tokens
+        self.pooling = pooling
+        self.latent = latent
+        self.kl_weight = kl_weight
+        self.free_bits = free_bits
+        self.focal_gamma = focal_gamma
+        self.memory_attention = memory_attention
+        self.activation_function = activation_function
+        self.dropout = dropout
+        self.init_std = init_std
+        kwargs.setdefault("tie_word_embeddings", True)
+        super().__init__(
+            pad_token_id=pad_token_id, bos_token_id=bos_token_id, eos_token_id=eos_token_id, **kwargs
+        )
+
+    def check(self) -> None:
+        """Raise one ValueError naming every rule that this configuration breaks."""
+        faults = []
+        for name in ("num_encoder_layers", "num_decoder_layers"):
+            if not 1 <= getattr(self, name) <= 4:
+                faults.append(f"{name}={getattr(self, name)}: choose 1 to 4")
+        if self.hidden_size % self.num_attention_heads:
+            faults.append(f"hidden_size={self.hidden_size} is no multiple of num_attention_heads={self.num_attention_heads}")
+        if self.pooling not in POOLINGS:
+            faults.append(f"pooling={self.pooling!r}: choose {' or '.join(POOLINGS)}")
+        if self.latent not in LATENTS:
+            faults.append(f"latent={self.latent!r}: choose {' or '.join(LATENTS)}")
+        if self.max_sentence_tokens < 1:
+            faults.append(f"max_sentence_tokens={self.max_sentence_tokens}: at least 1")
+        if self.focal_gamma < 0 or self.free_bits < 0 or self.kl_weight < 0:
+            faults.append("focal_gamma, free_bits and kl_weight must not be negative")
+        if faults:
+            raise ValueError("This SentenceVAE cannot be built:\n  " + "\n  ".join(faults))

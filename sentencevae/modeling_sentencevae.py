@@ -1,0 +1,494 @@
+"""The sentence autoencoder, leaf to root: layers, encoder, decoder, SentenceVAE.
+
+N sentences, T tokens of a sentence (end mark included on the decoder's side), D width, H heads, V vocabulary,
+M memory vectors of a sentence, C positions held by a decoder cache.
+
+    input_ids (N,T) -> SentenceEncoder -> sentence_embeds (N,D) -> SentenceDecoder -> hidden states (N,T,D) -> V
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.utils import ModelOutput
+
+from lmbase.collate import pad_tokens
+from lmbase.losses import close_token, vocabulary_loss
+from lmbase.processing import ProcessorMixin
+from sentencevae.configuration_sentencevae import SentenceVAEConfig
+
+
+class Attention(nn.Module):
+    """Multi-head attention of (N,T,D) queries over (N,M,D) keys; the caller gives keys and values, so it can cache."""
+
+    def __init__(self, config: SentenceVAEConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.kv_proj = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        kv = rearrange(self.kv_proj(x), "n m (two h d) -> two n h m d", two=2, h=self.num_heads)
+        return kv[0], kv[1]
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool = False) -> Tensor:
+        q = rearrange(self.q_proj(x), "n t (h d) -> n h t d", h=self.num_heads)
+        y = F.scaled_dot_product_attention(q, *keys_values, attn_mask=mask, is_causal=causal)
+        return self.out_proj(rearrange(y, "n h t d -> n t (h d)"))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: SentenceVAEConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.ffn_dim)
+        self.act = ACT2FN[config.activation_function]
+        self.fc2 = nn.Linear(config.ffn_dim, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm transformer layer in which every token of a sentence sees every other."""
+
+    def __init__(self, config: SentenceVAEConfig):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.hidden_size)
+        self.attention = Attention(config)
+        self.ffn_norm = nn.LayerNorm(config.hidden_size)
+        self.ffn = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.attention_norm(x)
+        x = x + self.dropout(self.attention(h, self.attention.keys_values(h), mask))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+
+class PositionGates(nn.Module):
+    """Multiplies the state at position t by a learned vector g_t.
+
+    With random signs at the start, sum_t g_t * h_t is a superposition from which g_t reads h_t back (as in
+    holographic memories): a sum of token states that still knows the order of words.
+    """
+
+    def __init__(self, num_positions: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_positions, width))
+
+    def start_signs(self) -> Tensor:
+        """Random signs, the same for encoder and decoder: a longer table opens with the rows of a shorter one."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, 2, self.weight.shape, generator=generator, dtype=torch.float32) * 2 - 1
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        return x * self.weight[start : start + x.shape[1]]
+
+
+class SentenceEncoder(nn.Module):
+    """Token embeddings (N,T,D) -> one vector per sentence (N,D)."""
+
+    def __init__(self, config: SentenceVAEConfig):
+        super().__init__()
+        self.positions = nn.Embedding(config.max_sentence_tokens, config.hidden_size)
+        self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.num_encoder_layers)])
+        self.norm = nn.LayerNorm(config.hidden_size)
+        learned = config.pooling == "learned"
+        self.gates = PositionGates(config.max_sentence_tokens, config.hidden_size) if learned else None
+        self.pool_norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the sentence vectors (N,D) and the token states (N,T,D) that they are the sum of."""
+        x = embeds + self.positions.weight[: embeds.shape[1]]  # (N,T,D)
+        for layer in self.layers:
+            x = layer(x, mask[:, None, None, :])
+        x = self.norm(x)
+        gated = x if self.gates is None else self.gates(x)
+        pooled = (gated * mask[..., None]).sum(1)  # (N,D)
+        return self.pool_norm(pooled), x
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm causal layer. A memory of one vector needs no query or key: attention to it is a projection."""
+
+    def __init__(self, config: SentenceVAEConfig):
+        super().__init__()
+        self.sentence_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.attention_norm = nn.LayerNorm(config.hidden_size)
+        self.attention = Attention(config)
+        if config.memory_attention:
+            self.memory_norm = nn.LayerNorm(config.hidden_size)
+            self.memory_attention = Attention(config)
+        self.ffn_norm = nn.LayerNorm(config.hidden_size)
+        self.ffn = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,  # (N,T,D)
+        read: Tensor,  # (N,T,D) the sentence vector as position t reads it
+        memory: tuple[tuple[Tensor, Tensor], Tensor] | None,  # keys and values (N,H,M,d), mask (N,1,1,M)
+        cache: "LayerCache | None",
+    ) -> Tensor:
+        x = x + self.sentence_proj(read)
+        h = self.attention_norm(x)
+        keys_values = self.attention.keys_values(h)
+        if cache is None:
+            x = x + self.dropout(self.attention(h, keys_values, None, causal=True))
+        else:
+            x = x + self.attention(h, *cache.extend(keys_values))
+        if memory is not None:
+            x = x + self.dropout(self.memory_attention(self.memory_norm(x), *memory))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+
+class LayerCache:
+    """Keys and values (N,H,C,d) of one decoder layer, allocated once."""
+
+    def __init__(self, num_positions: int):
+        self.num_positions = num_positions
+        self.length = 0
+        self.keys = self.values = torch.empty(0)
+
+    def extend(self, keys_values: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+        """Append; return all keys and values so far and the mask for the new queries."""
+        keys, values = keys_values
+        n, h, t, d = keys.shape
+        if self.length == 0:
+            self.keys = keys.new_empty(n, h, self.num_positions, d)
+            self.values = values.new_empty(n, h, self.num_positions, d)
+        start, self.length = self.length, self.length + t
+        self.keys[:, :, start : self.length] = keys
+        self.values[:, :, start : self.length] = values
+        mask = None
+        if t > 1:
+            mask = torch.ones(t, self.length, dtype=torch.bool, device=keys.device).tril(start)
+        return (self.keys[:, :, : self.length], self.values[:, :, : self.length]), mask
+
+
+@dataclass
+class DecoderState:
+    """What decoding a batch of sentences token by token remembers."""
+
+    caches: list[LayerCache]
+    sentence_embeds: Tensor  # (N,D)
+    memories: list[tuple[tuple[Tensor, Tensor], Tensor] | None]  # each layer's keys and values of the memory
+
+    @property
+    def length(self) -> int:
+        return self.caches[0].length
+
+
+class SentenceDecoder(nn.Module):
+    """Sentence vector (N,D) and the tokens so far (N,T,D) -> hidden states (N,T,D) that predict the next tokens."""
+
+    def __init__(self, config: SentenceVAEConfig):
+        super().__init__()
+        self.max_positions = config.max_sentence_tokens + 1  # position 0 holds the start token
+        self.positions = nn.Embedding(self.max_positions, config.hidden_size)
+        learned = config.pooling == "learned"
+        # Position t predicts token t, so it reads with the gate that token t was written with.
+        self.gates = PositionGates(self.max_positions, config.hidden_size) if learned else None
+        self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_decoder_layers)])
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(
+        self,
+        embeds: Tensor,
+        sentence_embeds: Tensor,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+    ) -> Tensor:
+        """All positions at once (teacher forcing): embeds (N,T,D) of the start token and the tokens but the last."""
+        return self._run(embeds, 0, sentence_embeds, self._memories(memory, memory_mask), [None] * len(self.layers))
+
+    def start(
+        self, sentence_embeds: Tensor, memory: Tensor | None = None, memory_mask: Tensor | None = None
+    ) -> DecoderState:
+        """Begin to write one sentence for each row of sentence_embeds (N,D)."""
+        caches = [LayerCache(self.max_positions) for _ in self.layers]
+        return DecoderState(caches, sentence_embeds, self._memories(memory, memory_mask))
+
+    def step(self, embeds: Tensor, state: DecoderState) -> Tensor:
+        """The next T positions (N,T,D), remembered in `state`; equals `forward` at those positions."""
+        return self._run(embeds, state.length, state.sentence_embeds, state.memories, state.caches)
+
+    def _memories(self, memory: Tensor | None, mask: Tensor | None) -> list:
+        if memory is None:
+            return [None] * len(self.layers)
+        assert mask is not None
+        return [(layer.memory_attention.keys_values(memory), mask[:, None, None, :]) for layer in self.layers]
+
+    def _run(self, embeds: Tensor, start: int, sentence_embeds: Tensor, memories: list, caches: list) -> Tensor:
+        stop = start + embeds.shape[1]
+        x = embeds + self.positions.weight[start:stop]  # (N,T,D)
+        read = sentence_embeds[:, None].expand_as(embeds)
+        read = read if self.gates is None else self.gates(read, start)
+        for layer, memory, cache in zip(self.layers, memories, caches, strict=True):
+            x = layer(x, read, memory, cache)
+        return self.norm(x)
+
+
+@dataclass
+class SentenceTargets:
+    """What a decoder reads and what it must predict, cut by one index so that they cannot drift apart."""
+
+    inputs: Tensor  # (N,T+1) the start token, then the sentence
+    targets: Tensor  # (N,T+1) the sentence, then the end mark
+    mask: Tensor  # (N,T+1) True on real targets
+    first: Tensor  # (N,T+1) True at position 0, where the end mark has probability 0
+
+
+def sentence_targets(input_ids: Tensor, attention_mask: Tensor, config: SentenceVAEConfig) -> SentenceTargets:
+    """Shift (N,T) sentences against themselves.
+
+    A sentence of exactly `max_sentence_tokens` tokens has no end mark to predict: it is forced.
+    """
+    n, t = input_ids.shape
+    lengths = attention_mask.sum(1, keepdim=True)  # (N,1)
+    index = torch.arange(t + 1, device=input_ids.device)[None]  # (1,T+1)
+    padded = F.pad(input_ids, (0, 1), value=config.pad_token_id)  # (N,T+1)
+    targets = torch.where(index == lengths, config.eos_token_id, padded)
+    start = input_ids.new_full((n, 1), config.bos_token_id)
+    inputs = torch.cat([start, input_ids], dim=1)
+    mask = (index <= lengths) & (index < config.max_sentence_tokens)
+    return SentenceTargets(inputs, targets, mask, (index == 0).expand(n, -1))
+
+
+@dataclass
+class SentenceVAEOutput(ModelOutput):
+    """
+    Args:
+        loss: () mean training loss per target.
+        losses: named sums in nats, `loss_counts` has how many targets each has.
+        correct: () targets that were the most probable token.
+        sentence_embeds: (N, D).
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    correct: Tensor | None = None
+    sentence_embeds: Tensor | None = None
+
+
+class SentenceVAEPreTrainedModel(PreTrainedModel):
+    config: SentenceVAEConfig
+    config_class = SentenceVAEConfig
+    base_model_prefix = "autoencoder"
+    supports_gradient_checkpointing = False
+    _no_split_modules = ["EncoderLayer", "DecoderLayer"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.init_std
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, PositionGates):
+            init.copy_(module.weight, module.start_signs())
+
+
+def length_buckets(lengths: Tensor, rows_per_bucket: int = 64) -> Iterator[tuple[Tensor, int]]:
+    """Group sentences (N,) of like length, so that little is computed on padding: yields row indices, longest length."""
+    order = lengths.argsort(stable=True)
+    num_buckets = max(1, min(8, len(order) // rows_per_bucket))
+    for index in order.tensor_split(num_buckets):
+        if len(index):
+            yield index, int(lengths[index[-1]])
+
+
+class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):
+    """Sentence autoencoder: N sentences -> N vectors -> the same sentences (arXiv 2408.00655, section 3).
+
+    Text methods need `processor`, which `from_pretrained` loads with the weights.
+    """
+
+    def __init__(self, config: SentenceVAEConfig):
+        config.check()
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.encoder = SentenceEncoder(config)
+        gaussian = config.latent == "gaussian"
+        self.to_gaussian = nn.Linear(config.hidden_size, 2 * config.hidden_size) if gaussian else None
+        self.decoder = SentenceDecoder(config)
+        self.kl_scale = 1.0  # a training recipe warms it up from 0
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embed_tokens = value
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        weights = {"token": 1.0}
+        return weights if self.to_gaussian is None else weights | {"kl": self.config.kl_weight * self.kl_scale}
+
+    def loss_counts(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Targets behind each sum of `forward`. The KL is counted per token too: with weight 1 the sum is the ELBO."""
+        tokens = sentence_targets(input_ids, attention_mask, self.config).mask.sum()
+        return {"token": tokens} if self.to_gaussian is None else {"token": tokens, "kl": tokens}
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **kwargs) -> SentenceVAEOutput:
+        """Teacher-forced reconstruction.
+
+        Args:
+            input_ids: (N, T) sentences without end mark, padded on the right.
+            attention_mask: (N, T) True on real tokens.
+        """
+        hidden, targets, first, kl, parts, order = [], [], [], [], [], []
+        for index, longest in length_buckets(attention_mask.sum(1)):
+            ids, mask = input_ids[index, :longest], attention_mask[index, :longest]
+            pooled, _ = self.encoder(self.embed_tokens(ids), mask)  # (n,D)
+            z, kl_part = self._latent(pooled)
+            cut = sentence_targets(ids, mask, self.config)
+            h = self.decoder(self.embed_tokens(cut.inputs), z)  # (n,T+1,D)
+            hidden.append(h[cut.mask])
+            targets.append(cut.targets[cut.mask])
+            first.append(cut.first[cut.mask])
+            kl.append(kl_part)
+            parts.append(z)
+            order.append(index)
+        sentence_embeds = torch.cat(parts)[torch.cat(order).argsort()]  # (N,D)
+        result = vocabulary_loss(
+            torch.cat(hidden),
+            self.embed_tokens.weight,
+            torch.cat(targets),
+            closed_rows=torch.cat(first),
+            closed_id=self.config.eos_token_id,
+            focal_gamma=self.config.focal_gamma if self.training else 0.0,
+        )
+        losses = {"token": result.loss}
+        if self.to_gaussian is not None:
+            losses["kl"] = torch.stack(kl).sum()
+        counts = self.loss_counts(input_ids, attention_mask)
+        loss = sum((w * losses[name] / counts[name] for name, w in self.loss_weights.items()), start=torch.zeros(()))
+        return SentenceVAEOutput(loss=loss, losses=losses, correct=result.correct, sentence_embeds=sentence_embeds)
+
+    def _latent(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled states (n,D) -> sentence vectors (n,D) and their summed KL, each dimension's first nats free."""
+        if self.to_gaussian is None:
+            return pooled, pooled.new_zeros(())
+        mean, log_var = self.to_gaussian(pooled).float().chunk(2, dim=-1)
+        kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var)  # (n,D)
+        z = mean + torch.randn_like(mean) * (0.5 * log_var).exp() if self.training else mean
+        return z.to(pooled.dtype), kl.clamp(min=self.config.free_bits).sum()
+
+    # -- vectors -----------------------------------------------------------------------------------------------------
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Sentences (N, T) -> sentence vectors (N, D); a Gaussian latent gives its mean outside training."""
+        return self.encode_states(input_ids, attention_mask)[0]
+
+    def encode_states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Like `encode`, with the encoder's token states (N, T, D) beside the vectors (padding holds zeros)."""
+        n, t = input_ids.shape
+        embeds, states, order = [], [], []
+        for index, longest in length_buckets(attention_mask.sum(1)):
+            mask = attention_mask[index, :longest]
+            pooled, x = self.encoder(self.embed_tokens(input_ids[index, :longest]), mask)
+            embeds.append(self._latent(pooled)[0])
+            states.append(F.pad(x * mask[..., None], (0, 0, 0, t - longest)))  # (n,T,D)
+            order.append(index)
+        back = torch.cat(order).argsort()
+        return torch.cat(embeds)[back], torch.cat(states)[back]
+
+    @torch.no_grad()
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Each text as one sentence -> (N, D).
+
+        Raises:
+            ValueError: an empty text, or one longer than a sentence may be.
+        """
+        rows = [self._one_sentence(text) for text in texts]
+        input_ids, attention_mask = pad_tokens(rows, self.config.pad_token_id)
+        return self.encode(input_ids.to(self.device), attention_mask.to(self.device))
+
+    def _one_sentence(self, text: str) -> list[int]:
+        ids = self.processor.encode(text).input_ids
+        if not 1 <= len(ids) <= self.config.max_sentence_tokens:
+            raise ValueError(
+                f"{text[:60]!r} has {len(ids)} tokens, and a sentence has 1 to {self.config.max_sentence_tokens}; "
+                "cut it first (lmbase.text.segment), or use reconstruct(), which does."
+            )
+        return ids
+
+    @torch.no_grad()
+    def decode(self, sentence_embeds: Tensor) -> list[list[int]]:
+        """Sentence vectors (N, D) -> token ids of N sentences, greedy and free-running, end marks left out."""
+        n = len(sentence_embeds)
+        state = self.decoder.start(sentence_embeds)
+        tokens = torch.full((n, 1), self.config.bos_token_id, device=sentence_embeds.device)
+        alive = torch.ones(n, dtype=torch.bool, device=sentence_embeds.device)
+        written, lengths = [], torch.zeros(n, dtype=torch.long, device=sentence_embeds.device)
+        for position in range(self.config.max_sentence_tokens):
+            hidden = self.decoder.step(self.embed_tokens(tokens), state)[:, -1]  # (N,D)
+            first = torch.full_like(alive, position == 0)
+            logits = close_token(hidden @ self.embed_tokens.weight.T, first, self.config.eos_token_id)
+            tokens = logits.argmax(-1, keepdim=True)  # (N,1)
+            alive &= tokens[:, 0] != self.config.eos_token_id
+            if not alive.any():
+                break
+            written.append(tokens)
+            lengths += alive
+        ids = torch.cat(written, dim=1).tolist() if written else [[] for _ in range(n)]
+        return [row[:length] for row, length in zip(ids, lengths.tolist(), strict=True)]
+
+    @torch.no_grad()
+    def reconstruct(self, texts: list[str], batch_size: int = 256) -> list[str]:
+        """Write texts again from their sentence vectors alone: cut, encode, decode free-running, join."""
+        documents = [encoded.sentences() for encoded in self.processor.encode_batch(texts)]
+        rows = [ids for sentences in documents for ids in sentences]
+        written = self.reconstruct_ids(rows, batch_size)
+        texts_out, position = [], 0
+        for sentences in documents:
+            ids = [i for row in written[position : position + len(sentences)] for i in row]
+            texts_out.append(self.processor.decode(ids))
+            position += len(sentences)
+        return texts_out
+
+    @torch.no_grad()
+    def reconstruct_ids(self, rows: list[list[int]], batch_size: int = 256) -> list[list[int]]:
+        """Token ids of sentences -> the ids that free-running greedy decoding writes from their vectors."""
+        written: list[list[int]] = [[] for _ in rows]
+        by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for start in range(0, len(rows), batch_size):
+            batch = by_length[start : start + batch_size]
+            input_ids, attention_mask = pad_tokens([rows[i] for i in batch], self.config.pad_token_id)
+            embeds = self.encode(input_ids.to(self.device), attention_mask.to(self.device))
+            for i, ids in zip(batch, self.decode(embeds), strict=True):
+                written[i] = ids
+        return written
+
+    @torch.no_grad()
+    def interpolate(self, a: str, b: str, steps: int = 5) -> list[str]:
+        """Sentences written from `steps` vectors on the straight line from `a`'s to `b`'s, both ends included."""
+        if steps < 2:
+            raise ValueError(f"steps={steps}: interpolation needs at least its two ends.")
+        ends = self.encode_text([a, b])
+        weights = torch.linspace(0, 1, steps, device=self.device)[:, None]
+        return [self.processor.decode(ids) for ids in self.decode(torch.lerp(ends[:1], ends[1:], weights))]
+
+    @torch.no_grad()
+    def sample(self, num_samples: int = 1, seed: int | None = None) -> list[str]:
+        """Sentences written from draws of the standard normal prior (Gaussian latent only)."""
+        if self.to_gaussian is None:
+            raise ValueError('sample() needs latent="gaussian": a deterministic autoencoder has no prior to draw from.')
+        generator = torch.Generator().manual_seed(seed) if seed is not None else None
+        z = torch.randn(num_samples, self.config.hidden_size, generator=generator).to(self.device, self.dtype)
+        return [self.processor.decode(ids) for ids in self.decode(z)]

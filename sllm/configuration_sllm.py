@@ -1,0 +1,96 @@
+"""Configuration of the sentence-level language model: two nested configurations and how they are joined."""
+
+from transformers import OPTConfig, PreTrainedConfig
+
+from sentencevae.configuration_sentencevae import SentenceVAEConfig
+
+
+class SLLMConfig(PreTrainedConfig):
+    """A SentenceVAE grafted onto an OPT trunk (arXiv 2408.00655, section 4).
+
+    Args:
+        autoencoder, trunk: nested configurations (or dicts of their fields).
+        max_sentences: sentences of a window in training and scoring; the trunk needs one position more.
+        num_memory_states: the decoder reads this many of the latest trunk states; 1 is the published design.
+        previous_sentence: the decoder also attends to the encoder's token states of the previous sentence.
+        freeze_trunk_layers: None trains the whole trunk, k only its first and last k layers (published for large trunks).
+        freeze_autoencoder: train the trunk and the joints only.
+        stop_weight: weight of the stop flag's loss; 1 makes the objective the exact likelihood of the text.
+    """
+
+    model_type = "sllm"
+    sub_configs = {"autoencoder": SentenceVAEConfig, "trunk": OPTConfig}
+
+    def __init__(
+        self,
+        autoencoder: SentenceVAEConfig | dict | None = None,
+        trunk: OPTConfig | dict | None = None,
+        max_sentences: int = 64,
+        num_memory_states: int = 1,
+        previous_sentence: bool = False,
+        freeze_trunk_layers: int | None = None,
+        freeze_autoencoder: bool = False,
+        stop_weight: float = 1.0,
+        **kwargs,
+    ):
+        self.autoencoder = SentenceVAEConfig(**_fields(autoencoder)) if not _is_config(autoencoder) else autoencoder
+        self.trunk = OPTConfig(**_fields(trunk)) if not _is_config(trunk) else trunk
+        self.max_sentences = max_sentences
+        self.num_memory_states = num_memory_states
+        self.previous_sentence = previous_sentence
+        self.freeze_trunk_layers = freeze_trunk_layers
+        self.freeze_autoencoder = freeze_autoencoder
+        self.stop_weight = stop_weight
+        self.autoencoder.memory_attention = num_memory_states > 1 or previous_sentence
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            kwargs.setdefault(name, getattr(self.autoencoder, name))
+        kwargs.setdefault("tie_word_embeddings", True)
+        super().__init__(**kwargs)
+
+    # What code that knows token-level models asks of a configuration.
+    @property
+    def vocab_size(self) -> int:
+        return self.autoencoder.vocab_size
+
+    @property
+    def hidden_size(self) -> int:
+        return self.autoencoder.hidden_size
+
+    @property
+    def max_sentence_tokens(self) -> int:
+        return self.autoencoder.max_sentence_tokens
+
+    def check(self) -> None:
+        """Raise one ValueError naming every rule that this configuration breaks."""
+        faults = []
+        width, trunk_width = self.autoencoder.hidden_size, self.trunk.word_embed_proj_dim
+        if width != trunk_width:
+            faults.append(
+                f"the autoencoder's vectors are {width} wide and the trunk reads {trunk_width} (its word_embed_proj_dim): "
+                f"pretrain an autoencoder with hidden_size={trunk_width} for this trunk"
+            )
+        if self.autoencoder.vocab_size != self.trunk.vocab_size:
+            faults.append(
+                f"the autoencoder has {self.autoencoder.vocab_size} vocabulary rows and the trunk {self.trunk.vocab_size}: "
+                "both must use the same tokenizer"
+            )
+        if not 1 <= self.max_sentences < self.trunk.max_position_embeddings:
+            faults.append(
+                f"max_sentences={self.max_sentences}: choose 1 to {self.trunk.max_position_embeddings - 1}, "
+                "the trunk's positions less one for the start state"
+            )
+        if self.num_memory_states < 1:
+            faults.append(f"num_memory_states={self.num_memory_states}: at least 1, the state that predicts the sentence")
+        layers = self.trunk.num_hidden_layers
+        if self.freeze_trunk_layers is not None and not 0 <= self.freeze_trunk_layers <= layers:
+            faults.append(f"freeze_trunk_layers={self.freeze_trunk_layers}: choose 0 to {layers}")
+        if faults:
+            raise ValueError("This SLLM cannot be built:\n  " + "\n  ".join(faults))
+
+
+def _is_config(value: object) -> bool:
+    return isinstance(value, PreTrainedConfig)
+
+
+def _fields(value: dict | None) -> dict:
+    return dict(value or {})

@@ -1,0 +1,370 @@
+"""SLLM: a sentence encoder, an OPT trunk over sentence vectors, a sentence decoder (arXiv 2408.00655, section 4).
+
+B texts, S sentences of a text, T tokens of a sentence, N real sentences (all texts' flattened), D width,
+K trunk states that the decoder reads, M memory vectors.
+
+    input_ids (B,S,T) -> N real sentences -> encoder (N,D) -> start state in front (B,S+1,D) -> trunk -> states (B,S+1,D)
+    state k (0..S) predicts sentence k+1 through the decoder, and the flag "the text stops here" through the stop head.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache, OPTForCausalLM, OPTModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from lmbase.losses import token_nats, vocabulary_loss
+from lmbase.processing import ProcessorMixin
+from sentencevae.modeling_sentencevae import SentenceTargets, SentenceVAE, length_buckets, sentence_targets
+from sllm.configuration_sllm import SLLMConfig
+from sllm.generation_sllm import SentenceGenerationMixin
+from sllm.scoring import Scores, score_texts
+
+
+@dataclass
+class SLLMOutput(ModelOutput):
+    """
+    Args:
+        loss: () mean training loss per target token.
+        losses: named sums in nats: `token` and `stop`; `loss_counts` has what each is divided by.
+        correct: () target tokens that were the most probable token.
+        stop_logits: (B, S+1) log-odds that the text stops after k sentences.
+        states: (B, S+1, D) trunk states; state k predicts sentence k+1.
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    correct: Tensor | None = None
+    stop_logits: Tensor | None = None
+    states: Tensor | None = None
+
+
+@dataclass
+class TextNats:
+    """-log p of everything that an SLLM predicts of B texts; 0 where there is nothing to predict."""
+
+    token: Tensor  # (B, S, T+1) tokens of each sentence and its end mark
+    stop: Tensor  # (B, S+1) the flag after k sentences
+
+
+@dataclass
+class Sentences:
+    """N real sentences of a batch, read."""
+
+    rows: Tensor  # (N,) text of each sentence
+    places: Tensor  # (N,) its number in the text, from 0
+    ids: Tensor  # (N, T)
+    mask: Tensor  # (N, T)
+    embeds: Tensor  # (N, D)
+    token_states: Tensor  # (N, T, D) of the encoder
+
+
+@dataclass
+class ReadingState:
+    """What step-by-step reading of B texts remembers: the trunk's cache and the decoder's memory."""
+
+    past_key_values: DynamicCache
+    attention_mask: Tensor  # (B, C) states read so far; a text that is shorter or over has zeros
+    states: Tensor  # (B, K, D) the latest trunk states, newest last
+    states_mask: Tensor  # (B, K)
+    previous: Tensor  # (B, T, D) the encoder's token states of the latest sentence
+    previous_mask: Tensor  # (B, T)
+
+
+class SLLMPreTrainedModel(PreTrainedModel):
+    config: SLLMConfig
+    config_class = SLLMConfig
+    base_model_prefix = "sllm"
+    _supports_sdpa = True
+    _no_split_modules = ["EncoderLayer", "DecoderLayer", "OPTDecoderLayer"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, SLLM):
+            init.normal_(module.start_state, std=self.config.autoencoder.init_std)
+            init.normal_(module.memory_kinds, std=self.config.autoencoder.init_std)
+            init.eye_(module.sentence_in.weight)
+            init.zeros_(module.sentence_in.bias)
+            init.zeros_(module.stop_head.weight)
+            init.zeros_(module.stop_head.bias)
+
+
+class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
+    """Language model whose trunk reads and predicts one vector per sentence."""
+
+    _tied_weights_keys = {"trunk.decoder.embed_tokens.weight": "autoencoder.embed_tokens.weight"}
+
+    def __init__(self, config: SLLMConfig):
+        config.check()
+        super().__init__(config)
+        width = config.hidden_size
+        self.autoencoder = SentenceVAE(config.autoencoder)
+        self.trunk = OPTModel(config.trunk)
+        self.start_state = nn.Parameter(torch.empty(width))
+        self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
+        self.stop_head = nn.Linear(width, 1)
+        # Tells the decoder which of the K states (newest last) or whether a token of the previous sentence it reads.
+        self.memory_kinds = nn.Parameter(torch.empty(config.num_memory_states + 1, width))
+        self.post_init()
+        self._freeze()
+
+    @classmethod
+    def graft(cls, vae: SentenceVAE, opt: OPTForCausalLM | OPTModel, **options) -> "SLLM":
+        """Join a pretrained autoencoder and a pretrained OPT; both are copied.
+
+        Args:
+            options: fields of SLLMConfig beside the two nested configurations.
+
+        Raises:
+            ValueError: widths or vocabularies that do not fit, or a trunk too short for `max_sentences`.
+        """
+        autoencoder_config = type(vae.config).from_dict(vae.config.to_dict())
+        trunk_config = type(opt.config).from_dict(opt.config.to_dict())
+        model = cls(SLLMConfig(autoencoder=autoencoder_config, trunk=trunk_config, **options))
+        missing, _ = model.autoencoder.load_state_dict(vae.state_dict(), strict=False)
+        assert all("memory" in name for name in missing), missing
+        for layer in model.autoencoder.decoder.layers:
+            if model.config.autoencoder.memory_attention:  # starts silent: the graft begins as the published design
+                nn.init.zeros_(layer.memory_attention.out_proj.weight)
+        base = opt.model if isinstance(opt, OPTForCausalLM) else opt
+        trunk_weights = {k: v for k, v in base.state_dict().items() if "embed_tokens" not in k}
+        model.trunk.load_state_dict(trunk_weights, strict=False)
+        table = base.get_input_embeddings().weight
+        with torch.no_grad():
+            model.sentence_in.weight.copy_(torch.eye(len(model.start_state)) * table.float().std())
+            model.start_state.copy_(table[opt.config.bos_token_id])
+        model.generation_config.update(**{k: getattr(model.config, k) for k in ("pad_token_id", "eos_token_id")})
+        if vae._processor is not None:
+            model.processor = vae.processor
+        return model.to(vae.dtype)
+
+    def _freeze(self) -> None:
+        kept = self.config.freeze_trunk_layers
+        if kept is not None:
+            layers = self.trunk.decoder.layers
+            self.trunk.requires_grad_(False)
+            for layer in [*layers[:kept], *layers[len(layers) - kept :]]:
+                layer.requires_grad_(True)
+        if self.config.freeze_autoencoder:
+            self.autoencoder.requires_grad_(False)
+        else:
+            self.autoencoder.embed_tokens.requires_grad_(True)  # shared with the trunk, which does not read tokens
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.autoencoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.autoencoder.embed_tokens = value
+        self.trunk.set_input_embeddings(value)
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        return {"token": 1.0, "stop": self.config.stop_weight}
+
+    def loss_counts(self, input_ids: Tensor, attention_mask: Tensor, **_) -> dict[str, Tensor]:
+        """Both sums are divided by the number of target tokens: their weighted sum is -log p of the text per token."""
+        lengths = attention_mask.sum(-1)  # (B, S)
+        tokens = ((lengths + 1).clamp(max=self.config.max_sentence_tokens) * (lengths > 0)).sum()
+        return {"token": tokens, "stop": tokens}
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor, continues: Tensor | None = None, **kwargs
+    ) -> SLLMOutput:
+        """Predict every sentence of every text from the sentences before it.
+
+        Args:
+            input_ids, attention_mask: (B, S, T) sentences without end marks, padded on the right.
+            sentence_mask: (B, S) True on real sentences.
+            continues: (B,) True where the text goes on after these sentences (a window); default: nowhere.
+        """
+        sentences = self._read(input_ids, attention_mask, sentence_mask)
+        states = self._trunk_states(sentences, sentence_mask)  # (B,S+1,D)
+        hidden, targets, first = [], [], []
+        for _, h, cut in self._decode(sentences, states):
+            hidden.append(h[cut.mask])
+            targets.append(cut.targets[cut.mask])
+            first.append(cut.first[cut.mask])
+        result = vocabulary_loss(
+            torch.cat(hidden),
+            self.autoencoder.embed_tokens.weight,
+            torch.cat(targets),
+            closed_rows=torch.cat(first),
+            closed_id=self.config.eos_token_id,
+            focal_gamma=self.config.autoencoder.focal_gamma if self.training else 0.0,
+        )
+        stop_logits, stop = self._stop(states, sentence_mask, continues)
+        losses = {"token": result.loss, "stop": stop.sum()}
+        count = self.loss_counts(input_ids, attention_mask)["token"]
+        loss = (losses["token"] + self.config.stop_weight * losses["stop"]) / count
+        return SLLMOutput(loss=loss, losses=losses, correct=result.correct, stop_logits=stop_logits, states=states)
+
+    def nats(
+        self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor, continues: Tensor | None = None
+    ) -> TextNats:
+        """-log p of every token, end mark and flag, in fp32; arguments as for `forward`. Differentiable."""
+        sentences = self._read(input_ids, attention_mask, sentence_mask)
+        states = self._trunk_states(sentences, sentence_mask)
+        return self._nats(sentences, states, sentence_mask, continues, input_ids.shape)
+
+    def _nats(
+        self, sentences: Sentences, states: Tensor, sentence_mask: Tensor, continues: Tensor | None, shape: torch.Size
+    ) -> TextNats:
+        b, s, t = shape
+        token = torch.zeros(b, s, t + 1, device=states.device)
+        for index, h, cut in self._decode(sentences, states):
+            values = token_nats(
+                h[cut.mask],
+                self.autoencoder.embed_tokens.weight,
+                cut.targets[cut.mask],
+                closed_rows=cut.first[cut.mask],
+                closed_id=self.config.eos_token_id,
+            )
+            per_sentence = torch.zeros(len(index), t + 1, device=states.device)
+            part = torch.zeros(cut.mask.shape, device=states.device).masked_scatter(cut.mask, values)
+            per_sentence = F.pad(part, (0, t + 1 - part.shape[1]))  # (n,T+1)
+            token = token.index_put((sentences.rows[index], sentences.places[index]), per_sentence)
+        return TextNats(token, self._stop(states, sentence_mask, continues)[1])
+
+    # -- the parts, in the order of a sample's way ---------------------------------------------------------------------
+
+    def _read(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> Sentences:
+        rows, places = sentence_mask.nonzero(as_tuple=True)  # (N,)
+        ids, mask = input_ids[rows, places], attention_mask[rows, places]  # (N,T)
+        if len(rows) == 0:
+            empty = ids.new_zeros(0, self.config.hidden_size, dtype=self.start_state.dtype)
+            return Sentences(rows, places, ids, mask, empty, empty[:, None].expand(0, ids.shape[1], -1))
+        embeds, token_states = self.autoencoder.encode_states(ids, mask)
+        return Sentences(rows, places, ids, mask, embeds, token_states)
+
+    def _trunk_inputs(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
+        b, s = sentence_mask.shape
+        embeds = self.sentence_in(sentences.embeds)  # (N,D)
+        body = embeds.new_zeros(b, s, embeds.shape[-1]).index_put((sentences.rows, sentences.places), embeds)
+        return torch.cat([self.start_state.to(embeds.dtype).expand(b, 1, -1), body], dim=1)  # (B,S+1,D)
+
+    def _trunk_states(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
+        return self.trunk(
+            inputs_embeds=self._trunk_inputs(sentences, sentence_mask),
+            attention_mask=F.pad(sentence_mask, (1, 0), value=True).long(),
+            use_cache=False,
+        ).last_hidden_state  # (B,S+1,D)
+
+    def _decode(self, sentences: Sentences, states: Tensor) -> Iterator[tuple[Tensor, Tensor, SentenceTargets]]:
+        """Teacher-forced decoding in groups of like length: row indices (n,), hidden states (n,T+1,D), targets."""
+        embed = self.autoencoder.embed_tokens
+        if len(sentences.ids) == 0:
+            return
+        for index, longest in length_buckets(sentences.mask.sum(1)):
+            cut = sentence_targets(
+                sentences.ids[index, :longest], sentences.mask[index, :longest], self.config.autoencoder
+            )
+            state = states[sentences.rows[index], sentences.places[index]]  # (n,D): sentence k+1 is read from state k
+            memory, memory_mask = self._training_memory(sentences, states, index)
+            yield index, self.autoencoder.decoder(embed(cut.inputs), state, memory, memory_mask), cut
+
+    def _training_memory(self, sentences: Sentences, states: Tensor, index: Tensor) -> tuple:
+        if not self.config.autoencoder.memory_attention:
+            return None, None
+        rows, places = sentences.rows[index], sentences.places[index]  # (n,)
+        back = torch.arange(self.config.num_memory_states - 1, -1, -1, device=states.device)
+        wanted = places[:, None] - back  # (n,K) newest last
+        latest, latest_mask = states[rows[:, None], wanted.clamp(min=0)], wanted >= 0
+        if not self.config.previous_sentence:
+            return self._memory(latest, latest_mask, None, None)
+        before = (index - 1).clamp(min=0)  # sentences of a text follow each other in N
+        mask = sentences.mask[before] & (places > 0)[:, None]  # (n,T)
+        longest = max(int(mask.sum(1).max()), 1)
+        return self._memory(latest, latest_mask, sentences.token_states[before, :longest], mask[:, :longest])
+
+    def _memory(self, latest: Tensor, latest_mask: Tensor, previous: Tensor | None, previous_mask: Tensor | None) -> tuple:
+        """Trunk states (n,K,D) and token states (n,T,D) -> memory (n,K+T,D) and its mask (n,K+T)."""
+        latest = latest + self.memory_kinds[:-1]
+        if previous is None:
+            return latest, latest_mask
+        assert previous_mask is not None
+        memory = torch.cat([latest, previous + self.memory_kinds[-1]], dim=1)
+        return memory, torch.cat([latest_mask, previous_mask], dim=1)
+
+    def _stop(self, states: Tensor, sentence_mask: Tensor, continues: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Log-odds (B,S+1) that the text stops after k sentences, and the nats of what it really does."""
+        stop_logits = self.stop_head(states).squeeze(-1).float()  # (B,S+1)
+        follows = F.pad(sentence_mask, (0, 1))  # (B,S+1) True where sentence k+1 is here
+        if continues is not None:
+            last = sentence_mask.sum(1, keepdim=True)  # (B,1) the state after the last sentence
+            follows = follows.scatter(1, last, continues[:, None])
+        real = F.pad(sentence_mask, (1, 0), value=True)  # (B,S+1) states that exist
+        nats = F.binary_cross_entropy_with_logits(stop_logits, (~follows).float(), reduction="none")
+        return stop_logits, nats * real
+
+    def score(self, texts: Sequence[str], contexts: Sequence[str] | None = None) -> Scores:
+        """Exact -log p of each text (its end included), given the context before it if there is one.
+
+        An unfinished last sentence of a context is forced as the beginning of the text's first sentence.
+
+        Returns:
+            Scores: nats, bytes and tokens, one entry per text.
+
+        Raises:
+            ValueError: a lone surrogate (with its offset), or as many contexts as there are not texts.
+        """
+        return score_texts(self, texts, contexts)
+
+    # -- step by step ------------------------------------------------------------------------------------------------
+
+    def start_reading(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> ReadingState:
+        """Read the start state and S sentences of B texts at once, remembering what the next sentence needs.
+
+        Args: as for `forward`; texts of fewer sentences are padded on the right.
+        """
+        sentences = self._read(input_ids, attention_mask, sentence_mask)
+        inputs = self._trunk_inputs(sentences, sentence_mask)
+        mask = F.pad(sentence_mask, (1, 0), value=True).long()  # (B,S+1)
+        cache = DynamicCache(config=self.config.trunk)
+        states = self.trunk(inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, use_cache=True)
+        states = states.last_hidden_state  # (B,S+1,D)
+        last = sentence_mask.sum(1)  # (B,)
+        back = torch.arange(self.config.num_memory_states - 1, -1, -1, device=states.device)
+        wanted = last[:, None] - back  # (B,K)
+        rows = torch.arange(len(last), device=states.device)[:, None]
+        b, s, t = input_ids.shape
+        previous = inputs.new_zeros(b, s + 1, t, inputs.shape[-1])
+        previous = previous.index_put((sentences.rows, sentences.places + 1), sentences.token_states.to(inputs.dtype))
+        previous_mask = F.pad(attention_mask, (0, 0, 1, 0))  # (B,S+1,T): state k follows sentence k
+        return ReadingState(
+            cache,
+            mask,
+            states[rows, wanted.clamp(min=0)],
+            wanted >= 0,
+            previous[rows[:, 0], last],
+            previous_mask[rows[:, 0], last],
+        )
+
+    def read_sentence(self, input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
+        """Read one more sentence of each text: ids and mask (B, T); a text whose mask is empty is over and stays put."""
+        alive = attention_mask.any(1)  # (B,)
+        safe = attention_mask.clone()
+        safe[:, 0] |= ~alive  # the encoder needs one token; what it makes of it is masked out below
+        embeds, token_states = self.autoencoder.encode_states(input_ids, safe)
+        state.attention_mask = torch.cat([state.attention_mask, alive[:, None].long()], dim=1)
+        new = self.trunk(
+            inputs_embeds=self.sentence_in(embeds)[:, None],
+            attention_mask=state.attention_mask,
+            past_key_values=state.past_key_values,
+            use_cache=True,
+        ).last_hidden_state  # (B,1,D)
+        state.states = torch.cat([state.states, new], dim=1)[:, 1:]
+        state.states_mask = torch.cat([state.states_mask, alive[:, None]], dim=1)[:, 1:]
+        state.previous, state.previous_mask = token_states, attention_mask
+
+    def decoder_memory(self, state: ReadingState) -> tuple[Tensor | None, Tensor | None]:
+        """The memory (B,M,D) from which the decoder writes the next sentence, and its mask (B,M)."""
+        if not self.config.autoencoder.memory_attention:
+            return None, None
+        if not self.config.previous_sentence:
+            return self._memory(state.states, state.states_mask, None, None)
+        return self._memory(state.states, state.states_mask, state.previous, state.previous_mask)
