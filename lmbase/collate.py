@@ -29,7 +29,7 @@ def pad_sentences(texts: Sequence[Sequence[Sequence[int]]], pad_token_id: int) -
     for b, sentences in enumerate(texts):
         for s, ids in enumerate(sentences):
             assert len(ids) > 0, "a sentence has at least one token"
-            input_ids[b, s, : len(ids)] = torch.as_tensor(ids)
+            input_ids[b, s, : len(ids)] = torch.tensor(ids)
             attention_mask[b, s, : len(ids)] = True
     return SentenceBatch(input_ids, attention_mask, attention_mask[:, :, 0])
 
@@ -40,6 +40,6 @@ def pad_tokens(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor
     input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
     attention_mask = torch.zeros((len(rows), width), dtype=torch.bool)
     for b, ids in enumerate(rows):
-        input_ids[b, : len(ids)] = torch.as_tensor(ids)
+        input_ids[b, : len(ids)] = torch.tensor(ids)
         attention_mask[b, : len(ids)] = True
     return input_ids, attention_mask

@@ -1,4 +1,4 @@
-"""One configuration from three layers: a dataclass's defaults, then a YAML file, then `--key value` on the command line.
+"""One configuration from three layers: a dataclass's defaults, a YAML file, then `--key value` on the command line.
 
 A recipe writes its keys once, as a dataclass whose fields are made by `option(default, "meaning")`. Everything else
 follows from it: validation, `--help`, the copy saved with the run. Unknown keys are refused, and all that is wrong is
@@ -31,8 +31,7 @@ ConfigT = TypeVar("ConfigT")
 
 
 def option(default: Any, help: str, *, may_differ: bool = False) -> Any:
-    """A configuration key. Lists, dicts and dataclasses may be given as the default; each configuration gets its own
-    copy.
+    """A configuration key. A default may be a list, dict or dataclass; each configuration gets its own copy.
 
     Args:
         help: one sentence, shown by `--help`.
@@ -95,7 +94,7 @@ def save_config(config: Any, path: Path | str) -> None:
     """Write the configuration as YAML. `load_config(cls, [path])` reads the same configuration back."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    beside.write_text(yaml.dump(config_to_dict(config), Dumper=_Dumper, sort_keys=False), encoding="utf-8")
     beside.replace(path)
 
 
@@ -148,19 +147,27 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
     try:
         configs = Path(inspect.getfile(cls)).parent / "configs"
         main(load_config(cls, sys.argv[1:] if argv is None else argv, configs))
+    except BrokenPipeError:  # whoever read the output has gone: `sllm list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("SLLM_TRACEBACK") == "1":
             traceback.print_exc()
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            where = f" at {error.filename}" if error.filename else ""
-            message = f"No space is left on the disk{where}. Free some, then give the same command again: it continues."
-        else:
-            message = str(error) or type(error).__name__
-        print(f"{rank}error: {message}\n(SLLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
+        print(f"{rank}error: {_message(error)}\n(SLLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(f"{rank}interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return (
+            "No space is left on the disk. Free some, then give the same command again: it continues where it stopped."
+        )
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 # --- keys and types --------------------------------------------------------------------------------------------------
@@ -242,9 +249,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: the string "1e-4" in quotes."""
+
+
+for _class in (_Loader, _Dumper):
+    _exponent = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _exponent, list("-+0123456789."))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -286,40 +297,45 @@ def _parse_command_line(words: list[str], known: dict[str, dataclasses.Field], p
         texts = [value] if equals else []
         while not equals and words and not words[0].startswith("--"):
             texts.append(words.pop(0))
-        tp = known[key].type if key in known else str
-        kinds = _alternatives(tp)
-        takes_list = any(typing.get_origin(kind) in (list, tuple) for kind in kinds)
-        if not texts:
-            if bool not in kinds and key in known:
-                problems.append(f"--{key} (command line): a value is missing; expected {_type_name(tp)}")
-            else:
-                given[key] = True
-        elif len(texts) > 1 and takes_list:
-            given[key] = [_parse_value(text, kinds) for text in texts]
-        elif len(texts) > 1 and key in known:
-            problems.append(f"--{key} {' '.join(texts)} (command line): one value is expected ({_type_name(tp)})")
+        if key not in known:
+            given[key] = " ".join(texts)  # reported by the caller, as the unknown keys of a file are
+            continue
+        tp = known[key].type
+        if not texts and bool in _alternatives(tp):
+            given[key] = True
+        elif not texts:
+            problems.append(f"--{key} (command line): a value is missing; expected {_type_name(tp)}")
         else:
-            parsed = _parse_value(texts[0], kinds)
-            wrap = takes_list and str not in kinds and not isinstance(parsed, list | None)
-            given[key] = [parsed] if wrap else parsed
+            given[key] = _parse_words(texts, tp)
     return given
 
 
-def _parse_value(text: str, kinds: list[Any]) -> Any:
-    """Read a word of the command line as YAML, but leave it alone where the key wants a string: `--model 007` stays
-    "007".
-    """
-    if type(None) in kinds and text.lower() in ("none", "null", ""):
+def _parse_words(texts: list[str], tp: Any) -> Any:
+    """The value that the words after a key stand for. Several make a list; so does one where only a list will do."""
+    kinds = _alternatives(tp)
+    if type(None) in kinds and len(texts) == 1 and texts[0].lower() in ("none", "null"):
         return None
-    if kinds == [str]:
+    lists = [kind for kind in kinds if typing.get_origin(kind) in (list, tuple)]
+    if lists and texts[0].startswith("["):
+        return _parse_yaml(" ".join(texts), kinds)
+    if len(texts) > 1 or (lists and str not in kinds):
+        items = [inner for kind in lists for argument in typing.get_args(kind) for inner in _alternatives(argument)]
+        return [_parse_yaml(text, items) for text in texts]
+    return _parse_yaml(texts[0], kinds)
+
+
+def _parse_yaml(text: str, kinds: list[Any]) -> Any:
+    """A word read as YAML, but left alone where the key wants just that text: `--model 007` stays "007"."""
+    if all(kind in (str, Path, type(None)) for kind in kinds):
         return text
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         return text
-    if str in kinds or any(str in typing.get_args(kind) for kind in kinds):
-        return value if type(value) in [typing.get_origin(kind) or kind for kind in kinds] else text
-    return text if value is None else value
+    takes_text = str in kinds or any(isinstance(choice, str) for kind in kinds for choice in typing.get_args(kind))
+    if value is None or (takes_text and type(value) not in [typing.get_origin(kind) or kind for kind in kinds]):
+        return text
+    return value
 
 
 def _flatten(data: dict[str, Any], known: dict[str, dataclasses.Field], prefix: str = "") -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Corpora: what a `data` spec names, as streams of documents, split into train, valid and test.
 
-    stdlib                  the documentation inside every Python installation
-    hub:NAME[:CONFIG]       a dataset of the Hugging Face hub, streamed
-    files, globs, folders   .txt .jsonl .json .csv .parquet, all but the last also as .gz .bz2 .xz .zst
+stdlib                  the documentation inside every Python installation
+hub:NAME[:CONFIG]       a dataset of the Hugging Face hub, streamed
+files, globs, folders   .txt .jsonl .json .csv .parquet, all but the last also as .gz .bz2 .xz .zst
 """
 
 import glob
@@ -23,6 +23,7 @@ HELD_OUT_SHARE = 0.01  # of the documents, for valid and for test each, where th
 # Where chance gave valid or test no document, they get one of the first so many.
 FIRST_DOCUMENTS = 1000
 SKIPPED_NAMES_KEPT = 100
+LEARNING_CHARACTERS = 256 * 2**20
 
 Source = Callable[[], Iterator[Document | Skip]]
 
@@ -65,8 +66,8 @@ class Corpus:
     Args:
         name: what tables call it.
         fingerprint: changes when the data changes, as far as that can be told without reading it all.
-        sources: for each split a function that starts reading it; or {None: function} for documents without a split, which
-            are then dealt out 98 / 1 / 1 by a hash of their names.
+        sources: for each split a function that starts reading it; or {None: function} for documents without a split,
+            which are then dealt out 98 / 1 / 1 by a hash of their names.
         max_bytes: read about so many bytes of each split only.
 
     Attributes:
@@ -75,7 +76,7 @@ class Corpus:
     """
 
     def __init__(self, name: str, fingerprint: str, sources: dict[str | None, Source], max_bytes: int | None = None):
-        assert sources and (set(sources) <= set(SPLITS) or set(sources) == {None})
+        assert sources.keys() <= set(SPLITS) or sources.keys() == {None}, sources.keys()
         self.name = name if max_bytes is None else f"{name}-first-{max_bytes}"
         self.fingerprint = fingerprint if max_bytes is None else f"{fingerprint}-first-{max_bytes}"
         self.max_bytes = max_bytes
@@ -96,7 +97,9 @@ class Corpus:
             ValueError: there is no such split, or the records have no field of the name given.
         """
         if split not in self.splits:
-            raise ValueError(f"The data {self.name!r} has no split {split!r}, only {', '.join(self.splits)}. {SPLIT_HINT}")
+            raise ValueError(
+                f"The data {self.name!r} has no split {split!r}, only {', '.join(self.splits)}. {SPLIT_HINT}"
+            )
         skipped = self.skipped[split] = SkipLog()
         size = 0
         for item in self._items(split):
@@ -109,8 +112,13 @@ class Corpus:
                 return
 
     def texts(self, split: str = "train") -> Iterator[str]:
-        """The texts alone, for what is learned from a split (a tokenizer, Punkt)."""
-        return (document.text for document in self.read(split))
+        """The texts alone, for what is learned from a split (a tokenizer, Punkt): the first 256 MB, which is plenty."""
+        size = 0
+        for document in self.read(split):
+            yield document.text
+            size += len(document.text)
+            if size >= LEARNING_CHARACTERS:
+                return
 
     def check_not_empty(self) -> "Corpus":
         """Raise ValueError if nothing at all can be read, naming what was left out and why."""
@@ -120,7 +128,8 @@ class Corpus:
                 if isinstance(item, Document):
                     return self
                 skipped.add(item)
-        raise ValueError(f"The data {self.name!r} has no document that can be read. {f'Left out: {skipped}.' if skipped.counts else ''}")
+        left_out = f" Left out: {skipped}." if skipped.counts else ""
+        raise ValueError(f"The data {self.name!r} has no document that can be read.{left_out}")
 
     def _items(self, split: str) -> Iterator[Document | Skip]:
         if None not in self._sources:
@@ -129,7 +138,7 @@ class Corpus:
             yield from (item for item in self._sources[None]() if self._split_of(item.name) == split)
 
     def _split_of(self, name: str) -> str:
-        return self._forced_splits.get(name) or _drawn_split(name)
+        return "train" if len(self.splits) == 1 else self._forced_splits.get(name) or _drawn_split(name)
 
     @cached_property
     def _first_names(self) -> list[str]:
@@ -140,8 +149,6 @@ class Corpus:
     @cached_property
     def _forced_splits(self) -> dict[str, str]:
         names = self._first_names
-        if len(names) < 3:
-            return dict.fromkeys(names, "train")
         if {_drawn_split(name) for name in names} == set(SPLITS):
             return {}
         return {names[0]: "valid", names[1]: "test", names[-1]: "train"}
@@ -154,15 +161,15 @@ def open_corpus(data: str | list[str], text_field: str = "text", max_bytes: int 
     """The corpus behind a `data` spec, or behind several specs of files.
 
     A file belongs to the split that the first or last word of its name says, or a folder below the given one
-    (`train.jsonl`, `wiki-valid.txt`, `test/a.txt`). If some files say so and others do not, the others are train. If none
-    does, documents are dealt out by a hash of their names.
+    (`train.jsonl`, `wiki-valid.txt`, `test/a.txt`). If some files say so and others do not, the others are train. If
+    none does, documents are dealt out by a hash of their names.
 
     Args:
         text_field: the field of `.jsonl`, `.json`, `.csv`, `.parquet` and hub records that holds the text.
         max_bytes: read about so many bytes of each split only.
 
     Raises:
-        ValueError: no such file, a file type that no reader knows, nothing in the files that can be read, a wrong field.
+        ValueError: no such file, a file type that no reader knows, nothing in it that can be read, or a wrong field.
     """
     specs = [data] if isinstance(data, str) else list(data)
     single = specs[0] if len(specs) == 1 else ""
@@ -202,7 +209,9 @@ def _open_files(specs: list[str], text_field: str, max_bytes: int | None) -> Cor
         seen = f" ({len(unknown)} of other types, such as {unknown[0].name})" if unknown else ""
         raise ValueError(f"data={_join(specs)!r}: no file to read there{seen}. {KNOWN_TYPES}")
     base = Path(os.path.commonpath([path.parent for path in paths]))
-    names = {path: _printable(path.relative_to(base).as_posix()) for path in [*paths, *unknown] if path.is_relative_to(base)}
+    names = {
+        path: _printable(path.relative_to(base).as_posix()) for path in [*paths, *unknown] if path.is_relative_to(base)
+    }
     split_of = {path: _split_in_name(Path(names[path])) for path in paths}
     if any(split_of.values()):
         split_of = {path: split or "train" for path, split in split_of.items()}
@@ -249,11 +258,13 @@ def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
             unknown.append(absolute)
 
 
-KNOWN_TYPES = "Known are .txt, .jsonl, .json, .csv and .parquet, and all but the last with .gz, .bz2, .xz or .zst added."
+KNOWN_TYPES = (
+    "Known are .txt, .jsonl, .json, .csv and .parquet, and all but the last with .gz, .bz2, .xz or .zst added."
+)
 
 
 def _split_in_name(path: Path) -> str | None:
-    """The split that the first or last word of a file's name says, or else the nearest folder that is named like one."""
+    """The split that the first or last word of a file's name says, or else the nearest folder named like one."""
     stem = path.name.lower()
     while Path(stem).suffix in {".txt", ".jsonl", ".json", ".csv", ".parquet", ".gz", ".bz2", ".xz", ".zst"}:
         stem = Path(stem).stem
@@ -279,14 +290,16 @@ def _open_hub(spec: str, text_field: str, max_bytes: int | None) -> Corpus:
 
     _, name, *config = spec.split(":", 2)
     if not name:
-        raise ValueError(f"data={spec!r}: write hub:NAME or hub:NAME:CONFIG, for instance hub:wikitext:wikitext-103-raw-v1.")
+        raise ValueError(
+            f"data={spec!r}: write hub:NAME or hub:NAME:CONFIG, for instance hub:wikitext:wikitext-103-raw-v1."
+        )
     try:
         # What the library raises depends on what is wrong (name, configuration, network, login) and on its version.
         loaded = datasets.load_dataset(name, *config, streaming=True)
     except Exception as error:
         raise ValueError(
-            f"data={spec!r} could not be opened: {error} ({type(error).__name__}). Check the name and the configuration "
-            "(hub:NAME:CONFIG), the network, and `hf auth login` for gated data."
+            f"data={spec!r} could not be opened: {error} ({type(error).__name__}). Check the name and the "
+            "configuration (hub:NAME:CONFIG), the network, and `hf auth login` for gated data."
         ) from error
     declared = {SPLIT_WORDS[split]: split for split in loaded if split in SPLIT_WORDS}
     if not declared:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
 )
 CHUNK_CHARACTERS = 2**20  # what a worker gets at a time
 SMALL_STREAM_CHUNKS = 4  # workers take seconds to start: a stream of no more chunks than this has none
-# Forked from a clean process that has no threads yet: safe after CUDA and OpenMP were used, and the imports are paid once.
+# Forked from a clean process without threads: safe after CUDA and OpenMP were used here, and imports are paid once.
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 # The ratio of piecewise to whole-document tokens is measured on this much of each chunk's first document.
 SAMPLE_BYTES = 2**15
@@ -134,7 +134,7 @@ def _sample(processor: SentenceProcessor, text: str, encoded: Any) -> tuple[int,
 
 def encode_in_order(
     chunks: Iterable[Chunk], processor: SentenceProcessor, num_workers: int
-) -> Iterator[tuple[Chunk, EncodedChunk]]:
+) -> Generator[tuple[Chunk, EncodedChunk], None, None]:
     """Encode chunks in `num_workers` processes, and yield the results in the order of the chunks.
 
     Memory holds a few chunks per worker, however long the stream. With one worker, or for a short stream, everything
@@ -150,6 +150,8 @@ def encode_in_order(
             yield chunk, encode_chunk(processor, chunk.documents)
         return
     context = multiprocessing.get_context(START_METHOD)
+    if START_METHOD == "forkserver":
+        context.set_forkserver_preload([__name__])
     pool = ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(processor,))
     waiting: deque[tuple[Chunk, Future[EncodedChunk]]] = deque()
     try:

@@ -13,6 +13,7 @@ from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
 
 from lmbase.collate import pad_tokens
+from lmbase.flops import attention_flops, linear_flops
 from lmbase.folders import model_folder
 from lmbase.losses import token_nats, vocabulary_loss
 from lmbase.processing import check_unicode
@@ -108,6 +109,12 @@ class TokenLM(nn.Module):
         closed = torch.zeros_like(targets, dtype=torch.bool)
         values = token_nats(hidden, self._table, targets, closed_rows=closed, closed_id=0)
         return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
+
+    def flops(self, num_tokens: int, context: int) -> float:
+        """Of a forward pass over so many tokens in windows of `context`, by formula."""
+        config = self.opt.config
+        attention = attention_flops(config.hidden_size, config.num_hidden_layers, context / 2)
+        return num_tokens * (linear_flops(self.opt.model) + attention + 2.0 * self._table.numel())
 
     @property
     def _table(self) -> Tensor:

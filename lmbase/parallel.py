@@ -1,6 +1,7 @@
 """One model over several processes: a copy in each (DDP), or its weights and optimizer shared out (FSDP)."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +16,13 @@ from lmbase.training_config import TrainingConfig
 def parallelise(model: Any, config: TrainingConfig, world_size: int, device: torch.device) -> nn.Module:
     """The module to call in training: `model` itself, sharded in place (fsdp), or wrapped (ddp)."""
     if config.gradient_checkpointing:
-        if not getattr(model, "supports_gradient_checkpointing", False):
+        able = [module for module in model.modules() if getattr(module, "supports_gradient_checkpointing", False)]
+        if not able:
             raise ValueError(
-                f"gradient_checkpointing: {type(model).__name__} cannot recompute activations; leave it out."
+                f"gradient_checkpointing: {type(model).__name__} cannot recompute activations; turn it off."
             )
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for module in able:
+            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.compile:
         model.compile(dynamic=True)
     if world_size == 1:
@@ -27,10 +30,14 @@ def parallelise(model: Any, config: TrainingConfig, world_size: int, device: tor
     if config.strategy == "ddp":
         return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     blocks = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
-    names = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
-    tied = {name for name in names if names.count(name) > 1}  # what two blocks use must stay in the outermost group
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+
+    # a parameter that several modules use must stay in the outermost group
+    def alone(block: nn.Module) -> bool:
+        return all(uses[id(parameter)] == 1 for parameter in block.parameters())
+
     for module in reversed(list(model.modules())):  # inner blocks first
-        if type(module).__name__ in blocks and not any(id(parameter) in tied for parameter in module.parameters()):
+        if type(module).__name__ in blocks and alone(module):
             fully_shard(module)
     return fully_shard(model)
 

@@ -1,9 +1,9 @@
 """Prepared data: a corpus cut into sentences and tokenised once, as Arrow files that are mapped into memory.
 
-    manifest.json                 SHA-256 and size of every other file; it is written last, so a folder that has one is whole
-    statistics.json               counts per split, what was left out and why
-    processor/                    the SentenceProcessor that made the data
-    train/00000.arrow ...         one row per document: input_ids, sentence_lengths, sentence_bytes, name
+    manifest.json           SHA-256 and size of every other file; it is written last: a folder that has one is whole
+    statistics.json         counts per split, what was left out and why
+    processor/              the SentenceProcessor that made the data
+    train/00000.arrow ...   one row per document: input_ids, sentence_lengths, sentence_bytes, name
 
 The Arrow files are streams that `datasets.Dataset.from_file` reads, too.
 """
@@ -112,8 +112,12 @@ class PreparedData:
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
             if (folder / JOURNAL).is_file():
-                raise ValueError(f"{str(folder)!r} is not finished. Run the same `sllm prepare` command again: it continues.")
-            raise ValueError(f"{str(folder)!r} holds no prepared data (no {MANIFEST}). `sllm prepare` makes such a folder.")
+                raise ValueError(
+                    f"{str(folder)!r} is not finished. Run the same `sllm prepare` command again: it continues."
+                )
+            raise ValueError(
+                f"{str(folder)!r} holds no prepared data (no {MANIFEST}). `sllm prepare` makes such a folder."
+            )
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             _check_sizes(folder, manifest)
@@ -134,7 +138,9 @@ class PreparedData:
 
         processor = SentenceProcessor.from_pretrained(self.folder / PROCESSOR)
         if processor.fingerprint != self.configuration["processor"]:
-            raise ValueError(f"The processor in {str(self.folder / PROCESSOR)!r} is not the one that made the data. {REMEDY}")
+            raise ValueError(
+                f"The processor in {str(self.folder / PROCESSOR)!r} is not the one that made the data. {REMEDY}"
+            )
         return processor
 
     def split(self, name: str) -> PreparedSplit:
@@ -153,7 +159,9 @@ class PreparedData:
             counts = self.statistics[name]
             found = {"documents": split.num_documents, "sentences": split.num_sentences, "tokens": split.num_tokens}
             if any(counts[key] != n for key, n in found.items()):
-                raise ValueError(f"The files in {str(self.folder / name)!r} do not add up to {STATISTICS}: {found}. {REMEDY}")
+                raise ValueError(
+                    f"The files in {str(self.folder / name)!r} do not add up to {STATISTICS}: {found}. {REMEDY}"
+                )
             self._loaded[name] = split
         return self._loaded[name]
 
@@ -162,11 +170,13 @@ def _check_sizes(folder: Path, manifest: dict[str, dict]) -> None:
     for name, entry in manifest.items():
         size = (folder / name).stat().st_size
         if size != entry["bytes"]:
-            raise ValueError(f"{folder / name} has {size} bytes instead of {entry['bytes']}: it was cut off or overwritten.")
+            raise ValueError(
+                f"{folder / name} has {size} bytes instead of {entry['bytes']}: it was cut off or overwritten."
+            )
 
 
 def _read_batches(path: Path) -> list[dict[str, pa.ListArray]]:
-    """The list columns of each record batch; nothing is copied. Structure is checked, so that no view leaves the file."""
+    """The list columns of each record batch, nothing copied; checked, so that no view leaves the file."""
     batches = []
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:

@@ -1,4 +1,4 @@
-"""`prepare`: write a corpus as prepared data (see `lmbase.prepared`), by several processes, and go on where it stopped."""
+"""`prepare`: write a corpus as prepared data (see `lmbase.prepared`), in several processes, going on where it stopped."""
 
 import errno
 import hashlib
@@ -18,10 +18,11 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from lmbase.checkpoint import MANIFEST, write_folder
-from lmbase.corpora import SPLITS, Corpus, SkipLog
+from lmbase.corpora import Corpus, SkipLog
 from lmbase.encoding import CHUNK_CHARACTERS, SCHEMA, Chunk, EncodedChunk, Statistics, encode_in_order
 from lmbase.prepared import JOURNAL, PROCESSOR, STATISTICS, PreparedData
 from lmbase.processing import SentenceProcessor
+from lmbase.readers import Document
 
 SHARD_CHARACTERS = 64 * 2**20  # an interrupted run repeats one shard at most
 
@@ -42,7 +43,12 @@ class Shard:
 
     @property
     def file(self) -> str:
-        return f"{self.split}/{self.index:05d}.arrow"
+        return shard_file(self.split, self.index)
+
+
+def shard_file(split: str, index: int) -> str:
+    """Where a shard lies in the folder."""
+    return f"{split}/{index:05d}.arrow"
 
 
 @dataclass
@@ -73,7 +79,9 @@ class Journal:
             follows = shard.index == len(journal.of_split(shard.split))
             if follows and path.is_file() and path.stat().st_size == shard.bytes:
                 journal.shards.append(shard)
-        _write_file(folder / JOURNAL, "".join(json.dumps(r) + "\n" for r in [configuration, *map(asdict, journal.shards)]))
+        _write_file(
+            folder / JOURNAL, "".join(json.dumps(r) + "\n" for r in [configuration, *map(asdict, journal.shards)])
+        )
         return journal
 
     def of_split(self, split: str) -> list[Shard]:
@@ -106,8 +114,8 @@ def prepare(
         progress: show a bar, if stderr is a terminal.
 
     Raises:
-        ValueError: the folder belongs to another corpus or processor, the corpus changed since the work began, or it has
-            no document at all.
+        ValueError: the folder belongs to another corpus or processor, the corpus changed since the work began, or it
+            has no document at all.
         OSError: the disk is full, or the folder cannot be written; what is finished is kept.
     """
     workers = num_workers if num_workers is not None else _num_cpus()
@@ -152,7 +160,7 @@ def check_configuration(folder: Path, old: dict, new: dict) -> None:
         )
 
 
-# -- reading in chunks ---------------------------------------------------------------------------------------------------
+# -- reading in chunks -------------------------------------------------------------------------------------------------
 
 
 def _chunks(corpus: Corpus, journal: Journal, shard_characters: int) -> Iterator[Chunk]:
@@ -173,10 +181,11 @@ def _split_chunks(corpus: Corpus, split: str, done: list[Shard], shard_character
             read += 1
         if digest.hexdigest() != done[-1].digest:
             raise ValueError(
-                f"The data {corpus.name!r} changed since its split {split!r} was begun: the first {done[-1].documents_read} "
-                "documents are not the same. Choose another output_dir, or delete the unfinished folder."
+                f"The data {corpus.name!r} changed since its split {split!r} was begun: the first "
+                f"{done[-1].documents_read} documents are not the same. Choose another output_dir, or delete the folder."
             )
-    shard, pending, chunk_size, shard_size = len(done), [], 0, 0
+    shard, chunk_size, shard_size = len(done), 0, 0
+    pending: list[Document] = []
     for document in documents:
         if chunk_size >= CHUNK_CHARACTERS or shard_size >= shard_characters:
             ends_shard = shard_size >= shard_characters
@@ -193,7 +202,7 @@ def _split_chunks(corpus: Corpus, split: str, done: list[Shard], shard_character
     yield Chunk(pending, split, shard, True, True, read, digest.hexdigest())
 
 
-# -- writing shards ------------------------------------------------------------------------------------------------------
+# -- writing shards ----------------------------------------------------------------------------------------------------
 
 
 def _write_shards(stream: Iterator[tuple[Chunk, EncodedChunk]], corpus: Corpus, journal: Journal, bar: tqdm) -> None:
@@ -209,14 +218,14 @@ def _write_shards(stream: Iterator[tuple[Chunk, EncodedChunk]], corpus: Corpus, 
 
 def _write_shard(stream: Iterator[tuple[Chunk, EncodedChunk]], folder: Path, bar: tqdm) -> Shard:
     """Write chunks up to the one that ends a shard: beside, synced, then renamed."""
-    chunk, encoded = next(stream)
-    path = folder / chunk.split / f"{chunk.shard:05d}.arrow"
+    first = next(stream)
+    path = folder / shard_file(first[0].split, first[0].shard)
     path.parent.mkdir(exist_ok=True)
     beside = path.with_suffix(".arrow.partial")
     statistics, skipped = Statistics(), SkipLog()
     with beside.open("wb") as file:
         with pa.ipc.new_stream(file, SCHEMA) as writer:
-            for chunk, encoded in chain([(chunk, encoded)], stream):
+            for chunk, encoded in chain([first], stream):
                 writer.write_batch(encoded.batch)
                 statistics.add(encoded.statistics)
                 for skip in encoded.skips:
@@ -231,7 +240,15 @@ def _write_shard(stream: Iterator[tuple[Chunk, EncodedChunk]], folder: Path, bar
     beside.replace(path)
     _sync_folder(path.parent)
     return Shard(
-        chunk.split, chunk.shard, sha256, size, chunk.documents_read, chunk.digest, statistics, skipped.to_dict(), chunk.ends_split
+        chunk.split,
+        chunk.shard,
+        sha256,
+        size,
+        chunk.documents_read,
+        chunk.digest,
+        statistics,
+        skipped.to_dict(),
+        chunk.ends_split,
     )
 
 
@@ -251,7 +268,12 @@ def _finish(corpus: Corpus, journal: Journal) -> None:
         splits[split] = asdict(total) | {"piecewise_to_whole_tokens": ratio, "skipped": skipped.to_dict()}
     if not any(counts["documents"] for counts in splits.values()):
         raise ValueError(f"The data {corpus.name!r} hold no text. Left out: {everything_skipped}.")
-    content = {"name": corpus.name, "hash": content_hash.hexdigest(), "configuration": journal.configuration, "splits": splits}
+    content = {
+        "name": corpus.name,
+        "hash": content_hash.hexdigest(),
+        "configuration": journal.configuration,
+        "splits": splits,
+    }
     _write_file(folder / STATISTICS, json.dumps(content, indent=1) + "\n")
     manifest = {shard.file: {"sha256": shard.sha256, "bytes": shard.bytes} for shard in journal.shards}
     for path in [folder / STATISTICS, *sorted((folder / PROCESSOR).iterdir())]:
@@ -262,12 +284,12 @@ def _finish(corpus: Corpus, journal: Journal) -> None:
     (folder / JOURNAL).unlink()
 
 
-# -- the disk ------------------------------------------------------------------------------------------------------------
+# -- the disk ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Two processes never write one folder: the second waits (as the ranks of `torchrun` do), then finds the work done."""
+    """Two processes never write one folder: the second waits (as ranks of `torchrun` may), then finds the work done."""
     lock = filelock.FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -290,7 +312,9 @@ def _told_if_disk_is_full(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        message = "No space left on the disk; the shards that are finished are kept. Free some and run the same command again"
+        message = (
+            "No space left on the disk; the shards that are finished are kept. Free some and run the same command again"
+        )
         raise OSError(error.errno, message, str(folder)) from error
 
 

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from lmbase.collate import SentenceBatch, pad_sentences
-from lmbase.text import RULES, is_open, segment
+from lmbase.text import RULES, choose_rule, is_open, segment
 from lmbase.tokenization import token_bytes, tokenizer_hash, vocabulary_size
 
 FILE_NAME = "sentence_processor.json"
@@ -119,7 +119,10 @@ class SentenceProcessor:
         """Whether the last of these sentences may still go on (the usual end of a prompt)."""
         if not sentences or len(sentences[-1]) >= self.max_sentence_tokens:
             return False
-        return is_open(self.decode(sentences[-1]), self.rule)
+        rule = self.rule
+        if rule == "auto":
+            rule = choose_rule(self.decode([i for sentence in sentences for i in sentence]))
+        return is_open(self.decode(sentences[-1]), rule, punkt=self.punkt)
 
     def _pieces(self, text: str) -> list[str]:
         pieces = []
@@ -139,17 +142,16 @@ class SentenceProcessor:
             document.sentence_lengths.append(len(ids))
             document.sentence_bytes.append(len(piece) if piece.isascii() else len(piece.encode()))
             return
-        offsets = self.tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False).offsets
+        raw = token_bytes(self.tokenizer, ids)
         start = 0
         while start < len(ids):
-            stop = min(start + cap, len(ids))
-            # A byte-level token may end inside a character: then it and its successor claim the same character.
-            while stop < len(ids) and offsets[stop][0] < offsets[stop - 1][1]:
+            stop = limit = min(start + cap, len(ids))
+            # A byte-level token may end inside a character: then its successor opens with a continuation byte.
+            while start < stop < len(ids) and raw[stop][0] & 0xC0 == 0x80:
                 stop -= 1
-            assert stop > start, "a character takes at most four tokens"
-            end_character = offsets[stop][0] if stop < len(ids) else len(piece)
+            stop = stop if stop > start else limit  # no token of these opens a character
             document.sentence_lengths.append(stop - start)
-            document.sentence_bytes.append(len(piece[offsets[start][0] if start else 0 : end_character].encode()))
+            document.sentence_bytes.append(sum(map(len, raw[start:stop])))
             start = stop
 
     # -- ids -> sentences, ids -> text -------------------------------------------------------------------------------

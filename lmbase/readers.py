@@ -1,6 +1,7 @@
-"""Readers of the file formats a corpus may come in: each yields the documents of one file, and what it had to leave out.
+"""Readers of the file formats a corpus may come in: each yields the documents of one file, and what it left out.
 
-What cannot be read is told as a `Skip`, never turned into data. Bytes are decoded strictly, line ends and NUL bytes are kept.
+What cannot be read is told as a `Skip`, never turned into data. Bytes are decoded strictly; line ends and NUL bytes are
+kept.
 """
 
 import bz2
@@ -33,7 +34,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Skip:
-    """Something that was left out, and why. `reason` is one of few, so that they can be counted; `detail` is free text."""
+    """Something that was left out, and why. `reason` is one of few, to be counted by; `detail` is free text."""
 
     name: str
     reason: str
@@ -45,15 +46,15 @@ def _open_zst(path: Path) -> BinaryIO:
 
 
 OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
-    ".gz": lambda path: cast(BinaryIO, gzip.open(path, "rb")),
-    ".bz2": lambda path: cast(BinaryIO, bz2.open(path, "rb")),
-    ".xz": lambda path: cast(BinaryIO, lzma.open(path, "rb")),
+    ".gz": lambda path: cast(BinaryIO, gzip.GzipFile(path)),
+    ".bz2": lambda path: cast(BinaryIO, bz2.BZ2File(path)),
+    ".xz": lambda path: cast(BinaryIO, lzma.LZMAFile(path)),  # noqa: SIM115 (the caller closes it)
     ".zst": _open_zst,
 }
 
 
 def file_kind(path: Path) -> str | None:
-    """The suffix that decides how `path` is read (`.jsonl` for `a.jsonl.gz`), or None for a file that no reader knows."""
+    """The suffix that decides how `path` is read (`.jsonl` for `a.jsonl.gz`); None for a file that no reader knows."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes and suffixes[-1] in OPENERS:
         # Parquet is compressed inside and read from its end, which a compressed stream does not offer.
@@ -151,7 +152,7 @@ def _read_json(path: Path, name: str, text_field: str) -> Iterator[Document | Sk
 def _read_csv(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
     csv.field_size_limit(2**31 - 1)  # the default, 128 KB, is less than a chapter
     with _open(path) as binary:
-        # surrogateescape turns a bad byte into a lone surrogate, which valid UTF-8 never gives: one bad row costs one row.
+        # surrogateescape turns a bad byte into a lone surrogate, which valid UTF-8 never gives: it costs its row only.
         stream = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
         for number, row in enumerate(csv.DictReader(stream), start=1):
             if not is_unicode(row.get(text_field) or ""):
@@ -197,13 +198,19 @@ def record_document(record: Any, name: str, text_field: str, *, first: bool = Fa
             raise missing_field(list(record), name, text_field)
         return Skip(name, f"no field {text_field!r}")
     text = record[text_field]
-    return Document(text, name) if isinstance(text, str) else Skip(name, "text is not a string", f"a {type(text).__name__}")
+    return (
+        Document(text, name)
+        if isinstance(text, str)
+        else Skip(name, "text is not a string", f"a {type(text).__name__}")
+    )
 
 
 def missing_field(fields: list[str], name: str, text_field: str) -> ValueError:
     """The error for records that have no field `text_field`."""
     known = ", ".join(repr(field) for field in fields if isinstance(field, str)) or "none"
-    return ValueError(f"{name} has no field {text_field!r}; it has {known}. Name the one that holds the text: --text_field NAME.")
+    return ValueError(
+        f"{name} has no field {text_field!r}; it has {known}. Name the one that holds the text: --text_field NAME."
+    )
 
 
 def is_unicode(text: str) -> bool:

@@ -55,8 +55,10 @@ class RunLog:
         self.bar.update(step - self.bar.n)
 
     def training(self, record: dict[str, Any]) -> None:
-        """Log one interval of training: at least step, loss and tokens_per_second."""
-        self._write(record, record["step"], record)
+        """Log one interval of training: at least step, loss, losses (by name) and tokens_per_second."""
+        self._write(
+            record, record["step"], record | {f"losses/{name}": value for name, value in record["losses"].items()}
+        )
         text = f"loss {record['loss']:.4g}, {record['tokens_per_second']:,.0f} tokens/s"
         self.bar.set_postfix_str(text, refresh=False)
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""The embedded corpus: the English documentation inside every Python installation, with nothing imported or executed."""
+"""The embedded corpus: the English documentation inside every Python installation. Nothing is imported or executed."""
 
 import ast
 import hashlib
@@ -42,7 +42,7 @@ def read_stdlib(folder: str | None = None) -> tuple[str, dict[str, list[tuple[st
     if size < SMALLEST_BYTES:
         raise ValueError(
             f"data='stdlib': {str(root)!r} has only {size} bytes of documentation. This Python was probably installed "
-            "without its sources (a minimal, zipped or embedded build). Use a full installation, or give files as `data`."
+            "without its sources (a minimal, zipped or embedded build). Use a full one, or give files as `data`."
         )
     splits = _split_by_module(documents)
     return f"stdlib-{platform.python_version()}-{_hash(splits)[:8]}", splits

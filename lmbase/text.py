@@ -165,7 +165,7 @@ def _sentence_ends(text: str, start: int, match: re.Match[str], model: PunktMode
     if not marks or marks[-1] not in _ALL_ENDS:
         return False
     following = _NEXT_WORD.match(text, end)
-    if following is None or marks[-1] in WIDE_ENDS:
+    if following is None:
         return True
     if match.lastgroup != "period":
         quoted = len(marks) < end - begin

@@ -313,7 +313,8 @@ class _Run:
                     shutil.rmtree(self.folder / name, ignore_errors=True)
                 for name in ("log.jsonl", "config.yaml"):
                     (self.folder / name).unlink(missing_ok=True)
-            differences = differing_keys(self.config, saved) if saved.exists() else []
+            begun = any((self.folder / name).exists() for name in ("log.jsonl", "checkpoints", "model"))
+            differences = differing_keys(self.config, saved) if begun and saved.exists() else []
             if differences:
                 raise ValueError(
                     f"{self.folder} holds a run of another configuration:\n  "

@@ -32,7 +32,7 @@ def training_windows(length: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def sentence_windows(tokens_before: list[int], token_windows: list[Window]) -> list[Window]:
+def sentence_windows(tokens_before: list[int], token_windows: list[Window], max_sentences: int) -> list[Window]:
     """Windows in sentences that never see text earlier than the token-level baseline does.
 
     A sentence is scored in the token window that scores its last token, so that none of its tokens sees text from
@@ -41,6 +41,7 @@ def sentence_windows(tokens_before: list[int], token_windows: list[Window]) -> l
     Args:
         tokens_before: (S+1,) how many tokens come before each sentence; the last entry is the text's length.
         token_windows: the baseline's windows over the same tokens.
+        max_sentences: sentences of a window, at most.
     """
     found, sentence = [], 0
     num_sentences = len(tokens_before) - 1
@@ -50,9 +51,12 @@ def sentence_windows(tokens_before: list[int], token_windows: list[Window]) -> l
             sentence += 1
         if sentence == scored:
             continue
-        start = scored
-        while start > 0 and tokens_before[start - 1] >= window.start:
-            start -= 1
-        found.append(Window(start, sentence, scored))
+        earliest = scored
+        while earliest > 0 and tokens_before[earliest - 1] >= window.start:
+            earliest -= 1
+        while scored < sentence:  # more short sentences than a window holds: scored in turns
+            stop = min(sentence, max(scored + max(max_sentences // 2, 1), earliest + max_sentences))
+            found.append(Window(max(earliest, stop - max_sentences), stop, scored))
+            scored = stop
     assert sentence == num_sentences, "token windows cover the text"
     return found

@@ -16,7 +16,9 @@ import torch
 
 from lmbase.config import option, run
 from lmbase.folders import model_folder
+from lmbase.flops import FORWARD_AND_BACKWARD
 from lmbase.items import SentenceWindowItems, count_tokens, steps_for, validation_loss
+from lmbase.lineage import write_training
 from lmbase.open_data import open_data
 from lmbase.opt import load_opt, own_tokenizer
 from lmbase.tokenization import check_same_tokenizer
@@ -88,7 +90,8 @@ def main(config: Config) -> TrainingResult:
             f"trained with ({processor.rule}, {processor.max_sentence_tokens} tokens). Prepare it again with "
             f"--tokenizer {config.model or config.vae}/model --rule {processor.rule}."
         )
-    items = SentenceWindowItems(data.split("train"), processor.pad_token_id, model.config.max_sentences)
+    split = data.split("train")
+    items = SentenceWindowItems(split, processor.pad_token_id, model.config.max_sentences)
     if config.train_tokens:
         config.max_steps = steps_for(config.train_tokens, items, config.batch_size)
     evaluate = None
@@ -96,7 +99,7 @@ def main(config: Config) -> TrainingResult:
         valid = SentenceWindowItems(data.split("valid"), processor.pad_token_id, model.config.max_sentences)
         micro = config.micro_batch_size or config.batch_size
         evaluate = lambda m: validation_loss(m, valid, config.eval_windows, micro)  # noqa: E731
-    return train(
+    result = train(
         model,
         len(items),
         items.batch,
@@ -107,6 +110,10 @@ def main(config: Config) -> TrainingResult:
         evaluate=evaluate,
         save_model=lambda m, folder: m.save_pretrained(folder),
     )
+    num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
+    flops = FORWARD_AND_BACKWARD * model.flops(result.tokens, num_sentences)
+    write_training(config.output_dir, result.tokens, result.seconds, flops, [config.model, config.vae, config.opt])
+    return result
 
 
 if __name__ == "__main__":

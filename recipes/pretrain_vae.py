@@ -17,7 +17,9 @@ import numpy as np
 import torch
 
 from lmbase.config import option, run
+from lmbase.flops import FORWARD_AND_BACKWARD
 from lmbase.items import SentenceItems, count_tokens, steps_for, validation_loss
+from lmbase.lineage import write_training
 from lmbase.open_data import open_data
 from lmbase.opt import load_opt, own_tokenizer
 from lmbase.prepared import PreparedData
@@ -108,7 +110,8 @@ def main(config: Config) -> TrainingResult:
         output_dir=config.output_dir,
     )
     vae = build(config, data)
-    items = SentenceItems(data.split("train"), data.processor.pad_token_id)
+    split = data.split("train")
+    items = SentenceItems(split, data.processor.pad_token_id)
     if config.train_tokens:
         config.max_steps = steps_for(config.train_tokens, items, config.batch_size)
 
@@ -129,7 +132,7 @@ def main(config: Config) -> TrainingResult:
     def before_step(model: SentenceVAE, step: int) -> None:
         model.kl_scale = min(1.0, (step + 1) / max(config.kl_warmup_steps, 1))
 
-    return train(
+    result = train(
         vae,
         len(items),
         items.batch,
@@ -141,6 +144,10 @@ def main(config: Config) -> TrainingResult:
         before_step=before_step,
         save_model=lambda model, folder: model.save_pretrained(folder),
     )
+    num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
+    flops = FORWARD_AND_BACKWARD * vae.flops(result.tokens, num_sentences)
+    write_training(config.output_dir, result.tokens, result.seconds, flops, [config.opt if config.start_from_table else None])
+    return result
 
 
 if __name__ == "__main__":

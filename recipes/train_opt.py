@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmbase.config import option, run
+from lmbase.flops import FORWARD_AND_BACKWARD
 from lmbase.items import TokenWindowItems, count_tokens, steps_for, validation_loss
+from lmbase.lineage import write_training
 from lmbase.open_data import open_data
 from lmbase.opt import TokenLM, load_opt, own_tokenizer
 from lmbase.tokenization import check_same_tokenizer, vocabulary_size
@@ -68,8 +70,9 @@ def main(config: Config) -> TrainingResult:
         valid = TokenWindowItems(data.split("valid"), processor.pad_token_id, config.context - 1)
         micro = config.micro_batch_size or config.batch_size
         evaluate = lambda model: validation_loss(model, valid, config.eval_windows, micro)  # noqa: E731
-    return train(
-        TokenLM(opt),
+    model = TokenLM(opt)
+    result = train(
+        model,
         len(items),
         items.batch,
         config,
@@ -79,6 +82,9 @@ def main(config: Config) -> TrainingResult:
         evaluate=evaluate,
         save_model=save,
     )
+    flops = FORWARD_AND_BACKWARD * model.flops(result.tokens, config.context)
+    write_training(config.output_dir, result.tokens, result.seconds, flops, [config.opt])
+    return result
 
 
 if __name__ == "__main__":

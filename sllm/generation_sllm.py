@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin
+from transformers import Cache, GenerationConfig, GenerationMixin
 from transformers.utils import ModelOutput
 
 from lmbase.collate import pad_sentences, pad_tokens
@@ -36,6 +36,7 @@ class SentenceGenerateOutput(ModelOutput):
         recut_share: share of the written sentences that cutting and tokenising their text again would change;
             None without a processor or without new sentences.
         texts: for each text the new part, decoded; None without a processor.
+        past_key_values: the trunk's cache as it was left; None if nothing had to be read.
     """
 
     sequences: Tensor | None = None
@@ -45,6 +46,7 @@ class SentenceGenerateOutput(ModelOutput):
     finish_reason: list[str] | None = None
     recut_share: float | None = None
     texts: list[str] | None = None
+    past_key_values: Cache | None = None
 
 
 @dataclass
@@ -119,10 +121,10 @@ class SentenceGenerationMixin(GenerationMixin):
         sentence_limit = 2**62 if max_new_sentences is None else max_new_sentences
         if streamer is not None:
             streamer.put(torch.tensor(texts[0].ids()))
-        _write(self, texts, sampler, limit, sentence_limit, config.min_new_tokens or 0, overflow, streamer)
+        state = _write(self, texts, sampler, limit, sentence_limit, config.min_new_tokens or 0, overflow, streamer)
         if streamer is not None:
             streamer.end()
-        return _output(self, texts)
+        return _output(self, texts, state)
 
 
 def _prompts(model: "SLLM", input_ids: Tensor | None, attention_mask: Tensor | None, text) -> list[_Text]:
@@ -168,8 +170,8 @@ def _write(
     min_new_tokens: int,
     overflow: str,
     streamer,
-) -> None:
-    """Write sentences until every text has a finish_reason."""
+) -> "ReadingState | None":
+    """Write sentences until every text has a finish_reason; returns what was read."""
     positions = model.config.trunk.max_position_embeddings
     _slide_or_stop(texts, positions, overflow)
     state = _read_all(model, texts) if _alive(texts) else None
@@ -199,6 +201,7 @@ def _write(
             keep = torch.tensor([not text.finish_reason for text in texts])[:, None]
             ids, mask = _at_least_one_column(ids, mask & keep, model.config.pad_token_id)
             model.read_sentence(ids.to(model.device), mask.to(model.device), state)
+    return state
 
 
 def _write_sentence(
@@ -281,7 +284,7 @@ def _finish(texts: list[_Text], reason: str) -> None:
         text.finish_reason = reason
 
 
-def _output(model: "SLLM", texts: list[_Text]) -> SentenceGenerateOutput:
+def _output(model: "SLLM", texts: list[_Text], state: "ReadingState | None") -> SentenceGenerateOutput:
     pad = model.config.pad_token_id
     prompt_width = max(t.num_prompt_tokens for t in texts)
     new_width = max(t.num_new_tokens for t in texts)
@@ -299,6 +302,7 @@ def _output(model: "SLLM", texts: list[_Text]) -> SentenceGenerateOutput:
         finish_reason=[t.finish_reason for t in texts],
         recut_share=_recut_share(model, texts) if has_processor else None,
         texts=[model.processor.decode(t.ids()[t.num_prompt_tokens :]) for t in texts] if has_processor else None,
+        past_key_values=state.past_key_values if state is not None else None,
     )
 
 

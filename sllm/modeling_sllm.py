@@ -17,6 +17,7 @@ from transformers import DynamicCache, OPTForCausalLM, OPTModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from lmbase.flops import attention_flops, linear_flops
 from lmbase.losses import token_nats, vocabulary_loss
 from lmbase.processing import ProcessorMixin
 from sentencevae.modeling_sentencevae import SentenceTargets, SentenceVAE, length_buckets, sentence_targets
@@ -229,6 +230,13 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
             per_sentence = F.pad(part, (0, t + 1 - part.shape[1]))  # (n,T+1)
             token = token.index_put((sentences.rows[index], sentences.places[index]), per_sentence)
         return TextNats(token, self._stop(states, sentence_mask, continues)[1])
+
+    def flops(self, num_tokens: int, num_sentences: int) -> float:
+        """Of a forward pass over so many tokens and sentences, by formula."""
+        config = self.config.trunk
+        attention = attention_flops(config.hidden_size, config.num_hidden_layers, self.config.max_sentences / 2)
+        trunk = linear_flops(self.trunk) + linear_flops(self.sentence_in) + attention
+        return self.autoencoder.flops(num_tokens, num_sentences) + num_sentences * trunk
 
     # -- the parts, in the order of a sample's way ---------------------------------------------------------------------
 

@@ -1,0 +1,42 @@
+# make demo          the whole story on a laptop: train, graft, finetune, compare; writes runs/demo/report.html
+# make test          the tests, with the versions that were tested (constraints.txt)
+# make check         ruff and mypy
+# make test-oldest   the tests with the oldest versions that are supported (constraints-oldest.txt)
+# make clean         remove what building and testing left behind; environments and runs stay
+#
+# Nothing has to be installed before but Python 3.11 or newer. ARGS="..." goes to the recipe or to pytest;
+# PYTHON=python3.12 chooses another interpreter for a new environment.
+
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
+THREADS := OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo test check test-oldest clean
+
+demo: .venv/.installed
+	.venv/bin/sllm demo $(ARGS)
+
+test: .venv/.installed
+	$(THREADS) .venv/bin/python -m pytest -q $(ARGS)
+
+check: .venv/.installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy .
+
+test-oldest: .venv-oldest/.installed
+	$(THREADS) .venv-oldest/bin/python -m pytest -q $(ARGS)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+.venv/.installed: constraints.txt
+.venv-oldest/.installed: constraints-oldest.txt
+
+# The stamp is newer than what decides about the environment, so that a second `make` starts at once.
+%/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; install it, or name one: make PYTHON=..." >&2; exit 1; }
+	test -x $*/bin/pip || $(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --constraint $(filter constraints%,$^) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,115 @@
+"""Causality audit: a likelihood is one only if no score can see the text that it scores, or any later text.
+
+A model is audited through a function that scores a text unit by unit (a unit is a sentence or a token). For each k the
+units from k on are replaced; every score of a unit before k must stay what it was: bit for bit where the replacement
+has as many tokens, within 1e-5 of its size where shapes differ.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Unit = TypeVar("Unit")
+TOLERANCE = 1e-5  # nats, relative to scores above 1
+CACHE_TOLERANCE = 1e-4  # the same between two orders of computing one score
+
+
+@dataclass
+class Scored:
+    """A text, scored."""
+
+    scores: list[Tensor]  # one tensor of nats per unit
+    states: Tensor | None = None  # (units + 1, D) states; state k scores unit k, and the last what follows the text
+
+
+@dataclass
+class AuditReport:
+    """What an audit found."""
+
+    num_checks: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def check(self, holds: bool, failure: str) -> None:
+        self.num_checks += 1
+        if not holds:
+            self.failures.append(failure)
+
+    def raise_if_failed(self, name: str) -> None:
+        """Raise ValueError naming the first pair (what was changed, which score moved)."""
+        if self.failures:
+            raise ValueError(
+                f"{name} fails the causality audit, so its likelihood would mean nothing. First of "
+                f"{len(self.failures)} findings in {self.num_checks} checks: {self.failures[0]}."
+            )
+
+
+def audit_changes(
+    score: Callable[[list[Unit]], Scored],
+    units: Sequence[Unit],
+    replace_same: Callable[[int], list[Unit]],
+    replace_other: Callable[[int], list[Unit]] | None,
+    unit: str,
+    report: AuditReport,
+) -> None:
+    """Replace units k.. of a text for every k, and compare all that must not move.
+
+    Args:
+        score: scores a text given as units.
+        replace_same: k -> the text with other units from k on, of as many tokens each.
+        replace_other: the same with other numbers of tokens; None where units are tokens.
+        unit: what a unit is called in findings.
+    """
+    before = score(list(units))
+    for k in range(len(units)):
+        _compare(before, score(replace_same(k)), k, True, unit, report)
+        if replace_other is not None:
+            _compare(before, score(replace_other(k)), k, False, unit, report)
+
+
+def _compare(before: Scored, after: Scored, k: int, exact: bool, unit: str, report: AuditReport) -> None:
+    for i in range(k):
+        report.check(
+            _unchanged(before.scores[i], after.scores[i], exact),
+            f"changing {unit} {k + 1} and what follows moved the score of {unit} {i + 1}",
+        )
+    if before.states is not None and after.states is not None:
+        for i in range(k + 1):
+            report.check(
+                _close_state(before.states[i], after.states[i], exact),
+                f"changing {unit} {k + 1} and what follows moved the state that scores {unit} {i + 1}",
+            )
+
+
+def _unchanged(a: Tensor, b: Tensor, exact: bool) -> bool:
+    if exact:
+        return torch.equal(a, b)
+    if a.shape != b.shape:
+        a, b = a[: min(len(a), len(b))], b[: min(len(a), len(b))]
+    return bool(((a - b).abs() <= TOLERANCE * a.abs().clamp(min=1.0)).all())
+
+
+def _close_state(a: Tensor, b: Tensor, exact: bool) -> bool:
+    return torch.equal(a, b) if exact else bool((a - b).norm() <= TOLERANCE * a.norm().clamp(min=1.0))
+
+
+def audit_tokens(score: Callable[[list[int]], Tensor], ids: list[int], vocab_size: int) -> AuditReport:
+    """Audit a token-level model.
+
+    Args:
+        score: ids (L,) -> nats of each token (L,).
+        ids: a text. vocab_size: replacements are drawn from the ids of the text, shifted within the vocabulary.
+    """
+    report = AuditReport()
+
+    def other(k: int) -> list[int]:
+        return ids[:k] + [4 + (i + 1 + place) % (vocab_size - 4) for place, i in enumerate(ids[k:])]
+
+    audit_changes(lambda text: Scored(list(score(text))), ids, other, None, "token", report)
+    return report

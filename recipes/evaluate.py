@@ -1,0 +1,133 @@
+"""Evaluate models side by side: exact causal likelihood, reconstruction, generation speed, cache size; one table.
+
+    sllm evaluate --model runs/opt_tiny runs/opt_tiny_tuned runs/vae_tiny runs/sllm_tiny --data runs/tiny/data
+    sllm evaluate --model zero_shot=facebook/opt-125m tuned=runs/opt125m_tuned runs/sllm_opt125m_h1 --data books/*.txt
+
+Every byte of every text is scored once, in windows that overlap by half, in fp32. Each model is audited first: one
+whose scores can see what they score gets no likelihood, and the recipe ends with the first finding. An SLLM has two
+rows: its full window, and equal context, where no prediction sees earlier text than the baseline's window does.
+`ratio` is bits per byte over the baseline's (below 1 is better), with a 95% interval over documents.
+
+--protocol paper scores as the published evaluation meant to: perplexity per own token, first sentence and stop flags
+left out. Such rows are not comparable with any others.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lmbase.config import option, run
+from lmbase.corpora import open_corpus
+from lmbase.metrics import Row, markdown_table, write_metrics
+from lmbase.open_data import is_prepared
+from lmbase.prepared import PreparedData
+from sentencevae import SentenceVAE
+from sllm.evaluation import audit, compare, evaluate_likelihood, evaluate_reconstruction, make_texts, paper_row
+from sllm.loading import LoadedModel, is_opt, load_model
+from sllm.speed import compare_generation
+
+
+@dataclass
+class Config:
+    model: list[str] = option([], "runs, folders or hub ids, each as PATH or NAME=PATH")
+    baseline: str | None = option(None, "name of the OPT to compare with; default: the last OPT in `model`")
+    data: str = option("stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files")
+    split: str = option("test", "train, valid or test")
+    text_field: str = option("text", "the field of a record that holds the text")
+    max_documents: int | None = option(None, "score the split's first documents only")
+    protocol: Literal["exact", "paper"] = option("exact", "paper: as the published evaluation meant to")
+    max_sentences: int = option(4096, "sentences that an autoencoder reconstructs, evenly spread")
+    speed: bool = option(True, "measure generation too")
+    prompt_tokens: int = option(128, "tokens of the prompt for that")
+    new_tokens: int = option(128, "tokens written for that")
+    rounds: int = option(5, "timed rounds, after a warm-up")
+    device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
+    seed: int = option(0, "of the bootstrap")
+    output_dir: str = option("runs/evaluate", "where metrics.json and table.md go")
+
+
+def read_texts(config: Config) -> tuple[list[str], str]:
+    """The texts of the split and the corpus's name."""
+    if is_prepared(config.data):
+        data = PreparedData.load(config.data)
+        split = data.split(config.split)
+        borders = split.sentence_tokens[split.document_sentences].tolist()
+        pairs = list(zip(borders[:-1], borders[1:], strict=True))[: config.max_documents]
+        return [data.processor.decode(split.tokens(a, b).tolist()) for a, b in pairs], data.name
+    corpus = open_corpus(config.data, config.text_field)
+    texts = []
+    for document in corpus.read(config.split):
+        if len(texts) == config.max_documents:
+            break
+        texts.append(document.text)
+    return texts, corpus.name
+
+
+def choose_baseline(models: list[LoadedModel], name: str | None) -> LoadedModel:
+    candidates = [m for m in models if is_opt(m) and name in (None, m.name)]
+    if not candidates:
+        wanted = f"named {name!r} " if name else ""
+        raise ValueError(
+            f"No OPT {wanted}among the models ({', '.join(m.name for m in models)}): the table needs a token-level "
+            "baseline, for its tokenizer and its window."
+        )
+    return candidates[-1]
+
+
+def main(config: Config) -> list[Row]:
+    if not config.model:
+        raise ValueError("Nothing to evaluate: give --model PATH [PATH ...].")
+    started = time.perf_counter()
+    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    models = [load_model(spec) for spec in config.model]
+    names = [m.name for m in models]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two models have the same name ({', '.join(names)}): write NAME=PATH.")
+    for loaded in models:
+        loaded.model.to(device)
+    baseline = choose_baseline(models, config.baseline)
+    texts, corpus = read_texts(config)
+    data = make_texts(texts, corpus, baseline)
+    language_models = [m for m in models if not isinstance(m.model, SentenceVAE)]
+    for loaded in language_models:
+        report = audit(loaded, data.texts)
+        report.raise_if_failed(loaded.name)
+        print(f"{loaded.name}: passed the causality audit ({report.num_checks} checks)")
+
+    rows: list[Row] = []
+    if config.protocol == "paper":
+        rows = [paper_row(loaded, data) for loaded in language_models]
+    else:
+        scored = {loaded.name: evaluate_likelihood(loaded, data) for loaded in language_models}
+        reference = scored[baseline.name][0][1]
+        for loaded in language_models:
+            for row, found in scored[loaded.name]:
+                if loaded is not baseline:
+                    compare(row, found, reference, baseline.name, config.seed)
+                rows.append(row)
+    rows += [evaluate_reconstruction(m, data, config.max_sentences) for m in models if isinstance(m.model, SentenceVAE)]
+    if config.speed and config.protocol == "exact":
+        text = max(data.texts[:100], key=len)
+        figures = compare_generation(language_models, text, config.prompt_tokens, config.new_tokens, config.rounds)
+        for row in rows:
+            if row.protocol == "full window":
+                own = figures[row.model]
+                row.tokens_per_second = own.pop("tokens_per_second")
+                row.seconds_to_first_sentence = own.pop("seconds_to_first_sentence")
+                row.kv_bytes_per_token = own.pop("kv_bytes_per_token")
+                row.extra |= own
+    table = markdown_table(rows)
+    print(table)
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(table + "\n", encoding="utf-8")
+    seconds = time.perf_counter() - started
+    write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
+    return rows
+
+
+if __name__ == "__main__":
+    run(Config, main)

@@ -1,0 +1,90 @@
+"""Cut a corpus into sentences and tokenise it, once: text -> memory-mapped Arrow files that every training reads.
+
+    sllm prepare                                                      # the embedded corpus, about 2 MB
+    sllm prepare --data my_text/ --output_dir runs/mine               # .txt .jsonl .json .csv .parquet, compressed too
+    sllm prepare --data 'books/*.jsonl.gz' --text_field body --tokenizer facebook/opt-125m
+    sllm prepare --data hub:wikitext:wikitext-103-raw-v1 --tokenizer bpe:16384 --rule sentence
+
+Files and folders named train, valid (validation, dev) and test make the splits; without such names documents are dealt
+out 98 / 1 / 1 by a hash of their names. Tokenizer and Punkt parameters are learned from the train split only. Nothing
+is cut off: a sentence of more than max_sentence_tokens becomes several. What cannot be read is named, counted and left
+out. The corpus may be larger than memory. An interrupted run goes on where it stopped when the same command is given
+again; the result is the same for any number of workers.
+
+output_dir then holds train/ valid/ test/ (Arrow), processor/ (tokenizer and rule), statistics.json and manifest.json
+(checksums). Give the folder to the other recipes as `--data`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmbase.checkpoint import MANIFEST
+from lmbase.config import differing_keys, option, run, save_config
+from lmbase.corpora import open_corpus
+from lmbase.open_data import make_processor
+from lmbase.prepared import PROCESSOR, PreparedData
+from lmbase.preparing import prepare
+from lmbase.processing import SentenceProcessor
+
+QUICK_BYTES = 200_000
+
+
+@dataclass
+class Config:
+    data: str | list[str] = option("stdlib", "stdlib, hub:NAME[:CONFIG], or files, folders and patterns")
+    text_field: str = option("text", "the field or column that holds the text")
+    tokenizer: str = option("bpe:8192", "hub id, folder, bpe:N (trained on the train split) or bytes")
+    rule: str = option("auto", "how sentences are cut: punctuation, sentence, line or auto (per document)")
+    max_sentence_tokens: int = option(64, "tokens per sentence, at most; longer ones become several")
+    output_dir: str = option("runs/prepare", "where the data go; the same command again continues it", may_differ=True)
+    num_workers: int | None = option(None, "processes that tokenise; default: one per CPU", may_differ=True)
+    seed: int = option(0, "has no effect: nothing here is random", may_differ=True)
+    quick: bool = option(False, f"only the first {QUICK_BYTES:,} bytes or so of each split, to try a command out")
+
+
+def main(config: Config) -> PreparedData:
+    folder = Path(config.output_dir)
+    saved_config = folder / "config.yaml"
+    differing = differing_keys(config, saved_config) if saved_config.is_file() else []
+    if differing:
+        raise ValueError(
+            f"{config.output_dir!r} was prepared with another configuration ({'; '.join(differing)}). "
+            "Choose another output_dir, or delete the folder."
+        )
+    if (folder / MANIFEST).is_file():
+        print(f"{config.output_dir} is already prepared.")
+    corpus = open_corpus(config.data, config.text_field, max_bytes=QUICK_BYTES if config.quick else None)
+    if (folder / PROCESSOR).is_dir():  # an interrupted run had learned it already
+        processor = SentenceProcessor.from_pretrained(folder / PROCESSOR)
+    else:
+        processor = make_processor(corpus, config.tokenizer, config.rule, config.max_sentence_tokens)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, saved_config)
+    data = prepare(corpus, processor, folder, num_workers=config.num_workers)
+    print(describe(data))
+    return data
+
+
+def describe(data: PreparedData) -> str:
+    """What is in prepared data, as lines of text."""
+    lines = [f"{data.folder}: {data.name} (SHA-256 {data.hash[:8]})"]
+    for split, counts in data.statistics.items():
+        if not counts["documents"]:
+            lines.append(f"  {split}: no text")
+        else:
+            mean = counts["tokens"] / counts["sentences"]
+            ratio = counts["piecewise_to_whole_tokens"]
+            rules = ", ".join(f"{rule} {number}" for rule, number in counts["rules"].items())
+            lines.append(
+                f"  {split}: {counts['documents']:,} documents, {counts['bytes']:,} bytes, "
+                f"{counts['sentences']:,} sentences, {counts['tokens']:,} tokens ({mean:.1f} per sentence, "
+                f"{ratio:.3f} times those of whole documents; {rules})"
+            )
+        for reason, entry in counts["skipped"].items():
+            more = " ..." if entry["count"] > 3 else ""
+            lines.append(f"  {split}: left out {entry['count']} x {reason}: {', '.join(entry['names'][:3])}{more}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(Config, main)

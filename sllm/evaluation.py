@@ -1,0 +1,187 @@
+"""From models and texts to rows of a table: likelihood, reconstruction, and the audit that comes before."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import OPTForCausalLM
+
+from lmbase.audit import AuditReport, audit_tokens
+from lmbase.collate import pad_tokens
+from lmbase.metrics import Row, bits_per_byte, paired_bootstrap, perplexity
+from lmbase.opt import DocumentNats, TokenLM, encode_text, score_tokens
+from lmbase.windows import Window, sentence_windows, windows
+from sentencevae import SentenceVAE
+from sllm.audit import audit_sentences
+from sllm.loading import LoadedModel
+from sllm.modeling_sllm import SLLM
+from sllm.scoring import score_sentences
+
+AUDIT_SENTENCES = 12
+AUDIT_TOKENS = 48
+
+
+@dataclass
+class Texts:
+    """What is scored, and what the baseline makes of it."""
+
+    texts: list[str]
+    corpus: str
+    num_baseline_tokens: int  # of all texts, under the baseline's tokenizer
+    baseline: LoadedModel
+    baseline_window: int  # tokens that the baseline sees at most
+
+
+def make_texts(texts: Sequence[str], corpus: str, baseline: LoadedModel) -> Texts:
+    """Texts for `evaluate_likelihood`; empty ones are left out."""
+    kept = [text for text in texts if text]
+    if not kept:
+        raise ValueError("There is no text to evaluate on: the split is empty.")
+    tokens = sum(len(encode_text(baseline.tokenizer, text)) for text in kept)
+    return Texts(kept, corpus, tokens, baseline, opt_window(baseline.model))
+
+
+def opt_window(opt: OPTForCausalLM) -> int:
+    """Tokens of a window: what it was trained on here, else all its positions; one is the opening </s>'s."""
+    return getattr(opt.config, "training_context", opt.config.max_position_embeddings) - 1
+
+
+def audit(loaded: LoadedModel, texts: Sequence[str]) -> AuditReport:
+    """The causality audit on the opening of the first text that is long enough."""
+    text = max(texts[:20], key=lambda t: min(len(t), 4000))[:4000]
+    if isinstance(loaded.model, SLLM):
+        return audit_sentences(loaded.model, loaded.model.processor.encode(text).sentences()[:AUDIT_SENTENCES])
+    ids = encode_text(loaded.tokenizer, text)[:AUDIT_TOKENS]
+    model = TokenLM(loaded.model).eval()
+
+    @torch.no_grad()
+    def score(tokens: list[int]) -> torch.Tensor:
+        input_ids, mask = (t.to(loaded.model.device) for t in pad_tokens([tokens], loaded.model.config.pad_token_id))
+        return model.nats(input_ids, mask, torch.zeros(1, dtype=torch.bool, device=input_ids.device))[0, :-1]
+
+    return audit_tokens(score, ids, len(loaded.tokenizer))
+
+
+def evaluate_likelihood(loaded: LoadedModel, data: Texts) -> list[tuple[Row, list[DocumentNats]]]:
+    """One row per way of cutting windows: `full window`, and for an SLLM also `equal context`."""
+    if isinstance(loaded.model, OPTForCausalLM):
+        found = score_tokens(loaded.model, loaded.tokenizer, data.texts, window=opt_window(loaded.model))
+        return [(_likelihood_row(loaded, data, "full window", found), found)]
+    model = loaded.model
+    assert isinstance(model, SLLM)
+    encoded = model.processor.encode_batch(data.texts)
+    documents = [e.sentences() for e in encoded]
+    sizes = [sum(e.sentence_bytes) for e in encoded]
+
+    def equal_context(before: list[int]) -> list[Window]:
+        return sentence_windows(before, windows(before[-1], data.baseline_window), model.config.max_sentences)
+
+    rows = []
+    for protocol, plan in (("full window", None), ("equal context", equal_context)):
+        found = score_sentences(model, documents, sizes, plan=plan)
+        rows.append((_likelihood_row(loaded, data, protocol, found), found))
+    return rows
+
+
+def _likelihood_row(loaded: LoadedModel, data: Texts, protocol: str, found: list[DocumentNats]) -> Row:
+    nats, size = sum(d.nats for d in found), sum(d.num_bytes for d in found)
+    training = loaded.training
+    extra = {}
+    if training:
+        extra = {"training_flops": training.total_flops, "training_seconds": training.total_seconds}
+    return Row(
+        model=loaded.name,
+        data=data.corpus,
+        protocol=protocol,
+        dtype="fp32",
+        device=str(loaded.model.device),
+        parameters=loaded.num_parameters,
+        training_tokens=training.total_tokens if training else None,
+        bits_per_byte=bits_per_byte(nats, size),
+        nats=nats,
+        bytes=size,
+        tokens=data.num_baseline_tokens,
+        ppl_per_baseline_token=perplexity(nats, data.num_baseline_tokens),
+        stop_nats=sum(sum(d.stop) for d in found) if isinstance(loaded.model, SLLM) else None,
+        extra=extra,
+    )
+
+
+def compare(row: Row, found: list[DocumentNats], baseline: list[DocumentNats], name: str, seed: int) -> None:
+    """Add the ratio of bits per byte to a baseline's and its 95% interval over documents to `row`."""
+    if len(found) < 2:
+        return
+    ratio, low, high = paired_bootstrap(
+        [d.nats for d in found],
+        [d.num_bytes for d in found],
+        [d.nats for d in baseline],
+        [d.num_bytes for d in baseline],
+        seed=seed,
+    )
+    row.extra |= {"compared_with": name, "ratio": ratio, "ratio_low": low, "ratio_high": high}
+
+
+def paper_row(loaded: LoadedModel, data: Texts) -> Row:
+    """The figure that the published evaluation meant to give: perplexity per own token and end mark, the first sentence
+    and the stop flags left out. Not comparable with any other protocol, nor between tokenizers."""
+    if isinstance(loaded.model, OPTForCausalLM):
+        found = score_tokens(loaded.model, loaded.tokenizer, data.texts, window=opt_window(loaded.model))
+        nats = sum(d.nats for d in found)
+        targets = sum(len(d.token) for d in found)
+    else:
+        model = loaded.model
+        assert isinstance(model, SLLM)
+        documents = [e.sentences() for e in model.processor.encode_batch(data.texts)]
+        found = score_sentences(model, documents, [0] * len(documents))
+        nats = sum(sum(d.token[1:]) for d in found)
+        cap = model.config.max_sentence_tokens
+        targets = sum(min(len(s) + 1, cap) for sentences in documents for s in sentences[1:])
+    return Row(
+        model=loaded.name,
+        data=data.corpus,
+        protocol="paper",
+        dtype="fp32",
+        device=str(loaded.model.device),
+        parameters=loaded.num_parameters,
+        training_tokens=loaded.training.total_tokens if loaded.training else None,
+        extra={"ppl": perplexity(nats, targets)},
+    )
+
+
+@torch.no_grad()
+def evaluate_reconstruction(loaded: LoadedModel, data: Texts, max_sentences: int, batch_size: int = 256) -> Row:
+    """Free-running greedy reconstruction beside the teacher-forced perplexity (T tokens and the end mark)."""
+    model = loaded.model
+    assert isinstance(model, SentenceVAE)
+    rows = [ids for e in model.processor.encode_batch(data.texts) for ids in e.sentences()]
+    step = max(1, len(rows) // max_sentences)
+    rows = rows[::step][:max_sentences]
+    written = model.reconstruct_ids(rows, batch_size)
+    exact = sum(a == b for a, b in zip(rows, written, strict=True))
+    same = sum(sum(x == y for x, y in zip(a, b, strict=False)) for a, b in zip(rows, written, strict=True))
+    longer = sum(max(len(a), len(b)) for a, b in zip(rows, written, strict=True))
+    nats = targets = 0.0
+    for start in range(0, len(rows), batch_size):
+        ids, mask = pad_tokens(rows[start : start + batch_size], model.config.pad_token_id)
+        output = model(ids.to(model.device), mask.to(model.device))
+        nats += float(output.losses["token"])
+        targets += float(model.loss_counts(ids, mask)["token"])
+    extra: dict = {"ppl": math.exp(nats / targets), "sentences": len(rows)}
+    if model.config.latent == "gaussian":
+        ids, mask = pad_tokens(rows[:2048], model.config.pad_token_id)
+        means = model.encode(ids.to(model.device), mask.to(model.device))
+        # Active units (Burda et al., arXiv 1509.00519): dimensions whose mean moves with the sentence.
+        extra["active_units"] = int((means.var(0) > 0.01).sum())
+    return Row(
+        model=loaded.name,
+        data=data.corpus,
+        protocol="reconstruction",
+        dtype="fp32",
+        device=str(model.device),
+        parameters=loaded.num_parameters,
+        training_tokens=loaded.training.total_tokens if loaded.training else None,
+        reconstruction_exact_match=exact / len(rows),
+        reconstruction_token_accuracy=same / longer,
+        extra=extra,
+    )

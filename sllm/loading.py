@@ -1,0 +1,61 @@
+"""Loading whatever a recipe's `model` names: a run, a folder or a hub id, of any kind that this toolkit has."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig, OPTForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from lmbase.folders import model_folder
+from lmbase.lineage import Training, read_training
+from lmbase.opt import load_opt
+from lmbase.tokenization import load_tokenizer
+from sentencevae import SentenceVAE
+from sllm.modeling_sllm import SLLM
+
+
+@dataclass
+class LoadedModel:
+    """A model with its name in tables, its tokenizer and, where it is known, what its training cost."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    training: Training | None
+
+    @property
+    def num_parameters(self) -> int:
+        """Shared tables count once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def load_model(spec: str) -> LoadedModel:
+    """Load `spec`, or `name=spec` to choose the name in tables.
+
+    Raises:
+        ValueError: nothing there, an unfinished run, or a kind of model that is not known.
+    """
+    name, equals, source = spec.partition("=")
+    if not equals:
+        name, source = Path(spec).name, spec
+    folder = model_folder(source)
+    try:
+        kind = AutoConfig.from_pretrained(folder).model_type
+    except OSError as error:
+        raise ValueError(f"No model at {source!r}: it is no folder here, and no hub answered for it. {error}") from error
+    tokenizer = load_tokenizer(folder)
+    model: PreTrainedModel
+    if kind == "opt":
+        model = load_opt(source)
+        if len(tokenizer) > model.config.vocab_size:
+            raise ValueError(f"The tokenizer in {source!r} has {len(tokenizer)} ids, its model {model.config.vocab_size}.")
+    elif kind == "sllm":
+        model = SLLM.from_pretrained(folder)
+    elif kind == "sentence_vae":
+        model = SentenceVAE.from_pretrained(folder)
+    else:
+        raise ValueError(f"{source!r} is a model of type {kind!r}; known are opt, sllm and sentence_vae.")
+    return LoadedModel(name, model.eval(), tokenizer, read_training(source))
+
+
+def is_opt(loaded: LoadedModel) -> bool:
+    return isinstance(loaded.model, OPTForCausalLM)

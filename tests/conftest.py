@@ -1,0 +1,31 @@
+"""Fixtures that several test files share: tiny random models, read-only."""
+
+import pytest
+import torch
+from hypothesis import settings
+from tiny import SLLMS, make_opt, make_processor, make_vae
+
+torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+settings.register_profile("default", deadline=None)  # the first example of a test pays for caches
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def processor():
+    return make_processor()
+
+
+@pytest.fixture(scope="session")
+def vae():
+    return make_vae()
+
+
+@pytest.fixture(scope="session")
+def opt():
+    return make_opt()
+
+
+@pytest.fixture(scope="session", params=sorted(SLLMS))
+def sllm(request):
+    """The published decoder (one trunk state), and one that attends to three states and the previous sentence."""
+    return SLLMS[request.param]()

@@ -1,0 +1,154 @@
+"""The command `sllm`: what it lists, what it says to mistakes, that it is quick, and that the wheel carries it."""
+
+import ast
+import dataclasses
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import typing
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lmbase.config import load_config
+from sllm.recipes import cli
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+
+
+def config_class(name):
+    recipe = importlib.import_module(f"sllm.recipes.{name}")
+    return next(iter(typing.get_type_hints(recipe.main).values()))
+
+
+@pytest.fixture
+def toy_recipe(tmp_path, monkeypatch):
+    """A folder of recipes with one recipe and one configuration, in place of ours."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "toy_large.yaml").write_text("# sllm count-words toy_large\nwords: [a, b, c]\n")
+    (tmp_path / "count_words.py").write_text(
+        '"""Count words.\n\nAt length."""\n'
+        "from dataclasses import dataclass\n"
+        "from lmbase.config import option\n"
+        "@dataclass\n"
+        "class Config:\n"
+        "    words: list[str] = option([], 'what to count')\n"
+        "def main(config: Config) -> None:\n"
+        "    if 'bad' in config.words:\n"
+        "        raise ValueError('a bad word')\n"
+        "    print('counted', len(config.words))\n"
+    )
+    monkeypatch.setattr(cli, "FOLDER", tmp_path)
+    monkeypatch.setattr(cli, "__package__", "toy_recipes")
+    package = type(sys)("toy_recipes")
+    package.__path__ = [str(tmp_path)]
+    monkeypatch.setitem(sys.modules, "toy_recipes", package)
+    yield
+    sys.modules.pop("toy_recipes.count_words", None)
+
+
+@pytest.mark.usefixtures("toy_recipe")
+class TestToyRecipe:
+    def test_list_shows_recipes_and_configurations(self, capsys):
+        cli.main(["list"])
+        text = capsys.readouterr().out
+        assert re.search(r"count-words +Count words\.\n", text)
+        assert re.search(r"toy_large +sllm count-words toy_large\n", text)
+
+    @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+    def test_help_shows_usage_and_recipes(self, capsys, words):
+        cli.main(words)
+        text = capsys.readouterr().out
+        assert "sllm RECIPE [CONFIG] [--key value ...]" in text
+        assert "count-words" in text
+
+    @pytest.mark.parametrize("name", ["count-words", "count_words"])
+    def test_a_recipe_runs_with_shipped_configuration_and_keys(self, capsys, name):
+        cli.main([name, "toy_large"])
+        cli.main([name, "toy-large", "--words", "a"])
+        assert capsys.readouterr().out == "counted 3\ncounted 1\n"
+
+    def test_a_recipe_s_help_is_its_docstring_and_keys(self, capsys):
+        with pytest.raises(SystemExit) as leave:
+            cli.main(["count-words", "--help"])
+        assert leave.value.code == 0
+        text = capsys.readouterr().out
+        assert text.startswith("Count words.\n\nAt length.")
+        assert "usage: sllm count-words [CONFIG]" in text
+        assert "what to count" in text
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["count-wrods"], "'count-wrods' is not a recipe; did you mean count-words?"),
+            (["xyz"], "known are count-words"),
+            (["count-words", "--wrods", "a"], "unknown key; did you mean words?"),
+            (["count-words", "toy_lagre"], "did you mean toy_large?"),
+            (["count-words", "--words", "bad"], "error: a bad word"),
+        ],
+    )
+    def test_mistakes_end_with_status_2_and_a_hint(self, capsys, words, message):
+        with pytest.raises(SystemExit) as leave:
+            cli.main(words)
+        assert leave.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_help_and_list_load_neither_torch_nor_a_recipe():
+    code = (
+        f"import runpy, sys; module = runpy.run_path({str(ROOT / 'recipes' / 'cli.py')!r}, run_name='cli')\n"
+        "module['main'](['--help']); module['main'](['list'])\n"
+        "assert not {'torch', 'transformers', 'pydantic'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("name", cli.recipes())
+def test_every_recipe_explains_itself(name):
+    source = (ROOT / "recipes" / f"{name}.py").read_text(encoding="utf-8")
+    assert len(cli._first_line(ROOT / "recipes" / f"{name}.py")) > 10
+    functions = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    assert "main" in functions
+    keys = dataclasses.fields(config_class(name))
+    assert all(field.metadata.get("help") for field in keys)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_opens_with_its_command_and_is_valid(path):
+    command = re.search(r"sllm ([a-z-]+) (\w+)", path.read_text(encoding="utf-8").partition("\n")[0])
+    assert command, "the first line must be a comment with the exact command"
+    assert command[2] == path.stem
+    load_config(config_class(command[1].replace("-", "_")), [str(path)])
+
+
+def test_the_wheel_works_outside_the_clone(tmp_path):
+    """Built from a copy, unpacked into an empty folder: recipes and their YAML files are in it and can be listed."""
+    source, unpacked = tmp_path / "source", tmp_path / "unpacked"
+    source.mkdir()
+    for name in ("lmbase", "sentencevae", "sllm", "multitoken", "recipes"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source / name)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*build, str(source)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(unpacked)
+    names = {path.relative_to(unpacked).parts[0] for path in unpacked.rglob("*.py")}
+    assert names == {path.name for path in source.iterdir() if path.is_dir() and (path / "__init__.py").exists()} - {
+        "recipes"
+    }
+    code = "import sllm.recipes.cli as cli; print(cli.__file__); cli.main(['list'])"
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.stdout.startswith(str(unpacked / "sllm" / "recipes" / "cli.py"))
+    assert all(path.stem in done.stdout for path in CONFIGS)
