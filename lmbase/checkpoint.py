@@ -14,16 +14,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 MANIFEST = "manifest.json"
 
 
-def write_folder(target: Path, write: Callable[[Path], None]) -> None:
+def write_folder(target: Path, write: Callable[[Path], object]) -> None:
     """Make the folder `target` from what `write(folder)` puts into an empty folder; replaces an older `target`.
 
     Until the last moment `target` stays as it was; whatever goes wrong, no half-written folder is left under its name.
+
+    Raises:
+        OSError: the disk is full, the folder may not be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
@@ -43,6 +47,11 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         else:
             beside.rename(target)
         _sync(target.parent)
+    except SafetensorError as error:  # a full disk reads like any other fault there
+        number = re.search(r"os error (\d+)", str(error))
+        if number:
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from error
+        raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

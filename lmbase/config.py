@@ -146,7 +146,10 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     try:
         configs = Path(inspect.getfile(cls)).parent / "configs"
-        main(load_config(cls, sys.argv[1:] if argv is None else argv, configs))
+        config = load_config(cls, sys.argv[1:] if argv is None else argv, configs)
+        if "transformers" in sys.modules:  # its bars for loading one small file would hide what a recipe says
+            sys.modules["transformers"].utils.logging.disable_progress_bar()
+        main(config)
     except BrokenPipeError:  # whoever read the output has gone: `sllm list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None

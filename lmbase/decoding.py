@@ -45,7 +45,8 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
     unknown = [name for name in kwargs if name not in UNDERSTOOD]
     if unknown:
         raise ValueError(f"generate() does not know {', '.join(unknown)}; it understands {', '.join(sorted(UNDERSTOOD))}.")
-    config.update(**kwargs)
+    for name, value in kwargs.items():  # not config.update, which refuses max_new_tokens=0
+        setattr(config, name, value)
     for name, neutral in REFUSED.items():
         if getattr(config, name, None) not in (None, neutral):
             raise ValueError(f"{name}={getattr(config, name)} is not supported: only greedy decoding and sampling are.")

@@ -34,7 +34,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         need_hidden, need_table = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(states) if need_hidden else None
         grad_table = torch.zeros_like(table) if need_table else None
-        loss = nats = hidden.new_zeros((), dtype=torch.float32)
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        nats = loss.clone()  # two outputs of a Function must be two tensors
         correct = torch.zeros((), dtype=torch.long, device=hidden.device)
         for start in range(0, len(targets), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
@@ -48,7 +49,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if need_hidden or need_table:
                 factor = (1 - p) ** gamma
                 if gamma:
-                    factor = factor + gamma * (1 - p) ** (gamma - 1) * p * row_nats
+                    # the clamp: where p rounds to 1, the product is 0 although (1 - p) ** (gamma - 1) has a pole
+                    power = (1 - p).clamp(min=torch.finfo(p.dtype).tiny) ** (gamma - 1)
+                    factor = factor + gamma * power * p * row_nats
                 probs.exp_()
                 probs.scatter_add_(-1, target, -torch.ones_like(p))
                 grad_logits = (probs * factor).to(dtype)  # (M', V)

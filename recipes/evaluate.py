@@ -12,6 +12,7 @@ rows: its full window, and equal context, where no prediction sees earlier text 
 left out. Such rows are not comparable with any others.
 """
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,13 @@ import torch
 
 from lmbase.config import option, run
 from lmbase.corpora import open_corpus
-from lmbase.metrics import Row, markdown_table, write_metrics
+from lmbase.metrics import Row, markdown_table, write_metrics, write_text
 from lmbase.open_data import is_prepared
 from lmbase.prepared import PreparedData
 from sentencevae import SentenceVAE
 from sllm.evaluation import audit, compare, evaluate_likelihood, evaluate_reconstruction, make_texts, paper_row
 from sllm.loading import LoadedModel, is_opt, load_model
+from sllm.samples import show_samples
 from sllm.speed import compare_generation
 
 
@@ -44,9 +46,17 @@ class Config:
     prompt_tokens: int = option(128, "tokens of the prompt for that")
     new_tokens: int = option(128, "tokens written for that")
     rounds: int = option(5, "timed rounds, after a warm-up")
+    samples: int = option(3, "texts to show: continuations, and an autoencoder's reconstructions (samples.json)")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     seed: int = option(0, "of the bootstrap")
     output_dir: str = option("runs/evaluate", "where metrics.json and table.md go")
+
+
+# What the screen shows; table.md and metrics.json have every column.
+SHOWN = [
+    "model", "protocol", "parameters", "training_tokens", "bits_per_byte", "ratio", "ratio_low", "ratio_high",
+    "ppl_per_baseline_token", "reconstruction_exact_match", "ppl", "tokens_per_second", "kv_bytes_per_token",
+]  # fmt: skip
 
 
 def read_texts(config: Config) -> tuple[list[str], str]:
@@ -120,9 +130,11 @@ def main(config: Config) -> list[Row]:
                 row.kv_bytes_per_token = own.pop("kv_bytes_per_token")
                 row.extra |= own
     table = markdown_table(rows)
-    print(table)
+    print(markdown_table(rows, SHOWN))
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    samples = show_samples(models, data.texts[: config.samples], config.prompt_tokens // 4, config.new_tokens // 2)
+    write_text(folder / "samples.json", json.dumps(samples, indent=2, ensure_ascii=False) + "\n")
     (folder / "table.md").write_text(table + "\n", encoding="utf-8")
     seconds = time.perf_counter() - started
     write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)

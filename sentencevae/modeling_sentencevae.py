@@ -311,8 +311,7 @@ def length_buckets(lengths: Tensor, rows_per_bucket: int = 64) -> Iterator[tuple
     order = lengths.argsort(stable=True)
     num_buckets = max(1, min(8, len(order) // rows_per_bucket))
     for index in order.tensor_split(num_buckets):
-        if len(index):
-            yield index, int(lengths[index[-1]])
+        yield index, int(lengths[index[-1]]) if len(index) else 0  # without sentences one empty group
 
 
 class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):

@@ -243,9 +243,6 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
     def _read(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> Sentences:
         rows, places = sentence_mask.nonzero(as_tuple=True)  # (N,)
         ids, mask = input_ids[rows, places], attention_mask[rows, places]  # (N,T)
-        if len(rows) == 0:
-            empty = ids.new_zeros(0, self.config.hidden_size, dtype=self.start_state.dtype)
-            return Sentences(rows, places, ids, mask, empty, empty[:, None].expand(0, ids.shape[1], -1))
         embeds, token_states = self.autoencoder.encode_states(ids, mask)
         return Sentences(rows, places, ids, mask, embeds, token_states)
 

@@ -32,7 +32,7 @@ def climbing_imports(package: str, source: str) -> list[str]:
     """Imports of ours that `package` may not have."""
     climbing = []
     for name in imported_names(source):
-        top = "recipes" if name.startswith("sllm.recipes") else name.partition(".")[0]
+        top = "recipes" if name.startswith("sllm_recipes") else name.partition(".")[0]
         if top in {*BELOW, "tests", "data"} - BELOW[package] - {package}:
             climbing.append(name)
     return climbing
@@ -51,8 +51,8 @@ def test_imports_go_down(path):
         ("lmbase", "def f():\n    from sentencevae.modeling_sentencevae import SentenceVAE"),
         ("sentencevae", "from sllm import SLLM"),
         ("multitoken", "import sentencevae as s"),
-        ("sllm", "from sllm.recipes import demo"),
-        ("sllm", "import sllm.recipes.demo"),
+        ("sllm", "from sllm_recipes import demo"),
+        ("sllm", "import sllm_recipes.demo"),
         ("recipes", "from tests import helpers"),
     ],
 )

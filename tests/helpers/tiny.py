@@ -20,13 +20,15 @@ def make_processor(rule: str = "punctuation", cap: int = CAP, tokenizer: str = "
 
 
 def randomise(model: torch.nn.Module, seed: int = 0, std: float = 0.2) -> None:
-    """Draw all weights anew, norms around 1; position gates keep their signs."""
+    """Draw all weights anew: norms around 1, the end mark's row large enough to end many sentences, gates as they are."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "gates" not in name:
                 offset = float("norm" in name and name.endswith("weight"))
                 weight.copy_(offset + std * torch.randn(weight.shape, generator=generator))
+            if "embed_tokens" in name:
+                weight[2] *= 4
 
 
 def make_vae(seed: int = 0, processor: bool = True, **options) -> SentenceVAE:

@@ -8,6 +8,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ def weight_size(model: nn.Module) -> dict[str, float]:
 
 
 def _distributed(folder: Path) -> None:
-    common = dict(micro_batch_size=2, ema_decay=0.9, evaluate=weight_size)
+    common: dict[str, Any] = dict(micro_batch_size=2, ema_decay=0.9, evaluate=weight_size)
     toy_train(folder / "ddp", **common)
     toy_train(folder / "fsdp", strategy="fsdp", **common)
     try:

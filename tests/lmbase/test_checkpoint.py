@@ -1,9 +1,11 @@
 """A folder is whole or absent; damage is found and named; training state goes through safetensors unchanged."""
 
+import errno
 import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from lmbase.checkpoint import (
@@ -50,9 +52,19 @@ def test_a_failed_write_leaves_the_old_folder_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_full_disk_is_an_os_error_whoever_notices_it(tmp_path):
+    def fail(folder):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match="No space left") as error:
+        write_folder(tmp_path / "model", fail)
+    assert error.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     write_folder(tmp_path / "model", put("old"))
-    write_folder(tmp_path / "model", lambda folder: (folder / "c.txt").write_text("new") and None)
+    write_folder(tmp_path / "model", lambda folder: (folder / "c.txt").write_text("new"))
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["c.txt", "manifest.json"]
 
 

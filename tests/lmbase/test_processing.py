@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import make_processor
+from tokenizers import models
 from tokenizers import processors as post_processors
 
 from lmbase.processing import FILE_NAME, SentenceProcessor
@@ -106,6 +107,17 @@ def test_auto_judges_an_open_end_by_the_whole_text():
 def test_lone_surrogate_is_refused_with_its_offset(processor, text):
     with pytest.raises(ValueError, match="at character 3"):
         processor.encode(text)
+
+
+def test_tokens_that_all_straddle_characters_are_still_capped():
+    """A merge of the last and the first byte of 你 leaves no token after the first that opens a character."""
+    tokenizer = load_tokenizer("bytes")
+    first, _, last = tokenizer.tokenize("你")
+    vocabulary = tokenizer.get_vocab() | {last + first: 260}
+    tokenizer.backend_tokenizer.model = models.BPE(vocab=vocabulary, merges=[(last, first)])
+    encoded = SentenceProcessor(tokenizer, "punctuation", 4).encode("你" * 10)
+    assert max(encoded.sentence_lengths) == 4
+    assert tokenizer.decode(encoded.input_ids) == "你" * 10
 
 
 def test_a_megabyte_without_punctuation_is_cut(processor):

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from lmbase.config import load_config
-from sllm.recipes import cli
+from sllm_recipes import cli
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 
 
 def config_class(name):
-    recipe = importlib.import_module(f"sllm.recipes.{name}")
+    recipe = importlib.import_module(f"sllm_recipes.{name}")
     return next(iter(typing.get_type_hints(recipe.main).values()))
 
 
@@ -145,7 +145,7 @@ def test_the_wheel_works_outside_the_clone(tmp_path):
     assert names == {path.name for path in source.iterdir() if path.is_dir() and (path / "__init__.py").exists()} - {
         "recipes"
     }
-    code = "import sllm.recipes.cli as cli; print(cli.__file__); cli.main(['list'])"
+    code = "import sllm_recipes.cli as cli; print(cli.__file__); cli.main(['list'])"
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path, env=environment

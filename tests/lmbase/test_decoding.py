@@ -1,0 +1,77 @@
+"""Settings of a generate call, and how a token is chosen."""
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from lmbase.decoding import Sampler, merge_generation_config
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, -9.0]])
+
+
+def sampler(seed=0, **settings):
+    return Sampler(GenerationConfig(**settings), "cpu", seed)
+
+
+def test_keywords_over_given_over_own():
+    base = GenerationConfig(max_new_tokens=1, top_k=3, temperature=0.5)
+    config = merge_generation_config(base, None, {"max_new_tokens": 2})
+    assert (config.max_new_tokens, config.top_k, config.temperature) == (2, 3, 0.5)
+    config = merge_generation_config(base, GenerationConfig(max_new_tokens=7, top_p=0.9), {"top_p": 0.8})
+    assert (config.max_new_tokens, config.top_k, config.top_p) == (7, None, 0.8)
+    assert base.max_new_tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_beams": 4}, "num_beams"),
+        ({"repetition_penalty": 1.2}, "repetition_penalty"),
+        ({"max_new_tokens": -1}, "must not be negative"),
+        ({"do_sample": True, "temperature": 0.0}, "temperature=0.0"),
+        ({"max_length": 20}, "max_length"),
+        ({"max_new_token": 3}, "max_new_token"),
+    ],
+)
+def test_what_is_not_supported_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        merge_generation_config(GenerationConfig(), None, settings)
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 4}, {"max_length": 20}])
+def test_unsupported_fields_of_a_given_configuration_are_refused(settings):
+    with pytest.raises(ValueError, match="not supported"):
+        merge_generation_config(GenerationConfig(), GenerationConfig(**settings), {})
+
+
+def test_greedy_takes_the_most_probable():
+    assert sampler()(LOGITS).tolist() == [0, 2]
+    assert sampler().yes(torch.tensor([-0.1, 0.1])).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, LOGITS.softmax(-1)),
+        ({"temperature": 0.5}, (LOGITS / 0.5).softmax(-1)),
+        ({"top_k": 1}, torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0]])),
+        ({"top_p": 0.5}, torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0]])),
+    ],
+)
+def test_draws_follow_the_warped_distribution(settings, expected):
+    draw = sampler(do_sample=True, **settings)
+    torch.testing.assert_close(draw.probs(LOGITS), expected)
+    draws = draw(LOGITS.repeat(5000, 1)).view(-1, 2)
+    counts = torch.stack([draws[:, b].bincount(minlength=4) for b in range(2)]) / len(draws)
+    torch.testing.assert_close(counts, expected, atol=0.03, rtol=0)
+
+
+def test_yes_is_drawn_with_its_probability():
+    yes = sampler(do_sample=True).yes(torch.tensor([-1.0, 2.0]).repeat(5000, 1)).float().mean(0)
+    torch.testing.assert_close(yes, torch.tensor([-1.0, 2.0]).sigmoid(), atol=0.03, rtol=0)
+
+
+def test_a_seed_repeats_draws():
+    logits = LOGITS.repeat(20, 1)
+    first, again, other = (sampler(seed, do_sample=True)(logits).tolist() for seed in (0, 0, 1))
+    assert first == again != other
