@@ -60,8 +60,15 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
 class Sampler:
     """Chooses one token per row: the most probable, or a draw from the warped distribution."""
 
-    def __init__(self, config: GenerationConfig, device: torch.device | str, seed: int | None = None):
+    def __init__(
+        self,
+        config: GenerationConfig,
+        device: torch.device | str,
+        seed: int | None = None,
+        processors: LogitsProcessorList | None = None,
+    ):
         self.greedy = not config.do_sample
+        self.processors = processors
         self.warpers = LogitsProcessorList()
         if not self.greedy:
             if config.temperature not in (None, 1.0):
@@ -78,8 +85,10 @@ class Sampler:
         """(B, V) probabilities that a draw is taken from."""
         return self.warpers(None, logits.float()).softmax(-1)
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """(B, V) -> token ids (B,)."""
+    def __call__(self, logits: Tensor, input_ids: Tensor) -> Tensor:
+        """(B, V) -> token ids (B,); input_ids (B, L) are what the user's logits processors are shown."""
+        if self.processors:
+            logits = self.processors(input_ids, logits)
         if self.greedy:
             return logits.argmax(-1)
         return torch.multinomial(self.probs(logits), 1, generator=self.generator).squeeze(-1)

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+from lmbase.checkpoint import MANIFEST, verify_folder
+
 
 def model_folder(name: str | Path, model_type: str | None = None) -> str:
     """`name`/model if it is a finished run, else `name` itself (a folder or a hub id).
 
     Raises:
-        ValueError: an unfinished run, a local folder without a model, or (with `model_type`) another kind of model.
+        ValueError: an unfinished run, a local folder without a model or with a damaged one, or (with `model_type`)
+            another kind of model.
     """
     folder = Path(name)
     if (folder / "model").is_dir():
@@ -17,6 +20,8 @@ def model_folder(name: str | Path, model_type: str | None = None) -> str:
         raise ValueError(f"The run {str(name)!r} is not finished: it has checkpoints but no model. Continue it first.")
     if not folder.is_dir():
         return str(name)  # a hub id
+    if (folder / MANIFEST).is_file():
+        verify_folder(folder)
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(f"{str(name)!r} holds no model (no config.json); give a run's folder or a hub id.")

@@ -22,7 +22,7 @@ import torch
 
 from lmbase.config import option, run
 from lmbase.corpora import open_corpus
-from lmbase.metrics import Row, markdown_table, write_metrics, write_text
+from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics, write_text
 from lmbase.open_data import is_prepared
 from lmbase.prepared import PreparedData
 from sentencevae import SentenceVAE
@@ -130,7 +130,7 @@ def main(config: Config) -> list[Row]:
                 row.kv_bytes_per_token = own.pop("kv_bytes_per_token")
                 row.extra |= own
     table = markdown_table(rows)
-    print(markdown_table(rows, SHOWN))
+    print(markdown_table(rows, [name for name in SHOWN if name in filled_columns(rows)]))
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     samples = show_samples(models, data.texts[: config.samples], config.prompt_tokens // 4, config.new_tokens // 2)

@@ -7,6 +7,10 @@ reads every log.jsonl, metrics.json, statistics.json and samples.json below the 
 tokens per sentence, generated text, reconstructions with their differences marked, and what the runs cost.
 
 `--metrics results/published.json` lays the published figures beside the measured ones, marked as not comparable.
+
+    sllm report --fill README.md results/README.md
+
+makes the tables in Markdown files anew from the metrics files that their comments name (see lmbase.tables).
 """
 
 from dataclasses import dataclass
@@ -14,6 +18,7 @@ from pathlib import Path
 
 from lmbase.config import option, run
 from lmbase.report import write_report
+from lmbase.tables import fill_tables
 
 
 @dataclass
@@ -22,10 +27,15 @@ class ReportConfig:
     output_dir: str = option("", "where report.html and report.md go; empty: into the folder of runs")
     metrics: list[str] = option([], "further metrics files whose rows join the table")
     title: str = option("", "heading of the report; empty: the name of the folder")
+    fill: list[str] = option([], "Markdown files whose tables are made anew; nothing else is done then")
 
 
-def main(config: ReportConfig) -> tuple[Path, Path]:
-    """Writes the report and returns the paths of the HTML page and the Markdown file."""
+def main(config: ReportConfig) -> tuple[Path, ...]:
+    """Writes the report and returns the paths of the HTML page and the Markdown file (or of the files filled)."""
+    if config.fill:
+        for path in config.fill:
+            print(f"{path}: {fill_tables(path)} tables")
+        return tuple(map(Path, config.fill))
     paths = write_report(
         config.runs, output_dir=config.output_dir or None, more_metrics=config.metrics, title=config.title
     )

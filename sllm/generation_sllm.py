@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationConfig, GenerationMixin
+from transformers import Cache, GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput
 
 from lmbase.collate import pad_sentences, pad_tokens
@@ -83,6 +83,7 @@ class SentenceGenerationMixin(GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
         streamer=None,
         *,
         text: str | Sequence[str] | None = None,
@@ -97,6 +98,7 @@ class SentenceGenerationMixin(GenerationMixin):
             input_ids: (B, L) flat ids, cut into sentences here, or (B, S, T) sentences; or give `text`.
             attention_mask: of the same shape; default: everything but padding.
             generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...
+            logits_processor: as in Transformers; called with the tokens of the sentence that is being written (B, T).
             streamer: a Transformers streamer (one text only); it is handed whole sentences.
             text: a text or a list of texts.
             max_new_sentences: stop after writing this many.
@@ -114,7 +116,7 @@ class SentenceGenerationMixin(GenerationMixin):
         texts = _prompts(self, input_ids, attention_mask, text)
         if streamer is not None and len(texts) != 1:
             raise ValueError(f"A streamer shows one text, and {len(texts)} prompts were given.")
-        sampler = Sampler(config, self.device, seed)
+        sampler = Sampler(config, self.device, seed, logits_processor)
         limit = config.max_new_tokens
         if limit is None:
             limit = DEFAULT_NEW_TOKENS if max_new_sentences is None else 2**62
@@ -213,11 +215,12 @@ def _write_sentence(
     tokens = [config.bos_token_id] * len(texts)
     rows: list[tuple[list[int], list[int]]] = [([], []) for _ in texts]
     writing = [not text.finish_reason for text in texts]
+    written = torch.empty(len(texts), 0, dtype=torch.long, device=model.device)
     for position in range(config.max_sentence_tokens):
         inputs = torch.tensor(tokens, device=model.device)[:, None]  # (B,1)
         hidden = model.autoencoder.decoder.step(embed(inputs), decoder_state)[:, -1]  # (B,D)
         first = torch.full((len(texts),), position == 0, device=model.device)
-        tokens = sampler(close_token(hidden @ embed.weight.T, first, config.eos_token_id)).tolist()
+        tokens = sampler(close_token(hidden @ embed.weight.T, first, config.eos_token_id), written).tolist()
         for b, text in enumerate(texts):
             if not writing[b]:
                 continue
@@ -232,6 +235,7 @@ def _write_sentence(
                 rows[b][1].append(tokens[b])
             rows[b][0].append(tokens[b])
             writing[b] = text.num_new_tokens < limit
+        written = torch.cat([written, torch.tensor(tokens, device=model.device)[:, None]], dim=1)
         if not any(writing):
             break
     for text, (sentence, _) in zip(texts, rows, strict=True):

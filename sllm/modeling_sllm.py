@@ -86,7 +86,8 @@ class SLLMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, SLLM):
             init.normal_(module.start_state, std=self.config.autoencoder.init_std)
-            init.normal_(module.memory_kinds, std=self.config.autoencoder.init_std)
+            if module.memory_kinds is not None:
+                init.normal_(module.memory_kinds, std=self.config.autoencoder.init_std)
             init.eye_(module.sentence_in.weight)
             init.zeros_(module.sentence_in.bias)
             init.zeros_(module.stop_head.weight)
@@ -108,7 +109,9 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
         self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
         self.stop_head = nn.Linear(width, 1)
         # Tells the decoder which of the K states (newest last) or whether a token of the previous sentence it reads.
-        self.memory_kinds = nn.Parameter(torch.empty(config.num_memory_states + 1, width))
+        # The published design has no such choice, and DDP wants no parameter that nothing uses.
+        has_memory = config.autoencoder.memory_attention
+        self.memory_kinds = nn.Parameter(torch.empty(config.num_memory_states + 1, width)) if has_memory else None
         self.post_init()
         self._freeze()
 
@@ -141,6 +144,12 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
         if vae._processor is not None:
             model.processor = vae.processor
         return model.to(vae.dtype)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        model = super().from_pretrained(*args, **kwargs)
+        model._freeze()  # loading makes new parameters, which all want gradients
+        return model
 
     def _freeze(self) -> None:
         kept = self.config.freeze_trunk_layers
@@ -288,6 +297,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
 
     def _memory(self, latest: Tensor, latest_mask: Tensor, previous: Tensor | None, previous_mask: Tensor | None) -> tuple:
         """Trunk states (n,K,D) and token states (n,T,D) -> memory (n,K+T,D) and its mask (n,K+T)."""
+        assert self.memory_kinds is not None
         latest = latest + self.memory_kinds[:-1]
         if previous is None:
             return latest, latest_mask

@@ -1,9 +1,12 @@
 """Generation speed of loaded models, side by side, as figures for their rows."""
 
 import functools
+import itertools
+from collections.abc import Sequence
 
 import torch
-from transformers import OPTForCausalLM
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, OPTForCausalLM
 
 from lmbase.opt import encode_text
 from lmbase.speed import Arrivals, Generation, alternate, cache_bytes, median, pairwise_ratio, time_opt
@@ -11,11 +14,38 @@ from sllm.loading import LoadedModel
 from sllm.modeling_sllm import SLLM
 
 
-def time_sllm(model: SLLM, prompt: str, num_new_tokens: int) -> Generation:
-    """Greedy writing after a prompt text; the stop flag is disabled until all tokens are written."""
+class ReplayedLengths(LogitsProcessor):
+    """Ends sentences after given numbers of tokens, whatever the model says: random weights know no sentences.
+
+    The step that would predict the end mark is run, as in real generation; it is only told what to predict.
+    """
+
+    def __init__(self, lengths: Sequence[int], eos_token_id: int):
+        self.lengths = itertools.cycle(lengths)
+        self.eos_token_id = eos_token_id
+        self.wanted = 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        position = input_ids.shape[1]
+        if position == 0:
+            self.wanted = next(self.lengths)
+        ends = position == self.wanted
+        scores[:, self.eos_token_id] = torch.inf if ends else -torch.inf
+        return scores
+
+
+def time_sllm(model: SLLM, prompt: Tensor | str, num_new_tokens: int, lengths: Sequence[int] | None = None) -> Generation:
+    """Greedy writing after a prompt, a text or (1, S, T) sentences; the stop flag is disabled until all is written.
+
+    Args:
+        lengths: replay sentences of these lengths instead of the model's own.
+    """
     arrivals = Arrivals()
+    given: dict = {"text": prompt} if isinstance(prompt, str) else {"input_ids": prompt}
+    if lengths is not None:
+        given["logits_processor"] = LogitsProcessorList([ReplayedLengths(lengths, model.config.eos_token_id)])
     output = model.generate(
-        text=prompt, max_new_tokens=num_new_tokens, min_new_tokens=num_new_tokens, overflow="slide", streamer=arrivals
+        **given, max_new_tokens=num_new_tokens, min_new_tokens=num_new_tokens, overflow="slide", streamer=arrivals
     )
     seconds = arrivals.moments[-1][0]
     cache = output.past_key_values

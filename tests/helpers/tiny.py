@@ -57,7 +57,7 @@ def make_opt(seed: int = 1, **options) -> OPTForCausalLM:
 
 
 def make_sllm(
-    seed: int = 2, *, vae: dict | None = None, opt: dict | None = None, stop_bias: float = -0.5, **options
+    seed: int = 20, *, vae: dict | None = None, opt: dict | None = None, stop_bias: float = -1.0, **options
 ) -> SLLM:
     """A grafted SLLM; `vae` and `opt` are options of its parts, `stop_bias` makes short or long texts likely."""
     options.setdefault("max_sentences", 16)

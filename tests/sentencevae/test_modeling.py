@@ -15,7 +15,7 @@ from sentencevae.modeling_sentencevae import sentence_targets
 EOS, PAD = 2, 1
 VARIANTS = [
     {"pooling": "learned", "num_encoder_layers": 2},
-    {"pooling": "sum", "num_decoder_layers": 2},
+    {"pooling": "sum", "num_decoder_layers": 2, "seed": 9},
     {"latent": "gaussian"},
 ]
 

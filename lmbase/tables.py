@@ -1,0 +1,38 @@
+"""Tables in Markdown files that are made from metrics.json files, never typed.
+
+    <!-- table results/novels/metrics.json columns=model,bits_per_byte -->
+    ... replaced by the table ...
+    <!-- end table -->
+
+Several files may be named; their rows stand one after another. Paths are relative to the Markdown file.
+"""
+
+import re
+from pathlib import Path
+
+from lmbase.metrics import markdown_table, read_metrics, write_text
+
+BLOCK = re.compile(r"(<!-- table (?P<words>[^>]*?) -->\n).*?(<!-- end table -->)", re.DOTALL)
+
+
+def fill_tables(path: str | Path) -> int:
+    """Rewrite every table block of a Markdown file from the metrics it names; returns how many there are.
+
+    Raises:
+        ValueError: a metrics file that is missing or damaged, or a block without its end.
+    """
+    path = Path(path)
+    text = path.read_text(encoding="utf-8")
+    blocks = len(BLOCK.findall(text))
+    if blocks != text.count("<!-- table "):
+        raise ValueError(f"{path}: a line `<!-- table ... -->` has no `<!-- end table -->` after it.")
+    write_text(path, BLOCK.sub(lambda match: f"{match[1]}{_table(path.parent, match['words'])}\n{match[3]}", text))
+    return blocks
+
+
+def _table(folder: Path, words: str) -> str:
+    files = [word for word in words.split() if "=" not in word]
+    options = dict(word.split("=", 1) for word in words.split() if "=" in word)
+    rows = [row for file in files for row in read_metrics(folder / file)["rows"]]
+    columns = options["columns"].split(",") if "columns" in options else None
+    return markdown_table(rows, columns, bold_best="bold" in options).strip()

@@ -1,0 +1,78 @@
+"""The wheel: what it holds, and that it works outside the clone."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "*.egg-info")
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel, built without a network from a copy of the clone (building leaves files behind), and unpacked."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT, folder / "clone", ignore=NOT_COPIED)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
+    built = subprocess.run([*pip, "-w", str(folder), str(folder / "clone")], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+def run_outside(unpacked: Path, *words: str) -> str:
+    """Standard output of Python, run beside the unpacked wheel, which comes before anything installed."""
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    done = subprocess.run([sys.executable, *words], cwd=unpacked.parent, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_holds_the_packages_and_nothing_else(unpacked: Path) -> None:
+    """No bare `data`, `recipes` or `tests`, which would land in everybody's site-packages."""
+    top = {path.name for path in unpacked.iterdir() if path.suffix != ".dist-info"}
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert {"lmbase", "sentencevae", "sllm", "recipes"} <= packages
+    assert top == packages - {"recipes"} | {"sllm_recipes"}
+
+
+def test_it_holds_every_module_recipe_and_configuration(unpacked: Path) -> None:
+    for package in ("lmbase", "sentencevae", "sllm", "multitoken", "recipes"):
+        modules = {path.relative_to(ROOT / package) for path in (ROOT / package).rglob("*.py")}
+        shipped = unpacked / ("sllm_recipes" if package == "recipes" else package)
+        assert {path.relative_to(shipped) for path in shipped.rglob("*.py")} == modules
+    configs = {path.name for path in (ROOT / "recipes" / "configs").glob("*.yaml")}
+    assert configs
+    assert {path.name for path in (unpacked / "sllm_recipes" / "configs").iterdir()} == configs
+
+
+def test_its_licence_and_command_are_declared(unpacked: Path) -> None:
+    (info,) = unpacked.glob("*.dist-info")
+    assert "License-Expression: MIT" in (info / "METADATA").read_text(encoding="utf-8")
+    assert "MIT License" in (info / "licenses" / "LICENSE").read_text(encoding="utf-8")
+    assert "sllm = sllm_recipes.cli:main" in (info / "entry_points.txt").read_text(encoding="utf-8")
+
+
+def test_the_command_line_works_from_it(unpacked: Path) -> None:
+    file = run_outside(unpacked, "-c", "import sllm_recipes.cli; print(sllm_recipes.cli.__file__)")
+    assert Path(file.strip()) == unpacked / "sllm_recipes" / "cli.py"
+    listing = run_outside(unpacked, "-m", "sllm_recipes.cli", "list")
+    assert "train-opt" in listing
+    assert "sllm pretrain-vae vae_tiny" in listing
+
+
+def test_a_shipped_configuration_is_found_from_it(unpacked: Path) -> None:
+    """The recipe reads its YAML from the wheel; that there is no such split is then its own word."""
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    command = [sys.executable, "-m", "sllm_recipes.cli", "prepare", "data_tiny", "--data", "missing.txt"]
+    done = subprocess.run(command, cwd=unpacked.parent, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "missing.txt" in done.stderr
+    assert "neither a file nor a shipped configuration" not in done.stderr
