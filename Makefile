@@ -38,5 +38,5 @@ clean:
 %/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; install it, or name one: make PYTHON=..." >&2; exit 1; }
 	test -x $*/bin/pip || $(PYTHON) -m venv $*
-	$*/bin/python -m pip install --quiet --constraint $(filter constraints%,$^) --editable '.[dev]'
+	$*/bin/python -m pip install --constraint $(filter constraints%,$^) --editable '.[dev]'
 	touch $@

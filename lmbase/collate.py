@@ -6,8 +6,11 @@ B texts, S sentences, T tokens of a sentence, L tokens of a flat text.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Ids = Sequence[int] | np.ndarray
 
 
 @dataclass
@@ -19,7 +22,7 @@ class SentenceBatch:
     sentence_mask: Tensor  # (B, S) bool, True on real sentences
 
 
-def pad_sentences(texts: Sequence[Sequence[Sequence[int]]], pad_token_id: int) -> SentenceBatch:
+def pad_sentences(texts: Sequence[Sequence[Ids]], pad_token_id: int) -> SentenceBatch:
     """Nested id lists -> SentenceBatch."""
     num_sentences = max((len(sentences) for sentences in texts), default=0)
     num_tokens = max((len(ids) for sentences in texts for ids in sentences), default=0)
@@ -34,7 +37,7 @@ def pad_sentences(texts: Sequence[Sequence[Sequence[int]]], pad_token_id: int) -
     return SentenceBatch(input_ids, attention_mask, attention_mask[:, :, 0])
 
 
-def pad_tokens(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+def pad_tokens(rows: Sequence[Ids], pad_token_id: int) -> tuple[Tensor, Tensor]:
     """Id lists -> input_ids (B, L) and attention_mask (B, L), padded on the right."""
     width = max((len(ids) for ids in rows), default=0)
     input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.long)

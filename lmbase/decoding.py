@@ -4,6 +4,7 @@ B texts, V vocabulary.
 """
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,7 +45,9 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
     config = copy.deepcopy(given if given is not None else base)
     unknown = [name for name in kwargs if name not in UNDERSTOOD]
     if unknown:
-        raise ValueError(f"generate() does not know {', '.join(unknown)}; it understands {', '.join(sorted(UNDERSTOOD))}.")
+        raise ValueError(
+            f"generate() does not know {', '.join(unknown)}; it understands {', '.join(sorted(UNDERSTOOD))}."
+        )
     for name, value in kwargs.items():  # not config.update, which refuses max_new_tokens=0
         setattr(config, name, value)
     for name, neutral in REFUSED.items():
@@ -83,12 +86,13 @@ class Sampler:
 
     def probs(self, logits: Tensor) -> Tensor:
         """(B, V) probabilities that a draw is taken from."""
-        return self.warpers(None, logits.float()).softmax(-1)
+        no_ids = cast(torch.LongTensor, None)  # these warpers look at logits alone
+        return self.warpers(no_ids, cast(torch.FloatTensor, logits.float())).softmax(-1)
 
     def __call__(self, logits: Tensor, input_ids: Tensor) -> Tensor:
         """(B, V) -> token ids (B,); input_ids (B, L) are what the user's logits processors are shown."""
         if self.processors:
-            logits = self.processors(input_ids, logits)
+            logits = self.processors(cast(torch.LongTensor, input_ids), cast(torch.FloatTensor, logits))
         if self.greedy:
             return logits.argmax(-1)
         return torch.multinomial(self.probs(logits), 1, generator=self.generator).squeeze(-1)

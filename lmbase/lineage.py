@@ -11,7 +11,7 @@ FILE_NAME = "training.json"
 
 @dataclass
 class Training:
-    """A finished training run: text tokens read, seconds, floating-point operations; `parents` are what it started from."""
+    """A finished training run: text tokens read, seconds, floating-point operations; `parents`: where it began."""
 
     name: str
     tokens: int = 0
@@ -39,7 +39,9 @@ class Training:
         return sum(run.flops for run in self.runs().values())
 
 
-def write_training(output_dir: str | Path, tokens: int, seconds: float, flops: float, parents: list[str | None]) -> None:
+def write_training(
+    output_dir: str | Path, tokens: int, seconds: float, flops: float, parents: list[str | None]
+) -> None:
     """Write what a run cost into its folder; `parents` are the models it started from (random weights left out)."""
     if not PartialState().is_main_process:
         return

@@ -17,7 +17,7 @@ class VocabularyLoss:
 
     loss: Tensor  # () sum to train on: equals `nats` unless focal
     nats: Tensor  # () sum of -log p, detached
-    correct: Tensor  # () how many targets were the most probable token
+    correct: Tensor  # () how many targets were the most probable token; counted without gradients only
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -40,10 +40,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             target = targets[rows, None]
-            probs = _log_probs(states[rows], weights, closed_rows[rows], closed_id)  # (M', V), logs so far
-            correct = correct + (probs.argmax(-1, keepdim=True) == target).sum()
-            row_nats = -probs.gather(-1, target)  # (M', 1)
-            p = torch.exp(-row_nats)
+            logits = (states[rows] @ weights.T).float()  # (M', V)
+            logits[:, closed_id].masked_fill_(closed_rows[rows], float("-inf"))
+            probs = logits.softmax(-1)
+            p = probs.gather(-1, target)  # (M', 1)
+            row_nats = -p.clamp(min=torch.finfo(p.dtype).tiny).log()
             nats = nats + row_nats.sum()
             loss = loss + ((1 - p) ** gamma * row_nats).sum()
             if need_hidden or need_table:
@@ -52,13 +53,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     # the clamp: where p rounds to 1, the product is 0 although (1 - p) ** (gamma - 1) has a pole
                     power = (1 - p).clamp(min=torch.finfo(p.dtype).tiny) ** (gamma - 1)
                     factor = factor + gamma * power * p * row_nats
-                probs.exp_()
-                probs.scatter_add_(-1, target, -torch.ones_like(p))
-                grad_logits = (probs * factor).to(dtype)  # (M', V)
+                grad_logits = probs.mul_(factor).scatter_add_(-1, target, -factor).to(dtype)  # (M', V)
                 if grad_hidden is not None:
                     grad_hidden[rows] = grad_logits @ weights
                 if grad_table is not None:
                     grad_table += grad_logits.T @ states[rows]
+            else:  # a look at every logit more, so only where nothing is trained
+                correct = correct + (logits.argmax(-1, keepdim=True) == target).sum()
         ctx.grads = (grad_hidden.to(hidden.dtype) if grad_hidden is not None else None, grad_table)
         ctx.mark_non_differentiable(nats, correct)
         return loss, nats, correct
@@ -82,6 +83,8 @@ def vocabulary_loss(
         closed_rows: (M,) bool, rows at which token `closed_id` has probability 0 (no empty sentence).
         focal_gamma: 0 is cross-entropy; the published SentenceVAE uses 2.
     """
+    if not torch.is_grad_enabled():  # what the function sees as needing a gradient, under no_grad, too
+        hidden, table = hidden.detach(), table.detach()
     loss, nats, correct = _LinearCrossEntropy.apply(hidden, table, targets, closed_rows, closed_id, focal_gamma)
     return VocabularyLoss(loss, nats, correct)
 

@@ -13,7 +13,6 @@ from lmbase.processing import SentenceProcessor
 from lmbase.text import train_punkt
 from lmbase.tokenization import load_tokenizer
 
-
 PUNKT_CHARACTERS = 4_000_000  # Punkt learns about 0.4 MB/s, and its abbreviations are found early
 
 
@@ -40,7 +39,7 @@ def make_processor(corpus, tokenizer: str, rule: str, max_sentence_tokens: int) 
 def open_data(
     data: str, *, text_field: str, tokenizer: str, rule: str, max_sentence_tokens: int, output_dir: str
 ) -> PreparedData:
-    """Load prepared data, or prepare the corpus `data` names into `output_dir`/data first (once; every process waits)."""
+    """Load prepared data, or prepare the corpus `data` names into `output_dir`/data first (once; processes wait)."""
     if is_prepared(data):
         return PreparedData.load(data)
     folder = Path(output_dir) / "data"

@@ -5,6 +5,7 @@ B texts or windows, L tokens, D width, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,7 @@ class TokenLMOutput(ModelOutput):
 
 
 class TokenLM(nn.Module):
-    """OPT as a language model of whole texts: reads `</s> x1 .. xL`, predicts `x1 .. xL` and, at a text's end, `</s>`."""
+    """OPT as a language model of whole texts: reads `</s> x1 .. xL`, predicts `x1 .. xL` and, at the end, `</s>`."""
 
     def __init__(self, opt: OPTForCausalLM):
         super().__init__()
@@ -126,9 +127,11 @@ class TokenLM(nn.Module):
         lengths = attention_mask.sum(1, keepdim=True)  # (B,1)
         index = torch.arange(input_ids.shape[1] + 1, device=input_ids.device)[None]  # (1,L+1)
         mask = index < lengths + ends[:, None]  # (B,L+1)
-        targets = torch.where(index == lengths, config.eos_token_id, F.pad(input_ids, (0, 1)))
+        targets = torch.where(index == lengths, cast(int, config.eos_token_id), F.pad(input_ids, (0, 1)))
         inputs = F.pad(input_ids, (1, 0), value=config.bos_token_id)  # (B,L+1)
-        hidden = self.opt.model(inputs, attention_mask=F.pad(attention_mask, (1, 0), value=True).long(), use_cache=False)
+        hidden = self.opt.model(
+            inputs, attention_mask=F.pad(attention_mask, (1, 0), value=True).long(), use_cache=False
+        )
         return hidden.last_hidden_state[mask], targets[mask], mask
 
 
@@ -172,12 +175,15 @@ def score_tokens(
     if window > limit:
         raise ValueError(f"window={window}: this OPT has positions for at most {limit} tokens and the opening </s>.")
     documents = [encode_text(tokenizer, text) for text in texts]
-    results = [DocumentNats([0.0] * (len(ids) + 1), [], len(ids), len(t.encode())) for ids, t in zip(documents, texts, strict=True)]
+    results = [
+        DocumentNats([0.0] * (len(ids) + 1), [], len(ids), len(t.encode()))
+        for ids, t in zip(documents, texts, strict=True)
+    ]
     jobs = [(d, w) for d, ids in enumerate(documents) for w in windows(len(ids), window)]
     jobs.sort(key=lambda job: job[1].stop - job[1].start)
     for start in range(0, len(jobs), batch_size):
         batch: list[tuple[int, Window]] = jobs[start : start + batch_size]
-        ids, mask = pad_tokens([documents[d][w.start : w.stop] for d, w in batch], opt.config.pad_token_id)
+        ids, mask = pad_tokens([documents[d][w.start : w.stop] for d, w in batch], cast(int, opt.config.pad_token_id))
         ends = torch.tensor([w.stop == len(documents[d]) for d, w in batch])
         nats = model.nats(ids.to(opt.device), mask.to(opt.device), ends.to(opt.device)).tolist()
         for (d, w), row, end in zip(batch, nats, ends.tolist(), strict=True):

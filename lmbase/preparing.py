@@ -1,9 +1,8 @@
-"""`prepare`: write a corpus as prepared data (see `lmbase.prepared`), in several processes, going on where it stopped."""
+"""`prepare`: write a corpus as prepared data (`lmbase.prepared`), in several processes, going on where it stopped."""
 
 import errno
 import hashlib
 import json
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -182,7 +181,7 @@ def _split_chunks(corpus: Corpus, split: str, done: list[Shard], shard_character
         if digest.hexdigest() != done[-1].digest:
             raise ValueError(
                 f"The data {corpus.name!r} changed since its split {split!r} was begun: the first "
-                f"{done[-1].documents_read} documents are not the same. Choose another output_dir, or delete the folder."
+                f"{done[-1].documents_read} documents differ. Choose another output_dir, or delete the folder."
             )
     shard, chunk_size, shard_size = len(done), 0, 0
     pending: list[Document] = []
@@ -294,8 +293,8 @@ def _only_one(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        if multiprocessing.parent_process() is not None:
-            # A worker that runs the main script once more because it is not guarded: waiting would be for ever.
+        if "__mp_main__" in sys.modules:
+            # A worker that runs an unguarded main script once more on its way up: waiting would be for ever.
             raise ValueError(f"{str(folder)!r} is being written by another process.") from None
         print(f"Waiting for another process that prepares {str(folder)!r} ...", file=sys.stderr)
         lock.acquire()

@@ -10,19 +10,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+import numpy as np
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from lmbase.collate import SentenceBatch, pad_sentences
 from lmbase.text import RULES, choose_rule, is_open, segment
 from lmbase.tokenization import token_bytes, tokenizer_hash, vocabulary_size
+
+if TYPE_CHECKING:  # torch takes longer to import than a worker process of `prepare` needs for its first megabyte
+    from torch import Tensor
+
+    from lmbase.collate import SentenceBatch
 
 FILE_NAME = "sentence_processor.json"
 # No sentence of `max_sentence_tokens` tokens is this long; cutting here first keeps a megabyte without any
 # punctuation from being tokenised as one word.
 MAX_PIECE_CHARACTERS = 4096
+MAX_RUN_CHARACTERS = 2**16  # of what is tokenised at once: keeps a whole library in one document from filling memory
 
 
 @dataclass
@@ -94,16 +100,16 @@ class SentenceProcessor:
         Raises:
             ValueError: a text has a lone surrogate (it has no UTF-8 form); the message gives its offset.
         """
-        pieces_of = [self._pieces(check_unicode(text)) for text in texts]
+        runs_of = [self._runs(self._pieces(check_unicode(text))) for text in texts]
         backend = self.tokenizer.backend_tokenizer
         backend.encode_special_tokens = True  # "</s>" written in a text is three characters, not an end mark
-        flat = [piece for pieces in pieces_of for piece in pieces]
-        ids = iter([e.ids for e in backend.encode_batch_fast(flat, add_special_tokens=False)])
+        joined = ["".join(run) for runs in runs_of for run in runs]
+        encodings = iter(backend.encode_batch_fast(joined, add_special_tokens=False))
         encoded = []
-        for pieces in pieces_of:
+        for runs in runs_of:
             document = EncodedText([], [], [])
-            for piece in pieces:
-                self._append(document, piece, next(ids))
+            for run in runs:
+                self._append_run(document, run, next(encodings).ids)
             encoded.append(document)
         return encoded
 
@@ -111,18 +117,30 @@ class SentenceProcessor:
         """Cut and tokenise one text."""
         return self.encode_batch([text])[0]
 
-    def __call__(self, texts: Sequence[str]) -> SentenceBatch:
+    def __call__(self, texts: Sequence[str]) -> "SentenceBatch":
         """Texts -> padded tensors: input_ids (B, S, T), attention_mask (B, S, T), sentence_mask (B, S)."""
+        from lmbase.collate import pad_sentences
+
         return pad_sentences([e.sentences() for e in self.encode_batch(texts)], self.pad_token_id)
 
-    def is_open_end(self, sentences: list[list[int]]) -> bool:
-        """Whether the last of these sentences may still go on (the usual end of a prompt)."""
+    def split_open_end(self, sentences: list[list[int]]) -> tuple[list[list[int]], list[int]]:
+        """The closed sentences of a text, and the tokens of its last one if that may still go on, as in most prompts.
+
+        White space that ends a text is a sentence of its own, unless more text would show that it stands inside one:
+        the open end of "Yes. He " is " He ".
+        """
         if not sentences or len(sentences[-1]) >= self.max_sentence_tokens:
-            return False
+            return sentences, []
         rule = self.rule
         if rule == "auto":
             rule = choose_rule(self.decode([i for sentence in sentences for i in sentence]))
-        return is_open(self.decode(sentences[-1]), rule, punkt=self.punkt)
+        last = self.decode(sentences[-1])
+        joined = [i for sentence in sentences[-2:] for i in sentence]
+        if last.isspace() and len(sentences) > 1 and len(joined) < self.max_sentence_tokens:
+            continued = self.decode(joined) + "Next"
+            if segment(continued, rule, punkt=self.punkt) == [continued]:
+                return sentences[:-2], joined
+        return (sentences[:-1], sentences[-1]) if is_open(last, rule, punkt=self.punkt) else (sentences, [])
 
     def _pieces(self, text: str) -> list[str]:
         pieces = []
@@ -134,6 +152,56 @@ class SentenceProcessor:
                 piece = piece[cut:]
             pieces.append(piece)
         return pieces
+
+    def _runs(self, pieces: list[str]) -> list[list[str]]:
+        """Group pieces that can be tokenised as one text, which is faster, with the same ids as one by one.
+
+        GPT-2's pattern never matches across a border between a visible character and white space, and looks ahead only
+        from white space; so where a piece begins with white space and its predecessor ends without, nothing changes.
+        """
+        runs: list[list[str]] = []
+        size = 0
+        for piece in pieces:
+            joins = self._splits_like_gpt2 and piece[0] in " \n\r\t" and runs and not runs[-1][-1][-1].isspace()
+            if joins and size + len(piece) <= MAX_RUN_CHARACTERS:
+                runs[-1].append(piece)
+                size += len(piece)
+            else:
+                runs.append([piece])
+                size = len(piece)
+        return runs
+
+    @cached_property
+    def _splits_like_gpt2(self) -> bool:
+        """Whether words are made by GPT-2's pattern (OPT's too) and nothing else."""
+        content = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        wanted = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+        return (
+            content["normalizer"] is None
+            and wanted.items() <= (content["pre_tokenizer"] or {}).items()
+            and all(token["special"] for token in content["added_tokens"])
+        )
+
+    @cached_property
+    def _token_sizes(self) -> np.ndarray:
+        """(V,) bytes that each token stands for."""
+        ids = sorted(self.tokenizer.get_vocab().values())
+        sizes = np.zeros(ids[-1] + 1, np.int64)
+        sizes[ids] = [len(piece) for piece in token_bytes(self.tokenizer, ids)]
+        return sizes
+
+    def _append_run(self, document: EncodedText, pieces: list[str], ids: list[int]) -> None:
+        sizes = [len(piece) if piece.isascii() else len(piece.encode()) for piece in pieces]
+        # A piece's tokens end where its bytes end.
+        stops = np.searchsorted(np.cumsum(self._token_sizes[ids]), np.cumsum(sizes)) + 1
+        lengths = np.diff(stops, prepend=0).tolist()
+        if max(lengths) <= self.max_sentence_tokens:
+            document.input_ids += ids
+            document.sentence_lengths += lengths
+            document.sentence_bytes += sizes
+            return
+        for piece, stop, length in zip(pieces, stops.tolist(), lengths, strict=True):
+            self._append(document, piece, ids[stop - length : stop])
 
     def _append(self, document: EncodedText, piece: str, ids: list[int]) -> None:
         cap = self.max_sentence_tokens
@@ -193,7 +261,7 @@ class SentenceProcessor:
             position += len(token)
         return sentences
 
-    def decode(self, ids: Sequence[int] | Tensor) -> str:
+    def decode(self, ids: "Sequence[int] | Tensor") -> str:
         """Flat ids -> text; end marks and padding are left out."""
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
@@ -227,6 +295,8 @@ class SentenceProcessor:
             saved_hash = content.pop("tokenizer_hash")
         except (json.JSONDecodeError, KeyError) as error:
             raise ValueError(f"{path} is damaged ({error}); copy it again from where the model was trained.") from error
+        from transformers import AutoTokenizer  # brings torch, which workers of `prepare` do without
+
         processor = cls(AutoTokenizer.from_pretrained(str(folder)), **content)
         if processor.tokenizer_hash != saved_hash:
             raise ValueError(

@@ -2,26 +2,31 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import Cache, OPTForCausalLM
+from transformers import Cache, OPTForCausalLM, PreTrainedTokenizerFast
+from transformers.cache_utils import CacheLayerMixin
 from transformers.generation.streamers import BaseStreamer
+
+from lmbase.opt import encode_text
 
 PUBLISHED_SENTENCE_TOKENS = 10  # tokens after which a token-level model is taken to have written a first sentence
 
 
 @dataclass
 class Generation:
-    """One timed call: prompt ids in, new tokens out."""
+    """One timed call: prompt in, new tokens out."""
 
     seconds: float
     seconds_to_first_sentence: float
-    num_new_tokens: int
+    num_new_tokens: int  # end marks not counted
     cache_bytes: int
     num_cached_tokens: int  # tokens of text that the cache stands for
+    num_cached_positions: int = 1  # keys and values that a layer holds for them
 
     @property
     def tokens_per_second(self) -> float:
@@ -31,15 +36,22 @@ class Generation:
     def cache_bytes_per_token(self) -> float:
         return self.cache_bytes / self.num_cached_tokens
 
+    @property
+    def tokens_per_position(self) -> float:
+        return self.num_cached_tokens / self.num_cached_positions
+
 
 @dataclass
 class Arrivals(BaseStreamer):
-    """A streamer that notes when text arrives."""
+    """A streamer that notes when text arrives. With a tokenizer it decodes it, so that the clock covers that too."""
 
-    started: float = field(default_factory=time.perf_counter)
+    tokenizer: PreTrainedTokenizerFast | None = None
+    started: float = field(default_factory=lambda: time.perf_counter())
     moments: list[tuple[float, int]] = field(default_factory=list)  # seconds since the start, tokens so far
 
     def put(self, value: Tensor) -> None:
+        if self.tokenizer is not None:
+            self.tokenizer.decode(value)
         before = self.moments[-1][1] if self.moments else -value.numel()  # the first call brings the prompt
         self.moments.append((time.perf_counter() - self.started, before + value.numel()))
 
@@ -53,14 +65,24 @@ class Arrivals(BaseStreamer):
 
 def cache_bytes(cache: Cache) -> int:
     """Bytes of all keys and values, counted from the tensors."""
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    layers = cast(Iterable[CacheLayerMixin], cache.layers)
+    return sum(tensor.nbytes for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None)
 
 
 @torch.no_grad()
-def time_opt(opt: OPTForCausalLM, prompt: Tensor, num_new_tokens: int) -> Generation:
-    """Greedy decoding of (1, L) ids by Transformers' own `generate` with its cache; end marks disabled."""
-    arrivals = Arrivals()
-    output = opt.generate(
+def time_opt(
+    opt: OPTForCausalLM, prompt: Tensor | str, num_new_tokens: int, tokenizer: PreTrainedTokenizerFast | None = None
+) -> Generation:
+    """Greedy decoding by Transformers' own `generate` with its cache; end marks disabled.
+
+    Args:
+        prompt: (1, L) ids that open with `</s>`; or, with a tokenizer, a text, which is then text in, text out.
+    """
+    arrivals = Arrivals(tokenizer)
+    if isinstance(prompt, str):
+        assert tokenizer is not None
+        prompt = torch.tensor([[opt.config.bos_token_id, *encode_text(tokenizer, prompt)]], device=opt.device)
+    output: Any = opt.generate(  # type: ignore[misc]
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=num_new_tokens,
@@ -69,10 +91,10 @@ def time_opt(opt: OPTForCausalLM, prompt: Tensor, num_new_tokens: int) -> Genera
         streamer=arrivals,
         return_dict_in_generate=True,
     )
-    seconds = time.perf_counter() - arrivals.started
+    seconds = arrivals.moments[-1][0]
     cached = output.past_key_values.get_seq_length()
     first = arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS)
-    return Generation(seconds, first, num_new_tokens, cache_bytes(output.past_key_values), cached)
+    return Generation(seconds, first, num_new_tokens, cache_bytes(output.past_key_values), cached, cached)
 
 
 def alternate(runners: Mapping[str, Callable[[], Generation]], num_rounds: int = 5) -> dict[str, list[Generation]]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 # OPT's order: 0 <s>, 1 <pad>, 2 </s> (which opens a text, closes it, and ends a sentence), 3 <unk>.
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -22,11 +22,17 @@ def load_tokenizer(spec: str, texts: Callable[[], Iterator[str]] | None = None) 
         return _wrap(_byte_level(models.BPE(vocab=_byte_vocabulary(), merges=[])))
     if spec.startswith("bpe:"):
         return _train_bpe(spec, texts)
+    from transformers import AutoTokenizer  # brings torch, which workers of `prepare` do without
+
     tokenizer = AutoTokenizer.from_pretrained(spec)
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"The tokenizer of {spec!r} has no fast (Rust) version; a byte-level one such as OPT's is needed.")
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(
+            f"The tokenizer of {spec!r} has no fast (Rust) version; a byte-level one such as OPT's is needed."
+        )
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
-        raise ValueError(f"The tokenizer of {spec!r} needs a pad and an end-of-sequence token; set both and save it again.")
+        raise ValueError(
+            f"The tokenizer of {spec!r} needs a pad and an end-of-sequence token; set both and save it again."
+        )
     return tokenizer
 
 
@@ -65,7 +71,9 @@ def token_bytes(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[byte
         try:
             pieces.append(b"" if i in special else bytes(_CHAR_TO_BYTE[c] for c in token))
         except KeyError as error:
-            raise ValueError(f"Token {token!r} is not a byte-level token; use a byte-level BPE such as OPT's.") from error
+            raise ValueError(
+                f"Token {token!r} is not a byte-level token; use a byte-level BPE such as OPT's."
+            ) from error
     return pieces
 
 
@@ -129,5 +137,3 @@ def _byte_vocabulary() -> dict[str, int]:
 
 
 _CHAR_TO_BYTE = {character: byte for byte, character in _byte_characters().items()}
-
-

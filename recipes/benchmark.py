@@ -1,11 +1,12 @@
 """Speed and memory, side by side: SLLM against OPT through Transformers' own generate, and training of both.
 
     sllm benchmark --size small opt-125m
-    sllm benchmark --size opt-125m opt-350m opt-1.3b --dtype bf16 --batch train generate
+    sllm benchmark --size opt-125m opt-350m opt-1.3b --dtype bf16 --subset train generate
 
 Weights do not change speed, so every size runs with random weights; sentence lengths are replayed from the test split
 of `data`. Models run in one process, in turn (A B A B), after a warm-up; a cell is the median, with the lowest and
-highest. Tokens are tokens of text: end marks and padding do not count. The clock runs from the prompt to the last token.
+highest. Tokens are tokens of text: end marks and padding do not count. The clock runs from the prompt to the last
+token.
 """
 
 import functools
@@ -55,7 +56,7 @@ class Config:
 def build(size: str, config: Config) -> tuple[OPTForCausalLM, SLLM]:
     """OPT of a size, and the SLLM on a copy of it, both with random weights."""
     opt = load_opt(f"random:{size}", vocab_size=VOCABULARY)
-    width = opt.config.word_embed_proj_dim
+    width = opt.get_input_embeddings().weight.shape[1]
     heads = width // (opt.config.hidden_size // opt.config.num_attention_heads)
     vae = SentenceVAE(
         SentenceVAEConfig(
@@ -83,7 +84,7 @@ def random_sentences(lengths: list[int], num_tokens: int, rng: np.random.Generat
 
 def measure_generation(size: str, opt: OPTForCausalLM, sllm: SLLM, lengths: list[int], config: Config) -> list[Row]:
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
-    opt, sllm = opt.to(dtype).eval(), sllm.to(dtype).eval()
+    opt, sllm = opt.to(dtype).eval(), sllm.to(dtype).eval()  # type: ignore[arg-type]
     sentences = random_sentences(lengths, config.prompt_tokens, np.random.default_rng(0))
     flat = torch.tensor([[opt.config.bos_token_id, *(i for s in sentences for i in s)]], device=opt.device)
     nested = pad_sentences([sentences], sllm.config.pad_token_id).input_ids.to(sllm.device)
@@ -108,7 +109,12 @@ def _generation_row(name: str, runs: list[Generation], baseline: list[Generation
         tokens_per_second=median([g.tokens_per_second for g in runs]),
         seconds_to_first_sentence=median([g.seconds_to_first_sentence for g in runs]),
         kv_bytes_per_token=median([g.cache_bytes_per_token for g in runs]),
-        extra={"speed_ratio": ratio, "speed_ratio_low": low, "speed_ratio_high": high},
+        extra={
+            "tokens_per_position": median([g.tokens_per_position for g in runs]),
+            "speed_ratio": ratio,
+            "speed_ratio_low": low,
+            "speed_ratio_high": high,
+        },
     )
 
 
@@ -120,9 +126,7 @@ def measure_training(size: str, opt: OPTForCausalLM, sllm: SLLM, lengths: list[i
         f"OPT {size}": (TokenLM(opt), dict(input_ids=ids, attention_mask=mask, ends=torch.ones(1, dtype=torch.bool))),
         f"SLLM {size}": (
             sllm,
-            dict(
-                input_ids=nested.input_ids, attention_mask=nested.attention_mask, sentence_mask=nested.sentence_mask
-            ),
+            dict(input_ids=nested.input_ids, attention_mask=nested.attention_mask, sentence_mask=nested.sentence_mask),
         ),
     }
     device = opt.device
@@ -180,7 +184,7 @@ def main(config: Config) -> list[Row]:
     rows: list[Row] = []
     for size in config.size:
         opt, sllm = build(size, config)
-        opt, sllm = opt.to(config.device), sllm.to(config.device)
+        opt, sllm = opt.to(config.device), sllm.to(config.device)  # type: ignore[arg-type]
         if "train" in config.subset:
             rows += measure_training(size, opt, sllm, lengths, config)
         if "generate" in config.subset:
@@ -192,9 +196,7 @@ def main(config: Config) -> list[Row]:
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "table.md", table + "\n")
-    write_metrics(
-        folder, rows, config=config, seed=0, wall_seconds=time.perf_counter() - started, corpus=data.name
-    )
+    write_metrics(folder, rows, config=config, seed=0, wall_seconds=time.perf_counter() - started, corpus=data.name)
     return rows
 
 

@@ -54,7 +54,8 @@ def stages(config: Config) -> list[tuple[str, str]]:
         ),
         (
             "SLLM: the autoencoder grafted onto the trunk, and finetuned",
-            f"finetune-sllm sllm_demo {common} --vae {out}/vae --opt {out}/opt {tokens(800_000)} --output_dir {out}/sllm",
+            f"finetune-sllm sllm_demo {common} --vae {out}/vae --opt {out}/opt {tokens(800_000)} "
+            f"--output_dir {out}/sllm",
         ),
         (
             "Fair baseline: the same trunk, trained further on as many tokens",

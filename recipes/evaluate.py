@@ -15,6 +15,7 @@ left out. Such rows are not comparable with any others.
 import json
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -65,10 +66,10 @@ def read_texts(config: Config) -> tuple[list[str], str]:
         data = PreparedData.load(config.data)
         split = data.split(config.split)
         borders = split.sentence_tokens[split.document_sentences].tolist()
-        pairs = list(zip(borders[:-1], borders[1:], strict=True))[: config.max_documents]
+        pairs = list(pairwise(borders))[: config.max_documents]
         return [data.processor.decode(split.tokens(a, b).tolist()) for a, b in pairs], data.name
     corpus = open_corpus(config.data, config.text_field)
-    texts = []
+    texts: list[str] = []
     for document in corpus.read(config.split):
         if len(texts) == config.max_documents:
             break
@@ -97,7 +98,7 @@ def main(config: Config) -> list[Row]:
     if len(set(names)) < len(names):
         raise ValueError(f"Two models have the same name ({', '.join(names)}): write NAME=PATH.")
     for loaded in models:
-        loaded.model.to(device)
+        loaded.model.to(device)  # type: ignore[arg-type]
     baseline = choose_baseline(models, config.baseline)
     texts, corpus = read_texts(config)
     data = make_texts(texts, corpus, baseline)

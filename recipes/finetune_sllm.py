@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from lmbase.config import option, run
-from lmbase.folders import model_folder
 from lmbase.flops import FORWARD_AND_BACKWARD
+from lmbase.folders import model_folder
 from lmbase.items import SentenceWindowItems, count_tokens, steps_for, validation_loss
 from lmbase.lineage import write_training
 from lmbase.open_data import open_data
@@ -79,7 +79,7 @@ def main(config: Config) -> TrainingResult:
     data = open_data(
         config.data,
         text_field=config.text_field,
-        tokenizer=str(model_folder(config.model or config.vae)),
+        tokenizer=model_folder(config.model or str(config.vae)),
         rule=processor.rule,
         max_sentence_tokens=processor.max_sentence_tokens,
         output_dir=config.output_dir,

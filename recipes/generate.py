@@ -55,7 +55,7 @@ def main(config: Config) -> str:
     prompt = read_prompt(config)
     loaded = load_model(config.model)
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    model = loaded.model.to(device, torch.bfloat16 if config.dtype == "bf16" else torch.float32)
+    model = loaded.model.to(device, torch.bfloat16 if config.dtype == "bf16" else torch.float32)  # type: ignore[arg-type]
     if isinstance(model, SentenceVAE):
         raise ValueError(f"{config.model} is an autoencoder: it writes what it read. Generate with an SLLM or an OPT.")
     streamer = TextStreamer(loaded.tokenizer, clean_up_tokenization_spaces=False, skip_special_tokens=True)
@@ -71,6 +71,7 @@ def main(config: Config) -> str:
             streamer=streamer,
             **sampling,
         )
+        assert output.texts is not None
         print(f"[{output.num_new_tokens[0]} tokens, finished by {output.finish_reason[0]}]", file=sys.stderr)
         return output.texts[0]
     ids = encode_text(loaded.tokenizer, prompt)
@@ -84,7 +85,7 @@ def main(config: Config) -> str:
         streamer=streamer,
         **sampling,
     )
-    return loaded.tokenizer.decode(sequences[0, inputs.shape[1] :], skip_special_tokens=True)
+    return str(loaded.tokenizer.decode(sequences[0, inputs.shape[1] :], skip_special_tokens=True))
 
 
 if __name__ == "__main__":

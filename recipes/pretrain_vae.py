@@ -11,7 +11,6 @@ at the end, the share of sentences that free-running decoding writes exactly.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -59,25 +58,23 @@ class Config(TrainingConfig):
 def build(config: Config, data: PreparedData) -> SentenceVAE:
     """A new autoencoder for `data`, of the trunk's shape if there is one."""
     processor = data.processor
-    shape = dict(
-        vocab_size=vocabulary_size(processor.tokenizer),
-        hidden_size=config.hidden_size,
-        num_attention_heads=config.num_attention_heads,
-    )
+    vocab_size = vocabulary_size(processor.tokenizer)
+    width, num_heads = config.hidden_size, config.num_attention_heads
     table = None
     if config.opt:
-        opt = load_opt(config.opt, vocab_size=shape["vocab_size"])
+        opt = load_opt(config.opt, vocab_size=vocab_size)
         own = own_tokenizer(config.opt)
         if own:
             check_same_tokenizer(own, processor.tokenizer, "the data", f"the trunk {config.opt}")
-        width = opt.config.word_embed_proj_dim
-        head_width = opt.config.hidden_size // opt.config.num_attention_heads
-        shape = dict(vocab_size=opt.config.vocab_size, hidden_size=width, num_attention_heads=width // head_width)
-        table = opt.get_input_embeddings().weight if config.start_from_table else None
+        table = opt.get_input_embeddings().weight
+        vocab_size, width = table.shape
+        num_heads = opt.config.num_attention_heads * width // opt.config.hidden_size  # as wide as the trunk's
     torch.manual_seed(config.seed)
     vae = SentenceVAE(
         SentenceVAEConfig(
-            **shape,
+            vocab_size=vocab_size,
+            hidden_size=width,
+            num_attention_heads=num_heads,
             ffn_dim=config.ffn_dim,
             num_encoder_layers=config.num_encoder_layers,
             num_decoder_layers=config.num_decoder_layers,
@@ -93,7 +90,7 @@ def build(config: Config, data: PreparedData) -> SentenceVAE:
             eos_token_id=processor.eos_token_id,
         )
     )
-    if table is not None:
+    if table is not None and config.start_from_table:
         with torch.no_grad():
             vae.embed_tokens.weight.copy_(table)
     vae.processor = processor
@@ -146,7 +143,9 @@ def main(config: Config) -> TrainingResult:
     )
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
     flops = FORWARD_AND_BACKWARD * vae.flops(result.tokens, num_sentences)
-    write_training(config.output_dir, result.tokens, result.seconds, flops, [config.opt if config.start_from_table else None])
+    write_training(
+        config.output_dir, result.tokens, result.seconds, flops, [config.opt if config.start_from_table else None]
+    )
     return result
 
 

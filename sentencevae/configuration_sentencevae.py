@@ -65,9 +65,8 @@ class SentenceVAEConfig(PreTrainedConfig):
         self.dropout = dropout
         self.init_std = init_std
         kwargs.setdefault("tie_word_embeddings", True)
-        super().__init__(
-            pad_token_id=pad_token_id, bos_token_id=bos_token_id, eos_token_id=eos_token_id, **kwargs
-        )
+        kwargs |= dict(pad_token_id=pad_token_id, bos_token_id=bos_token_id, eos_token_id=eos_token_id)
+        super().__init__(**kwargs)
 
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""
@@ -76,7 +75,9 @@ class SentenceVAEConfig(PreTrainedConfig):
             if not 1 <= getattr(self, name) <= 4:
                 faults.append(f"{name}={getattr(self, name)}: choose 1 to 4")
         if self.hidden_size % self.num_attention_heads:
-            faults.append(f"hidden_size={self.hidden_size} is no multiple of num_attention_heads={self.num_attention_heads}")
+            faults.append(
+                f"hidden_size={self.hidden_size} is no multiple of num_attention_heads={self.num_attention_heads}"
+            )
         if self.pooling not in POOLINGS:
             faults.append(f"pooling={self.pooling!r}: choose {' or '.join(POOLINGS)}")
         if self.latent not in LATENTS:

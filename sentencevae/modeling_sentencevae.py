@@ -6,9 +6,10 @@ M memory vectors of a sentence, C positions held by a decoder cache.
     input_ids (N,T) -> SentenceEncoder -> sentence_embeds (N,D) -> SentenceDecoder -> hidden states (N,T,D) -> V
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,9 @@ class Attention(nn.Module):
         kv = rearrange(self.kv_proj(x), "n m (two h d) -> two n h m d", two=2, h=self.num_heads)
         return kv[0], kv[1]
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool = False
+    ) -> Tensor:
         q = rearrange(self.q_proj(x), "n t (h d) -> n h t d", h=self.num_heads)
         # On CPUs the fused bfloat16 kernel is made for long texts: over a sentence, plain products are 8 times faster.
         plain = q.device.type == "cpu" and q.dtype == torch.bfloat16
@@ -230,7 +233,8 @@ class SentenceDecoder(nn.Module):
         if memory is None:
             return [None] * len(self.layers)
         assert mask is not None
-        return [(layer.memory_attention.keys_values(memory), mask[:, None, None, :]) for layer in self.layers]
+        layers = cast(Iterable[DecoderLayer], self.layers)
+        return [(layer.memory_attention.keys_values(memory), mask[:, None, None, :]) for layer in layers]
 
     def _run(self, embeds: Tensor, start: int, sentence_embeds: Tensor, memories: list, caches: list) -> Tensor:
         stop = start + embeds.shape[1]
@@ -307,14 +311,14 @@ class SentenceVAEPreTrainedModel(PreTrainedModel):
 
 
 def length_buckets(lengths: Tensor, rows_per_bucket: int = 64) -> Iterator[tuple[Tensor, int]]:
-    """Group sentences (N,) of like length, so that little is computed on padding: yields row indices, longest length."""
+    """Group sentences (N,) of like length, so that padding costs little: yields row indices and longest length."""
     order = lengths.argsort(stable=True)
     num_buckets = max(1, min(8, len(order) // rows_per_bucket))
     for index in order.tensor_split(num_buckets):
         yield index, int(lengths[index[-1]]) if len(index) else 0  # without sentences one empty group
 
 
-class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):
+class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):  # type: ignore[misc]
     """Sentence autoencoder: N sentences -> N vectors -> the same sentences (arXiv 2408.00655, section 3).
 
     Text methods need `processor`, which `from_pretrained` loads with the weights.
@@ -334,7 +338,7 @@ class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
         self.embed_tokens = value
 
     # -- training ----------------------------------------------------------------------------------------------------
@@ -395,8 +399,9 @@ class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):
         return z.to(pooled.dtype), kl.clamp(min=self.config.free_bits).sum()
 
     def flops(self, num_tokens: int, num_sentences: int) -> float:
-        """Of a forward pass over so many tokens and their end marks, by formula (attention inside a sentence left out)."""
-        encoder, decoder = linear_flops(self.encoder), linear_flops(self.decoder) + 2.0 * self.embed_tokens.weight.numel()
+        """Of a forward pass over so many tokens and end marks, by formula (attention inside a sentence left out)."""
+        encoder = linear_flops(self.encoder)
+        decoder = linear_flops(self.decoder) + 2.0 * self.embed_tokens.weight.numel()
         return num_tokens * encoder + (num_tokens + num_sentences) * decoder
 
     # -- vectors -----------------------------------------------------------------------------------------------------
@@ -407,7 +412,7 @@ class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):
 
     def encode_states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Like `encode`, with the encoder's token states (N, T, D) beside the vectors (padding holds zeros)."""
-        n, t = input_ids.shape
+        t = input_ids.shape[1]
         embeds, states, order = [], [], []
         for index, longest in length_buckets(attention_mask.sum(1)):
             mask = attention_mask[index, :longest]

@@ -1,8 +1,12 @@
 """Configuration of the sentence-level language model: two nested configurations and how they are joined."""
 
+from typing import TypeVar
+
 from transformers import OPTConfig, PreTrainedConfig
 
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
+
+ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
 
 
 class SLLMConfig(PreTrainedConfig):
@@ -13,7 +17,7 @@ class SLLMConfig(PreTrainedConfig):
         max_sentences: sentences of a window in training and scoring; the trunk needs one position more.
         num_memory_states: the decoder reads this many of the latest trunk states; 1 is the published design.
         previous_sentence: the decoder also attends to the encoder's token states of the previous sentence.
-        freeze_trunk_layers: None trains the whole trunk, k only its first and last k layers (published for large trunks).
+        freeze_trunk_layers: None trains the whole trunk, k only its first and last k layers (published).
         freeze_autoencoder: train the trunk and the joints only.
         stop_weight: weight of the stop flag's loss; 1 makes the objective the exact likelihood of the text.
     """
@@ -33,8 +37,8 @@ class SLLMConfig(PreTrainedConfig):
         stop_weight: float = 1.0,
         **kwargs,
     ):
-        self.autoencoder = SentenceVAEConfig(**_fields(autoencoder)) if not _is_config(autoencoder) else autoencoder
-        self.trunk = OPTConfig(**_fields(trunk)) if not _is_config(trunk) else trunk
+        self.autoencoder = _as_config(autoencoder, SentenceVAEConfig)
+        self.trunk = _as_config(trunk, OPTConfig)
         self.max_sentences = max_sentences
         self.num_memory_states = num_memory_states
         self.previous_sentence = previous_sentence
@@ -66,13 +70,13 @@ class SLLMConfig(PreTrainedConfig):
         width, trunk_width = self.autoencoder.hidden_size, self.trunk.word_embed_proj_dim
         if width != trunk_width:
             faults.append(
-                f"the autoencoder's vectors are {width} wide and the trunk reads {trunk_width} (its word_embed_proj_dim): "
-                f"pretrain an autoencoder with hidden_size={trunk_width} for this trunk"
+                f"the autoencoder's vectors are {width} wide and the trunk reads {trunk_width} (its "
+                f"word_embed_proj_dim): pretrain an autoencoder with hidden_size={trunk_width} for this trunk"
             )
         if self.autoencoder.vocab_size != self.trunk.vocab_size:
             faults.append(
-                f"the autoencoder has {self.autoencoder.vocab_size} vocabulary rows and the trunk {self.trunk.vocab_size}: "
-                "both must use the same tokenizer"
+                f"the autoencoder has {self.autoencoder.vocab_size} vocabulary rows and the trunk "
+                f"{self.trunk.vocab_size}: both must use the same tokenizer"
             )
         if not 1 <= self.max_sentences < self.trunk.max_position_embeddings:
             faults.append(
@@ -80,7 +84,9 @@ class SLLMConfig(PreTrainedConfig):
                 "the trunk's positions less one for the start state"
             )
         if self.num_memory_states < 1:
-            faults.append(f"num_memory_states={self.num_memory_states}: at least 1, the state that predicts the sentence")
+            faults.append(
+                f"num_memory_states={self.num_memory_states}: at least 1, the state that predicts the sentence"
+            )
         layers = self.trunk.num_hidden_layers
         if self.freeze_trunk_layers is not None and not 0 <= self.freeze_trunk_layers <= layers:
             faults.append(f"freeze_trunk_layers={self.freeze_trunk_layers}: choose 0 to {layers}")
@@ -88,9 +94,5 @@ class SLLMConfig(PreTrainedConfig):
             raise ValueError("This SLLM cannot be built:\n  " + "\n  ".join(faults))
 
 
-def _is_config(value: object) -> bool:
-    return isinstance(value, PreTrainedConfig)
-
-
-def _fields(value: dict | None) -> dict:
-    return dict(value or {})
+def _as_config(value: ConfigT | dict | None, kind: type[ConfigT]) -> ConfigT:
+    return value if isinstance(value, PreTrainedConfig) else kind(**(value or {}))

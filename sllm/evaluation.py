@@ -1,11 +1,14 @@
 """From models and texts to rows of a table: likelihood, reconstruction, and the audit that comes before."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
 
 import torch
-from transformers import OPTForCausalLM
+from transformers import DynamicCache, OPTForCausalLM
 
 from lmbase.audit import AuditReport, audit_tokens
 from lmbase.collate import pad_tokens
@@ -39,6 +42,7 @@ def make_texts(texts: Sequence[str], corpus: str, baseline: LoadedModel) -> Text
     if not kept:
         raise ValueError("There is no text to evaluate on: the split is empty.")
     tokens = sum(len(encode_text(baseline.tokenizer, text)) for text in kept)
+    assert isinstance(baseline.model, OPTForCausalLM)
     return Texts(kept, corpus, tokens, baseline, opt_window(baseline.model))
 
 
@@ -51,16 +55,29 @@ def audit(loaded: LoadedModel, texts: Sequence[str]) -> AuditReport:
     """The causality audit on the opening of the first text that is long enough."""
     text = max(texts[:20], key=lambda t: min(len(t), 4000))[:4000]
     if isinstance(loaded.model, SLLM):
-        return audit_sentences(loaded.model, loaded.model.processor.encode(text).sentences()[:AUDIT_SENTENCES])
-    ids = encode_text(loaded.tokenizer, text)[:AUDIT_TOKENS]
-    model = TokenLM(loaded.model).eval()
+        most = min(AUDIT_SENTENCES, loaded.model.config.max_sentences)
+        return audit_sentences(loaded.model, loaded.model.processor.encode(text).sentences()[:most])
+    opt = loaded.model
+    assert isinstance(opt, OPTForCausalLM)
+    ids = encode_text(loaded.tokenizer, text)[: min(AUDIT_TOKENS, opt_window(opt))]
+    model = TokenLM(opt).eval()
 
     @torch.no_grad()
     def score(tokens: list[int]) -> torch.Tensor:
-        input_ids, mask = (t.to(loaded.model.device) for t in pad_tokens([tokens], loaded.model.config.pad_token_id))
+        input_ids, mask = (t.to(opt.device) for t in pad_tokens([tokens], cast(int, opt.config.pad_token_id)))
         return model.nats(input_ids, mask, torch.zeros(1, dtype=torch.bool, device=input_ids.device))[0, :-1]
 
-    return audit_tokens(score, ids, len(loaded.tokenizer))
+    return audit_tokens(score, functools.partial(_score_steps, opt), ids, len(loaded.tokenizer))
+
+
+@torch.no_grad()
+def _score_steps(opt: OPTForCausalLM, ids: list[int]) -> torch.Tensor:
+    """Nats (L,) of ids given one by one to `opt` with its cache."""
+    cache, nats = DynamicCache(config=opt.config), []
+    for read, target in pairwise([opt.config.bos_token_id, *ids]):
+        output = opt(torch.tensor([[read]], device=opt.device), past_key_values=cache, use_cache=True)
+        nats.append(-output.logits[0, -1].float().log_softmax(-1)[target])
+    return torch.stack(nats)
 
 
 def evaluate_likelihood(loaded: LoadedModel, data: Texts) -> list[tuple[Row, list[DocumentNats]]]:

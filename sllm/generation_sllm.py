@@ -39,11 +39,12 @@ class SentenceGenerateOutput(ModelOutput):
         past_key_values: the trunk's cache as it was left; None if nothing had to be read.
     """
 
-    sequences: Tensor | None = None
-    attention_mask: Tensor | None = None
-    sentence_lengths: list[list[int]] | None = None
-    num_new_tokens: list[int] | None = None
-    finish_reason: list[str] | None = None
+    # A ModelOutput's fields need defaults; these five are always there.
+    sequences: Tensor = None  # type: ignore[assignment]
+    attention_mask: Tensor = None  # type: ignore[assignment]
+    sentence_lengths: list[list[int]] = None  # type: ignore[assignment]
+    num_new_tokens: list[int] = None  # type: ignore[assignment]
+    finish_reason: list[str] = None  # type: ignore[assignment]
     recut_share: float | None = None
     texts: list[str] | None = None
     past_key_values: Cache | None = None
@@ -78,7 +79,7 @@ class SentenceGenerationMixin(GenerationMixin):
     """`generate` for SLLM."""
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(  # type: ignore[override, misc]
         self: "SLLM",
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -133,8 +134,11 @@ def _prompts(model: "SLLM", input_ids: Tensor | None, attention_mask: Tensor | N
     if (input_ids is None) == (text is None):
         raise ValueError("Give either input_ids or text.")
     if text is not None:
-        documents = [e.sentences() for e in model.processor.encode_batch([text] if isinstance(text, str) else list(text))]
+        documents = [
+            e.sentences() for e in model.processor.encode_batch([text] if isinstance(text, str) else list(text))
+        ]
         return [_open(model, sentences) for sentences in documents]
+    assert input_ids is not None
     if input_ids.dim() not in (2, 3):
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: give (B, L) flat ids or (B, S, T) sentences.")
     if attention_mask is None:
@@ -158,9 +162,10 @@ def _prompts(model: "SLLM", input_ids: Tensor | None, attention_mask: Tensor | N
 
 def _open(model: "SLLM", sentences: list[list[int]]) -> _Text:
     """Take the last sentence off if it may still go on."""
-    if model._processor is not None and model.processor.is_open_end(sentences):
-        return _Text(sentences[:-1], sentences[-1])
-    return _Text(sentences, [])
+    longest = max(map(len, sentences), default=0)
+    if longest > model.config.max_sentence_tokens:
+        raise ValueError(f"A sentence of {longest} tokens; the model reads at most {model.config.max_sentence_tokens}.")
+    return _Text(sentences, []) if model._processor is None else _Text(*model.processor.split_open_end(sentences))
 
 
 def _write(
@@ -209,7 +214,7 @@ def _write(
 def _write_sentence(
     model: "SLLM", texts: list[_Text], state: "ReadingState", sampler: Sampler, limit: int
 ) -> list[tuple[list[int], list[int]]]:
-    """Write one sentence of every living text; for each the whole sentence and its new tokens (empty for the others)."""
+    """Write one sentence of every living text; for each the whole sentence and its new tokens (others: empty)."""
     embed, config = model.autoencoder.embed_tokens, model.config
     decoder_state = model.autoencoder.decoder.start(state.states[:, -1], *model.decoder_memory(state))
     tokens = [config.bos_token_id] * len(texts)

@@ -41,13 +41,17 @@ def load_model(spec: str) -> LoadedModel:
     try:
         kind = AutoConfig.from_pretrained(folder).model_type
     except OSError as error:
-        raise ValueError(f"No model at {source!r}: it is no folder here, and no hub answered for it. {error}") from error
+        raise ValueError(
+            f"No model at {source!r}: it is no folder here, and no hub answered for it. {error}"
+        ) from error
     tokenizer = load_tokenizer(folder)
     model: PreTrainedModel
     if kind == "opt":
         model = load_opt(source)
         if len(tokenizer) > model.config.vocab_size:
-            raise ValueError(f"The tokenizer in {source!r} has {len(tokenizer)} ids, its model {model.config.vocab_size}.")
+            raise ValueError(
+                f"The tokenizer in {source!r} has {len(tokenizer)} ids, its model {model.config.vocab_size}."
+            )
     elif kind == "sllm":
         model = SLLM.from_pretrained(folder)
     elif kind == "sentence_vae":

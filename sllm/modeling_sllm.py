@@ -3,12 +3,13 @@
 B texts, S sentences of a text, T tokens of a sentence, N real sentences (all texts' flattened), D width,
 K trunk states that the decoder reads, M memory vectors.
 
-    input_ids (B,S,T) -> N real sentences -> encoder (N,D) -> start state in front (B,S+1,D) -> trunk -> states (B,S+1,D)
+    input_ids (B,S,T) -> N real sentences -> encoder (N,D) -> start state first (B,S+1,D) -> trunk -> states (B,S+1,D)
     state k (0..S) predicts sentence k+1 through the decoder, and the flag "the text stops here" through the stop head.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,13 @@ from transformers.utils import ModelOutput
 from lmbase.flops import attention_flops, linear_flops
 from lmbase.losses import token_nats, vocabulary_loss
 from lmbase.processing import ProcessorMixin
-from sentencevae.modeling_sentencevae import SentenceTargets, SentenceVAE, length_buckets, sentence_targets
+from sentencevae.modeling_sentencevae import (
+    DecoderLayer,
+    SentenceTargets,
+    SentenceVAE,
+    length_buckets,
+    sentence_targets,
+)
 from sllm.configuration_sllm import SLLMConfig
 from sllm.generation_sllm import SentenceGenerationMixin
 from sllm.scoring import Scores, score_texts
@@ -94,7 +101,7 @@ class SLLMPreTrainedModel(PreTrainedModel):
             init.zeros_(module.stop_head.bias)
 
 
-class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
+class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # type: ignore[misc]
     """Language model whose trunk reads and predicts one vector per sentence."""
 
     _tied_weights_keys = {"trunk.decoder.embed_tokens.weight": "autoencoder.embed_tokens.weight"}
@@ -130,7 +137,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
         model = cls(SLLMConfig(autoencoder=autoencoder_config, trunk=trunk_config, **options))
         missing, _ = model.autoencoder.load_state_dict(vae.state_dict(), strict=False)
         assert all("memory" in name for name in missing), missing
-        for layer in model.autoencoder.decoder.layers:
+        for layer in cast(Iterable[DecoderLayer], model.autoencoder.decoder.layers):
             if model.config.autoencoder.memory_attention:  # starts silent: the graft begins as the published design
                 nn.init.zeros_(layer.memory_attention.out_proj.weight)
         base = opt.model if isinstance(opt, OPTForCausalLM) else opt
@@ -143,7 +150,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
         model.generation_config.update(**{k: getattr(model.config, k) for k in ("pad_token_id", "eos_token_id")})
         if vae._processor is not None:
             model.processor = vae.processor
-        return model.to(vae.dtype)
+        return model.to(vae.dtype)  # type: ignore[arg-type]
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -166,7 +173,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.autoencoder.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
         self.autoencoder.embed_tokens = value
         self.trunk.set_input_embeddings(value)
 
@@ -183,7 +190,12 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
         return {"token": tokens, "stop": tokens}
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor, continues: Tensor | None = None, **kwargs
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        sentence_mask: Tensor,
+        continues: Tensor | None = None,
+        **kwargs,
     ) -> SLLMOutput:
         """Predict every sentence of every text from the sentences before it.
 
@@ -295,7 +307,9 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
         longest = max(int(mask.sum(1).max()), 1)
         return self._memory(latest, latest_mask, sentences.token_states[before, :longest], mask[:, :longest])
 
-    def _memory(self, latest: Tensor, latest_mask: Tensor, previous: Tensor | None, previous_mask: Tensor | None) -> tuple:
+    def _memory(
+        self, latest: Tensor, latest_mask: Tensor, previous: Tensor | None, previous_mask: Tensor | None
+    ) -> tuple:
         """Trunk states (n,K,D) and token states (n,T,D) -> memory (n,K+T,D) and its mask (n,K+T)."""
         assert self.memory_kinds is not None
         latest = latest + self.memory_kinds[:-1]
@@ -360,7 +374,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):
         )
 
     def read_sentence(self, input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
-        """Read one more sentence of each text: ids and mask (B, T); a text whose mask is empty is over and stays put."""
+        """Read one more sentence of each text: ids and mask (B, T); a text whose mask is empty is over, and stays."""
         alive = attention_mask.any(1)  # (B,)
         safe = attention_mask.clone()
         safe[:, 0] |= ~alive  # the encoder needs one token; what it makes of it is masked out below

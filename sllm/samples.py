@@ -35,16 +35,17 @@ def _reconstruct(model: SentenceVAE, text: str) -> list[dict[str, str]]:
 
 def _continue(loaded: LoadedModel, text: str, prompt_tokens: int, num_new_tokens: int) -> dict[str, str]:
     ids = encode_text(loaded.tokenizer, text)[:prompt_tokens]
-    prompt = loaded.tokenizer.decode(ids)
+    prompt = str(loaded.tokenizer.decode(ids))
     if isinstance(loaded.model, SLLM):
         output = loaded.model.generate(text=prompt, max_new_tokens=num_new_tokens)
+        assert output.texts is not None
         written, reason = output.texts[0], output.finish_reason[0]
     else:
         assert isinstance(loaded.model, OPTForCausalLM)
         inputs = torch.tensor([[loaded.model.config.bos_token_id, *ids]], device=loaded.model.device)
-        sequence = loaded.model.generate(
+        sequence = loaded.model.generate(  # type: ignore[misc]
             inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=num_new_tokens, do_sample=False
         )[0, inputs.shape[1] :]
-        written = loaded.tokenizer.decode(sequence, skip_special_tokens=True)
+        written = str(loaded.tokenizer.decode(sequence, skip_special_tokens=True))
         reason = "stop" if sequence[-1] == loaded.model.config.eos_token_id else "length"
     return {"model": loaded.name, "prompt": prompt, "text": written, "finish_reason": reason}

@@ -40,7 +40,7 @@ def score_texts(model: "SLLM", texts: Sequence[str], contexts: Sequence[str] | N
             raise ValueError(f"{len(contexts)} contexts for {len(texts)} texts: give one for each, perhaps empty.")
         before = [e.sentences() for e in model.processor.encode_batch(contexts)]
         found = [
-            score_continuation(model, context, e.sentences(), model.processor.is_open_end(context), size)
+            score_continuation(model, *model.processor.split_open_end(context), e.sentences(), size)
             for context, e, size in zip(before, encoded, sizes, strict=True)
         ]
     return Scores([d.nats for d in found], [d.num_bytes for d in found], [d.num_tokens for d in found])
@@ -88,7 +88,10 @@ def _score_batch(model: "SLLM", documents: Sequence[list[list[int]]], jobs: list
     continues = torch.tensor([w.stop < len(documents[d]) for d, w in jobs])
     device = model.device
     nats = model.nats(
-        batch.input_ids.to(device), batch.attention_mask.to(device), batch.sentence_mask.to(device), continues.to(device)
+        batch.input_ids.to(device),
+        batch.attention_mask.to(device),
+        batch.sentence_mask.to(device),
+        continues.to(device),
     )
     token, stop = nats.token.double().sum(-1).tolist(), nats.stop.tolist()
     for (d, w), token_row, stop_row in zip(jobs, token, stop, strict=True):
@@ -98,17 +101,18 @@ def _score_batch(model: "SLLM", documents: Sequence[list[list[int]]], jobs: list
 
 
 @torch.no_grad()
-def score_continuation(model: "SLLM", context: list[list[int]], text: list[list[int]], open_end: bool, num_bytes: int) -> DocumentNats:
+def score_continuation(
+    model: "SLLM", closed: list[list[int]], forced: list[int], text: list[list[int]], num_bytes: int
+) -> DocumentNats:
     """-log p of a text after a context, in one window that ends with the text.
 
     Args:
-        context, text: sentences of token ids.
-        open_end: the context's last sentence is unfinished: it is forced as the beginning of the text's first one.
+        closed, forced: the context's finished sentences, and the tokens of its unfinished one, which are forced as the
+            beginning of the text's first sentence (`SentenceProcessor.split_open_end`).
+        text: sentences of token ids.
     """
     cap, positions = model.config.max_sentence_tokens, model.config.trunk.max_position_embeddings
     num_tokens = sum(map(len, text))
-    forced = context[-1] if open_end else []
-    closed = context[:-1] if open_end else context
     if forced and text:
         first = forced + text[0]
         text = [first[i : i + cap] for i in range(0, len(first), cap)] + text[1:]
@@ -116,11 +120,16 @@ def score_continuation(model: "SLLM", context: list[list[int]], text: list[list[
         text = [forced]
     room = positions - 1 - len(text)
     if room < 0:
-        raise ValueError(f"The text has {len(text)} sentences and the trunk {positions} positions; score it without contexts.")
+        raise ValueError(
+            f"The text has {len(text)} sentences and the trunk {positions} positions; score it without contexts."
+        )
     closed = closed[max(0, len(closed) - room) :] if room else []
     batch = pad_sentences([closed + text], model.config.pad_token_id)
     device = model.device
+    training = model.training
+    model.eval()
     nats = model.nats(batch.input_ids.to(device), batch.attention_mask.to(device), batch.sentence_mask.to(device))
+    model.train(training)
     token = nats.token[0, len(closed) : len(closed) + len(text)].double()
     if forced:
         token[0, : len(forced)] = 0.0

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,13 +34,15 @@ class ReplayedLengths(LogitsProcessor):
         return scores
 
 
-def time_sllm(model: SLLM, prompt: Tensor | str, num_new_tokens: int, lengths: Sequence[int] | None = None) -> Generation:
+def time_sllm(
+    model: SLLM, prompt: Tensor | str, num_new_tokens: int, lengths: Sequence[int] | None = None
+) -> Generation:
     """Greedy writing after a prompt, a text or (1, S, T) sentences; the stop flag is disabled until all is written.
 
     Args:
         lengths: replay sentences of these lengths instead of the model's own.
     """
-    arrivals = Arrivals()
+    arrivals = Arrivals(model.processor.tokenizer if isinstance(prompt, str) else None)
     given: dict = {"text": prompt} if isinstance(prompt, str) else {"input_ids": prompt}
     if lengths is not None:
         given["logits_processor"] = LogitsProcessorList([ReplayedLengths(lengths, model.config.eos_token_id)])
@@ -49,9 +51,11 @@ def time_sllm(model: SLLM, prompt: Tensor | str, num_new_tokens: int, lengths: S
     )
     seconds = arrivals.moments[-1][0]
     cache = output.past_key_values
-    cached_sentences = cache.get_seq_length() - 1
-    cached_tokens = max(sum(output.sentence_lengths[0][:cached_sentences]), 1)
-    return Generation(seconds, arrivals.moments[1][0], output.num_new_tokens[0], cache_bytes(cache), cached_tokens)
+    assert cache is not None
+    positions = cache.get_seq_length()  # the start state's among them
+    read = len(output.sentence_lengths[0]) - 1  # the last sentence was written, and nothing after it
+    tokens = max(sum(output.sentence_lengths[0][max(0, read - positions + 1) : read]), 1)
+    return Generation(seconds, arrivals.moments[1][0], output.num_new_tokens[0], cache_bytes(cache), tokens, positions)
 
 
 def compare_generation(
@@ -60,17 +64,16 @@ def compare_generation(
     """Figures by model name; the first OPT is what the others' ratio is taken to.
 
     Args:
-        text: its first `prompt_tokens` tokens are the prompt of every model.
+        text: its first `prompt_tokens` tokens are the prompt of every model, counted by the first model's tokenizer.
     """
-    runners = {}
+    tokenizer = models[0].tokenizer
+    prompt = str(tokenizer.decode(encode_text(tokenizer, text)[:prompt_tokens]))
+    runners: dict[str, Callable[[], Generation]] = {}
     for loaded in models:
-        ids = encode_text(loaded.tokenizer, text)[:prompt_tokens]
         if isinstance(loaded.model, OPTForCausalLM):
-            prompt = torch.tensor([[loaded.model.config.bos_token_id, *ids]], device=loaded.model.device)
-            runners[loaded.name] = functools.partial(time_opt, loaded.model, prompt, num_new_tokens)
+            runners[loaded.name] = functools.partial(time_opt, loaded.model, prompt, num_new_tokens, loaded.tokenizer)
         elif isinstance(loaded.model, SLLM):
-            prompt_text = loaded.model.processor.decode(ids)
-            runners[loaded.name] = functools.partial(time_sllm, loaded.model, prompt_text, num_new_tokens)
+            runners[loaded.name] = functools.partial(time_sllm, loaded.model, prompt, num_new_tokens)
     found = alternate(runners, num_rounds)
     baseline = next((m.name for m in models if isinstance(m.model, OPTForCausalLM)), None)
     figures = {}
@@ -79,6 +82,7 @@ def compare_generation(
             "tokens_per_second": median([g.tokens_per_second for g in generations]),
             "seconds_to_first_sentence": median([g.seconds_to_first_sentence for g in generations]),
             "kv_bytes_per_token": median([g.cache_bytes_per_token for g in generations]),
+            "tokens_per_position": median([g.tokens_per_position for g in generations]),
         }
         if baseline and name != baseline:
             ratio, low, high = pairwise_ratio(generations, found[baseline])

@@ -30,7 +30,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_outside(unpacked: Path, *words: str) -> str:
     """Standard output of Python, run beside the unpacked wheel, which comes before anything installed."""
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}
-    done = subprocess.run([sys.executable, *words], cwd=unpacked.parent, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=unpacked.parent, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

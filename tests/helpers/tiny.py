@@ -12,7 +12,7 @@ from sllm import SLLM
 
 CAP = 12  # tokens of a sentence; the `bytes` tokenizer gives one for each byte
 WIDTH = 16
-MEMORY = dict(num_memory_states=3, previous_sentence=True)
+MEMORY: dict = dict(num_memory_states=3, previous_sentence=True)
 
 
 def make_processor(rule: str = "punctuation", cap: int = CAP, tokenizer: str = "bytes") -> SentenceProcessor:
@@ -20,7 +20,7 @@ def make_processor(rule: str = "punctuation", cap: int = CAP, tokenizer: str = "
 
 
 def randomise(model: torch.nn.Module, seed: int = 0, std: float = 0.2) -> None:
-    """Draw all weights anew: norms around 1, the end mark's row large enough to end many sentences, gates as they are."""
+    """Draw all weights anew: norms around 1, the end mark's row large, so that it often wins; gates stay."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -57,7 +57,7 @@ def make_opt(seed: int = 1, **options) -> OPTForCausalLM:
 
 
 def make_sllm(
-    seed: int = 20, *, vae: dict | None = None, opt: dict | None = None, stop_bias: float = -1.0, **options
+    seed: int = 37, *, vae: dict | None = None, opt: dict | None = None, stop_bias: float = -1.0, **options
 ) -> SLLM:
     """A grafted SLLM; `vae` and `opt` are options of its parts, `stop_bias` makes short or long texts likely."""
     options.setdefault("max_sentences", 16)
@@ -70,5 +70,5 @@ def make_sllm(
 
 SLLMS = {
     "plain": make_sllm,
-    "memory": partial(make_sllm, **MEMORY),
+    "memory": partial(make_sllm, 3, **MEMORY),
 }

@@ -28,7 +28,8 @@ def test_no_sentence_at_all_still_has_a_shape():
 
 
 def test_tokens_from_lists_and_arrays():
-    ids, mask = pad_tokens([[5, 6, 7], np.array([8], dtype=np.int32), []], pad_token_id=1)
+    rows: list = [[5, 6, 7], np.array([8], dtype=np.int32), []]
+    ids, mask = pad_tokens(rows, pad_token_id=1)
     assert ids.tolist() == [[5, 6, 7], [8, 1, 1], [1, 1, 1]]
     assert ids.dtype == torch.long
     assert mask.sum(-1).tolist() == [3, 1, 0]

@@ -2,15 +2,20 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from lmbase.decoding import Sampler, merge_generation_config
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, -9.0]])
 
 
-def sampler(seed=0, **settings):
-    return Sampler(GenerationConfig(**settings), "cpu", seed)
+def sampler(seed=0, processors=None, **settings):
+    return Sampler(GenerationConfig(**settings), "cpu", seed, processors)
+
+
+def written(logits):
+    """No tokens so far."""
+    return torch.empty(len(logits), 0, dtype=torch.long)
 
 
 def test_keywords_over_given_over_own():
@@ -45,7 +50,7 @@ def test_unsupported_fields_of_a_given_configuration_are_refused(settings):
 
 
 def test_greedy_takes_the_most_probable():
-    assert sampler()(LOGITS).tolist() == [0, 2]
+    assert sampler()(LOGITS, written(LOGITS)).tolist() == [0, 2]
     assert sampler().yes(torch.tensor([-0.1, 0.1])).tolist() == [False, True]
 
 
@@ -61,7 +66,8 @@ def test_greedy_takes_the_most_probable():
 def test_draws_follow_the_warped_distribution(settings, expected):
     draw = sampler(do_sample=True, **settings)
     torch.testing.assert_close(draw.probs(LOGITS), expected)
-    draws = draw(LOGITS.repeat(5000, 1)).view(-1, 2)
+    many = LOGITS.repeat(5000, 1)
+    draws = draw(many, written(many)).view(-1, 2)
     counts = torch.stack([draws[:, b].bincount(minlength=4) for b in range(2)]) / len(draws)
     torch.testing.assert_close(counts, expected, atol=0.03, rtol=0)
 
@@ -71,7 +77,18 @@ def test_yes_is_drawn_with_its_probability():
     torch.testing.assert_close(yes, torch.tensor([-1.0, 2.0]).sigmoid(), atol=0.03, rtol=0)
 
 
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_logits_processors_see_what_was_written(do_sample):
+    """One that forbids the tokens so far."""
+
+    def forbid(input_ids, scores):
+        return scores.scatter(1, input_ids, -torch.inf)
+
+    choose = sampler(0, LogitsProcessorList([forbid]), do_sample=do_sample)
+    assert choose(LOGITS, torch.tensor([[0, 2, 3], [2, 0, 3]])).tolist() == [1, 1]
+
+
 def test_a_seed_repeats_draws():
     logits = LOGITS.repeat(20, 1)
-    first, again, other = (sampler(seed, do_sample=True)(logits).tolist() for seed in (0, 0, 1))
+    first, again, other = (sampler(seed, do_sample=True)(logits, written(logits)).tolist() for seed in (0, 0, 1))
     assert first == again != other

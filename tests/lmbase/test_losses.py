@@ -61,6 +61,7 @@ def test_nats_of_each_target_with_their_gradient():
     torch.testing.assert_close(torch.autograd.grad(nats[3], (hidden, table)), wanted)
 
 
+@torch.no_grad()
 def test_correct_counts_first_choices():
     hidden, table, targets, closed = make_problem()
     logits = close_token(hidden @ table.T, closed, CLOSED)

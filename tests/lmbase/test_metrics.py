@@ -24,7 +24,7 @@ from lmbase.metrics import (
 
 
 def write(folder, rows, **changes):
-    settings = {"config": {"seed": 0}, "seed": 0, "wall_seconds": 1.5, "corpus": "stdlib-3.11"} | changes
+    settings: dict = {"config": {"seed": 0}, "seed": 0, "wall_seconds": 1.5, "corpus": "stdlib-3.11"} | changes
     return write_metrics(folder, rows, **settings)
 
 
@@ -130,7 +130,8 @@ def test_rows_come_back_as_they_were_written(tmp_path):
 
 
 def test_numbers_of_numpy_and_torch_are_written_as_numbers(tmp_path):
-    row = Row("m", nats=np.float32(1.5), bytes=np.int64(3), tokens=torch.tensor(7), extra={"list": np.arange(2)})
+    numbers: dict = {"nats": np.float32(1.5), "bytes": np.int64(3), "tokens": torch.tensor(7)}
+    row = Row("m", **numbers, extra={"list": np.arange(2)})
     stored = json.loads(write(tmp_path, [row], config={"path": tmp_path}).read_text(encoding="utf-8"))
     assert stored["rows"][0]["nats"] == 1.5
     assert stored["rows"][0]["tokens"] == 7
@@ -160,7 +161,7 @@ def test_a_broken_file_is_named(tmp_path, content):
 
 
 def test_the_environment_is_told_without_places(tmp_path):
-    document = {"git": git_revision(), "versions": library_versions(), "hardware": hardware()}
+    document: dict = {"git": git_revision(), "versions": library_versions(), "hardware": hardware()}
     assert document["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in document["versions"]["torch"]
     assert document["hardware"]["cores"] >= 1
     assert document["hardware"]["cpu"]

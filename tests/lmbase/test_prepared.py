@@ -36,7 +36,9 @@ def corpus_of(texts: list[str], valid: list[str] | None = None, fingerprint: str
     def source(split: str, part: list[str]):
         return lambda: (Document(text, f"{split}:{i}") for i, text in enumerate(part))
 
-    return Corpus("small", fingerprint, {"train": source("train", texts), "valid": source("valid", valid or ["Held out."])})
+    return Corpus(
+        "small", fingerprint, {"train": source("train", texts), "valid": source("valid", valid or ["Held out."])}
+    )
 
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,12 +70,18 @@ def test_texts_come_back(tmp_path: Path, processor: SentenceProcessor, monkeypat
     assert np.array_equal(np.diff(part.sentence_tokens), np.concatenate([e.sentence_lengths for e in encoded]))
     assert np.array_equal(part.sentence_bytes, np.concatenate([e.sentence_bytes for e in encoded]))
     assert np.array_equal(np.diff(part.document_sentences), [len(e.sentence_lengths) for e in encoded])
-    assert (part.document_sentences.dtype, part.sentence_tokens.dtype, part.sentence_bytes.dtype) == ("int64", "int64", "int32")
+    assert (part.document_sentences.dtype, part.sentence_tokens.dtype, part.sentence_bytes.dtype) == (
+        "int64",
+        "int64",
+        "int32",
+    )
 
 
-def test_any_range_of_the_token_stream(tmp_path: Path, processor: SentenceProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_range_of_the_token_stream(
+    tmp_path: Path, processor: SentenceProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small_chunks(monkeypatch)
-    texts = TEXTS[:20] + [""] + TEXTS[20:30]
+    texts = [*TEXTS[:20], "", *TEXTS[20:30]]
     part = prepare(corpus_of(texts), processor, tmp_path, num_workers=1, shard_characters=1500).split("train")
     flat = np.concatenate([e.input_ids for e in processor.encode_batch(texts)]).astype(np.int32)
     assert part.num_tokens == len(flat)
@@ -256,7 +264,9 @@ def flipped(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("file", ["train/00000.arrow", "statistics.json", "manifest.json", "processor/tokenizer.json"])
 @pytest.mark.parametrize("damage", [cut_off, flipped, lambda data: b"", None])
-def test_damage_is_found_when_small_data_are_loaded(tmp_path: Path, processor: SentenceProcessor, file: str, damage) -> None:
+def test_damage_is_found_when_small_data_are_loaded(
+    tmp_path: Path, processor: SentenceProcessor, file: str, damage
+) -> None:
     prepare(corpus_of(TEXTS), processor, tmp_path, num_workers=1)
     if damage:
         (tmp_path / file).write_bytes(damage((tmp_path / file).read_bytes()))
@@ -294,6 +304,7 @@ def test_random_damage_never_gives_a_view_outside_the_file(
     shard = tmp_path / "train" / "00000.arrow"
     whole = np.frombuffer(shard.read_bytes(), np.uint8)
     random = np.random.default_rng(0)
+    told = []
     for _ in range(200):
         damaged = whole.copy()
         damaged[random.integers(len(whole), size=3)] = random.integers(256, size=3)
@@ -301,9 +312,11 @@ def test_random_damage_never_gives_a_view_outside_the_file(
         try:
             part = PreparedData.load(tmp_path).split("train")
         except ValueError as error:
-            assert "Delete the folder" in str(error)
+            told.append("Delete the folder" in str(error))
         else:
             assert len(part.tokens(0, part.num_tokens)) == part.num_tokens
+    assert told
+    assert all(told)
 
 
 def test_folder_of_something_else(tmp_path: Path) -> None:
@@ -328,7 +341,8 @@ def endless():
 if __name__ == "__main__":
     preparing.CHUNK_CHARACTERS = 20_000
     processor = SentenceProcessor(load_tokenizer("bytes"), "punctuation")
-    preparing.prepare(Corpus("endless", "f", {"train": endless}), processor, sys.argv[1], num_workers=2, shard_characters=100_000)
+    corpus = Corpus("endless", "f", {"train": endless})
+    preparing.prepare(corpus, processor, sys.argv[1], num_workers=2, shard_characters=100_000)
 """
 
 
@@ -348,6 +362,7 @@ def worker_ids(parent: int) -> list[int]:
     return found
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_ctrl_c_and_kill_leave_whole_shards_and_no_processes(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -377,3 +392,14 @@ def test_ctrl_c_and_kill_leave_whole_shards_and_no_processes(tmp_path: Path) -> 
         for line in lines[1:]:
             shard = json.loads(line)
             assert (folders[sign] / f"train/{shard['index']:05d}.arrow").stat().st_size == shard["bytes"]
+
+
+@pytest.mark.distributed
+def test_a_script_that_is_not_guarded_is_told(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT.replace('__name__ == "__main__"', "True"))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "data")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert "ValueError: A worker process died" in result.stderr
+    assert "if __name__ == '__main__':" in result.stderr

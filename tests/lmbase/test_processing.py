@@ -29,7 +29,9 @@ PROCESSORS = [SentenceProcessor(t, rule, cap) for t in TOKENIZERS.values() for r
 processors = st.sampled_from(PROCESSORS)
 # Free text, and text made of what is hard: marks, white space, wide and combining characters, spelled-out specials.
 texts = st.text(max_size=60) | st.lists(
-    st.sampled_from(["the", " cat", "\u3000\u2003 ", ". ", "\n", "\r\n", "你", "。", "é", "👩‍👧", "\0", "</s>", "<pad>", "3.14"]),
+    st.sampled_from(
+        ["the", " cat", "\u3000\u2003 ", ". ", "\n", "\r\n", "你", "。", "é", "👩‍👧", "\0", "</s>", "<pad>", "3.14"]
+    ),
     max_size=30,
 ).map("".join)
 
@@ -88,19 +90,29 @@ def test_padded_tensors(processor):
 
 
 @pytest.mark.parametrize(
-    ("text", "is_open"),
-    [("", False), ("He said", True), ("He left.", False), ("He left. ", True), ("x" * 12, False), ("x" * 13, True)],
+    ("rule", "text", "end"),
+    [
+        ("punctuation", "", ""),
+        ("punctuation", "Yes. He said", " He said"),
+        ("punctuation", "Yes. He left.", ""),
+        ("punctuation", "Yes. He ", " He "),  # cut as "Yes.", " He", " ", but only because the text ends here
+        ("punctuation", "Yes. ", " "),
+        ("punctuation", " ", " "),
+        ("punctuation", "x" * 12, ""),  # the cap ends a sentence, and what follows it is a new one
+        ("punctuation", "x" * 13, "x"),
+        ("punctuation", "x" * 11 + " ", " "),
+        ("line", "a = 1\nb = 2.", "\nb = 2."),
+        ("line", "a = 1\n", "\n"),
+        ("auto", "x = [1, 2]\ny = x[0] + 1\nprint(y, 1).", "\nprint(y, 1)."),
+        ("auto", "He left, and she left.", ""),
+    ],
 )
-def test_open_ends(processor, text, is_open):
-    """A sentence of exactly the cap is over, one that the cap began is not."""
-    assert processor.is_open_end(processor.encode(text).sentences()) is is_open
-
-
-def test_auto_judges_an_open_end_by_the_whole_text():
-    processor = make_processor("auto", cap=64)
-    code = "def f(x):\n    return x[0] + 1\n\ny = f([1, 2])\nprint(y + 1)."
-    assert processor.is_open_end(processor.encode(code).sentences()), "lines are always open"
-    assert not processor.is_open_end(processor.encode("He left, and she left.").sentences())
+def test_open_ends(rule, text, end):
+    processor = make_processor(rule, cap=64 if rule == "auto" else 12)
+    sentences = processor.encode(text).sentences()
+    closed, forced = processor.split_open_end(sentences)
+    assert processor.decode(forced) == end
+    assert processor.decode([i for s in [*closed, forced] for i in s]) == text
 
 
 @pytest.mark.parametrize("text", ["ab \ud83d cd", "ab \udc00"])

@@ -26,7 +26,10 @@ class Page(HTMLParser):
 
     def __init__(self, source):
         super().__init__()
-        self.tags, self.addresses, self.open, self.text = [], [], [], ""
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
         self.feed(source)
         assert self.open == []
 
@@ -50,7 +53,7 @@ class Page(HTMLParser):
 def runs(tmp_path):
     """Two training runs, an evaluation, prepared data and samples."""
     for order, (name, floor) in enumerate((("trunk", 2.1), ("sllm", 2.0))):
-        records = []
+        records: list[dict] = []
         for step in range(1, 21):
             loss = floor + 3 / step
             records.append({"step": step, "tokens": step * 100, "seconds": step * 0.5, "lr": 1e-3, "token": loss})

@@ -69,7 +69,9 @@ def test_commands_and_folders_that_it_names_are_those_of_shipped_configurations(
         assert (script, name) == (recipe_of(path).__name__.rpartition(".")[2], path.stem)
     named = set(re.findall(r"runs/([\w.]*\w)", text)) - {"NAME", "demo"}
     others = {name for name in named if name not in NAMES}
-    evaluations = {name for name in others if name.startswith("evaluate_") and name.removeprefix("evaluate_") in FAMILIES}
+    evaluations = {
+        name for name in others if name.startswith("evaluate_") and name.removeprefix("evaluate_") in FAMILIES
+    }
     trials = {name for name in others if name.startswith(f"{path.stem}_")}
     assert others == evaluations | trials
 
@@ -110,7 +112,9 @@ def test_baseline_reads_as_many_tokens_as_autoencoder_and_sllm(family: str) -> N
 @pytest.mark.parametrize("family", ["tiny", "small"])
 def test_evaluation_compares_the_finished_family_with_its_fair_baseline(family: str) -> None:
     config = load(f"evaluate_{family}")
-    assert set(config.model) == {load(name).output_dir for name in (f"opt_{family}", f"vae_{family}", f"sllm_{family}", tuned(family))}
+    assert set(config.model) == {
+        load(name).output_dir for name in (f"opt_{family}", f"vae_{family}", f"sllm_{family}", tuned(family))
+    }
     assert config.baseline == tuned(family)
     assert config.data == load(f"data_{family}").output_dir
 

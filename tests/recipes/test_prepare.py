@@ -10,7 +10,7 @@ from lmbase.config import run
 from lmbase.corpora import open_corpus
 from lmbase.prepared import PreparedData
 from lmbase.tokenization import vocabulary_size
-from recipes import prepare as recipe
+from sllm_recipes import prepare as recipe
 
 
 @pytest.fixture
@@ -46,7 +46,10 @@ def test_the_tokenizer_is_learned_from_the_train_split_only(texts: Path, tmp_pat
     for split in ("valid", "test"):
         (texts / f"{split}.jsonl").write_text(json.dumps({"body": "zzyzx qwerty zzyzx qwerty " * 500}))
     run(recipe.Config, recipe.main, command(texts, tmp_path / "b"))
-    assert PreparedData.load(tmp_path / "a").processor.fingerprint == PreparedData.load(tmp_path / "b").processor.fingerprint
+    assert (
+        PreparedData.load(tmp_path / "a").processor.fingerprint
+        == PreparedData.load(tmp_path / "b").processor.fingerprint
+    )
 
 
 def test_punkt_is_learned_for_the_rule_that_uses_it(texts: Path, tmp_path: Path) -> None:

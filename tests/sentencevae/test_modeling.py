@@ -1,6 +1,6 @@
 """The sentence autoencoder: exact likelihood, caches, batches, latents, saving."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def all_sentences(vocabulary: int, cap: int) -> list[list[int]]:
 
 
 def test_targets_masks_and_end_marks_are_cut_by_one_index():
-    """Each row of inputs, targets and mask has the length of its own sentence; a full one has no end mark to predict."""
+    """Inputs, targets and mask of a row have its own sentence's length; a full one has no end mark to predict."""
     config = SentenceVAEConfig(max_sentence_tokens=3)
     ids, mask = pad_tokens([[5], [6, 7], [8, 9, 10]], PAD)
     cut = sentence_targets(ids, mask, config)
@@ -131,7 +131,7 @@ def test_steps_with_a_cache_equal_all_positions_at_once(variant):
     expected = variant.decoder(inputs, vectors)
     state = variant.decoder.start(vectors)
     borders = [0, 1, 4, 5, inputs.shape[1]]  # one position at a time and several
-    steps = [variant.decoder.step(inputs[:, a:b], state) for a, b in zip(borders, borders[1:], strict=False)]
+    steps = [variant.decoder.step(inputs[:, a:b], state) for a, b in pairwise(borders)]
     torch.testing.assert_close(torch.cat(steps, dim=1), expected, atol=1e-4, rtol=1e-4)
 
 

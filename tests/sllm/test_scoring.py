@@ -1,0 +1,164 @@
+"""Scores of texts: every byte, end mark and flag once, whatever the windows, the batch and the context."""
+
+import pytest
+import torch
+from tiny import CAP, make_sllm
+
+from lmbase.collate import pad_sentences
+from lmbase.windows import Window
+from sllm.scoring import score_sentences
+
+TEXTS = ["One, two. Four? Yes, five: six.", "", "Why", " ", "</s><pad>.", "naïve 你好。\n", "x" * (CAP + 1)]
+LONG = [[10 + k, 60 + k, 110 + k][: 1 + k % 3] for k in range(20)]  # 20 sentences
+
+
+@torch.no_grad()
+def nats_of(model, sentences, continues=False):
+    """Nats (S, T+1) and flags (S+1,) of one text, in one window."""
+    nats = model.nats(**vars(pad_sentences([sentences], 1)), continues=torch.tensor([continues]))
+    return nats.token[0], nats.stop[0]
+
+
+def one_score(model, text, context=None):
+    return model.score([text], None if context is None else [context]).nats[0]
+
+
+def test_a_score_is_the_sum_of_tokens_end_marks_and_flags(sllm):
+    scores = sllm.score(TEXTS)
+    for text, nats in zip(TEXTS, scores.nats, strict=True):
+        token, stop = nats_of(sllm, sllm.processor.encode(text).sentences())
+        assert nats == pytest.approx(float(token.sum() + stop.sum()), rel=1e-4)
+    assert scores.bytes == scores.tokens == [len(text.encode()) for text in TEXTS]
+
+
+def test_an_empty_text_costs_the_flag_that_ends_it(sllm):
+    log_odds = sllm(**vars(pad_sentences([LONG], 1))).stop_logits[0, 0]  # state 0 has read nothing
+    assert one_score(sllm, "") == pytest.approx(-torch.nn.functional.logsigmoid(log_odds).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_scores_do_not_depend_on_the_batch(sllm, batch_size):
+    documents = [LONG, LONG[:3], [], LONG[5:12]]
+    found = score_sentences(sllm, documents, [1] * 4, window=6, batch_size=batch_size)
+    for sentences, document in zip(documents, found, strict=True):
+        (alone,) = score_sentences(sllm, [sentences], [1], window=6)
+        assert document.token == pytest.approx(alone.token, rel=1e-4)
+        assert document.stop == pytest.approx(alone.stop, rel=1e-4, abs=1e-5)
+
+
+def test_windows_score_every_sentence_and_every_flag_once(sllm):
+    """Window 6: each later window sees three sentences again and scores three; a border's flag is the earlier's."""
+    (found,) = score_sentences(sllm, [LONG], [100], window=6)
+    token, stop = nats_of(sllm, LONG[:6], continues=True)
+    expected, flags = token.sum(-1).tolist(), stop.tolist()
+    for border in range(6, 20, 3):
+        stop_at = min(border + 3, 20)
+        token, stop = nats_of(sllm, LONG[border - 3 : stop_at], continues=stop_at < 20)
+        expected += token[3:].sum(-1).tolist()
+        flags += stop[4:].tolist()
+    assert found.token == pytest.approx(expected, rel=1e-4)
+    assert found.stop == pytest.approx(flags, rel=1e-4)
+    assert (len(found.token), len(found.stop), found.num_tokens) == (20, 21, sum(map(len, LONG)))
+    assert min(found.token + found.stop) > 0
+
+
+def test_a_text_that_fits_is_scored_alike_in_any_window(sllm):
+    tight, wide = (score_sentences(sllm, [LONG[:6]], [1], window=size)[0] for size in (6, 31))
+    assert tight.nats == pytest.approx(wide.nats, rel=1e-5)
+    assert score_sentences(sllm, [LONG], [1], window=6)[0].nats != pytest.approx(
+        score_sentences(sllm, [LONG], [1], window=31)[0].nats, rel=1e-5
+    )
+
+
+def test_a_plan_decides_what_is_seen(sllm):
+    """Windows of one sentence: each is scored as the first of its text."""
+    plan = [Window(k, k + 1, k) for k in range(len(LONG))]
+    (found,) = score_sentences(sllm, [LONG], [1], plan=lambda before: plan)
+    assert found.token == pytest.approx([nats_of(sllm, [s])[0].sum().item() for s in LONG], rel=1e-4)
+
+
+def test_a_window_larger_than_the_trunk_is_refused(sllm):
+    with pytest.raises(ValueError, match="32 positions"):
+        score_sentences(sllm, [LONG], [1], window=32)
+
+
+# -- contexts ----------------------------------------------------------------------------------------------------------
+
+WHOLE = TEXTS[0]
+
+
+@pytest.mark.parametrize("cut", range(len(WHOLE) + 1))
+def test_context_and_text_add_up_to_the_whole(sllm, cut):
+    """nats(text | context) = nats(whole) - nats of what the context fixes.
+
+    A closed context fixes its sentences and that each of them came: k sentences, k flags "another follows". An open
+    one fixes the tokens of its last sentence, too, but not that sentence's end.
+    """
+    context, text = (sllm.processor.encode(part).sentences() for part in (WHOLE[:cut], WHOLE[cut:]))
+    closed, forced = sllm.processor.split_open_end(context)
+    context = [*closed, forced] if forced else closed
+    joined = [*closed, forced + text[0], *text[1:]] if forced and text else context + text
+    token, flags = nats_of(sllm, joined)
+    context_token, context_flags = nats_of(sllm, context, continues=True)
+    fixed = context_token.sum() + context_flags[: len(context)].sum()
+    if forced:
+        fixed -= context_token[-1, len(forced)]  # the end mark
+    score = one_score(sllm, WHOLE[cut:], WHOLE[:cut])
+    assert score == pytest.approx(float(token.sum() + flags.sum() - fixed), rel=1e-4, abs=1e-4)
+    if joined == sllm.processor.encode(WHOLE).sentences():
+        assert score == pytest.approx(one_score(sllm, WHOLE) - float(fixed), rel=1e-4, abs=1e-4)
+
+
+def test_an_empty_context_is_none(sllm):
+    assert sllm.score(TEXTS, [""] * len(TEXTS)).nats == pytest.approx(sllm.score(TEXTS).nats, rel=1e-5)
+
+
+def test_a_context_that_begins_a_sentence_is_not_encoded(sllm):
+    """The unfinished sentence is forced: no flag and no end mark are charged between it and the text."""
+    token, flags = nats_of(sllm, sllm.processor.encode("He said. He left.").sentences())
+    assert one_score(sllm, " left.", "He said. He") == pytest.approx(float(token[1, 3:].sum() + flags[2]), rel=1e-4)
+
+
+def test_a_forced_beginning_and_the_text_share_the_cap(sllm):
+    """Eleven forced tokens leave room for one: the rest is the next sentence."""
+    score = one_score(sllm, "abc", "x" * (CAP - 1))
+    ids = sllm.processor.encode("x" * (CAP - 1) + "abc").input_ids
+    token, flags = nats_of(sllm, [ids[:CAP], ids[CAP:]])
+    assert score == pytest.approx(float(token[0, CAP - 1 :].sum() + token[1].sum() + flags[1:].sum()), rel=1e-4)
+
+
+def test_a_context_longer_than_the_trunk_loses_its_oldest_sentences(sllm):
+    """31 sentences fit: one of the text and the latest thirty of the context."""
+    sentences = [f" {word}." for word in ["the", "cat", "sat", "on", "its", "mat", "and", "ate"] * 5]
+    scores = [one_score(sllm, " end.", "".join(sentences[-kept:])) for kept in (40, 30, 29)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+    assert scores[1] != pytest.approx(scores[2], rel=1e-6)
+
+
+def test_a_text_longer_than_the_trunk_needs_windows(sllm):
+    text = " He." * 32
+    with pytest.raises(ValueError, match="score it without contexts"):
+        one_score(sllm, text, "Hi.")
+    assert one_score(sllm, text) > 0
+
+
+def test_scores_ignore_training_and_leave_it_on():
+    """Dropout never touches a score, with or without contexts."""
+    model = make_sllm(vae=dict(dropout=0.5, latent="gaussian"), opt=dict(dropout=0.5))
+    expected = [one_score(model, WHOLE), one_score(model, WHOLE, "Hi")]
+    model.train()
+    assert [one_score(model, WHOLE), one_score(model, WHOLE, "Hi")] == expected
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("texts", "contexts", "message"),
+    [
+        (["ok", "ab\ud800"], None, "U\\+D800 at character 2"),
+        (["ok"], ["a\udfff"], "U\\+DFFF at character 1"),
+        (["one", "two"], ["one"], "1 contexts for 2 texts"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(sllm, texts, contexts, message):
+    with pytest.raises(ValueError, match=message):
+        sllm.score(texts, contexts)
