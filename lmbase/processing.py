@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -68,7 +68,9 @@ class SentenceProcessor:
         if rule not in RULES:
             raise ValueError(f"rule={rule!r} is unknown; choose one of {', '.join(RULES)}.")
         if max_sentence_tokens < 4:
-            raise ValueError(f"max_sentence_tokens={max_sentence_tokens} is too small: one character may need 4 tokens.")
+            raise ValueError(
+                f"max_sentence_tokens={max_sentence_tokens} is too small: one character may need 4 tokens."
+            )
         self.tokenizer = tokenizer
         self.rule = rule
         self.max_sentence_tokens = max_sentence_tokens
@@ -247,7 +249,9 @@ class SentenceProcessor:
         raw = token_bytes(self.tokenizer, ids)
         # surrogateescape keeps one character per broken byte, so that positions can be counted in bytes.
         text = b"".join(raw).decode("utf-8", errors="surrogateescape")
-        sizes = [len(p.encode("utf-8", errors="surrogateescape")) for p in segment(text, rule=self.rule, punkt=self.punkt)]
+        sizes = [
+            len(p.encode("utf-8", errors="surrogateescape")) for p in segment(text, rule=self.rule, punkt=self.punkt)
+        ]
         borders = list(accumulate(sizes))
         sentences: list[list[int]] = [[]]
         sentence = position = 0  # the sentence of the text that the byte at `position` belongs to
@@ -263,7 +267,8 @@ class SentenceProcessor:
 
     def decode(self, ids: "Sequence[int] | Tensor") -> str:
         """Flat ids -> text; end marks and padding are left out."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        flat = cast("list[int] | Tensor", ids)  # any sequence will do
+        return str(self.tokenizer.decode(flat, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     # -- save, load --------------------------------------------------------------------------------------------------
 
@@ -289,7 +294,9 @@ class SentenceProcessor:
         """
         path = cached_file(str(folder), FILE_NAME, _raise_exceptions_for_missing_entries=False)
         if path is None:
-            raise ValueError(f"No {FILE_NAME} in {str(folder)!r}: it is no folder written by `prepare` or a training run.")
+            raise ValueError(
+                f"No {FILE_NAME} in {str(folder)!r}: it is no folder written by `prepare` or a training run."
+            )
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             saved_hash = content.pop("tokenizer_hash")
@@ -297,7 +304,8 @@ class SentenceProcessor:
             raise ValueError(f"{path} is damaged ({error}); copy it again from where the model was trained.") from error
         from transformers import AutoTokenizer  # brings torch, which workers of `prepare` do without
 
-        processor = cls(AutoTokenizer.from_pretrained(str(folder)), **content)
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+        processor = cls(tokenizer, **content)
         if processor.tokenizer_hash != saved_hash:
             raise ValueError(
                 f"The tokenizer in {str(folder)!r} is not the one this processor was saved with: "
@@ -326,12 +334,13 @@ class ProcessorMixin:
         vocabulary = vocabulary_size(processor.tokenizer)
         if vocabulary > config.vocab_size:
             raise ValueError(
-                f"The tokenizer has {vocabulary} ids and the model {config.vocab_size} rows: it is another model's tokenizer."
+                f"The tokenizer has {vocabulary} ids and the model {config.vocab_size} rows: "
+                "it is another model's tokenizer."
             )
         if (processor.pad_token_id, processor.eos_token_id) != (config.pad_token_id, config.eos_token_id):
             raise ValueError(
-                f"The tokenizer's pad and end ids are {processor.pad_token_id} and {processor.eos_token_id}, the model's "
-                f"{config.pad_token_id} and {config.eos_token_id}: it is another model's tokenizer."
+                f"The tokenizer's pad and end ids are {processor.pad_token_id} and {processor.eos_token_id}, the "
+                f"model's {config.pad_token_id} and {config.eos_token_id}: it is another model's tokenizer."
             )
         if processor.max_sentence_tokens > config.max_sentence_tokens:
             raise ValueError(

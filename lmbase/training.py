@@ -396,4 +396,4 @@ class _Run:
 
 def _seed_step(seed: int, step: int, rank: int) -> None:
     """Dropout draws from (seed, step, process), so that a continued run draws what an uninterrupted one does."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1)

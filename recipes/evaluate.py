@@ -122,7 +122,7 @@ def main(config: Config) -> list[Row]:
     rows += [evaluate_reconstruction(m, data, config.max_sentences) for m in models if isinstance(m.model, SentenceVAE)]
     if config.speed and config.protocol == "exact":
         text = max(data.texts[:100], key=len)
-        figures = compare_generation(language_models, text, config.prompt_tokens, config.new_tokens, config.rounds)
+        figures = compare_generation(language_models, baseline, text, config.prompt_tokens, config.new_tokens, config.rounds)
         for row in rows:
             if row.protocol == "full window":
                 own = figures[row.model]

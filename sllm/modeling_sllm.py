@@ -206,7 +206,9 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         """
         sentences = self._read(input_ids, attention_mask, sentence_mask)
         states = self._trunk_states(sentences, sentence_mask)  # (B,S+1,D)
-        hidden, targets, first = [], [], []
+        # Seeded with nothing: a batch of empty texts has a loss, too, that of its stop flags.
+        hidden, targets = [states.new_zeros(0, states.shape[-1])], [input_ids.new_zeros(0)]
+        first = [sentence_mask.new_zeros(0)]
         for _, h, cut in self._decode(sentences, states):
             hidden.append(h[cut.mask])
             targets.append(cut.targets[cut.mask])
@@ -221,7 +223,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         )
         stop_logits, stop = self._stop(states, sentence_mask, continues)
         losses = {"token": result.loss, "stop": stop.sum()}
-        count = self.loss_counts(input_ids, attention_mask)["token"]
+        count = self.loss_counts(input_ids, attention_mask)["token"].clamp(min=1)
         loss = (losses["token"] + self.config.stop_weight * losses["stop"]) / count
         return SLLMOutput(loss=loss, losses=losses, correct=result.correct, stop_logits=stop_logits, states=states)
 

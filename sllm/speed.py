@@ -59,9 +59,9 @@ def time_sllm(
 
 
 def compare_generation(
-    models: list[LoadedModel], text: str, prompt_tokens: int, num_new_tokens: int, num_rounds: int
+    models: list[LoadedModel], baseline: LoadedModel, text: str, prompt_tokens: int, num_new_tokens: int, num_rounds: int
 ) -> dict[str, dict]:
-    """Figures by model name; the first OPT is what the others' ratio is taken to.
+    """Figures by model name, with the ratio to `baseline`, one of the models.
 
     Args:
         text: its first `prompt_tokens` tokens are the prompt of every model, counted by the first model's tokenizer.
@@ -75,7 +75,6 @@ def compare_generation(
         elif isinstance(loaded.model, SLLM):
             runners[loaded.name] = functools.partial(time_sllm, loaded.model, prompt, num_new_tokens)
     found = alternate(runners, num_rounds)
-    baseline = next((m.name for m in models if isinstance(m.model, OPTForCausalLM)), None)
     figures = {}
     for name, generations in found.items():
         figures[name] = {
@@ -84,7 +83,7 @@ def compare_generation(
             "kv_bytes_per_token": median([g.cache_bytes_per_token for g in generations]),
             "tokens_per_position": median([g.tokens_per_position for g in generations]),
         }
-        if baseline and name != baseline:
-            ratio, low, high = pairwise_ratio(generations, found[baseline])
+        if name != baseline.name:
+            ratio, low, high = pairwise_ratio(generations, found[baseline.name])
             figures[name] |= {"speed_ratio": ratio, "speed_ratio_low": low, "speed_ratio_high": high}
     return figures

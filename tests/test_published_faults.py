@@ -463,7 +463,7 @@ def test_fault_07_the_prompt_is_cut_in_tokens(opt, sllm, monkeypatch):
     monkeypatch.setattr(sllm_speed, "time_opt", fake)
     monkeypatch.setattr(sllm_speed, "time_sllm", fake)
     models = [LoadedModel("opt", opt, tokenizer, None), LoadedModel("sllm", sllm, tokenizer, None)]
-    sllm_speed.compare_generation(models, TEXT, prompt_tokens=30, num_new_tokens=1, num_rounds=1)
+    sllm_speed.compare_generation(models, models[0], TEXT, prompt_tokens=30, num_new_tokens=1, num_rounds=1)
 
     def check(prompt):
         assert len(sllm.processor.encode(prompt).input_ids) == 30

@@ -328,3 +328,12 @@ def test_there_is_one_vocabulary_table(sllm, tmp_path):
     assert sum(260 in shape for shape in shapes) == 1
     assert sum(torch.Size(shape).numel() for shape in shapes) == sllm.num_parameters()
     assert [p.name for p in tmp_path.glob("*.bin")] == []
+
+
+def test_a_batch_of_empty_texts_trains_the_stop_head(sllm):
+    batch = pad_sentences([[], []], sllm.config.pad_token_id)
+    output = sllm(batch.input_ids, batch.attention_mask, batch.sentence_mask)
+    output.loss.backward()
+    assert output.losses["token"] == 0
+    assert output.losses["stop"] > 0
+    assert sllm.stop_head.bias.grad.abs().sum() > 0
