@@ -1,0 +1,212 @@
+"""The whole way on a small text, as a user types it: prepare, trunk, autoencoder, graft, baseline, table, writing."""
+
+import json
+import random
+import shutil
+
+import pytest
+from safetensors.torch import load_file
+
+from lmbase.metrics import read_metrics
+from sllm_recipes import cli
+
+WORDS = "the a cat dog bird house tree sees likes finds small old red quiet and then".split()
+TRAIN = "--max_steps 6 --batch_size 4 --learning_rate 3e-3 --warmup_steps 2 --log_every 2 --device cpu --dtype fp32"
+
+
+def story(seed: int) -> str:
+    rng = random.Random(seed)
+    sentences = [" ".join(rng.choices(WORDS, k=rng.randint(3, 8))).capitalize() + "." for _ in range(12)]
+    return " ".join(sentences) + "\n\nThe end, said " + rng.choice(["Ann", "Ben"]) + "! \N{OWL}"
+
+
+def sllm(command: str) -> None:
+    cli.main(command.split())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    text = folder / "text"
+    text.mkdir()
+    for split, seeds in (("train", range(30)), ("valid", range(30, 34)), ("test", range(34, 38))):
+        lines = [json.dumps({"text": story(seed)}) for seed in seeds]
+        (text / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = f"--data {folder}/data"
+    sllm(f"prepare --data {text} --tokenizer bpe:300 --rule punctuation --num_workers 1 --output_dir {folder}/data")
+    sllm(f"train-opt --opt random:tiny {data} --context 128 {TRAIN} --output_dir {folder}/opt")
+    sllm(f"pretrain-vae --opt {folder}/opt {data} {TRAIN} --output_dir {folder}/vae")
+    graft = f"--vae {folder}/vae --opt {folder}/opt --max_sentences 16 --previous_sentence true"
+    sllm(f"finetune-sllm {graft} {data} {TRAIN} --output_dir {folder}/sllm")
+    sllm(f"train-opt --opt {folder}/opt {data} --context 128 {TRAIN} --output_dir {folder}/opt-tuned")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(runs):
+    models = f"opt={runs}/opt tuned={runs}/opt-tuned vae={runs}/vae sllm={runs}/sllm"
+    sllm(
+        f"evaluate --model {models} --data {runs}/data --rounds 1 --prompt_tokens 16 --new_tokens 8 --samples 1 "
+        f"--device cpu --output_dir {runs}/evaluate"
+    )
+    return {(row.model, row.protocol): row for row in read_metrics(runs / "evaluate")["rows"]}
+
+
+def test_the_table_has_a_row_for_every_model_and_protocol(table):
+    assert set(table) == {
+        ("opt", "full window"),
+        ("tuned", "full window"),
+        ("sllm", "full window"),
+        ("sllm", "equal context"),
+        ("vae", "reconstruction"),
+    }
+
+
+def test_all_bytes_of_the_split_are_scored(table):
+    expected = sum(len(story(seed).encode()) for seed in range(34, 38))
+    for (_, protocol), row in table.items():
+        if protocol != "reconstruction":
+            assert row.bytes == expected
+            assert row.bits_per_byte > 0
+
+
+def test_the_baseline_is_the_tuned_trunk_and_its_tokens_add_up(table):
+    sllm_row, opt, tuned = (table[name, "full window"] for name in ("sllm", "opt", "tuned"))
+    assert sllm_row.extra["compared_with"] == "tuned"
+    assert sllm_row.extra["ratio"] == pytest.approx(sllm_row.bits_per_byte / tuned.bits_per_byte)
+    assert opt.training_tokens < tuned.training_tokens
+    assert sllm_row.training_tokens > opt.training_tokens
+
+
+def test_a_prepared_folder_and_the_text_it_came_from_score_alike(runs, table):
+    sllm(
+        f"evaluate --model opt={runs}/opt --data {runs}/text --speed false --samples 0 --device cpu "
+        f"--output_dir {runs}/evaluate-text"
+    )
+    (row,) = read_metrics(runs / "evaluate-text")["rows"]
+    assert row.nats == pytest.approx(table["opt", "full window"].nats, rel=1e-5)
+
+
+def test_rows_by_the_papers_protocol_are_marked(runs, capsys):
+    sllm(
+        f"evaluate --model {runs}/opt {runs}/sllm --data {runs}/data --protocol paper --samples 0 --device cpu "
+        f"--output_dir {runs}/evaluate-paper"
+    )
+    rows = read_metrics(runs / "evaluate-paper")["rows"]
+    assert all(row.protocol == "paper" and row.bits_per_byte is None and row.extra["ppl"] > 1 for row in rows)
+    assert "not comparable" in capsys.readouterr().out
+
+
+def test_the_report_shows_runs_and_table(runs, table):
+    sllm(f"report --runs {runs}")
+    page = (runs / "report.html").read_text(encoding="utf-8")
+    assert "equal context" in page
+    assert "://" not in page.replace("http://www.w3.org", "")  # nothing is fetched
+
+
+def test_generate_prints_the_prompt_and_what_follows(runs, capsys):
+    sllm(f"generate --model {runs}/sllm --prompt Hello --max_new_tokens 6 --device cpu")
+    first = capsys.readouterr().out
+    assert first.startswith("Hello")
+    sllm(f"generate --model {runs}/sllm --prompt Hello --max_new_tokens 6 --device cpu")
+    assert capsys.readouterr().out == first
+
+
+def test_audit_passes(runs, capsys):
+    sllm(f"audit --model {runs}/sllm {runs}/opt --data {runs}/text")
+    assert capsys.readouterr().out.count("passed") == 2
+
+
+def damaged(runs, name: str):
+    """A copy of a run whose weights were cut off."""
+    copy = runs / f"damaged-{name}"
+    shutil.copytree(runs / name, copy, dirs_exist_ok=True)
+    weights = copy / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return copy
+
+
+def other_width(runs):
+    """An autoencoder that fits no `tiny` trunk."""
+    sllm(f"pretrain-vae --data {runs}/data --hidden_size 64 {TRAIN} --output_dir {runs}/vae64")
+    return runs / "vae64"
+
+
+MISTAKES = {
+    "unknown key": (lambda runs: f"train-opt --data {runs}/data --learning_rat 1e-3", "learning_rate"),
+    "wrong type": (lambda runs: f"train-opt --data {runs}/data --batch_size many", "batch_size"),
+    "no such config": (lambda runs: "train-opt opt_smal", "opt_small"),
+    "no such model": (lambda runs: f"generate --model {runs}/nothing --prompt x", "nothing"),
+    "unfinished run": (lambda runs: f"generate --model {unfinished(runs)} --prompt x", "not finished"),
+    "damaged weights": (lambda runs: f"generate --model {damaged(runs, 'sllm')} --prompt x", "cut off"),
+    "an autoencoder cannot write": (lambda runs: f"generate --model {runs}/vae --prompt x", "autoencoder"),
+    "an OPT is no autoencoder": (lambda runs: f"finetune-sllm --vae {runs}/opt --opt {runs}/opt", "sentence_vae"),
+    "width": (
+        lambda runs: f"finetune-sllm --vae {other_width(runs)} --opt {runs}/opt --data {runs}/data",
+        "word_embed_proj_dim",
+    ),
+    "tokenizer of another model": (
+        lambda runs: f"finetune-sllm --vae {runs}/vae --opt {other_tokenizer(runs)} --data {runs}/data",
+        "tokenizers",
+    ),
+    "too many sentences for the trunk": (
+        lambda runs: f"finetune-sllm --vae {runs}/vae --opt {runs}/opt --data {runs}/data --max_sentences 500",
+        "max_sentences=500",
+    ),
+    "nothing to evaluate": (lambda runs: "evaluate", "--model"),
+    "no baseline": (lambda runs: f"evaluate --model {runs}/sllm --data {runs}/data", "baseline"),
+    "no such split": (lambda runs: f"evaluate --model {runs}/opt --data {runs}/data --split dev", "dev"),
+}
+
+
+def unfinished(runs):
+    (runs / "unfinished" / "checkpoints").mkdir(parents=True, exist_ok=True)
+    return runs / "unfinished"
+
+
+def other_tokenizer(runs):
+    """The trunk with two merges swapped in its tokenizer."""
+    copy = runs / "other-tokenizer"
+    shutil.copytree(runs / "opt" / "model", copy, dirs_exist_ok=True)
+    (copy / "manifest.json").unlink()
+    path = copy / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    merges = content["model"]["merges"]
+    merges[0], merges[1] = merges[1], merges[0]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return copy
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_end_with_a_message_and_no_traceback(runs, mistake, capsys):
+    command, told = MISTAKES[mistake]
+    argv = command(runs)
+    if "--output_dir" not in argv:
+        argv += f" --output_dir {runs}/mistake" if not argv.startswith("generate") else ""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        sllm(argv)
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert told in message
+    assert "Traceback" not in message
+
+
+def test_a_lone_surrogate_in_a_prompt_is_refused_with_its_offset(runs, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "--model", f"{runs}/sllm", "--prompt", "ab\udc80"])
+    assert "character 2" in capsys.readouterr().err
+
+
+def test_pickled_weights_are_not_loaded(runs, capsys):
+    import torch
+
+    folder = runs / "pickled"
+    shutil.copytree(runs / "opt" / "model", folder, dirs_exist_ok=True)
+    (folder / "manifest.json").unlink()
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(SystemExit):
+        sllm(f"generate --model {folder} --prompt x")
+    assert "safetensors" in capsys.readouterr().err
