@@ -17,12 +17,20 @@ from transformers.generation import (
 )
 
 DEFAULT_NEW_TOKENS = 128
-# What our generate methods understand; any other field that is set would silently be ignored, so it is refused.
-UNDERSTOOD = {
-    "do_sample", "temperature", "top_k", "top_p", "max_new_tokens", "min_new_tokens", "pad_token_id", "bos_token_id",
-    "eos_token_id", "use_cache", "return_dict_in_generate", "output_scores", "transformers_version",
-}  # fmt: skip
-REFUSED = {
+UNDERSTOOD = (
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "max_new_tokens",
+    "min_new_tokens",
+    "pad_token_id",  # Transformers' users give it by habit; a model's own is used
+    "return_dict_in_generate",  # always so
+)
+# Settings that would change the output elsewhere and would silently be ignored here, with the value that changes nothing.
+NEUTRAL = {
+    "use_cache": True,
+    "output_scores": False,
     "num_beams": 1,
     "num_return_sequences": 1,
     "repetition_penalty": 1.0,
@@ -43,16 +51,16 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
         ValueError: a keyword that generation does not know, or a setting that it does not support.
     """
     config = copy.deepcopy(given if given is not None else base)
-    unknown = [name for name in kwargs if name not in UNDERSTOOD]
+    unknown = [name for name in kwargs if name not in UNDERSTOOD and name not in NEUTRAL]
     if unknown:
         raise ValueError(
             f"generate() does not know {', '.join(unknown)}; it understands {', '.join(sorted(UNDERSTOOD))}."
         )
     for name, value in kwargs.items():  # not config.update, which refuses max_new_tokens=0
         setattr(config, name, value)
-    for name, neutral in REFUSED.items():
+    for name, neutral in NEUTRAL.items():
         if getattr(config, name, None) not in (None, neutral):
-            raise ValueError(f"{name}={getattr(config, name)} is not supported: only greedy decoding and sampling are.")
+            raise ValueError(f"{name}={getattr(config, name)} is not supported: greedy decoding and sampling are, always cached.")
     if config.max_new_tokens is not None and config.max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={config.max_new_tokens} must not be negative.")
     if config.do_sample and config.temperature is not None and config.temperature <= 0:

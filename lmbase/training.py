@@ -41,6 +41,7 @@ from lmbase.training_config import TrainingConfig
 __all__ = ["TrainingConfig", "TrainingResult", "train"]
 
 Batch = dict[str, torch.Tensor]
+QUICK_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def train(
         FloatingPointError: a loss or gradient was not finite; weights and checkpoints are as they were before the step.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; a checkpoint was written and the command that continues printed.
     """
+    if config.quick:
+        config.max_steps = min(config.max_steps, QUICK_STEPS)
     run = _Run(model, num_items, make_batch, config, Path(output_dir), count_tokens, lengths)
     if run.step == config.max_steps:
         run.log.say(f"{run.folder} holds a finished run of {run.step} steps.")

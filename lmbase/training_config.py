@@ -47,6 +47,7 @@ class TrainingConfig:
         "with several processes: ddp keeps a whole model in each, fsdp shares weights and optimizer out",
         may_differ=True,
     )
+    quick: bool = option(False, "20 steps at most, to try a command out")
     log_every: PositiveInt = option(10, "steps between lines of log.jsonl", may_differ=True)
     eval_every: NonNegativeInt = option(0, "steps between evaluations; 0: at the end only", may_differ=True)
     save_every: NonNegativeInt = option(500, "steps between checkpoints; 0: at the end only", may_differ=True)

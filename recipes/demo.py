@@ -32,13 +32,9 @@ def stages(config: Config) -> list[tuple[str, str]]:
     """What is done, and the command line that does it."""
     out = config.output_dir
     data = f"--data {out}/data"
-    common = f"{data} --seed {config.seed} --device {config.device}"
-
-    def tokens(number: int) -> str:
-        return f"--train_tokens {20_000 if config.quick else number}"
-
+    quick = " --quick true" if config.quick else ""
+    common = f"{data} --seed {config.seed} --device {config.device}{quick}"
     table = f"--model opt={out}/opt opt-tuned={out}/opt-tuned vae={out}/vae sllm={out}/sllm"
-    size = "--max_documents 2 --rounds 1 --new_tokens 16" if config.quick else ""
     return [
         (
             "Text: the documentation of this Python, cut into sentences and tokenised",
@@ -46,24 +42,24 @@ def stages(config: Config) -> list[tuple[str, str]]:
         ),
         (
             "Trunk: a small OPT, trained on it from random weights",
-            f"train-opt opt_demo {common} {tokens(1_600_000)} --output_dir {out}/opt",
+            f"train-opt opt_demo {common} --train_tokens 1600000 --output_dir {out}/opt",
         ),
         (
             "Autoencoder: a sentence in, one vector, the sentence out again",
-            f"pretrain-vae vae_demo {common} --opt {out}/opt {tokens(500_000)} --output_dir {out}/vae",
+            f"pretrain-vae vae_demo {common} --opt {out}/opt --train_tokens 500000 --output_dir {out}/vae",
         ),
         (
             "SLLM: the autoencoder grafted onto the trunk, and finetuned",
-            f"finetune-sllm sllm_demo {common} --vae {out}/vae --opt {out}/opt {tokens(800_000)} "
+            f"finetune-sllm sllm_demo {common} --vae {out}/vae --opt {out}/opt --train_tokens 800000 "
             f"--output_dir {out}/sllm",
         ),
         (
             "Fair baseline: the same trunk, trained further on as many tokens",
-            f"train-opt opt_demo {common} --opt {out}/opt {tokens(1_300_000)} --output_dir {out}/opt-tuned",
+            f"train-opt opt_demo {common} --opt {out}/opt --train_tokens 1300000 --output_dir {out}/opt-tuned",
         ),
         (
             "Evaluation: audited, every byte scored once, side by side",
-            f"evaluate {table} {data} --device {config.device} {size} --output_dir {out}/evaluate",
+            f"evaluate {table} {data} --device {config.device}{quick} --output_dir {out}/evaluate",
         ),
         ("Report", f"report --runs {out} --title 'Sentence-level language modelling, the demo'"),
     ]

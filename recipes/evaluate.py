@@ -48,6 +48,7 @@ class Config:
     new_tokens: int = option(128, "tokens written for that")
     rounds: int = option(5, "timed rounds, after a warm-up")
     samples: int = option(3, "texts to show: continuations, and an autoencoder's reconstructions (samples.json)")
+    quick: bool = option(False, "two documents, one timed round, few tokens, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     seed: int = option(0, "of the bootstrap")
     output_dir: str = option("runs/evaluate", "where metrics.json and table.md go")
@@ -92,6 +93,8 @@ def main(config: Config) -> list[Row]:
     if not config.model:
         raise ValueError("Nothing to evaluate: give --model PATH [PATH ...].")
     started = time.perf_counter()
+    if config.quick:
+        config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     models = [load_model(spec) for spec in config.model]
     names = [m.name for m in models]
@@ -122,7 +125,9 @@ def main(config: Config) -> list[Row]:
     rows += [evaluate_reconstruction(m, data, config.max_sentences) for m in models if isinstance(m.model, SentenceVAE)]
     if config.speed and config.protocol == "exact":
         text = max(data.texts[:100], key=len)
-        figures = compare_generation(language_models, baseline, text, config.prompt_tokens, config.new_tokens, config.rounds)
+        figures = compare_generation(
+            language_models, baseline, text, config.prompt_tokens, config.new_tokens, config.rounds
+        )
         for row in rows:
             if row.protocol == "full window":
                 own = figures[row.model]

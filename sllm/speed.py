@@ -59,7 +59,12 @@ def time_sllm(
 
 
 def compare_generation(
-    models: list[LoadedModel], baseline: LoadedModel, text: str, prompt_tokens: int, num_new_tokens: int, num_rounds: int
+    models: list[LoadedModel],
+    baseline: LoadedModel,
+    text: str,
+    prompt_tokens: int,
+    num_new_tokens: int,
+    num_rounds: int,
 ) -> dict[str, dict]:
     """Figures by model name, with the ratio to `baseline`, one of the models.
 
