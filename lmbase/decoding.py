@@ -60,7 +60,9 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
         setattr(config, name, value)
     for name, neutral in NEUTRAL.items():
         if getattr(config, name, None) not in (None, neutral):
-            raise ValueError(f"{name}={getattr(config, name)} is not supported: greedy decoding and sampling are, always cached.")
+            raise ValueError(
+                f"{name}={getattr(config, name)} is not supported: greedy decoding and sampling are, always cached."
+            )
     if config.max_new_tokens is not None and config.max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={config.max_new_tokens} must not be negative.")
     if config.do_sample and config.temperature is not None and config.temperature <= 0:

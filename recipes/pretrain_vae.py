@@ -90,7 +90,7 @@ def build(config: Config, data: PreparedData) -> SentenceVAE:
             eos_token_id=processor.eos_token_id,
         )
     )
-    if table is not None and config.start_from_table:
+    if table is not None and config.start_from_table and own_tokenizer(config.opt):
         with torch.no_grad():
             vae.embed_tokens.weight.copy_(table)
     vae.processor = processor

@@ -17,7 +17,7 @@ class SLLMConfig(PreTrainedConfig):
         max_sentences: sentences of a window in training and scoring; the trunk needs one position more.
         num_memory_states: the decoder reads this many of the latest trunk states; 1 is the published design.
         previous_sentence: the decoder also attends to the encoder's token states of the previous sentence.
-        freeze_trunk_layers: None trains the whole trunk, k only its first and last k layers (published).
+        freeze_trunk_layers: None trains the whole trunk, k only its first and last k layers.
         freeze_autoencoder: train the trunk and the joints only.
         stop_weight: weight of the stop flag's loss; 1 makes the objective the exact likelihood of the text.
     """

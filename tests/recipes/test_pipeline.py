@@ -10,7 +10,24 @@ from safetensors.torch import load_file
 from lmbase.metrics import read_metrics
 from sllm_recipes import cli
 
-WORDS = "the a cat dog bird house tree sees likes finds small old red quiet and then".split()
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "bird",
+    "house",
+    "tree",
+    "sees",
+    "likes",
+    "finds",
+    "small",
+    "old",
+    "red",
+    "quiet",
+    "and",
+    "then",
+]
 TRAIN = "--max_steps 6 --batch_size 4 --learning_rate 3e-3 --warmup_steps 2 --log_every 2 --device cpu --dtype fp32"
 
 
