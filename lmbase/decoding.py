@@ -27,7 +27,7 @@ UNDERSTOOD = (
     "pad_token_id",  # Transformers' users give it by habit; a model's own is used
     "return_dict_in_generate",  # always so
 )
-# Settings that change the output elsewhere and would silently be ignored here, each with the value that changes nothing.
+# Settings that change the output elsewhere and would silently be ignored here, with the value that changes nothing.
 NEUTRAL = {
     "use_cache": True,
     "output_scores": False,
