@@ -214,6 +214,7 @@ HEADERS = {
     "tokens_per_second": "tokens/s",
     "seconds_to_first_sentence": "s to first sentence",
     "kv_bytes_per_token": "KV bytes/token",
+    "training_flops": "training FLOPs",
     "ppl": "PPL per own token",
     "published_kb_per_token": "KB/token as printed",
 }
@@ -300,6 +301,8 @@ def cell(row: Row, column: str) -> str:
         return f"{100 * item:.1f}%"
     if column == "bits_per_byte":
         return f"{item:.4f}"
+    if column.endswith("_flops"):
+        return f"{item:.2e}"
     if column.startswith("seconds_"):
         return f"{item:.3g}"
     return number(item)

@@ -49,6 +49,7 @@ class Config(TrainingConfig):
     kl_weight: float = option(1.0, "weight of the KL (gaussian)")
     kl_warmup_steps: int = option(1000, "steps over which that weight grows from 0")
     free_bits: float = option(0.05, "nats per latent dimension that cost nothing (gaussian)")
+    latent_dropout: float = option(0.0, "share of sentences that the decoder learns to write without their vector")
     focal_gamma: float = option(0.0, "0: cross-entropy; the published focal loss has 2")
     dropout: float = option(0.0, "dropout probability")
     train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
@@ -83,6 +84,7 @@ def build(config: Config, data: PreparedData) -> SentenceVAE:
             latent=config.latent,
             kl_weight=config.kl_weight,
             free_bits=config.free_bits,
+            latent_dropout=config.latent_dropout,
             focal_gamma=config.focal_gamma,
             dropout=config.dropout,
             pad_token_id=processor.pad_token_id,

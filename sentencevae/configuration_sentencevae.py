@@ -19,6 +19,8 @@ class SentenceVAEConfig(PreTrainedConfig):
             position, so that the order of words survives the sum, and the decoder reads it back the same way.
         latent: `deterministic` (published) or `gaussian` (mean and variance, KL with free bits).
         kl_weight, free_bits: weight of the KL sum; nats per latent dimension that cost nothing.
+        latent_dropout: share of training sentences whose vector is withheld, so that the decoder also learns to write
+            without one: what it needs from a language model's trunk is a hint, not a copy.
         focal_gamma: 0 trains on cross-entropy, 2 on the published focal loss.
         memory_attention: the decoder also attends to a memory of several vectors (an SLLM's option).
     """
@@ -38,6 +40,7 @@ class SentenceVAEConfig(PreTrainedConfig):
         latent: str = "deterministic",
         kl_weight: float = 1.0,
         free_bits: float = 0.05,
+        latent_dropout: float = 0.0,
         focal_gamma: float = 0.0,
         memory_attention: bool = False,
         activation_function: str = "relu",
@@ -59,6 +62,7 @@ class SentenceVAEConfig(PreTrainedConfig):
         self.latent = latent
         self.kl_weight = kl_weight
         self.free_bits = free_bits
+        self.latent_dropout = latent_dropout
         self.focal_gamma = focal_gamma
         self.memory_attention = memory_attention
         self.activation_function = activation_function
@@ -86,5 +90,7 @@ class SentenceVAEConfig(PreTrainedConfig):
             faults.append(f"max_sentence_tokens={self.max_sentence_tokens}: at least 1")
         if self.focal_gamma < 0 or self.free_bits < 0 or self.kl_weight < 0:
             faults.append("focal_gamma, free_bits and kl_weight must not be negative")
+        if not 0 <= self.latent_dropout < 1:
+            faults.append(f"latent_dropout={self.latent_dropout}: choose 0 to less than 1")
         if faults:
             raise ValueError("This SentenceVAE cannot be built:\n  " + "\n  ".join(faults))

@@ -366,6 +366,8 @@ class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):  # type: ignore[m
             pooled, _ = self.encoder(self.embed_tokens(ids), mask)  # (n,D)
             z, kl_part = self._latent(pooled)
             cut = sentence_targets(ids, mask, self.config)
+            if self.training and self.config.latent_dropout:
+                z = z * (torch.rand(len(z), 1, device=z.device) >= self.config.latent_dropout)
             h = self.decoder(self.embed_tokens(cut.inputs), z)  # (n,T+1,D)
             hidden.append(h[cut.mask])
             targets.append(cut.targets[cut.mask])

@@ -102,7 +102,7 @@ def _score_step(model: "SLLM", ids: Tensor, mask: Tensor, state: "ReadingState")
     """Nats of one sentence (1, T) given what was read, token by token, and of the flag that it follows."""
     embed, decoder = model.autoencoder.embed_tokens, model.autoencoder.decoder
     cut = sentence_targets(ids, mask, model.config.autoencoder)
-    written = decoder.start(state.states[:, -1], *model.decoder_memory(state))
+    written = model.start_writing(state)
     hidden = [decoder.step(embed(cut.inputs[:, t : t + 1]), written) for t in range(int(cut.mask.sum()))]
     token = token_nats(
         torch.cat(hidden, dim=1)[0],

@@ -216,7 +216,7 @@ def _write_sentence(
 ) -> list[tuple[list[int], list[int]]]:
     """Write one sentence of every living text; for each the whole sentence and its new tokens (others: empty)."""
     embed, config = model.autoencoder.embed_tokens, model.config
-    decoder_state = model.autoencoder.decoder.start(state.states[:, -1], *model.decoder_memory(state))
+    decoder_state = model.start_writing(state)
     tokens = [config.bos_token_id] * len(texts)
     rows: list[tuple[list[int], list[int]]] = [([], []) for _ in texts]
     writing = [not text.finish_reason for text in texts]

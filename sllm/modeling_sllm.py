@@ -23,6 +23,7 @@ from lmbase.losses import token_nats, vocabulary_loss
 from lmbase.processing import ProcessorMixin
 from sentencevae.modeling_sentencevae import (
     DecoderLayer,
+    DecoderState,
     SentenceTargets,
     SentenceVAE,
     length_buckets,
@@ -97,6 +98,9 @@ class SLLMPreTrainedModel(PreTrainedModel):
                 init.normal_(module.memory_kinds, std=self.config.autoencoder.init_std)
             init.eye_(module.sentence_in.weight)
             init.zeros_(module.sentence_in.bias)
+            # Starts silent: the decoder first writes as it does without a sentence vector, not what a strange one says.
+            init.zeros_(module.sentence_out.weight)
+            init.zeros_(module.sentence_out.bias)
             init.zeros_(module.stop_head.weight)
             init.zeros_(module.stop_head.bias)
 
@@ -114,6 +118,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         self.trunk = OPTModel(config.trunk)
         self.start_state = nn.Parameter(torch.empty(width))
         self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
+        self.sentence_out = nn.Linear(width, width)  # from the trunk's states to what the decoder reads
         self.stop_head = nn.Linear(width, 1)
         # Tells the decoder which of the K states (newest last) or whether a token of the previous sentence it reads.
         # The published design has no such choice, and DDP wants no parameter that nothing uses.
@@ -293,7 +298,8 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
             )
             state = states[sentences.rows[index], sentences.places[index]]  # (n,D): sentence k+1 is read from state k
             memory, memory_mask = self._training_memory(sentences, states, index)
-            yield index, self.autoencoder.decoder(embed(cut.inputs), state, memory, memory_mask), cut
+            read = self.sentence_out(state)
+            yield index, self.autoencoder.decoder(embed(cut.inputs), read, memory, memory_mask), cut
 
     def _training_memory(self, sentences: Sentences, states: Tensor, index: Tensor) -> tuple:
         if not self.config.autoencoder.memory_attention:
@@ -392,10 +398,11 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         state.states_mask = torch.cat([state.states_mask, alive[:, None]], dim=1)[:, 1:]
         state.previous, state.previous_mask = token_states, attention_mask
 
-    def decoder_memory(self, state: ReadingState) -> tuple[Tensor | None, Tensor | None]:
-        """The memory (B,M,D) from which the decoder writes the next sentence, and its mask (B,M)."""
-        if not self.config.autoencoder.memory_attention:
-            return None, None
-        if not self.config.previous_sentence:
-            return self._memory(state.states, state.states_mask, None, None)
-        return self._memory(state.states, state.states_mask, state.previous, state.previous_mask)
+    def start_writing(self, state: ReadingState) -> DecoderState:
+        """Begin to write the next sentence of each text."""
+        read, memory = self.sentence_out(state.states[:, -1]), (None, None)
+        if self.config.previous_sentence:
+            memory = self._memory(state.states, state.states_mask, state.previous, state.previous_mask)
+        elif self.config.autoencoder.memory_attention:
+            memory = self._memory(state.states, state.states_mask, None, None)
+        return self.autoencoder.decoder.start(read, *memory)

@@ -20,11 +20,14 @@ def make_processor(rule: str = "punctuation", cap: int = CAP, tokenizer: str = "
 
 
 def randomise(model: torch.nn.Module, seed: int = 0, std: float = 0.2) -> None:
-    """Draw all weights anew: norms around 1, the end mark's row large, so that it often wins; gates stay."""
+    """Draw all weights anew: norms around 1, the end mark's row large, so that it often wins; gates stay,
+    and the decoder reads the trunk's states as they are."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "gates" not in name:
+            if "sentence_out" in name:
+                weight.copy_(torch.eye(len(weight)) if weight.ndim == 2 else torch.zeros(len(weight)))
+            elif "gates" not in name:
                 offset = float("norm" in name and name.endswith("weight"))
                 weight.copy_(offset + std * torch.randn(weight.shape, generator=generator))
             if "embed_tokens" in name:

@@ -165,7 +165,7 @@ def test_reading_and_writing_with_caches_equals_the_parallel_scores(sllm):
         written = pad([[text[n]] for text, n in zip(texts, numbers, strict=True)])
         ids, mask = written["input_ids"][:, 0], written["attention_mask"][:, 0]
         latest = state.states[:, -1]
-        decoder_state = sllm.autoencoder.decoder.start(latest, *sllm.decoder_memory(state))
+        decoder_state = sllm.start_writing(state)
         tokens = torch.cat([torch.full((2, 1), EOS), ids], dim=1)
         for t in range(ids.shape[1]):
             hidden = sllm.autoencoder.decoder.step(embed(tokens[:, t : t + 1]), decoder_state)[:, -1]
@@ -250,7 +250,7 @@ def part(model: SLLM, *prefixes: str) -> set[str]:
     return {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
 
 
-JOINTS = ("start_state", "sentence_in", "stop_head", "memory_kinds")
+JOINTS = ("start_state", "sentence_in", "sentence_out", "stop_head", "memory_kinds")
 
 
 @pytest.mark.parametrize(
