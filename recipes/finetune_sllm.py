@@ -39,7 +39,7 @@ class Config(TrainingConfig):
     text_field: str = option("text", "the field of a record that holds the text")
     max_sentences: int = option(64, "sentences of a window, in training and scoring")
     num_memory_states: int = option(1, "how many of the latest trunk states the decoder reads; published: 1")
-    previous_sentence: bool = option(False, "the decoder also reads the previous sentence's tokens")
+    num_memory_tokens: int = option(0, "the decoder also reads so many tokens before its sentence; published: 0")
     freeze_trunk_layers: int | None = option(None, "k: train only the trunk's first and last k layers; null: all")
     freeze_autoencoder: bool = option(False, "train the trunk and the joints only")
     stop_weight: float = option(1.0, "weight of the stop flag's loss; 1: exact likelihood")
@@ -66,7 +66,7 @@ def build(config: Config) -> SLLM:
         opt,
         max_sentences=config.max_sentences,
         num_memory_states=config.num_memory_states,
-        previous_sentence=config.previous_sentence,
+        num_memory_tokens=config.num_memory_tokens,
         freeze_trunk_layers=config.freeze_trunk_layers,
         freeze_autoencoder=config.freeze_autoencoder,
         stop_weight=config.stop_weight,

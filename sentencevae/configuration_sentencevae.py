@@ -22,7 +22,7 @@ class SentenceVAEConfig(PreTrainedConfig):
         latent_dropout: share of training sentences whose vector is withheld, so that the decoder also learns to write
             without one: what it needs from a language model's trunk is a hint, not a copy.
         focal_gamma: 0 trains on cross-entropy, 2 on the published focal loss.
-        memory_attention: the decoder also attends to a memory of several vectors (an SLLM's option).
+        memory_size: the decoder also attends to a memory of so many vectors (set by an SLLM; 0: none).
     """
 
     model_type = "sentence_vae"
@@ -42,7 +42,7 @@ class SentenceVAEConfig(PreTrainedConfig):
         free_bits: float = 0.05,
         latent_dropout: float = 0.0,
         focal_gamma: float = 0.0,
-        memory_attention: bool = False,
+        memory_size: int = 0,
         activation_function: str = "relu",
         dropout: float = 0.0,
         init_std: float = 0.02,
@@ -64,7 +64,7 @@ class SentenceVAEConfig(PreTrainedConfig):
         self.free_bits = free_bits
         self.latent_dropout = latent_dropout
         self.focal_gamma = focal_gamma
-        self.memory_attention = memory_attention
+        self.memory_size = memory_size
         self.activation_function = activation_function
         self.dropout = dropout
         self.init_std = init_std

@@ -6,7 +6,7 @@ M memory vectors of a sentence, C positions held by a decoder cache.
     input_ids (N,T) -> SentenceEncoder -> sentence_embeds (N,D) -> SentenceDecoder -> hidden states (N,T,D) -> V
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import cast
@@ -51,6 +51,29 @@ class Attention(nn.Module):
         with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
             y = F.scaled_dot_product_attention(q, *keys_values, attn_mask=mask, is_causal=causal)
         return self.out_proj(rearrange(y, "n h t d -> n t (h d)"))
+
+
+class MemoryAttention(Attention):
+    """Attention to a memory of M vectors in a fixed order; each head learns what each place is worth."""
+
+    def __init__(self, config: SentenceVAEConfig):
+        super().__init__(config)
+        self.place_bias = nn.Parameter(torch.empty(config.num_attention_heads, config.memory_size))
+
+    def read(self, x: Tensor, memory: "LayerMemory") -> Tensor:
+        bias = self.place_bias[:, None, :].masked_fill(~memory.mask[:, None, None, :], float("-inf"))  # (N,H,1,M)
+        return self(x, memory.keys_values, bias.to(memory.keys_values[0].dtype))
+
+
+@dataclass
+class LayerMemory:
+    """What one decoder layer reads beside the sentence vector: keys and values (N,H,M,d), mask (N,M)."""
+
+    keys_values: tuple[Tensor, Tensor]
+    mask: Tensor
+
+
+Memories = list[LayerMemory] | None  # of all layers of a decoder
 
 
 class FeedForward(nn.Module):
@@ -132,9 +155,9 @@ class DecoderLayer(nn.Module):
         self.sentence_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.attention_norm = nn.LayerNorm(config.hidden_size)
         self.attention = Attention(config)
-        if config.memory_attention:
+        if config.memory_size:
             self.memory_norm = nn.LayerNorm(config.hidden_size)
-            self.memory_attention = Attention(config)
+            self.memory_attention = MemoryAttention(config)
         self.ffn_norm = nn.LayerNorm(config.hidden_size)
         self.ffn = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
@@ -143,7 +166,7 @@ class DecoderLayer(nn.Module):
         self,
         x: Tensor,  # (N,T,D)
         read: Tensor,  # (N,T,D) the sentence vector as position t reads it
-        memory: tuple[tuple[Tensor, Tensor], Tensor] | None,  # keys and values (N,H,M,d), mask (N,1,1,M)
+        memory: LayerMemory | None,
         cache: "LayerCache | None",
     ) -> Tensor:
         x = x + self.sentence_proj(read)
@@ -154,7 +177,7 @@ class DecoderLayer(nn.Module):
         else:
             x = x + self.attention(h, *cache.extend(keys_values))
         if memory is not None:
-            x = x + self.dropout(self.memory_attention(self.memory_norm(x), *memory))
+            x = x + self.dropout(self.memory_attention.read(self.memory_norm(x), memory))
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
@@ -188,7 +211,7 @@ class DecoderState:
 
     caches: list[LayerCache]
     sentence_embeds: Tensor  # (N,D)
-    memories: list[tuple[tuple[Tensor, Tensor], Tensor] | None]  # each layer's keys and values of the memory
+    memories: Memories
 
     @property
     def length(self) -> int:
@@ -208,40 +231,30 @@ class SentenceDecoder(nn.Module):
         self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_decoder_layers)])
         self.norm = nn.LayerNorm(config.hidden_size)
 
-    def forward(
-        self,
-        embeds: Tensor,
-        sentence_embeds: Tensor,
-        memory: Tensor | None = None,
-        memory_mask: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, embeds: Tensor, sentence_embeds: Tensor, memories: Memories = None) -> Tensor:
         """All positions at once (teacher forcing): embeds (N,T,D) of the start token and the tokens but the last."""
-        return self._run(embeds, 0, sentence_embeds, self._memories(memory, memory_mask), [None] * len(self.layers))
+        return self._run(embeds, 0, sentence_embeds, memories, [None] * len(self.layers))
 
-    def start(
-        self, sentence_embeds: Tensor, memory: Tensor | None = None, memory_mask: Tensor | None = None
-    ) -> DecoderState:
+    def start(self, sentence_embeds: Tensor, memories: Memories = None) -> DecoderState:
         """Begin to write one sentence for each row of sentence_embeds (N,D)."""
-        caches = [LayerCache(self.max_positions) for _ in self.layers]
-        return DecoderState(caches, sentence_embeds, self._memories(memory, memory_mask))
+        return DecoderState([LayerCache(self.max_positions) for _ in self.layers], sentence_embeds, memories)
 
     def step(self, embeds: Tensor, state: DecoderState) -> Tensor:
         """The next T positions (N,T,D), remembered in `state`; equals `forward` at those positions."""
         return self._run(embeds, state.length, state.sentence_embeds, state.memories, state.caches)
 
-    def _memories(self, memory: Tensor | None, mask: Tensor | None) -> list:
-        if memory is None:
-            return [None] * len(self.layers)
-        assert mask is not None
+    def memory_keys_values(self, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Vectors (N,M,D) -> each layer's keys and values (N,H,M,d) of them, to be read through `LayerMemory`."""
         layers = cast(Iterable[DecoderLayer], self.layers)
-        return [(layer.memory_attention.keys_values(memory), mask[:, None, None, :]) for layer in layers]
+        return [layer.memory_attention.keys_values(vectors) for layer in layers]
 
-    def _run(self, embeds: Tensor, start: int, sentence_embeds: Tensor, memories: list, caches: list) -> Tensor:
+    def _run(self, embeds: Tensor, start: int, sentence_embeds: Tensor, memories: Memories, caches: list) -> Tensor:
         stop = start + embeds.shape[1]
         x = embeds + self.positions.weight[start:stop]  # (N,T,D)
         read = sentence_embeds[:, None].expand_as(embeds)
         read = read if self.gates is None else self.gates(read, start)
-        for layer, memory, cache in zip(self.layers, memories, caches, strict=True):
+        of_layers: Sequence[LayerMemory | None] = memories or [None] * len(self.layers)
+        for layer, memory, cache in zip(self.layers, of_layers, caches, strict=True):
             x = layer(x, read, memory, cache)
         return self.norm(x)
 
@@ -306,6 +319,8 @@ class SentenceVAEPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, MemoryAttention):
+            init.zeros_(module.place_bias)
         elif isinstance(module, PositionGates):
             init.copy_(module.weight, module.start_signs())
 

@@ -16,7 +16,8 @@ class SLLMConfig(PreTrainedConfig):
         autoencoder, trunk: nested configurations (or dicts of their fields).
         max_sentences: sentences of a window in training and scoring; the trunk needs one position more.
         num_memory_states: the decoder reads this many of the latest trunk states; 1 is the published design.
-        previous_sentence: the decoder also attends to the encoder's token states of the previous sentence.
+        num_memory_tokens: the decoder also attends to the encoder's states of so many tokens before its sentence; as
+            many as a sentence may have cover the whole previous one.
         freeze_trunk_layers: None trains the whole trunk, k only its first and last k layers.
         freeze_autoencoder: train the trunk and the joints only.
         stop_weight: weight of the stop flag's loss; 1 makes the objective the exact likelihood of the text.
@@ -31,7 +32,7 @@ class SLLMConfig(PreTrainedConfig):
         trunk: OPTConfig | dict | None = None,
         max_sentences: int = 64,
         num_memory_states: int = 1,
-        previous_sentence: bool = False,
+        num_memory_tokens: int = 0,
         freeze_trunk_layers: int | None = None,
         freeze_autoencoder: bool = False,
         stop_weight: float = 1.0,
@@ -41,11 +42,13 @@ class SLLMConfig(PreTrainedConfig):
         self.trunk = _as_config(trunk, OPTConfig)
         self.max_sentences = max_sentences
         self.num_memory_states = num_memory_states
-        self.previous_sentence = previous_sentence
+        self.num_memory_tokens = num_memory_tokens
         self.freeze_trunk_layers = freeze_trunk_layers
         self.freeze_autoencoder = freeze_autoencoder
         self.stop_weight = stop_weight
-        self.autoencoder.memory_attention = num_memory_states > 1 or previous_sentence
+        # The one state that predicts the sentence is read as its vector: alone it needs no attention.
+        extended = num_memory_states > 1 or num_memory_tokens > 0
+        self.autoencoder.memory_size = num_memory_states + num_memory_tokens if extended else 0
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             kwargs.setdefault(name, getattr(self.autoencoder, name))
         kwargs.setdefault("tie_word_embeddings", True)
@@ -87,6 +90,8 @@ class SLLMConfig(PreTrainedConfig):
             faults.append(
                 f"num_memory_states={self.num_memory_states}: at least 1, the state that predicts the sentence"
             )
+        if self.num_memory_tokens < 0:
+            faults.append(f"num_memory_tokens={self.num_memory_tokens}: must not be negative")
         layers = self.trunk.num_hidden_layers
         if self.freeze_trunk_layers is not None and not 0 <= self.freeze_trunk_layers <= layers:
             faults.append(f"freeze_trunk_layers={self.freeze_trunk_layers}: choose 0 to {layers}")

@@ -24,6 +24,8 @@ from lmbase.processing import ProcessorMixin
 from sentencevae.modeling_sentencevae import (
     DecoderLayer,
     DecoderState,
+    LayerMemory,
+    Memories,
     SentenceTargets,
     SentenceVAE,
     length_buckets,
@@ -68,8 +70,9 @@ class Sentences:
     places: Tensor  # (N,) its number in the text, from 0
     ids: Tensor  # (N, T)
     mask: Tensor  # (N, T)
+    starts: Tensor  # (N,) tokens of the batch before each sentence, padding not counted
     embeds: Tensor  # (N, D)
-    token_states: Tensor  # (N, T, D) of the encoder
+    token_states: Tensor  # (L, D) of the encoder, for all L tokens of the batch one after another
 
 
 @dataclass
@@ -80,8 +83,8 @@ class ReadingState:
     attention_mask: Tensor  # (B, C) states read so far; a text that is shorter or over has zeros
     states: Tensor  # (B, K, D) the latest trunk states, newest last
     states_mask: Tensor  # (B, K)
-    previous: Tensor  # (B, T, D) the encoder's token states of the latest sentence
-    previous_mask: Tensor  # (B, T)
+    tokens: Tensor  # (B, W, D) the encoder's states of the latest tokens, newest last
+    tokens_mask: Tensor  # (B, W)
 
 
 class SLLMPreTrainedModel(PreTrainedModel):
@@ -120,10 +123,9 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
         self.sentence_out = nn.Linear(width, width)  # from the trunk's states to what the decoder reads
         self.stop_head = nn.Linear(width, 1)
-        # Tells the decoder which of the K states (newest last) or whether a token of the previous sentence it reads.
         # The published design has no such choice, and DDP wants no parameter that nothing uses.
-        has_memory = config.autoencoder.memory_attention
-        self.memory_kinds = nn.Parameter(torch.empty(config.num_memory_states + 1, width)) if has_memory else None
+        # Tells the decoder's memory which vectors are states and which are tokens.
+        self.memory_kinds = nn.Parameter(torch.empty(2, width)) if config.autoencoder.memory_size else None
         self.post_init()
         self._freeze()
 
@@ -143,7 +145,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         missing, _ = model.autoencoder.load_state_dict(vae.state_dict(), strict=False)
         assert all("memory" in name for name in missing), missing
         for layer in cast(Iterable[DecoderLayer], model.autoencoder.decoder.layers):
-            if model.config.autoencoder.memory_attention:  # starts silent: the graft begins as the published design
+            if model.config.autoencoder.memory_size:  # starts silent: the graft begins as the published design
                 nn.init.zeros_(layer.memory_attention.out_proj.weight)
         base = opt.model if isinstance(opt, OPTForCausalLM) else opt
         trunk_weights = {k: v for k, v in base.state_dict().items() if "embed_tokens" not in k}
@@ -271,8 +273,9 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
     def _read(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> Sentences:
         rows, places = sentence_mask.nonzero(as_tuple=True)  # (N,)
         ids, mask = input_ids[rows, places], attention_mask[rows, places]  # (N,T)
-        embeds, token_states = self.autoencoder.encode_states(ids, mask)
-        return Sentences(rows, places, ids, mask, embeds, token_states)
+        embeds, token_states = self.autoencoder.encode_states(ids, mask)  # (N,D), (N,T,D)
+        lengths = mask.sum(1)
+        return Sentences(rows, places, ids, mask, lengths.cumsum(0) - lengths, embeds, token_states[mask])
 
     def _trunk_inputs(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
         b, s = sentence_mask.shape
@@ -292,40 +295,35 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         embed = self.autoencoder.embed_tokens
         if len(sentences.ids) == 0:
             return
+        memory = self._memory_of_all(sentences, states)
         for index, longest in length_buckets(sentences.mask.sum(1)):
             cut = sentence_targets(
                 sentences.ids[index, :longest], sentences.mask[index, :longest], self.config.autoencoder
             )
             state = states[sentences.rows[index], sentences.places[index]]  # (n,D): sentence k+1 is read from state k
-            memory, memory_mask = self._training_memory(sentences, states, index)
-            read = self.sentence_out(state)
-            yield index, self.autoencoder.decoder(embed(cut.inputs), read, memory, memory_mask), cut
+            memories = self._memories(sentences, states, index, memory)
+            yield index, self.autoencoder.decoder(embed(cut.inputs), self.sentence_out(state), memories), cut
 
-    def _training_memory(self, sentences: Sentences, states: Tensor, index: Tensor) -> tuple:
-        if not self.config.autoencoder.memory_attention:
-            return None, None
-        rows, places = sentences.rows[index], sentences.places[index]  # (n,)
-        back = torch.arange(self.config.num_memory_states - 1, -1, -1, device=states.device)
-        wanted = places[:, None] - back  # (n,K) newest last
-        latest, latest_mask = states[rows[:, None], wanted.clamp(min=0)], wanted >= 0
-        if not self.config.previous_sentence:
-            return self._memory(latest, latest_mask, None, None)
-        before = (index - 1).clamp(min=0)  # sentences of a text follow each other in N
-        mask = sentences.mask[before] & (places > 0)[:, None]  # (n,T)
-        longest = max(int(mask.sum(1).max()), 1)
-        return self._memory(latest, latest_mask, sentences.token_states[before, :longest], mask[:, :longest])
+    def _memory_of_all(self, sentences: Sentences, states: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Each decoder layer's keys and values of every state and token, computed once: (1,H,B*(S+1)+L,d)."""
+        if self.memory_kinds is None:
+            return []
+        vectors = torch.cat(
+            [states.flatten(0, 1) + self.memory_kinds[0], sentences.token_states + self.memory_kinds[1]]
+        )
+        return self.autoencoder.decoder.memory_keys_values(vectors[None])
 
-    def _memory(
-        self, latest: Tensor, latest_mask: Tensor, previous: Tensor | None, previous_mask: Tensor | None
-    ) -> tuple:
-        """Trunk states (n,K,D) and token states (n,T,D) -> memory (n,K+T,D) and its mask (n,K+T)."""
-        assert self.memory_kinds is not None
-        latest = latest + self.memory_kinds[:-1]
-        if previous is None:
-            return latest, latest_mask
-        assert previous_mask is not None
-        memory = torch.cat([latest, previous + self.memory_kinds[-1]], dim=1)
-        return memory, torch.cat([latest_mask, previous_mask], dim=1)
+    def _memories(self, sentences: Sentences, states: Tensor, index: Tensor, memory: list) -> Memories:
+        """Of all keys and values those that sentences (n,) may read: the latest K states and W tokens before each."""
+        if self.memory_kinds is None:
+            return None
+        (b, s), rows = states.shape[:2], sentences.rows[index]
+        state = sentences.places[index, None] - _back(self.config.num_memory_states, states.device) + 1  # (n,K)
+        token = sentences.starts[index, None] - _back(self.config.num_memory_tokens, states.device)  # (n,W)
+        text_start = sentences.starts[index - sentences.places[index]]  # (n,): sentences of a text follow each other
+        mask = torch.cat([state >= 0, token >= text_start[:, None]], dim=1)  # (n,K+W)
+        place = torch.cat([rows[:, None] * s + state.clamp(min=0), b * s + token.clamp(min=0)], dim=1)  # (n,K+W)
+        return [LayerMemory((k[0][:, place].transpose(0, 1), v[0][:, place].transpose(0, 1)), mask) for k, v in memory]
 
     def _stop(self, states: Tensor, sentence_mask: Tensor, continues: Tensor | None) -> tuple[Tensor, Tensor]:
         """Log-odds (B,S+1) that the text stops after k sentences, and the nats of what it really does."""
@@ -365,20 +363,19 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         states = self.trunk(inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, use_cache=True)
         states = states.last_hidden_state  # (B,S+1,D)
         last = sentence_mask.sum(1)  # (B,)
-        back = torch.arange(self.config.num_memory_states - 1, -1, -1, device=states.device)
-        wanted = last[:, None] - back  # (B,K)
-        rows = torch.arange(len(last), device=states.device)[:, None]
-        b, s, t = input_ids.shape
-        previous = inputs.new_zeros(b, s + 1, t, inputs.shape[-1])
-        previous = previous.index_put((sentences.rows, sentences.places + 1), sentences.token_states.to(inputs.dtype))
-        previous_mask = F.pad(attention_mask, (0, 0, 1, 0))  # (B,S+1,T): state k follows sentence k
+        rows = torch.arange(len(last), device=states.device)
+        wanted = last[:, None] - _back(self.config.num_memory_states, states.device) + 1  # (B,K)
+        counts = attention_mask.sum((1, 2))  # (B,)
+        ends = counts.cumsum(0)
+        token = ends[:, None] - _back(self.config.num_memory_tokens, states.device)  # (B,W)
+        token_states = F.pad(sentences.token_states, (0, 0, 0, 1))  # never empty
         return ReadingState(
             cache,
             mask,
-            states[rows, wanted.clamp(min=0)],
+            states[rows[:, None], wanted.clamp(min=0)],
             wanted >= 0,
-            previous[rows[:, 0], last],
-            previous_mask[rows[:, 0], last],
+            token_states[token.clamp(min=0)],
+            token >= (ends - counts)[:, None],
         )
 
     def read_sentence(self, input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
@@ -396,13 +393,23 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         ).last_hidden_state  # (B,1,D)
         state.states = torch.cat([state.states, new], dim=1)[:, 1:]
         state.states_mask = torch.cat([state.states_mask, alive[:, None]], dim=1)[:, 1:]
-        state.previous, state.previous_mask = token_states, attention_mask
+        # Old tokens end at the right border, new ones begin behind it: the latest W end where each new sentence does.
+        latest = attention_mask.sum(1, keepdim=True) + torch.arange(state.tokens.shape[1], device=new.device)  # (B,W)
+        rows = torch.arange(len(alive), device=new.device)[:, None]
+        state.tokens = torch.cat([state.tokens, token_states], dim=1)[rows, latest]
+        state.tokens_mask = torch.cat([state.tokens_mask, attention_mask], dim=1)[rows, latest]
 
     def start_writing(self, state: ReadingState) -> DecoderState:
         """Begin to write the next sentence of each text."""
-        read, memory = self.sentence_out(state.states[:, -1]), (None, None)
-        if self.config.previous_sentence:
-            memory = self._memory(state.states, state.states_mask, state.previous, state.previous_mask)
-        elif self.config.autoencoder.memory_attention:
-            memory = self._memory(state.states, state.states_mask, None, None)
-        return self.autoencoder.decoder.start(read, *memory)
+        decoder, memories = self.autoencoder.decoder, None
+        if self.memory_kinds is not None:
+            kinds = self.memory_kinds
+            vectors = torch.cat([state.states + kinds[0], state.tokens + kinds[1]], dim=1)  # (B,K+W,D)
+            mask = torch.cat([state.states_mask, state.tokens_mask], dim=1)
+            memories = [LayerMemory(keys_values, mask) for keys_values in decoder.memory_keys_values(vectors)]
+        return decoder.start(self.sentence_out(state.states[:, -1]), memories)
+
+
+def _back(number: int, device: torch.device) -> Tensor:
+    """number, ..., 2, 1: how far before a place the latest `number` things stand, newest last."""
+    return torch.arange(number, 0, -1, device=device)

@@ -12,7 +12,7 @@ from sllm import SLLM
 
 CAP = 12  # tokens of a sentence; the `bytes` tokenizer gives one for each byte
 WIDTH = 16
-MEMORY: dict = dict(num_memory_states=3, previous_sentence=True)
+MEMORY: dict = dict(num_memory_states=3, num_memory_tokens=5)
 
 
 def make_processor(rule: str = "punctuation", cap: int = CAP, tokenizer: str = "bytes") -> SentenceProcessor:

@@ -53,7 +53,7 @@ def runs(tmp_path_factory):
     sllm(f"prepare --data {text} --tokenizer bpe:300 --rule punctuation --num_workers 1 --output_dir {folder}/data")
     sllm(f"train-opt --opt random:tiny {data} --context 128 {TRAIN} --output_dir {folder}/opt")
     sllm(f"pretrain-vae --opt {folder}/opt {data} {TRAIN} --output_dir {folder}/vae")
-    graft = f"--vae {folder}/vae --opt {folder}/opt --max_sentences 16 --previous_sentence true"
+    graft = f"--vae {folder}/vae --opt {folder}/opt --max_sentences 16 --num_memory_tokens 8"
     sllm(f"finetune-sllm {graft} {data} {TRAIN} --output_dir {folder}/sllm")
     sllm(f"train-opt --opt {folder}/opt {data} --context 128 {TRAIN} --output_dir {folder}/opt-tuned")
     return folder

@@ -147,7 +147,7 @@ def test_no_gradient_reaches_a_sentence_that_is_still_to_come(sllm):
             assert not gradient[k:].any()
         assert k == 0 or gradients[0][:k].flatten(1).any(1).all(), "every earlier sentence counts"
         uses_tokens = gradients[1] is not None and bool(gradients[1].any())
-        assert uses_tokens == (k > 0 and sllm.config.previous_sentence)
+        assert uses_tokens == (k > 0 and sllm.config.num_memory_tokens > 0)
 
 
 # -- step by step ------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_the_graft_copies_both_parts():
         for weight in model.parameters():
             weight.zero_()
     assert all(torch.equal(before[k], v) for k, v in [*vae.state_dict().items(), *opt.state_dict().items()])
-    assert not vae.config.memory_attention
+    assert not vae.config.memory_size
 
 
 @torch.no_grad()
