@@ -15,6 +15,9 @@ from transformers.generation import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.utils import logging
+
+logger = logging.get_logger(f"transformers.{__name__}")  # below Transformers' own, so that its verbosity holds
 
 DEFAULT_NEW_TOKENS = 128
 UNDERSTOOD = (
@@ -25,22 +28,34 @@ UNDERSTOOD = (
     "max_new_tokens",
     "min_new_tokens",
     "pad_token_id",  # Transformers' users give it by habit; a model's own is used
-    "return_dict_in_generate",  # always so
+    "return_dict_in_generate",
+    "use_cache",  # it always is, and no token depends on it
 )
-# Settings that change the output elsewhere and would silently be ignored here, with the value that changes nothing.
+# What a model folder's configuration may hold and no written token depends on; ids are those of the model's own config.
+IGNORED = (
+    "bos_token_id",
+    "eos_token_id",
+    "decoder_start_token_id",
+    "transformers_version",
+    "_from_model_config",
+    "cache_implementation",
+    "cache_config",
+    "max_cache_len",
+    "compile_config",
+    "disable_compile",
+)
+# Sampling settings, with the values that change nothing.
+SAMPLING = {"temperature": (None, 1.0), "top_k": (None, 0), "top_p": (None, 1.0)}
+# Every other setting is refused where it is set to something else than None, False or the value here.
 NEUTRAL = {
-    "use_cache": True,
-    "output_scores": False,
     "num_beams": 1,
+    "num_beam_groups": 1,
     "num_return_sequences": 1,
+    "min_length": 0,
+    "length_penalty": 1.0,
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
-    "min_p": None,
     "typical_p": 1.0,
-    "max_length": None,
-    "bad_words_ids": None,
-    "num_beam_groups": 1,
-    "penalty_alpha": None,
 }
 
 
@@ -51,22 +66,29 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
         ValueError: a keyword that generation does not know, or a setting that it does not support.
     """
     config = copy.deepcopy(given if given is not None else base)
-    unknown = [name for name in kwargs if name not in UNDERSTOOD and name not in NEUTRAL]
+    defaults = GenerationConfig().to_dict()
+    unknown = [name for name in kwargs if name not in defaults or name in IGNORED]
     if unknown:
         raise ValueError(
             f"generate() does not know {', '.join(unknown)}; it understands {', '.join(sorted(UNDERSTOOD))}."
         )
     for name, value in kwargs.items():  # not config.update, which refuses max_new_tokens=0
         setattr(config, name, value)
-    for name, neutral in NEUTRAL.items():
-        if getattr(config, name, None) not in (None, neutral):
-            raise ValueError(
-                f"{name}={getattr(config, name)} is not supported: greedy decoding and sampling are, always cached."
-            )
+    unsupported = [
+        f"{name}={value!r}"
+        for name, value in config.to_dict().items()
+        if name not in UNDERSTOOD + IGNORED
+        and not (value is None or value is False or value == NEUTRAL.get(name, defaults.get(name)))
+    ]
+    if unsupported:
+        raise ValueError(f"{', '.join(unsupported)}: not supported; greedy decoding and sampling are, always cached.")
     if config.max_new_tokens is not None and config.max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={config.max_new_tokens} must not be negative.")
     if config.do_sample and config.temperature is not None and config.temperature <= 0:
         raise ValueError(f"temperature={config.temperature}: sampling needs one above 0; do_sample=False is greedy.")
+    unused = [name for name, neutral in SAMPLING.items() if getattr(config, name) not in neutral]
+    if unused and not config.do_sample:
+        logger.warning(f"{', '.join(unused)} change nothing without do_sample=True: decoding is greedy.")
     return config
 
 

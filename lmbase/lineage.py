@@ -52,8 +52,10 @@ def write_training(
 
 
 def read_training(run: str | Path) -> Training | None:
-    """The record of a run; None for a model whose training is not known (a hub id, a folder from elsewhere)."""
+    """The record of a run, or of the run that a folder `RUN/model` belongs to; None for a model from elsewhere."""
     path = Path(run) / FILE_NAME
+    if Path(run).name == "model" and not path.is_file():
+        path = Path(run).parent / FILE_NAME
     return _from_dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 

@@ -321,8 +321,9 @@ def write_metrics(
 ) -> Path:
     """Writes folder/metrics.json, whole or not at all, and returns its path.
 
-    `config` is the resolved configuration (a dataclass or a dict), `corpus` what names the text (a name with its hash,
-    or a dict), `wall_seconds` the time that the run took. Raises ValueError for a figure that is not a finite number.
+    `config` is the resolved configuration (a dataclass or a dict), `corpus` what names the text ({"name", "sha256"}
+    where the hash is known), `wall_seconds` the time that the run took. Raises ValueError for a figure that is not a
+    finite number.
     """
     document = {
         "rows": [row.to_dict() for row in rows],

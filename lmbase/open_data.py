@@ -1,5 +1,6 @@
 """Prepared data for a training recipe: a folder that `prepare` wrote, or any corpus, prepared on the way."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,12 +8,14 @@ from accelerate import PartialState
 
 from lmbase.checkpoint import MANIFEST
 from lmbase.corpora import open_corpus
-from lmbase.prepared import PreparedData
-from lmbase.preparing import prepare
+from lmbase.metrics import write_text
+from lmbase.prepared import PROCESSOR, PreparedData
+from lmbase.preparing import check_configuration, prepare
 from lmbase.processing import SentenceProcessor
 from lmbase.text import train_punkt
 from lmbase.tokenization import load_tokenizer
 
+REQUEST = "request.json"  # in OUTPUT_DIR/data: what a recipe asked for when it was made
 PUNKT_CHARACTERS = 4_000_000  # Punkt learns about 0.4 MB/s, and its abbreviations are found early
 
 
@@ -24,9 +27,25 @@ def _first(texts: Iterator[str], num_characters: int) -> Iterator[str]:
         yield text
 
 
-def is_prepared(data: str) -> bool:
-    """Whether `data` names a folder written by `prepare`."""
-    return (Path(data) / MANIFEST).is_file()
+def is_prepared(folder: str | Path) -> bool:
+    """Whether `prepare` wrote and finished this folder."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def load_prepared(data: str | list[str]) -> PreparedData | None:
+    """The prepared data that `data` names; None if it names a corpus.
+
+    Raises:
+        ValueError: damaged prepared data, or a folder of prepared data among other specs.
+    """
+    specs = [data] if isinstance(data, str) else data
+    prepared = [spec for spec in specs if is_prepared(spec)]
+    if prepared and len(specs) > 1:
+        raise ValueError(
+            f"data={specs}: {prepared[0]!r} is prepared already and cannot be joined with others; give it alone, or "
+            "run `sllm prepare` on the texts of all."
+        )
+    return PreparedData.load(prepared[0]) if prepared else None
 
 
 def make_processor(corpus, tokenizer: str, rule: str, max_sentence_tokens: int) -> SentenceProcessor:
@@ -37,14 +56,36 @@ def make_processor(corpus, tokenizer: str, rule: str, max_sentence_tokens: int) 
 
 
 def open_data(
-    data: str, *, text_field: str, tokenizer: str, rule: str, max_sentence_tokens: int, output_dir: str
+    data: str | list[str], *, text_field: str, tokenizer: str, rule: str, max_sentence_tokens: int, output_dir: str
 ) -> PreparedData:
-    """Load prepared data, or prepare the corpus `data` names into `output_dir`/data first (once; processes wait)."""
-    if is_prepared(data):
-        return PreparedData.load(data)
+    """Load prepared data, or prepare the corpus `data` names into `output_dir`/data first (once; processes wait).
+
+    Raises:
+        ValueError: `output_dir`/data was made from another corpus, tokenizer, rule or cap than is asked for.
+    """
+    given = load_prepared(data)
+    if given:
+        return given
     folder = Path(output_dir) / "data"
+    request = {
+        "data": data if isinstance(data, str) else data[0] if len(data) == 1 else data,
+        "text_field": text_field,
+        "tokenizer": tokenizer,
+        "rule": rule,
+        "max_sentence_tokens": max_sentence_tokens,
+    }
     with PartialState().local_main_process_first():
-        if is_prepared(str(folder)):
+        begun = (folder / PROCESSOR).is_dir()  # finished or interrupted
+        if begun:
+            saved = (folder / REQUEST).read_text(encoding="utf-8") if (folder / REQUEST).is_file() else "{}"
+            check_configuration(folder, json.loads(saved), request)
+        # Opening a hub corpus needs the network, and all that it tells, its name, is in the request.
+        if is_prepared(folder) and str(request["data"]).startswith("hub:"):
             return PreparedData.load(folder)
         corpus = open_corpus(data, text_field)
-        return prepare(corpus, make_processor(corpus, tokenizer, rule, max_sentence_tokens), folder)
+        if begun:
+            processor = SentenceProcessor.from_pretrained(folder / PROCESSOR)
+        else:
+            processor = make_processor(corpus, tokenizer, rule, max_sentence_tokens)
+            write_text(folder / REQUEST, json.dumps(request, indent=1) + "\n")
+        return prepare(corpus, processor, folder)  # only loads what is finished, if it was made from this very corpus

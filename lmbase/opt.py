@@ -17,6 +17,7 @@ from lmbase.collate import pad_tokens
 from lmbase.flops import attention_flops, linear_flops
 from lmbase.folders import model_folder
 from lmbase.losses import token_nats, vocabulary_loss
+from lmbase.modes import inference
 from lmbase.processing import check_unicode
 from lmbase.windows import Window, windows
 
@@ -155,7 +156,6 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return tokenizer.backend_tokenizer.encode(check_unicode(text), add_special_tokens=False).ids
 
 
-@torch.no_grad()
 def score_tokens(
     opt: OPTForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -169,7 +169,7 @@ def score_tokens(
     Args:
         window: tokens of a window; default: all positions but the one for the opening `</s>`.
     """
-    model = TokenLM(opt).eval()
+    model = TokenLM(opt)
     limit = opt.config.max_position_embeddings - 1
     window = limit if window is None else window
     if window > limit:
@@ -185,7 +185,8 @@ def score_tokens(
         batch: list[tuple[int, Window]] = jobs[start : start + batch_size]
         ids, mask = pad_tokens([documents[d][w.start : w.stop] for d, w in batch], cast(int, opt.config.pad_token_id))
         ends = torch.tensor([w.stop == len(documents[d]) for d, w in batch])
-        nats = model.nats(ids.to(opt.device), mask.to(opt.device), ends.to(opt.device)).tolist()
+        with inference(model):
+            nats = model.nats(ids.to(opt.device), mask.to(opt.device), ends.to(opt.device)).tolist()
         for (d, w), row, end in zip(batch, nats, ends.tolist(), strict=True):
             results[d].token[w.scored : w.stop + end] = row[w.scored - w.start : w.stop - w.start + end]
     return results

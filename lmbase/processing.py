@@ -25,8 +25,9 @@ if TYPE_CHECKING:  # torch takes longer to import than a worker process of `prep
     from lmbase.collate import SentenceBatch
 
 FILE_NAME = "sentence_processor.json"
-# No sentence of `max_sentence_tokens` tokens is this long; cutting here first keeps a megabyte without any
-# punctuation from being tokenised as one word.
+HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download")
+# Longer pieces are cut here first, at a space where there is one: keeps a megabyte without any punctuation from being
+# tokenised as one word. Sentences are far shorter, but for runs of one character that few tokens hold.
 MAX_PIECE_CHARACTERS = 4096
 MAX_RUN_CHARACTERS = 2**16  # of what is tokenised at once: keeps a whole library in one document from filling memory
 
@@ -202,27 +203,27 @@ class SentenceProcessor:
             document.sentence_lengths += lengths
             document.sentence_bytes += sizes
             return
-        for piece, stop, length in zip(pieces, stops.tolist(), lengths, strict=True):
-            self._append(document, piece, ids[stop - length : stop])
+        for stop, length in zip(stops.tolist(), lengths, strict=True):
+            for part in self.apply_cap(ids[stop - length : stop]):
+                document.input_ids += part
+                document.sentence_lengths.append(len(part))
+                document.sentence_bytes.append(int(self._token_sizes[part].sum()))
 
-    def _append(self, document: EncodedText, piece: str, ids: list[int]) -> None:
-        cap = self.max_sentence_tokens
-        document.input_ids += ids
-        if len(ids) <= cap:
-            document.sentence_lengths.append(len(ids))
-            document.sentence_bytes.append(len(piece) if piece.isascii() else len(piece.encode()))
-            return
+    def apply_cap(self, ids: list[int]) -> list[list[int]]:
+        """One sentence's ids -> sentences of at most `max_sentence_tokens` tokens, cut between characters."""
+        if len(ids) <= self.max_sentence_tokens:
+            return [ids]
         raw = token_bytes(self.tokenizer, ids)
-        start = 0
+        parts, start = [], 0
         while start < len(ids):
-            stop = limit = min(start + cap, len(ids))
+            stop = limit = min(start + self.max_sentence_tokens, len(ids))
             # A byte-level token may end inside a character: then its successor opens with a continuation byte.
             while start < stop < len(ids) and raw[stop][0] & 0xC0 == 0x80:
                 stop -= 1
             stop = stop if stop > start else limit  # no token of these opens a character
-            document.sentence_lengths.append(stop - start)
-            document.sentence_bytes.append(sum(map(len, raw[start:stop])))
+            parts.append(ids[start:stop])
             start = stop
+        return parts
 
     # -- ids -> sentences, ids -> text -------------------------------------------------------------------------------
 
@@ -286,13 +287,17 @@ class SentenceProcessor:
         (folder / FILE_NAME).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "SentenceProcessor":
+    def from_pretrained(cls, folder: str | Path, **hub_options) -> "SentenceProcessor":
         """Read what `save_pretrained` wrote.
+
+        Args:
+            folder: a folder or a hub id.
+            hub_options: which files of it, as for a model: revision, subfolder, token, cache_dir ...
 
         Raises:
             ValueError: no processor in the folder, or its tokenizer is not the one it was saved with.
         """
-        path = cached_file(str(folder), FILE_NAME, _raise_exceptions_for_missing_entries=False)
+        path = cached_file(str(folder), FILE_NAME, _raise_exceptions_for_missing_entries=False, **hub_options)
         if path is None:
             raise ValueError(
                 f"No {FILE_NAME} in {str(folder)!r}: it is no folder written by `prepare` or a training run."
@@ -304,7 +309,7 @@ class SentenceProcessor:
             raise ValueError(f"{path} is damaged ({error}); copy it again from where the model was trained.") from error
         from transformers import AutoTokenizer  # brings torch, which workers of `prepare` do without
 
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), **hub_options)
         processor = cls(tokenizer, **content)
         if processor.tokenizer_hash != saved_hash:
             raise ValueError(
@@ -356,11 +361,14 @@ class ProcessorMixin:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args, **kwargs):
-        kwargs.setdefault("use_safetensors", True)  # no pickles
-        model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
-        if cached_file(str(pretrained_model_name_or_path), FILE_NAME, _raise_exceptions_for_missing_entries=False):
-            model.processor = SentenceProcessor.from_pretrained(pretrained_model_name_or_path)
-        return model
+        """As in Transformers, but never from a pickle; the processor comes from where the weights do."""
+        kwargs["use_safetensors"] = True
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        folder, hub_options = str(pretrained_model_name_or_path), {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
+        if cached_file(folder, FILE_NAME, _raise_exceptions_for_missing_entries=False, **hub_options):
+            model.processor = SentenceProcessor.from_pretrained(folder, **hub_options)
+        return loaded
 
 
 def check_unicode(text: str) -> str:

@@ -27,6 +27,7 @@ class Generation:
     cache_bytes: int
     num_cached_tokens: int  # tokens of text that the cache stands for
     num_cached_positions: int = 1  # keys and values that a layer holds for them
+    fixed_cache_bytes: int = 0  # of caches that do not grow with the text: a sentence decoder's
 
     @property
     def tokens_per_second(self) -> float:

@@ -7,6 +7,12 @@ from collections.abc import Callable, Iterator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+# What surrounds vocabulary and merges in a plain byte-level tokenizer, such as OPT's and those made here.
+PLAIN_SETTINGS: dict = {
+    "normalizer": None,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    "added_tokens": [],
+}
 # OPT's order: 0 <s>, 1 <pad>, 2 </s> (which opens a text, closes it, and ends a sentence), 3 <unk>.
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
 
@@ -42,9 +48,16 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
-    """SHA-256 of vocabulary and merges: equal exactly when two tokenizers give the same ids for the same words."""
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    content = json.dumps([model.get("vocab"), model.get("merges")], sort_keys=True, ensure_ascii=True)
+    """SHA-256 of all that decides which ids a text becomes: vocabulary, merges, normaliser, pre-tokeniser and added
+    tokens. Special tokens of the vocabulary do not count as added: spelled out in a text, they are text."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocab = backend["model"].get("vocab")
+    added = [token for token in backend["added_tokens"] if not (token["special"] and token["content"] in vocab)]
+    settings = {key: backend[key] for key in ("normalizer", "pre_tokenizer")} | {"added_tokens": added}
+    parts = [vocab, backend["model"].get("merges")]
+    if settings != PLAIN_SETTINGS:  # plain ones keep the hash that is in the folders of earlier versions
+        parts.append(settings)
+    content = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(content.encode("ascii")).hexdigest()
 
 

@@ -66,6 +66,7 @@ def train(
     lengths: np.ndarray | None = None,
     evaluate: Callable[[Any], dict[str, float]] | None = None,
     before_step: Callable[[Any, int], None] | None = None,
+    data_hash: str | None = None,
 ) -> TrainingResult:
     """Train `model` in place, or continue the run that `output_dir` holds.
 
@@ -81,6 +82,7 @@ def train(
         lengths: (num_items,) any measure of length; groups items of like length into a micro-batch.
         evaluate: figures for the log. Called in every process, in evaluation mode, without gradients.
         before_step: called with the model and the step (from 0) before each step, for schedules inside the model.
+        data_hash: says which text the items are made of; a run is not continued on another.
 
     Raises:
         ValueError: another configuration or other data in the same folder; items that cannot be shared out evenly.
@@ -89,7 +91,7 @@ def train(
     """
     if config.quick:
         config.max_steps = min(config.max_steps, QUICK_STEPS)
-    run = _Run(model, num_items, make_batch, config, Path(output_dir), count_tokens, lengths)
+    run = _Run(model, num_items, make_batch, config, Path(output_dir), count_tokens, lengths, data_hash)
     if run.step == config.max_steps:
         run.log.say(f"{run.folder} holds a finished run of {run.step} steps.")
     with (
@@ -138,9 +140,11 @@ class _Run:
         folder: Path,
         count_tokens: Callable[[Batch], int],
         lengths: np.ndarray | None,
+        data_hash: str | None,
     ) -> None:
         self.model, self.config, self.folder = model, config, folder
         self.make_batch, self.count_tokens, self.lengths = make_batch, count_tokens, lengths
+        self.data_hash = data_hash
         self.order = BatchOrder(num_items, config.batch_size, config.seed)
         self.accelerator = Accelerator(
             cpu=config.device == "cpu",
@@ -337,12 +341,13 @@ class _Run:
             with self.average.swapped_in():
                 averaged = checkpoint.model_tensors(self.model)
                 tensors["ema"] = {name: tensor.clone() for name, tensor in averaged.items()}
-        state = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "num_items": self.order.num_items}
+        state = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "losses": self.losses}
+        state |= {"num_items": self.order.num_items, "data_hash": self.data_hash}
 
         def write(target: Path) -> None:
             for name, part in tensors.items():
                 save_file(part, target / f"{name}.safetensors")
-            (target / "state.json").write_text(json.dumps({**state, "losses": self.losses}) + "\n", encoding="utf-8")
+            (target / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
 
         if self.is_main:
             checkpoint.write_folder(folder / f"step_{self.step:08d}", write)
@@ -371,6 +376,13 @@ class _Run:
             raise ValueError(
                 f"{self.folder} was trained on {state['num_items']} items, the data now has {self.order.num_items}: "
                 "it was prepared anew or changed. Choose another output_dir."
+            )
+        saved_hash = state.get("data_hash")  # checkpoints of earlier versions have none
+        if saved_hash and self.data_hash and saved_hash != self.data_hash:
+            raise ValueError(
+                f"{self.folder} was trained on other text (SHA-256 {saved_hash[:8]}, now {self.data_hash[:8]}): the "
+                "data were prepared anew from changed files, or replaced. Choose another output_dir, or delete that "
+                "run and begin again with --resume restart."
             )
         if self.average:
             checkpoint.load_model_tensors(self.model, load_file(path / "ema.safetensors"))

@@ -12,15 +12,17 @@ class Window:
     scored: int
 
 
-def windows(length: int, size: int) -> list[Window]:
+def windows(length: int, size: int, first_scored: int = 0) -> list[Window]:
     """Windows of at most `size` units over a text of `length` units.
 
-    The first is scored whole; each later one starts half a window further on and scores what is new.
+    The first is scored whole; each later one starts half a window further on and scores what is new. Units before
+    `first_scored` are context: only read, as many of them as fit beside half a window of scored ones.
     """
     if size < 1:
         raise ValueError(f"A window of {size} units holds nothing; choose at least 1.")
-    found = [Window(0, min(size, length), 0)]
     step = max(size // 2, 1)
+    stop = min(max(size, first_scored + step), length)
+    found = [Window(max(0, stop - size), stop, first_scored)]
     while found[-1].stop < length:
         scored = found[-1].stop
         found.append(Window(scored + step - size, min(scored + step, length), scored))

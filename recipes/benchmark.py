@@ -37,7 +37,9 @@ VOCABULARY = 50272
 class Config:
     size: list[str] = option(["small"], "tiny, small, opt-125m, opt-350m, opt-1.3b")
     subset: list[Literal["generate", "train"]] = option(["generate", "train"], "what is measured")
-    data: str = option("stdlib", "where sentence lengths come from: a prepared folder, stdlib, hub:NAME, files")
+    data: str | list[str] = option(
+        "stdlib", "where sentence lengths come from: a prepared folder, stdlib, hub:NAME, files"
+    )
     text_field: str = option("text", "the field of a record that holds the text")
     tokenizer: str = option("bpe:8192", "for data that are not prepared yet")
     rule: str = option("punctuation", "for data that are not prepared yet")
@@ -196,7 +198,9 @@ def main(config: Config) -> list[Row]:
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "table.md", table + "\n")
-    write_metrics(folder, rows, config=config, seed=0, wall_seconds=time.perf_counter() - started, corpus=data.name)
+    seconds = time.perf_counter() - started
+    corpus = {"name": data.name, "sha256": data.hash}
+    write_metrics(folder, rows, config=config, seed=0, wall_seconds=seconds, corpus=corpus)
     return rows
 
 

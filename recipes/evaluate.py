@@ -15,19 +15,23 @@ left out. Such rows are not comparable with any others.
 import json
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from lmbase.config import option, run
-from lmbase.corpora import open_corpus
 from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics, write_text
-from lmbase.open_data import is_prepared
-from lmbase.prepared import PreparedData
 from sentencevae import SentenceVAE
-from sllm.evaluation import audit, compare, evaluate_likelihood, evaluate_reconstruction, make_texts, paper_row
+from sllm.evaluation import (
+    audit_loaded,
+    compare,
+    evaluate_likelihood,
+    evaluate_reconstruction,
+    make_texts,
+    paper_row,
+    read_texts,
+)
 from sllm.loading import LoadedModel, is_opt, load_model
 from sllm.samples import show_samples
 from sllm.speed import compare_generation
@@ -37,7 +41,9 @@ from sllm.speed import compare_generation
 class Config:
     model: list[str] = option([], "runs, folders or hub ids, each as PATH or NAME=PATH")
     baseline: str | None = option(None, "name of the OPT to compare with; default: the last OPT in `model`")
-    data: str = option("stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files")
+    data: str | list[str] = option(
+        "stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files"
+    )
     split: str = option("test", "train, valid or test")
     text_field: str = option("text", "the field of a record that holds the text")
     max_documents: int | None = option(None, "score the split's first documents only")
@@ -59,23 +65,6 @@ SHOWN = [
     "model", "protocol", "parameters", "training_tokens", "bits_per_byte", "ratio", "ratio_low", "ratio_high",
     "ppl_per_baseline_token", "reconstruction_exact_match", "ppl", "tokens_per_second", "kv_bytes_per_token",
 ]  # fmt: skip
-
-
-def read_texts(config: Config) -> tuple[list[str], str]:
-    """The texts of the split and the corpus's name."""
-    if is_prepared(config.data):
-        data = PreparedData.load(config.data)
-        split = data.split(config.split)
-        borders = split.sentence_tokens[split.document_sentences].tolist()
-        pairs = list(pairwise(borders))[: config.max_documents]
-        return [data.processor.decode(split.tokens(a, b).tolist()) for a, b in pairs], data.name
-    corpus = open_corpus(config.data, config.text_field)
-    texts: list[str] = []
-    for document in corpus.read(config.split):
-        if len(texts) == config.max_documents:
-            break
-        texts.append(document.text)
-    return texts, corpus.name
 
 
 def choose_baseline(models: list[LoadedModel], name: str | None) -> LoadedModel:
@@ -103,11 +92,11 @@ def main(config: Config) -> list[Row]:
     for loaded in models:
         loaded.model.to(device)  # type: ignore[arg-type]
     baseline = choose_baseline(models, config.baseline)
-    texts, corpus = read_texts(config)
-    data = make_texts(texts, corpus, baseline)
+    texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents)
+    data = make_texts(texts, corpus["name"], baseline)
     language_models = [m for m in models if not isinstance(m.model, SentenceVAE)]
     for loaded in language_models:
-        report = audit(loaded, data.texts)
+        report = audit_loaded(loaded, data.texts)
         report.raise_if_failed(loaded.name)
         print(f"{loaded.name}: passed the causality audit ({report.num_checks} checks)")
 

@@ -24,7 +24,7 @@ from lmbase.opt import load_opt, own_tokenizer
 from lmbase.tokenization import check_same_tokenizer
 from lmbase.training import TrainingConfig, TrainingResult, train
 from sentencevae import SentenceVAE
-from sllm import SLLM
+from sllm import SLLM, SLLMConfig
 
 
 @dataclass
@@ -35,14 +35,18 @@ class Config(TrainingConfig):
     model: str | None = option(None, "an SLLM to train further; default: graft `vae` onto `opt`")
     vae: str | None = option(None, "a run of pretrain-vae")
     opt: str | None = option(None, "the trunk: hub id, folder or random:SIZE")
-    data: str = option("stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files")
+    data: str | list[str] = option(
+        "stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files"
+    )
     text_field: str = option("text", "the field of a record that holds the text")
-    max_sentences: int = option(64, "sentences of a window, in training and scoring")
-    num_memory_states: int = option(1, "how many of the latest trunk states the decoder reads; published: 1")
-    num_memory_tokens: int = option(0, "the decoder also reads so many tokens before its sentence; published: 0")
+    max_sentences: int | None = option(None, "sentences of a window, in training and scoring; default: 64")
+    num_memory_states: int | None = option(None, "the decoder reads so many of the latest trunk states; default: 1")
+    num_memory_tokens: int | None = option(
+        None, "the decoder also reads so many tokens before its sentence; default: 0"
+    )
     freeze_trunk_layers: int | None = option(None, "k: train only the trunk's first and last k layers; null: all")
-    freeze_autoencoder: bool = option(False, "train the trunk and the joints only")
-    stop_weight: float = option(1.0, "weight of the stop flag's loss; 1: exact likelihood")
+    freeze_autoencoder: bool | None = option(None, "train the trunk and the joints only; default: false")
+    stop_weight: float | None = option(None, "weight of the stop flag's loss; default: 1, exact likelihood")
     train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
     eval_windows: int = option(64, "windows of the valid split that the log's figures are taken from")
 
@@ -50,10 +54,24 @@ class Config(TrainingConfig):
 def build(config: Config) -> SLLM:
     """The model to train, its processor with it."""
     torch.manual_seed(config.seed)
+    names = ("max_sentences", "freeze_trunk_layers", "freeze_autoencoder", "stop_weight")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    memory = {name: getattr(config, name) for name in ("num_memory_states", "num_memory_tokens")}
+    memory = {name: value for name, value in memory.items() if value is not None}
     if config.model:
         if config.vae or config.opt:
             raise ValueError("Give either `model`, an SLLM to go on with, or `vae` and `opt` to graft, not both.")
-        return SLLM.from_pretrained(model_folder(config.model, "sllm"))
+        folder = model_folder(config.model, "sllm")
+        model_config = SLLMConfig.from_pretrained(folder)
+        for name, value in memory.items():
+            if getattr(model_config, name) != value:
+                raise ValueError(
+                    f"{name}={value}: the decoder of {config.model} was grafted with {getattr(model_config, name)}; "
+                    "only a new graft (--vae, --opt) can change its memory."
+                )
+        for name, value in given.items():
+            setattr(model_config, name, value)
+        return SLLM.from_pretrained(folder, config=model_config)
     if not (config.vae and config.opt):
         raise ValueError("An SLLM is grafted from two parts: give --vae (a run of pretrain-vae) and --opt (the trunk).")
     vae = SentenceVAE.from_pretrained(model_folder(config.vae, "sentence_vae"))
@@ -61,16 +79,7 @@ def build(config: Config) -> SLLM:
     if own:
         check_same_tokenizer(own, vae.processor.tokenizer, f"the autoencoder {config.vae}", f"the trunk {config.opt}")
     opt = load_opt(config.opt, vocab_size=vae.config.vocab_size, seed=config.seed)
-    return SLLM.graft(
-        vae,
-        opt,
-        max_sentences=config.max_sentences,
-        num_memory_states=config.num_memory_states,
-        num_memory_tokens=config.num_memory_tokens,
-        freeze_trunk_layers=config.freeze_trunk_layers,
-        freeze_autoencoder=config.freeze_autoencoder,
-        stop_weight=config.stop_weight,
-    )
+    return SLLM.graft(vae, opt, **given, **memory)
 
 
 def main(config: Config) -> TrainingResult:
@@ -109,6 +118,7 @@ def main(config: Config) -> TrainingResult:
         lengths=items.lengths,
         evaluate=evaluate,
         save_model=lambda m, folder: m.save_pretrained(folder),
+        data_hash=data.hash,
     )
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
     flops = FORWARD_AND_BACKWARD * model.flops(result.tokens, num_sentences)

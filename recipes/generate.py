@@ -76,6 +76,12 @@ def main(config: Config) -> str:
         return output.texts[0]
     ids = encode_text(loaded.tokenizer, prompt)
     inputs = torch.tensor([[model.config.bos_token_id, *ids]], device=device)
+    positions = model.config.max_position_embeddings
+    if inputs.shape[1] + config.max_new_tokens > positions:
+        raise ValueError(
+            f"This OPT has {positions} positions: {inputs.shape[1]} for </s> and the prompt, so at most "
+            f"{max(positions - inputs.shape[1], 0)} new tokens; lower --max_new_tokens or shorten the prompt."
+        )
     if config.seed is not None:
         torch.manual_seed(config.seed)
     sequences = model.generate(

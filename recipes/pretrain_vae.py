@@ -34,7 +34,9 @@ class Config(TrainingConfig):
     )
     opt: str | None = option(None, "the trunk to fit: hub id, folder or random:SIZE; default: none")
     start_from_table: bool = option(True, "begin with the trunk's vocabulary table (unless the trunk is random)")
-    data: str = option("stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files")
+    data: str | list[str] = option(
+        "stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files"
+    )
     text_field: str = option("text", "the field of a record that holds the text")
     tokenizer: str | None = option(None, "hub id, folder, bpe:N or bytes; default: the trunk's own, else bpe:8192")
     rule: str = option("auto", "how prepare cuts sentences: punctuation, sentence, line or auto")
@@ -142,6 +144,7 @@ def main(config: Config) -> TrainingResult:
         evaluate=evaluate,
         before_step=before_step,
         save_model=lambda model, folder: model.save_pretrained(folder),
+        data_hash=data.hash,
     )
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
     flops = FORWARD_AND_BACKWARD * vae.flops(result.tokens, num_sentences)

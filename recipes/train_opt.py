@@ -28,7 +28,9 @@ from lmbase.training import TrainingConfig, TrainingResult, train
 class Config(TrainingConfig):
     output_dir: str = option("runs/train-opt", "the run's folder; the same command again continues it", may_differ=True)
     opt: str = option("random:small", "hub id, folder, or random:tiny|small|opt-125m|opt-350m|opt-1.3b")
-    data: str = option("stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files")
+    data: str | list[str] = option(
+        "stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files"
+    )
     text_field: str = option("text", "the field of a record that holds the text")
     tokenizer: str | None = option(None, "hub id, folder, bpe:N or bytes; default: the model's own, else bpe:8192")
     rule: str = option("auto", "how prepare cuts sentences: punctuation, sentence, line or auto")
@@ -81,6 +83,7 @@ def main(config: Config) -> TrainingResult:
         lengths=items.lengths,
         evaluate=evaluate,
         save_model=save,
+        data_hash=data.hash,
     )
     flops = FORWARD_AND_BACKWARD * model.flops(result.tokens, config.context)
     write_training(config.output_dir, result.tokens, result.seconds, flops, [config.opt])

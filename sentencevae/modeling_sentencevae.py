@@ -24,6 +24,7 @@ from transformers.utils import ModelOutput
 from lmbase.collate import pad_tokens
 from lmbase.flops import linear_flops
 from lmbase.losses import close_token, vocabulary_loss
+from lmbase.modes import inference_method
 from lmbase.processing import ProcessorMixin
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 
@@ -440,7 +441,7 @@ class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):  # type: ignore[m
         back = torch.cat(order).argsort()
         return torch.cat(embeds)[back], torch.cat(states)[back]
 
-    @torch.no_grad()
+    @inference_method
     def encode_text(self, texts: list[str]) -> Tensor:
         """Each text as one sentence -> (N, D).
 
@@ -460,7 +461,7 @@ class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):  # type: ignore[m
             )
         return ids
 
-    @torch.no_grad()
+    @inference_method
     def decode(self, sentence_embeds: Tensor) -> list[list[int]]:
         """Sentence vectors (N, D) -> token ids of N sentences, greedy and free-running, end marks left out."""
         n = len(sentence_embeds)
@@ -481,7 +482,7 @@ class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):  # type: ignore[m
         ids = torch.cat(written, dim=1).tolist() if written else [[] for _ in range(n)]
         return [row[:length] for row, length in zip(ids, lengths.tolist(), strict=True)]
 
-    @torch.no_grad()
+    @inference_method
     def reconstruct(self, texts: list[str], batch_size: int = 256) -> list[str]:
         """Write texts again from their sentence vectors alone: cut, encode, decode free-running, join."""
         documents = [encoded.sentences() for encoded in self.processor.encode_batch(texts)]
@@ -494,7 +495,7 @@ class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):  # type: ignore[m
             position += len(sentences)
         return texts_out
 
-    @torch.no_grad()
+    @inference_method
     def reconstruct_ids(self, rows: list[list[int]], batch_size: int = 256) -> list[list[int]]:
         """Token ids of sentences -> the ids that free-running greedy decoding writes from their vectors."""
         written: list[list[int]] = [[] for _ in rows]
@@ -507,7 +508,7 @@ class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):  # type: ignore[m
                 written[i] = ids
         return written
 
-    @torch.no_grad()
+    @inference_method
     def interpolate(self, a: str, b: str, steps: int = 5) -> list[str]:
         """Sentences written from `steps` vectors on the straight line from `a`'s to `b`'s, both ends included."""
         if steps < 2:
@@ -516,7 +517,7 @@ class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):  # type: ignore[m
         weights = torch.linspace(0, 1, steps, device=self.device)[:, None]
         return [self.processor.decode(ids) for ids in self.decode(torch.lerp(ends[:1], ends[1:], weights))]
 
-    @torch.no_grad()
+    @inference_method
     def sample(self, num_samples: int = 1, seed: int | None = None) -> list[str]:
         """Sentences written from draws of the standard normal prior (Gaussian latent only)."""
         if self.to_gaussian is None:

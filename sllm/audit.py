@@ -12,6 +12,7 @@ from torch import Tensor
 from lmbase.audit import CACHE_TOLERANCE, AuditReport, Scored, audit_changes, close
 from lmbase.collate import pad_sentences, pad_tokens
 from lmbase.losses import token_nats
+from lmbase.modes import inference_method
 from sentencevae.modeling_sentencevae import sentence_targets
 
 if TYPE_CHECKING:
@@ -20,25 +21,22 @@ if TYPE_CHECKING:
 Sentences = list[list[int]]
 
 
+@inference_method
 def audit_sentences(model: "SLLM", sentences: Sentences) -> AuditReport:
     """Audit `model` on a text of S sentences of token ids: about 2 S forward passes, S backward, 1.5 S cached steps."""
     report = AuditReport()
     if not sentences:
         return report
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        audit_changes(
-            lambda text: _score(model, text),
-            sentences,
-            lambda k: sentences[:k] + [_other_tokens(model, s) for s in sentences[k:]],
-            lambda k: sentences[:k] + [_other_tokens(model, s)[: max(1, len(s) // 2)] for s in sentences[k:]],
-            "sentence",
-            report,
-        )
-        _audit_steps(model, sentences, report)
+    audit_changes(
+        lambda text: _score(model, text),
+        sentences,
+        lambda k: sentences[:k] + [_other_tokens(model, s) for s in sentences[k:]],
+        lambda k: sentences[:k] + [_other_tokens(model, s)[: max(1, len(s) // 2)] for s in sentences[k:]],
+        "sentence",
+        report,
+    )
+    _audit_steps(model, sentences, report)
     _audit_gradients(model, sentences, report)
-    model.train(training)
     return report
 
 

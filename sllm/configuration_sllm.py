@@ -1,5 +1,6 @@
 """Configuration of the sentence-level language model: two nested configurations and how they are joined."""
 
+import copy
 from typing import TypeVar
 
 from transformers import OPTConfig, PreTrainedConfig
@@ -100,4 +101,5 @@ class SLLMConfig(PreTrainedConfig):
 
 
 def _as_config(value: ConfigT | dict | None, kind: type[ConfigT]) -> ConfigT:
-    return value if isinstance(value, PreTrainedConfig) else kind(**(value or {}))
+    # A copy: the caller's own configuration stays what it was.
+    return copy.deepcopy(value) if isinstance(value, PreTrainedConfig) else kind(**(value or {}))

@@ -1,18 +1,22 @@
 """From models and texts to rows of a table: likelihood, reconstruction, and the audit that comes before."""
 
 import functools
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import cast
 
+import numpy as np
 import torch
 from transformers import DynamicCache, OPTForCausalLM
 
 from lmbase.audit import AuditReport, audit_tokens
 from lmbase.collate import pad_tokens
+from lmbase.corpora import open_corpus
 from lmbase.metrics import Row, bits_per_byte, paired_bootstrap, perplexity
+from lmbase.open_data import load_prepared
 from lmbase.opt import DocumentNats, TokenLM, encode_text, score_tokens
 from lmbase.windows import Window, sentence_windows, windows
 from sentencevae import SentenceVAE
@@ -21,6 +25,8 @@ from sllm.loading import LoadedModel
 from sllm.modeling_sllm import SLLM
 from sllm.scoring import score_sentences
 
+AUDIT_TEXTS = 20
+AUDIT_CHARACTERS = 4000
 AUDIT_SENTENCES = 12
 AUDIT_TOKENS = 48
 
@@ -34,6 +40,31 @@ class Texts:
     num_baseline_tokens: int  # of all texts, under the baseline's tokenizer
     baseline: LoadedModel
     baseline_window: int  # tokens that the baseline sees at most
+
+
+def read_texts(
+    data: str | list[str], split: str, text_field: str, max_documents: int | None
+) -> tuple[list[str], dict[str, str]]:
+    """The first documents of a split, and what names the corpus: {"name", "sha256"}.
+
+    The hash is that of the prepared data, or of a raw corpus's texts that were read.
+
+    Raises:
+        ValueError: no such data, or no such split.
+    """
+    prepared = load_prepared(data)
+    if prepared:
+        arrays = prepared.split(split)
+        borders = arrays.sentence_tokens[arrays.document_sentences].tolist()
+        pairs = islice(pairwise(borders), max_documents)
+        texts = [prepared.processor.decode(arrays.tokens(a, b).tolist()) for a, b in pairs]
+        return texts, {"name": prepared.name, "sha256": prepared.hash}
+    corpus = open_corpus(data, text_field)
+    texts = [document.text for document in islice(corpus.read(split), max_documents)]
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8", errors="surrogatepass") + b"\0")
+    return texts, {"name": corpus.name, "sha256": digest.hexdigest()}
 
 
 def make_texts(texts: Sequence[str], corpus: str, baseline: LoadedModel) -> Texts:
@@ -51,15 +82,24 @@ def opt_window(opt: OPTForCausalLM) -> int:
     return getattr(opt.config, "training_context", opt.config.max_position_embeddings) - 1
 
 
-def audit(loaded: LoadedModel, texts: Sequence[str]) -> AuditReport:
-    """The causality audit on the opening of the first text that is long enough."""
-    text = max(texts[:20], key=lambda t: min(len(t), 4000))[:4000]
+def audit_loaded(loaded: LoadedModel, texts: Sequence[str]) -> AuditReport:
+    """The causality audit on the opening of the longest of the first 20 texts.
+
+    Raises:
+        ValueError: an autoencoder (it predicts no text), or a text of fewer than 3 sentences (for an OPT: tokens),
+            which would let too much pass.
+    """
+    text = max((t[:AUDIT_CHARACTERS] for t in texts[:AUDIT_TEXTS]), key=len, default="")
     if isinstance(loaded.model, SLLM):
+        sentences = loaded.model.processor.encode(text).sentences()
+        _check_long_enough(loaded, len(sentences), "sentences")
         most = min(AUDIT_SENTENCES, loaded.model.config.max_sentences)
-        return audit_sentences(loaded.model, loaded.model.processor.encode(text).sentences()[:most])
+        return audit_sentences(loaded.model, sentences[:most])
     opt = loaded.model
-    assert isinstance(opt, OPTForCausalLM)
+    if not isinstance(opt, OPTForCausalLM):
+        raise ValueError(f"{loaded.name} is an autoencoder: it predicts no text, so there is nothing to audit.")
     ids = encode_text(loaded.tokenizer, text)[: min(AUDIT_TOKENS, opt_window(opt))]
+    _check_long_enough(loaded, len(ids), "tokens")
     model = TokenLM(opt).eval()
 
     @torch.no_grad()
@@ -68,6 +108,14 @@ def audit(loaded: LoadedModel, texts: Sequence[str]) -> AuditReport:
         return model.nats(input_ids, mask, torch.zeros(1, dtype=torch.bool, device=input_ids.device))[0, :-1]
 
     return audit_tokens(score, functools.partial(_score_steps, opt), ids, len(loaded.tokenizer))
+
+
+def _check_long_enough(loaded: LoadedModel, found: int, unit: str) -> None:
+    if found < 3:
+        raise ValueError(
+            f"{loaded.name} cannot be audited: the longest of the first {AUDIT_TEXTS} texts has {found} {unit}, and at "
+            "least 3 are needed. Give --data with a longer text among the first of its split."
+        )
 
 
 @torch.no_grad()
@@ -127,7 +175,11 @@ def _likelihood_row(loaded: LoadedModel, data: Texts, protocol: str, found: list
 
 def compare(row: Row, found: list[DocumentNats], baseline: list[DocumentNats], name: str, seed: int) -> None:
     """Add the ratio of bits per byte to a baseline's and its 95% interval over documents to `row`."""
-    if len(found) < 2:
+    if len(found) < 2:  # an interval over documents needs several
+        ratio = bits_per_byte(found[0].nats, found[0].num_bytes) / bits_per_byte(
+            baseline[0].nats, baseline[0].num_bytes
+        )
+        row.extra |= {"compared_with": name, "ratio": ratio}
         return
     ratio, low, high = paired_bootstrap(
         [d.nats for d in found],
@@ -172,8 +224,8 @@ def evaluate_reconstruction(loaded: LoadedModel, data: Texts, max_sentences: int
     model = loaded.model
     assert isinstance(model, SentenceVAE)
     rows = [ids for e in model.processor.encode_batch(data.texts) for ids in e.sentences()]
-    step = max(1, len(rows) // max_sentences)
-    rows = rows[::step][:max_sentences]
+    chosen = np.linspace(0, len(rows) - 1, min(max_sentences, len(rows))).astype(int)
+    rows = [rows[i] for i in chosen]
     written = model.reconstruct_ids(rows, batch_size)
     exact = sum(a == b for a, b in zip(rows, written, strict=True))
     same = sum(sum(x == y for x, y in zip(a, b, strict=False)) for a, b in zip(rows, written, strict=True))

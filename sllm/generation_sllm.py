@@ -3,6 +3,7 @@
 B texts, S sentences, T tokens of a sentence, L tokens of a flat text, D width.
 """
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -16,6 +17,8 @@ from transformers.utils import ModelOutput
 from lmbase.collate import pad_sentences, pad_tokens
 from lmbase.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
 from lmbase.losses import close_token
+from lmbase.modes import inference_method
+from lmbase.tokenization import token_bytes
 
 if TYPE_CHECKING:
     from sllm.modeling_sllm import SLLM, ReadingState
@@ -27,9 +30,10 @@ OVERFLOWS = ("stop", "slide")
 class SentenceGenerateOutput(ModelOutput):
     """
     Args:
-        sequences: (B, L) prompt + new ids, flat, no end marks; prompts padded on the left, new ids on the right.
+        sequences: (B, L) prompt + new ids, flat, no end marks; prompts padded on the left, new ids on the right. After
+            a flat prompt of L columns the new ids are `sequences[:, L:]`.
         attention_mask: (B, L) True on real tokens.
-        sentence_lengths: for each text the tokens of each sentence, the prompt's included.
+        sentence_lengths: for each text the tokens of each sentence, the prompt's included (its start token is not).
         num_new_tokens: for each text.
         finish_reason: for each text `stop` (the model ended it), `length` (max_new_tokens or max_new_sentences) or
             `context` (the trunk's positions are used up).
@@ -56,6 +60,7 @@ class _Text:
 
     sentences: list[list[int]]  # closed ones
     forced: list[int]  # the prompt's unfinished last sentence
+    opening: list[int] = field(default_factory=list)  # a flat prompt's start token: returned, but not read
     num_prompt_sentences: int = 0
     num_prompt_tokens: int = 0
     num_new_tokens: int = 0
@@ -78,10 +83,10 @@ class _Text:
 class SentenceGenerationMixin(GenerationMixin):
     """`generate` for SLLM."""
 
-    @torch.no_grad()
+    @inference_method
     def generate(  # type: ignore[override, misc]
         self: "SLLM",
-        input_ids: Tensor | None = None,
+        input_ids: Tensor | str | Sequence[str] | None = None,
         attention_mask: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
@@ -96,9 +101,10 @@ class SentenceGenerationMixin(GenerationMixin):
         """Continue texts.
 
         Args:
-            input_ids: (B, L) flat ids, cut into sentences here, or (B, S, T) sentences; or give `text`.
+            input_ids: (B, L) flat ids, cut into sentences here, or (B, S, T) sentences; or the same as `text`.
             attention_mask: of the same shape; default: everything but padding.
-            generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...
+            generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...;
+                with return_dict_in_generate=False only the tensor `sequences` is returned.
             logits_processor: as in Transformers; called with the tokens of the sentence that is being written (B, T).
             streamer: a Transformers streamer (one text only); it is handed whole sentences.
             text: a text or a list of texts.
@@ -114,7 +120,10 @@ class SentenceGenerationMixin(GenerationMixin):
         if overflow not in OVERFLOWS:
             raise ValueError(f"overflow={overflow!r}: choose {' or '.join(OVERFLOWS)}.")
         config = merge_generation_config(self.generation_config, generation_config, kwargs)
-        texts = _prompts(self, input_ids, attention_mask, text)
+        if (input_ids is None) == (text is None):
+            raise ValueError("Give either input_ids or text.")
+        prompt = input_ids if text is None else text
+        texts = _read_ids(self, prompt, attention_mask) if isinstance(prompt, Tensor) else _read_text(self, prompt)
         if streamer is not None and len(texts) != 1:
             raise ValueError(f"A streamer shows one text, and {len(texts)} prompts were given.")
         sampler = Sampler(config, self.device, seed, logits_processor)
@@ -127,18 +136,20 @@ class SentenceGenerationMixin(GenerationMixin):
         state = _write(self, texts, sampler, limit, sentence_limit, config.min_new_tokens or 0, overflow, streamer)
         if streamer is not None:
             streamer.end()
-        return _output(self, texts, state)
+        output = _output(self, texts, state, prompt.shape[1] if isinstance(prompt, Tensor) and prompt.dim() == 2 else 0)
+        if config.return_dict_in_generate is False:
+            return output.sequences  # type: ignore[return-value]  # for code that was written for Transformers' models
+        return output
 
 
-def _prompts(model: "SLLM", input_ids: Tensor | None, attention_mask: Tensor | None, text) -> list[_Text]:
-    if (input_ids is None) == (text is None):
-        raise ValueError("Give either input_ids or text.")
-    if text is not None:
-        documents = [
-            e.sentences() for e in model.processor.encode_batch([text] if isinstance(text, str) else list(text))
-        ]
-        return [_open(model, sentences) for sentences in documents]
-    assert input_ids is not None
+def _read_text(model: "SLLM", prompt: str | Sequence[str] | None) -> list[_Text]:
+    texts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError("The prompt is neither a tensor of ids nor a text nor a list of texts.")
+    return [_open(model, encoded.sentences()) for encoded in model.processor.encode_batch(texts)]
+
+
+def _read_ids(model: "SLLM", input_ids: Tensor, attention_mask: Tensor | None) -> list[_Text]:
     if input_ids.dim() not in (2, 3):
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: give (B, L) flat ids or (B, S, T) sentences.")
     if attention_mask is None:
@@ -151,8 +162,12 @@ def _prompts(model: "SLLM", input_ids: Tensor | None, attention_mask: Tensor | N
     if input_ids.dim() == 2:
         rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
         # Transformers' tokenizers put the start token in front of a text; here the start state stands for it.
-        rows = [r[1:] if r and r[0] == model.config.bos_token_id else r for r in rows]
-        return [_open(model, model.processor.split_ids(row)) for row in rows]
+        borders = [int(row[:1] == [model.config.bos_token_id]) for row in rows]
+        return [
+            _open(model, model.processor.split_ids(row[border:]), row[:border])
+            for row, border in zip(rows, borders, strict=True)
+        ]
+    _check_no_special_tokens(model, input_ids[attention_mask.bool()])
     documents = [
         [row[m.bool()].tolist() for row, m in zip(ids, mask, strict=True) if m.any()]
         for ids, mask in zip(input_ids, attention_mask, strict=True)
@@ -160,12 +175,24 @@ def _prompts(model: "SLLM", input_ids: Tensor | None, attention_mask: Tensor | N
     return [_open(model, sentences) for sentences in documents]
 
 
-def _open(model: "SLLM", sentences: list[list[int]]) -> _Text:
+def _check_no_special_tokens(model: "SLLM", ids: Tensor) -> None:
+    config = model.config
+    special = {config.pad_token_id, config.bos_token_id, config.eos_token_id}
+    if model._processor is not None:
+        special |= set(model.processor.tokenizer.all_special_ids)
+    if found := sorted(special & set(ids.unique().tolist())):
+        raise ValueError(f"Sentences hold special tokens {found}: give text tokens only, without end marks.")
+
+
+def _open(model: "SLLM", sentences: list[list[int]], opening: list[int] | None = None) -> _Text:
     """Take the last sentence off if it may still go on."""
     longest = max(map(len, sentences), default=0)
     if longest > model.config.max_sentence_tokens:
         raise ValueError(f"A sentence of {longest} tokens; the model reads at most {model.config.max_sentence_tokens}.")
-    return _Text(sentences, []) if model._processor is None else _Text(*model.processor.split_open_end(sentences))
+    forced: list[int] = []
+    if model._processor is not None:
+        sentences, forced = model.processor.split_open_end(sentences)
+    return _Text(sentences, forced, opening or [])
 
 
 def _write(
@@ -293,15 +320,20 @@ def _finish(texts: list[_Text], reason: str) -> None:
         text.finish_reason = reason
 
 
-def _output(model: "SLLM", texts: list[_Text], state: "ReadingState | None") -> SentenceGenerateOutput:
+def _output(
+    model: "SLLM", texts: list[_Text], state: "ReadingState | None", prompt_width: int
+) -> SentenceGenerateOutput:
+    """Args: prompt_width: columns that prompts take at least (as they were given, with their padding)."""
     pad = model.config.pad_token_id
-    prompt_width = max(t.num_prompt_tokens for t in texts)
+    prompt_width = max(prompt_width, *(len(t.opening) + t.num_prompt_tokens for t in texts))
     new_width = max(t.num_new_tokens for t in texts)
     rows, masks = [], []
     for text in texts:
-        left, right = prompt_width - text.num_prompt_tokens, new_width - text.num_new_tokens
-        rows.append([pad] * left + text.ids() + [pad] * right)
-        masks.append([False] * left + [True] * len(text.ids()) + [False] * right)
+        ids = text.opening + text.ids()
+        right = new_width - text.num_new_tokens
+        left = prompt_width + new_width - right - len(ids)
+        rows.append([pad] * left + ids + [pad] * right)
+        masks.append([False] * left + [True] * len(ids) + [False] * right)
     has_processor = model._processor is not None
     return SentenceGenerateOutput(
         sequences=torch.tensor(rows, dtype=torch.long).view(len(texts), -1),
@@ -320,12 +352,16 @@ def _recut_share(model: "SLLM", texts: list[_Text]) -> float | None:
     written = changed = 0
     for text in texts:
         again = model.processor.encode(model.processor.decode(text.ids())).sentences()
-        places = set(zip(_starts(again), map(tuple, again), strict=True))
-        own = list(zip(_starts(text.sentences), map(tuple, text.sentences), strict=True))[text.num_prompt_sentences :]
+        places = set(zip(_starts(model, again), map(tuple, again), strict=True))
+        own = list(zip(_starts(model, text.sentences), map(tuple, text.sentences), strict=True))
+        own = own[text.num_prompt_sentences :]
         written += len(own)
         changed += sum(place not in places for place in own)
     return changed / written if written else None
 
 
-def _starts(sentences: list[list[int]]) -> list[int]:
-    return list(accumulate((len(s) for s in sentences), initial=0))[:-1]
+def _starts(model: "SLLM", sentences: list[list[int]]) -> list[int]:
+    """Bytes before each sentence in the decoded text, where broken characters are shown as U+FFFD."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    pieces = [b"".join(token_bytes(model.processor.tokenizer, sentence)) for sentence in sentences]
+    return list(accumulate((len(decoder.decode(piece).encode()) for piece in pieces), initial=0))[:-1]

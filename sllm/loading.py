@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig, OPTForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lmbase.folders import model_folder
@@ -53,9 +54,9 @@ def load_model(spec: str) -> LoadedModel:
                 f"The tokenizer in {source!r} has {len(tokenizer)} ids, its model {model.config.vocab_size}."
             )
     elif kind == "sllm":
-        model = SLLM.from_pretrained(folder)
+        model = SLLM.from_pretrained(folder, dtype=torch.float32)
     elif kind == "sentence_vae":
-        model = SentenceVAE.from_pretrained(folder)
+        model = SentenceVAE.from_pretrained(folder, dtype=torch.float32)
     else:
         raise ValueError(f"{source!r} is a model of type {kind!r}; known are opt, sllm and sentence_vae.")
     return LoadedModel(name, model.eval(), tokenizer, read_training(source))

@@ -123,8 +123,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
         self.sentence_out = nn.Linear(width, width)  # from the trunk's states to what the decoder reads
         self.stop_head = nn.Linear(width, 1)
-        # The published design has no such choice, and DDP wants no parameter that nothing uses.
-        # Tells the decoder's memory which vectors are states and which are tokens.
+        # Tells states from tokens in the decoder's memory; without one it would be unused, which DDP does not allow.
         self.memory_kinds = nn.Parameter(torch.empty(2, width)) if config.autoencoder.memory_size else None
         self.post_init()
         self._freeze()
@@ -145,11 +144,13 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         missing, _ = model.autoencoder.load_state_dict(vae.state_dict(), strict=False)
         assert all("memory" in name for name in missing), missing
         for layer in cast(Iterable[DecoderLayer], model.autoencoder.decoder.layers):
-            if model.config.autoencoder.memory_size:  # starts silent: the graft begins as the published design
+            if model.config.autoencoder.memory_size:  # starts silent, as sentence_out does
                 nn.init.zeros_(layer.memory_attention.out_proj.weight)
         base = opt.model if isinstance(opt, OPTForCausalLM) else opt
         trunk_weights = {k: v for k, v in base.state_dict().items() if "embed_tokens" not in k}
-        model.trunk.load_state_dict(trunk_weights, strict=False)
+        missing, unexpected = model.trunk.load_state_dict(trunk_weights, strict=False)
+        assert all("embed_tokens" in name for name in missing), missing
+        assert not unexpected, unexpected
         table = base.get_input_embeddings().weight
         with torch.no_grad():
             model.sentence_in.weight.copy_(torch.eye(len(model.start_state)) * table.float().std())
@@ -157,13 +158,14 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         model.generation_config.update(**{k: getattr(model.config, k) for k in ("pad_token_id", "eos_token_id")})
         if vae._processor is not None:
             model.processor = vae.processor
-        return model.to(vae.dtype)  # type: ignore[arg-type]
+        return model.to(vae.dtype).eval()  # type: ignore[arg-type]
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        model = super().from_pretrained(*args, **kwargs)
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info=True
         model._freeze()  # loading makes new parameters, which all want gradients
-        return model
+        return loaded
 
     def _freeze(self) -> None:
         kept = self.config.freeze_trunk_layers
@@ -174,6 +176,9 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
                 layer.requires_grad_(True)
         if self.config.freeze_autoencoder:
             self.autoencoder.requires_grad_(False)
+            for name, weight in self.autoencoder.named_parameters():
+                if "memory_" in name:  # the memory is a joint: it came with the graft
+                    weight.requires_grad_(True)
         else:
             self.autoencoder.embed_tokens.requires_grad_(True)  # shared with the trunk, which does not read tokens
 
@@ -265,7 +270,8 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         """Of a forward pass over so many tokens and sentences, by formula."""
         config = self.config.trunk
         attention = attention_flops(config.hidden_size, config.num_hidden_layers, self.config.max_sentences / 2)
-        trunk = linear_flops(self.trunk) + linear_flops(self.sentence_in) + attention
+        joints = sum(linear_flops(joint) for joint in (self.sentence_in, self.sentence_out))
+        trunk = linear_flops(self.trunk) + joints + attention
         return self.autoencoder.flops(num_tokens, num_sentences) + num_sentences * trunk
 
     # -- the parts, in the order of a sample's way ---------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lmbase.collate import pad_sentences
+from lmbase.modes import inference_method
 from lmbase.opt import DocumentNats
 from lmbase.windows import Window, windows
 
@@ -29,24 +30,34 @@ class Scores:
     tokens: list[int]
 
 
+@dataclass
+class _Job:
+    """A text and the windows that score it."""
+
+    sentences: list[list[int]]  # the context's first, if there is one
+    num_bytes: int
+    windows: list[Window]
+    num_forced: int = 0  # tokens of the first scored sentence that the context holds
+
+
 def score_texts(model: "SLLM", texts: Sequence[str], contexts: Sequence[str] | None) -> Scores:
     """`SLLM.score`."""
-    encoded = model.processor.encode_batch(texts)
-    sizes = [sum(e.sentence_bytes) for e in encoded]
-    if contexts is None:
-        found = score_sentences(model, [e.sentences() for e in encoded], sizes)
-    else:
-        if len(contexts) != len(texts):
-            raise ValueError(f"{len(contexts)} contexts for {len(texts)} texts: give one for each, perhaps empty.")
-        before = [e.sentences() for e in model.processor.encode_batch(contexts)]
-        found = [
-            score_continuation(model, *model.processor.split_open_end(context), e.sentences(), size)
-            for context, e, size in zip(before, encoded, sizes, strict=True)
-        ]
+    contexts = [""] * len(texts) if contexts is None else contexts
+    if len(contexts) != len(texts):
+        raise ValueError(f"{len(contexts)} contexts for {len(texts)} texts: give one for each, perhaps empty.")
+    processor = model.processor
+    jobs = []
+    for context, text in zip(processor.encode_batch(contexts), processor.encode_batch(texts), strict=True):
+        closed, forced = processor.split_open_end(context.sentences())
+        sentences = text.sentences()
+        if forced:  # the text's first sentence goes on with it
+            sentences = processor.apply_cap(forced + (sentences[0] if sentences else [])) + sentences[1:]
+        plan = windows(len(closed) + len(sentences), model.config.max_sentences, len(closed))
+        jobs.append(_Job(closed + sentences, sum(text.sentence_bytes), plan, len(forced)))
+    found = _score_jobs(model, jobs)
     return Scores([d.nats for d in found], [d.num_bytes for d in found], [d.num_tokens for d in found])
 
 
-@torch.no_grad()
 def score_sentences(
     model: "SLLM",
     documents: Sequence[list[list[int]]],
@@ -69,23 +80,33 @@ def score_sentences(
     if size + 1 > model.config.trunk.max_position_embeddings:
         raise ValueError(f"window={size}: the trunk has {model.config.trunk.max_position_embeddings} positions.")
     plan = plan or (lambda before: windows(len(before) - 1, size))
-    results, jobs = [], []
-    for d, (sentences, size_in_bytes) in enumerate(zip(documents, num_bytes, strict=True)):
+    jobs = []
+    for sentences, size_in_bytes in zip(documents, num_bytes, strict=True):
         before = list(accumulate((len(s) for s in sentences), initial=0))
-        results.append(DocumentNats([0.0] * len(sentences), [0.0] * (len(sentences) + 1), before[-1], size_in_bytes))
-        jobs += [(d, w) for w in plan(before)]
-    jobs.sort(key=lambda job: job[1].stop - job[1].start)
-    training = model.training
-    model.eval()
-    for start in range(0, len(jobs), batch_size):
-        _score_batch(model, documents, jobs[start : start + batch_size], results)
-    model.train(training)
+        jobs.append(_Job(sentences, size_in_bytes, plan(before)))
+    return _score_jobs(model, jobs, batch_size)
+
+
+@inference_method
+def _score_jobs(model: "SLLM", jobs: list[_Job], batch_size: int = 8) -> list[DocumentNats]:
+    """-log p of texts; what belongs to their contexts has zeros."""
+    results, parts = [], []
+    for job in jobs:
+        first = job.windows[0].scored if job.windows else 0
+        num_tokens = sum(map(len, job.sentences[first:])) - job.num_forced
+        num_sentences = len(job.sentences)
+        result = DocumentNats([0.0] * num_sentences, [0.0] * (num_sentences + 1), num_tokens, job.num_bytes)
+        results.append(result)
+        parts += [(job, window, result) for window in job.windows]
+    parts.sort(key=lambda part: part[1].stop - part[1].start)
+    for start in range(0, len(parts), batch_size):
+        _score_batch(model, parts[start : start + batch_size])
     return results
 
 
-def _score_batch(model: "SLLM", documents: Sequence[list[list[int]]], jobs: list, results: list[DocumentNats]) -> None:
-    batch = pad_sentences([documents[d][w.start : w.stop] for d, w in jobs], model.config.pad_token_id)
-    continues = torch.tensor([w.stop < len(documents[d]) for d, w in jobs])
+def _score_batch(model: "SLLM", parts: list[tuple[_Job, Window, DocumentNats]]) -> None:
+    batch = pad_sentences([job.sentences[w.start : w.stop] for job, w, _ in parts], model.config.pad_token_id)
+    continues = torch.tensor([w.stop < len(job.sentences) for job, w, _ in parts])
     device = model.device
     nats = model.nats(
         batch.input_ids.to(device),
@@ -93,47 +114,13 @@ def _score_batch(model: "SLLM", documents: Sequence[list[list[int]]], jobs: list
         batch.sentence_mask.to(device),
         continues.to(device),
     )
-    token, stop = nats.token.double().sum(-1).tolist(), nats.stop.tolist()
-    for (d, w), token_row, stop_row in zip(jobs, token, stop, strict=True):
-        results[d].token[w.scored : w.stop] = token_row[w.scored - w.start : w.stop - w.start]
-        first = w.scored + 1 if w.scored else 0  # the flag at an inner border was scored by the window before
-        results[d].stop[first : w.stop + 1] = stop_row[first - w.start : w.stop - w.start + 1]
-
-
-@torch.no_grad()
-def score_continuation(
-    model: "SLLM", closed: list[list[int]], forced: list[int], text: list[list[int]], num_bytes: int
-) -> DocumentNats:
-    """-log p of a text after a context, in one window that ends with the text.
-
-    Args:
-        closed, forced: the context's finished sentences, and the tokens of its unfinished one, which are forced as the
-            beginning of the text's first sentence (`SentenceProcessor.split_open_end`).
-        text: sentences of token ids.
-    """
-    cap, positions = model.config.max_sentence_tokens, model.config.trunk.max_position_embeddings
-    num_tokens = sum(map(len, text))
-    if forced and text:
-        first = forced + text[0]
-        text = [first[i : i + cap] for i in range(0, len(first), cap)] + text[1:]
-    elif forced:
-        text = [forced]
-    room = positions - 1 - len(text)
-    if room < 0:
-        raise ValueError(
-            f"The text has {len(text)} sentences and the trunk {positions} positions; score it without contexts."
-        )
-    closed = closed[max(0, len(closed) - room) :] if room else []
-    batch = pad_sentences([closed + text], model.config.pad_token_id)
-    device = model.device
-    training = model.training
-    model.eval()
-    nats = model.nats(batch.input_ids.to(device), batch.attention_mask.to(device), batch.sentence_mask.to(device))
-    model.train(training)
-    token = nats.token[0, len(closed) : len(closed) + len(text)].double()
-    if forced:
-        token[0, : len(forced)] = 0.0
-    stop = nats.stop[0, len(closed) : len(closed) + len(text) + 1].clone()
-    if forced:
-        stop[0] = 0.0  # that a sentence begins here is known from the context
-    return DocumentNats(token.sum(-1).tolist(), stop.tolist(), num_tokens, num_bytes)
+    token, stop = nats.token.cpu().double(), nats.stop.tolist()
+    for (job, w, result), token_row, stop_row in zip(parts, token, stop, strict=True):
+        first = w.scored
+        if w != job.windows[0]:
+            first += 1  # the flag at an inner border was scored by the window before
+        elif job.num_forced:
+            token_row[w.scored - w.start, : job.num_forced] = 0.0
+            first += 1  # that a sentence begins here is known from the context
+        result.token[w.scored : w.stop] = token_row[w.scored - w.start : w.stop - w.start].sum(-1).tolist()
+        result.stop[first : w.stop + 1] = stop_row[first - w.start : w.stop - w.start + 1]

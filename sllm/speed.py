@@ -55,7 +55,22 @@ def time_sllm(
     positions = cache.get_seq_length()  # the start state's among them
     read = len(output.sentence_lengths[0]) - 1  # the last sentence was written, and nothing after it
     tokens = max(sum(output.sentence_lengths[0][max(0, read - positions + 1) : read]), 1)
-    return Generation(seconds, arrivals.moments[1][0], output.num_new_tokens[0], cache_bytes(cache), tokens, positions)
+    return Generation(
+        seconds,
+        arrivals.moments[1][0],
+        output.num_new_tokens[0],
+        cache_bytes(cache),
+        tokens,
+        positions,
+        decoder_cache_bytes(model),
+    )
+
+
+def decoder_cache_bytes(model: SLLM) -> int:
+    """Keys and values that writing holds beside the trunk's: one sentence's and the memory's, whatever the text."""
+    config = model.config.autoencoder
+    positions = config.max_sentence_tokens + 1 + config.memory_size
+    return 2 * config.num_decoder_layers * positions * config.hidden_size * model.start_state.element_size()
 
 
 def compare_generation(
@@ -72,6 +87,13 @@ def compare_generation(
         text: its first `prompt_tokens` tokens are the prompt of every model, counted by the first model's tokenizer.
     """
     tokenizer = models[0].tokenizer
+    for loaded in models:
+        positions = getattr(loaded.model.config, "max_position_embeddings", None)  # of an OPT; an SLLM slides
+        if positions is not None and 1 + prompt_tokens + num_new_tokens > positions:
+            raise ValueError(
+                f"{loaded.name} has {positions} positions, too few for </s>, {prompt_tokens} prompt tokens and "
+                f"{num_new_tokens} new ones: lower prompt_tokens or new_tokens, or give --speed false."
+            )
     prompt = str(tokenizer.decode(encode_text(tokenizer, text)[:prompt_tokens]))
     runners: dict[str, Callable[[], Generation]] = {}
     for loaded in models:
@@ -86,6 +108,7 @@ def compare_generation(
             "tokens_per_second": median([g.tokens_per_second for g in generations]),
             "seconds_to_first_sentence": median([g.seconds_to_first_sentence for g in generations]),
             "kv_bytes_per_token": median([g.cache_bytes_per_token for g in generations]),
+            "fixed_cache_bytes": generations[0].fixed_cache_bytes,
             "tokens_per_position": median([g.tokens_per_position for g in generations]),
         }
         if name != baseline.name:

@@ -34,7 +34,7 @@ from sentencevae.modeling_sentencevae import SentenceTargets, sentence_targets
 from sllm import SLLM, SLLMConfig, modeling_sllm
 from sllm import speed as sllm_speed
 from sllm.audit import audit_sentences
-from sllm.evaluation import Texts, audit, evaluate_likelihood
+from sllm.evaluation import Texts, audit_loaded, evaluate_likelihood
 from sllm.loading import LoadedModel
 from sllm.scoring import score_sentences
 from sllm_recipes import evaluate
@@ -135,12 +135,13 @@ def test_fault_01_future_leak(sllm, leaky, finding):
 def test_fault_01_future_leak_in_a_token_model():
     """No mask at all, and a mask that is open by one position: each token sees itself and nothing beyond."""
     tokenizer = make_processor().tokenizer
-    assert audit(LoadedModel("ours", make_opt(), tokenizer, None), [TEXT]).passed
+    assert audit_loaded(LoadedModel("ours", make_opt(), tokenizer, None), [TEXT]).passed
     leaky = make_opt(num_hidden_layers=1)
     with mask_replaced(leaky, lambda mask: None):
-        assert "moved the score of token 1" in audit(LoadedModel("leaky", leaky, tokenizer, None), [TEXT]).failures[0]
+        failures = audit_loaded(LoadedModel("leaky", leaky, tokenizer, None), [TEXT]).failures
+    assert "moved the score of token 1" in failures[0]
     with mask_replaced(leaky, lambda mask: mask.roll(-1, dims=2) if mask is not None and mask.shape[2] > 1 else mask):
-        failures = audit(LoadedModel("leaky", leaky, tokenizer, None), [TEXT]).failures
+        failures = audit_loaded(LoadedModel("leaky", leaky, tokenizer, None), [TEXT]).failures
     assert "step by step" in failures[0]
 
 

@@ -84,7 +84,7 @@ def toy_config(**changes) -> TrainingConfig:
 
 def toy_train(folder: Path | str, model: ToyModel | None = None, **arguments) -> tuple[ToyModel, TrainingResult]:
     """Train the toy model; keys of `TrainingConfig` and arguments of `train` may be given alike."""
-    own = {name: arguments.pop(name) for name in ("evaluate", "before_step") if name in arguments}
+    own = {name: arguments.pop(name) for name in ("evaluate", "before_step", "data_hash") if name in arguments}
     batch = arguments.pop("make_batch", make_batch)
     num_items = arguments.pop("num_items", NUM_ITEMS)
     model = model or ToyModel()

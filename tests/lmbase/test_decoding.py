@@ -3,6 +3,8 @@
 import pytest
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
+from transformers.testing_utils import CaptureLogger
+from transformers.utils import logging
 
 from lmbase.decoding import Sampler, merge_generation_config
 
@@ -43,10 +45,40 @@ def test_what_is_not_supported_is_refused(settings, message):
         merge_generation_config(GenerationConfig(), None, settings)
 
 
-@pytest.mark.parametrize("settings", [{"num_beams": 4}, {"max_length": 20}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 4},
+        {"max_length": 20},
+        {"stop_strings": ["."]},
+        {"suppress_tokens": [5]},
+        {"max_time": 1.0},
+        {"repetition_penalty": 0.0},
+        {"output_attentions": True},
+    ],
+)
 def test_unsupported_fields_of_a_given_configuration_are_refused(settings):
     with pytest.raises(ValueError, match="not supported"):
         merge_generation_config(GenerationConfig(), GenerationConfig(**settings), {})
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 1, "use_cache": False, "repetition_penalty": 1.0}])
+def test_the_configuration_of_an_ordinary_model_folder_passes(settings, opt, tmp_path):
+    opt.save_pretrained(tmp_path)
+    loaded = GenerationConfig.from_pretrained(tmp_path, **settings)
+    assert loaded.eos_token_id == 2
+    assert merge_generation_config(GenerationConfig(), loaded, {"max_new_tokens": 3, **settings}).max_new_tokens == 3
+
+
+@pytest.mark.parametrize(("settings", "warned"), [({"temperature": 0.7, "top_p": 0.9}, True), ({"top_k": 0}, False)])
+def test_sampling_settings_without_sampling_are_warned_of(settings, warned):
+    def warnings(**more):
+        with CaptureLogger(logging.get_logger("transformers.lmbase.decoding")) as log:
+            merge_generation_config(GenerationConfig(), None, settings | more)
+        return log.out
+
+    assert all(name in warnings() for name in settings) == warned
+    assert warnings(do_sample=True) == ""
 
 
 def test_greedy_takes_the_most_probable():

@@ -1,6 +1,11 @@
 """Tokenizers made here: byte-level, OPT's special ids, nothing special in a text."""
 
+import copy
+import json
+
 import pytest
+from tokenizers import normalizers, pre_tokenizers
+from transformers import GPT2Tokenizer
 
 from lmbase.tokenization import (
     SPECIAL_TOKENS,
@@ -61,6 +66,37 @@ def test_another_tokenizer_is_noticed():
     assert tokenizer_hash(other) != tokenizer_hash(load_tokenizer("bpe:270", lambda: iter(TEXTS)))
     with pytest.raises(ValueError, match="the data and of the model differ"):
         check_same_tokenizer("bytes", other, "the data", "the model")
+
+
+def test_what_stands_around_the_vocabulary_counts(tokenizer, tmp_path):
+    def changed(change):
+        other = copy.deepcopy(tokenizer)
+        change(other)
+        return other
+
+    def set_part(name, value):
+        return lambda other: setattr(other.backend_tokenizer, name, value)
+
+    others = [
+        changed(set_part("normalizer", normalizers.Lowercase())),
+        changed(set_part("pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True))),
+        changed(lambda other: other.add_tokens(["cat"])),
+        changed(lambda other: other.add_special_tokens({"sep_token": "<sep>"})),
+    ]
+    hashes = [tokenizer_hash(t) for t in [tokenizer, *others]]
+    assert len(set(hashes)) == len(hashes)
+    for i, other in enumerate(others):
+        other.save_pretrained(str(tmp_path / str(i)))
+        assert tokenizer_hash(load_tokenizer(str(tmp_path / str(i)))) == tokenizer_hash(other)
+
+
+def test_the_tokenizer_of_opt_keeps_its_hash_when_saved(tokenizer, tmp_path):
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    special = dict(bos_token="</s>", eos_token="</s>", unk_token="</s>", pad_token="<pad>")
+    merges: list = [tuple(merge) for merge in model["merges"]]
+    opt = GPT2Tokenizer(vocab=model["vocab"], merges=merges, **special)
+    opt.save_pretrained(str(tmp_path))
+    assert tokenizer_hash(load_tokenizer(str(tmp_path))) == tokenizer_hash(opt) == tokenizer_hash(tokenizer)
 
 
 @pytest.mark.parametrize("spec", ["bpe:", "bpe:many", "bpe:100", "bpe:-5"])

@@ -242,6 +242,15 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path):
         toy_train(tmp_path, max_steps=2, num_items=59)
 
 
+def test_a_run_is_not_continued_on_other_text(tmp_path):
+    toy_train(tmp_path / "known", data_hash="0a" * 32)
+    with pytest.raises(ValueError, match=r"0a0a0a0a, now 0b0b0b0b.*another output_dir"):
+        toy_train(tmp_path / "known", data_hash="0b" * 32)
+    toy_train(tmp_path / "known", data_hash="0a" * 32)
+    toy_train(tmp_path / "unknown")
+    toy_train(tmp_path / "unknown", data_hash="0a" * 32)
+
+
 def test_a_run_that_never_began_claims_no_folder(tmp_path):
     def broken(items):
         raise ValueError("no such shard")

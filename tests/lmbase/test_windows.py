@@ -26,6 +26,14 @@ def test_windows_overlap_by_half(length, size):
     assert all(w.stop - w.start == size for w in found[:-1])
 
 
+@given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 10).map(lambda half: 2 * half))
+def test_context_is_read_and_never_scored(context, length, size):
+    found = windows(context + length, size, context)
+    assert [u for w in found for u in range(w.scored, w.stop)] == list(range(context, context + length))
+    assert all(0 <= w.start <= w.scored and w.stop - w.start <= size for w in found)
+    assert all(w.scored - w.start >= min(w.scored, size // 2) for w in found)
+
+
 def test_a_short_text_is_one_window():
     assert len(windows(8, 8)) == len(windows(0, 8)) == 1
     assert len(windows(9, 8)) == 2

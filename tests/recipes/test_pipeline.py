@@ -1,5 +1,6 @@
 """The whole way on a small text, as a user types it: prepare, trunk, autoencoder, graft, baseline, table, writing."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -8,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from lmbase.metrics import read_metrics
+from lmbase.prepared import PreparedData
 from sllm_recipes import cli
 
 WORDS = [
@@ -129,9 +131,52 @@ def test_generate_prints_the_prompt_and_what_follows(runs, capsys):
     assert capsys.readouterr().out == first
 
 
-def test_audit_passes(runs, capsys):
-    sllm(f"audit --model {runs}/sllm {runs}/opt --data {runs}/text")
+@pytest.mark.parametrize("data", ["text", "data"])
+def test_audit_passes(runs, capsys, data):
+    sllm(f"audit --model {runs}/sllm {runs}/opt --data {runs}/{data} --device cpu")
     assert capsys.readouterr().out.count("passed") == 2
+
+
+def test_all_models_are_audited_though_one_fails(runs, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        sllm(f"audit --model {runs}/vae {runs}/opt --data {runs}/data --device cpu")
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert "vae: NOT passed" in printed.out
+    assert "opt: passed" in printed.out
+    assert "autoencoder" in printed.err
+
+
+def test_several_files_as_a_shell_gives_them(runs):
+    files = " ".join(str(path) for path in sorted((runs / "text").iterdir()))
+    tokenizer = f"--tokenizer {runs}/data/processor --rule punctuation"
+    sllm(f"train-opt --opt {runs}/opt --data {files} {tokenizer} {TRAIN} --context 128 --output_dir {runs}/opt-files")
+    sllm(f"pretrain-vae --opt {runs}/opt --data {files} {tokenizer} {TRAIN} --output_dir {runs}/vae-files")
+    graft = f"--vae {runs}/vae --opt {runs}/opt --max_sentences 16"
+    sllm(f"finetune-sllm {graft} --data {files} {TRAIN} --output_dir {runs}/sllm-files")
+    expected = PreparedData.load(runs / "data").hash
+    for run in ("opt", "vae", "sllm"):
+        assert PreparedData.load(runs / f"{run}-files" / "data").hash == expected
+        (state,) = (runs / f"{run}-files").glob("checkpoints/*/state.json")
+        assert json.loads(state.read_text())["data_hash"] == expected
+    sllm(f"audit --model {runs}/sllm-files --data {files} --device cpu")
+    sllm(
+        f"evaluate --model {runs}/opt-files --data {files} --speed false --samples 0 --device cpu "
+        f"--output_dir {runs}/evaluate-files"
+    )
+    sllm(
+        f"benchmark --size tiny --subset train --data {files} --tokenizer bytes --train_tokens 64 --rounds 1 "
+        f"--dtype fp32 --device cpu --output_dir {runs}/benchmark-files"
+    )
+    assert read_metrics(runs / "benchmark-files")["corpus"] == {"name": "text", "sha256": expected}
+    corpus = read_metrics(runs / "evaluate-files")["corpus"]
+    texts = [story(seed).encode() + b"\0" for seed in range(34, 38)]
+    assert corpus == {"name": "text", "sha256": hashlib.sha256(b"".join(texts)).hexdigest()}
+
+
+def test_a_table_names_the_prepared_data_by_their_hash(runs, table):
+    data = PreparedData.load(runs / "data")
+    assert read_metrics(runs / "evaluate")["corpus"] == {"name": data.name, "sha256": data.hash}
 
 
 def damaged(runs, name: str):

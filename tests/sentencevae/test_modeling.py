@@ -212,6 +212,24 @@ def test_encode_text_refuses_what_is_no_sentence(vae, text, message):
         vae.encode_text([text])
 
 
+@torch.no_grad()
+def test_text_methods_ignore_training_and_leave_it_on():
+    vae = make_vae(latent="gaussian", dropout=0.5)
+    methods = (
+        lambda: vae.encode_text(["He left."]).tolist(),
+        lambda: vae.reconstruct(TEXTS),
+        lambda: vae.interpolate("He left.", "You, too!"),
+        lambda: vae.sample(5, seed=0),
+    )
+    expected = [method() for method in methods]
+    vae.train()
+    vae.encoder.eval()
+    assert [method() for method in methods] == expected
+    with pytest.raises(ValueError, match="0 tokens"):
+        vae.encode_text([""])
+    assert (vae.training, vae.decoder.training, vae.encoder.training) == (True, True, False)
+
+
 def test_text_needs_a_processor():
     with pytest.raises(ValueError, match="no processor"):
         make_vae(processor=False).reconstruct(["a"])
@@ -309,6 +327,32 @@ def test_save_and_load(variant, tmp_path, load):
     assert loaded.processor.fingerprint == variant.processor.fingerprint
     assert isinstance(AutoConfig.from_pretrained(tmp_path), SentenceVAEConfig)
     assert not loaded.training
+
+
+def test_loading_options_reach_the_processor(vae, tmp_path):
+    """Subfolders, loading information; weights are never read from a pickle."""
+    vae.save_pretrained(tmp_path / "inner")
+    loaded, info = SentenceVAE.from_pretrained(tmp_path, subfolder="inner", output_loading_info=True)
+    assert loaded.processor.fingerprint == vae.processor.fingerprint
+    assert not info["missing_keys"]
+    (tmp_path / "inner" / "model.safetensors").unlink()
+    torch.save(vae.state_dict(), tmp_path / "inner" / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        SentenceVAE.from_pretrained(tmp_path / "inner", use_safetensors=False)
+
+
+def test_a_revision_of_the_hub_brings_its_own_processor(vae, tmp_path):
+    """Two revisions in a download cache that differ in the rule."""
+    cache = tmp_path / "models--someone--vae"
+    (cache / "refs").mkdir(parents=True)
+    for revision, rule in (("main", "punctuation"), ("other", "line")):
+        commit = str(len(rule) % 10) * 40
+        (cache / "refs" / revision).write_text(commit)
+        vae.save_pretrained(cache / "snapshots" / commit)
+        make_processor(rule).save_pretrained(cache / "snapshots" / commit)
+    for revision, rule in (("main", "punctuation"), ("other", "line")):
+        options: dict = dict(cache_dir=tmp_path, revision=revision, local_files_only=True)
+        assert SentenceVAE.from_pretrained("someone/vae", **options).processor.rule == rule
 
 
 def test_there_is_one_vocabulary_table(vae, tmp_path):

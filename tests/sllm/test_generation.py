@@ -9,6 +9,8 @@ from tiny import CAP, SLLMS, make_sllm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TextIteratorStreamer, TextStreamer
 
 from lmbase.collate import pad_sentences, pad_tokens
+from lmbase.processing import SentenceProcessor
+from lmbase.tokenization import load_tokenizer, vocabulary_size
 from sllm import SLLM
 
 Sentences = list[list[int]]
@@ -96,13 +98,41 @@ def test_text_flat_ids_and_sentences_agree(sllm, side, start):
         ids, mask = ids.flip(1), mask.flip(1)
     sentences = pad_sentences([e.sentences() for e in encoded], PAD)
     expected = write(sllm, PROMPTS)
-    for output in (
-        sllm.generate(ids, mask, max_new_tokens=30),
-        sllm.generate(ids, max_new_tokens=30),
-        sllm.generate(sentences.input_ids, sentences.attention_mask, max_new_tokens=30),
+    for opening, output in (
+        (start, sllm.generate(ids, mask, max_new_tokens=30)),
+        (start, sllm.generate(ids, max_new_tokens=30)),
+        ([], sllm.generate(sentences.input_ids, sentences.attention_mask, max_new_tokens=30)),
+        ([], sllm.generate(PROMPTS, max_new_tokens=30)),
     ):
-        assert torch.equal(output.sequences, expected.sequences)
+        assert rows(output) == [opening + row for row in rows(expected)]
         assert output.finish_reason == expected.finish_reason
+        assert output.sentence_lengths == expected.sentence_lengths
+
+
+@pytest.mark.parametrize("extra", [0, 3])
+def test_new_ids_begin_where_the_given_prompt_ends(sllm, extra):
+    """Also where every prompt has padding, as `pad_to_multiple_of` gives it."""
+    ids, _ = pad_tokens([[EOS, *sllm.processor.encode(prompt).input_ids] + [PAD] * extra for prompt in PROMPTS], PAD)
+    output: Any = sllm.generate(ids, max_new_tokens=9)
+    new, expected = output.sequences[:, ids.shape[1] :], write(sllm, PROMPTS, max_new_tokens=9)
+    assert [sllm.processor.decode(row) for row in new] == expected.texts
+    assert torch.equal(new, expected.sequences[:, -new.shape[1] :])
+    assert torch.equal(sllm.generate(ids, max_new_tokens=9, return_dict_in_generate=False), output.sequences)
+
+
+def test_a_text_may_come_first(sllm):
+    assert rows(sllm.generate("He said", max_new_tokens=9)) == rows(write(sllm, "He said", max_new_tokens=9))
+
+
+def test_dropout_never_touches_what_is_written():
+    model = make_sllm(vae=dict(dropout=0.5), opt=dict(dropout=0.5))
+    expected = write(model, PROMPTS)
+    model.train()
+    model.autoencoder.eval()  # as a frozen one is kept
+    assert rows(write(model, PROMPTS)) == rows(expected)
+    assert model.training
+    assert model.trunk.training
+    assert not model.autoencoder.training
 
 
 @pytest.mark.parametrize("cut_at", range(1, 9))
@@ -270,6 +300,10 @@ def test_a_generation_config_is_heard(sllm):
         (dict(input_ids=torch.tensor([[5, 260]])), "vocabulary of 260"),
         (dict(input_ids=torch.tensor([[5, -1]])), "vocabulary of 260"),
         (dict(input_ids=torch.tensor([[5, 2, 6]])), "special tokens"),
+        (dict(input_ids=torch.tensor([[[5, 6, 2], [7, 8, 1]]])), "special tokens \\[2\\]"),
+        (dict(input_ids=[[5, 6]]), "neither a tensor"),
+        (dict(text=[]), "neither a tensor"),
+        (dict(text="a", generation_config=GenerationConfig(stop_strings=["."])), "stop_strings"),
         (dict(input_ids=torch.tensor([[5]]), attention_mask=torch.ones(1, 2)), "differ"),
         (dict(input_ids=torch.full((1, 1, CAP + 1), 5)), f"{CAP + 1} tokens"),
         (dict(text=["a", "b"], streamer=object()), "streamer"),
@@ -333,6 +367,35 @@ def test_the_share_of_recut_sentences():
     assert share(half) == 1.0
     assert share(model.processor.encode("x").input_ids[0]) == 0.0  # four sentences of the cap's length, cut alike
     assert write(model, PROMPTS, max_new_tokens=0).recut_share is None
+
+
+class Script(LogitsProcessor):
+    """Dictates what is written."""
+
+    def __init__(self, ids: list[int]):
+        self.ids = iter(ids)
+
+    def __call__(self, input_ids, scores):
+        return Only(next(self.ids))(input_ids, scores)
+
+
+@pytest.mark.parametrize("spelling", ["letters", "half a character"])
+def test_a_sentence_that_is_recut_leaves_the_later_ones_alone(spelling):
+    """One of five sentences written with other tokens than its text has: other counts, the same bytes or not."""
+    tokenizer = load_tokenizer("bpe:270", lambda: iter(["the cat. the cat. the cat. é"] * 20))
+    size = dict(vocab_size=vocabulary_size(tokenizer))
+    model = make_sllm(vae=size | dict(processor=False), opt=size, stop_bias=-100.0)
+    model.processor = SentenceProcessor(tokenizer, "punctuation", CAP)
+    usual = [model.processor.encode(text).input_ids for text in ("the.", " cat.", " the.", " the cat.", " cat.")]
+    other = {
+        "letters": tokenizer.convert_tokens_to_ids(list("the.")),
+        "half a character": [tokenizer.convert_tokens_to_ids("Ã"), *usual[0]],
+    }[spelling]
+    assert other != usual[0]
+    for first, share in ((usual[0], 0.0), (other, 0.2)):
+        script = Script([i for sentence in (first, *usual[1:]) for i in (*sentence, EOS)])
+        output: Any = model.generate(text="", max_new_sentences=5, logits_processor=LogitsProcessorList([script]))
+        assert output.recut_share == share
 
 
 def test_without_a_processor_ids_are_all_there_is():

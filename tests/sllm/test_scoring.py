@@ -110,7 +110,8 @@ def test_context_and_text_add_up_to_the_whole(sllm, cut):
 
 
 def test_an_empty_context_is_none(sllm):
-    assert sllm.score(TEXTS, [""] * len(TEXTS)).nats == pytest.approx(sllm.score(TEXTS).nats, rel=1e-5)
+    texts = [*TEXTS, " He." * 40]
+    assert sllm.score(texts, [""] * len(texts)) == sllm.score(texts)
 
 
 def test_a_context_that_begins_a_sentence_is_not_encoded(sllm):
@@ -127,19 +128,42 @@ def test_a_forced_beginning_and_the_text_share_the_cap(sllm):
     assert score == pytest.approx(float(token[0, CAP - 1 :].sum() + token[1].sum() + flags[1:].sum()), rel=1e-4)
 
 
-def test_a_context_longer_than_the_trunk_loses_its_oldest_sentences(sllm):
-    """31 sentences fit: one of the text and the latest thirty of the context."""
+@torch.no_grad()
+def test_a_forced_beginning_and_the_text_are_cut_between_characters(sllm):
+    """Ten forced tokens leave room for two, and the character takes three: it opens the next sentence."""
+    forced, text = (sllm.processor.encode(part).input_ids for part in ("x" * (CAP - 2), "你b"))
+    token, flags = nats_of(sllm, [forced, text])
+    expected = token[0, len(forced)] + token[1].sum() + flags[1:].sum()
+    assert one_score(sllm, "你b", "x" * (CAP - 2)) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_window_of_max_sentences_is_filled_with_context(sllm):
+    """16 sentences: one of the text and the latest fifteen of the context."""
     sentences = [f" {word}." for word in ["the", "cat", "sat", "on", "its", "mat", "and", "ate"] * 5]
-    scores = [one_score(sllm, " end.", "".join(sentences[-kept:])) for kept in (40, 30, 29)]
+    scores = [one_score(sllm, " end.", "".join(sentences[-kept:])) for kept in (40, 15, 14)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
     assert scores[1] != pytest.approx(scores[2], rel=1e-6)
 
 
-def test_a_text_longer_than_the_trunk_needs_windows(sllm):
-    text = " He." * 32
-    with pytest.raises(ValueError, match="score it without contexts"):
-        one_score(sllm, text, "Hi.")
-    assert one_score(sllm, text) > 0
+def test_a_long_text_after_a_context_is_scored_in_windows(sllm):
+    """Four sentences, then 36: 16 sentences in the first window, then eight new ones each."""
+    text = [f" {word}!" for word in ["the", "cat", "sat", "on", "its", "mat", "and", "ate"] * 5]
+    ids = [sllm.processor.encode(sentence).input_ids for sentence in text]
+    expected = 0.0
+    for start, scored, stop in ((0, 4, 16), (8, 16, 24), (16, 24, 32), (24, 32, 40)):
+        token, flags = nats_of(sllm, ids[start:stop], continues=stop < 40)
+        own_flags = flags[scored - start + (scored > 4) :]  # a border's flag is the earlier window's
+        expected += float(token[scored - start :].sum() + own_flags.sum())
+    assert one_score(sllm, "".join(text[4:]), "".join(text[:4])) == pytest.approx(expected, rel=1e-4)
+
+
+def test_pairs_do_not_depend_on_their_batch(sllm):
+    texts = ["Yes.", " He." * 40, "", " left. No", "你好"]
+    contexts = ["", "Hi.", "He said", "One. He", "No. " * 20]
+    together = sllm.score(texts, contexts)
+    alone = [one_score(sllm, text, context) for text, context in zip(texts, contexts, strict=True)]
+    assert together.nats == pytest.approx(alone, rel=1e-4)
+    assert together.tokens == together.bytes == [len(text.encode()) for text in texts]
 
 
 def test_scores_ignore_training_and_leave_it_on():
