@@ -77,10 +77,11 @@ def main(config: Config) -> str:
     ids = encode_text(loaded.tokenizer, prompt)
     inputs = torch.tensor([[model.config.bos_token_id, *ids]], device=device)
     positions = model.config.max_position_embeddings
-    if inputs.shape[1] + config.max_new_tokens > positions:
+    room = positions - inputs.shape[1] + 1  # the last new token is not read
+    if config.max_new_tokens > room:
         raise ValueError(
-            f"This OPT has {positions} positions: {inputs.shape[1]} for </s> and the prompt, so at most "
-            f"{max(positions - inputs.shape[1], 0)} new tokens; lower --max_new_tokens or shorten the prompt."
+            f"This OPT has {positions} positions, and {inputs.shape[1]} are taken by </s> and the prompt: at most "
+            f"{max(room, 0)} new tokens fit; lower --max_new_tokens or shorten the prompt."
         )
     if config.seed is not None:
         torch.manual_seed(config.seed)

@@ -89,7 +89,8 @@ def compare_generation(
     tokenizer = models[0].tokenizer
     for loaded in models:
         positions = getattr(loaded.model.config, "max_position_embeddings", None)  # of an OPT; an SLLM slides
-        if positions is not None and 1 + prompt_tokens + num_new_tokens > positions:
+        # </s>, the prompt, and every new token but the last, which is not read
+        if positions is not None and prompt_tokens + num_new_tokens > positions:
             raise ValueError(
                 f"{loaded.name} has {positions} positions, too few for </s>, {prompt_tokens} prompt tokens and "
                 f"{num_new_tokens} new ones: lower prompt_tokens or new_tokens, or give --speed false."

@@ -272,3 +272,15 @@ def test_pickled_weights_are_not_loaded(runs, capsys):
     with pytest.raises(SystemExit):
         sllm(f"generate --model {folder} --prompt x")
     assert "safetensors" in capsys.readouterr().err
+
+
+def test_an_opt_writes_up_to_its_last_position_and_no_further(runs, capsys):
+    """The trunk has 128 positions; </s> and `Hello` leave the rest, and the last token written takes none."""
+    command = f"generate --model {runs}/opt --prompt Hello --device cpu --max_new_tokens "
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        sllm(command + "200")
+    room = int(capsys.readouterr().err.split("at most ")[1].split()[0])
+    sllm(command + str(room))
+    with pytest.raises(SystemExit):
+        sllm(command + str(room + 1))
