@@ -111,7 +111,9 @@ def differing_keys(config: Any, path: Path | str) -> list[str]:
         none does.
     """
     known = dict(_keys(type(config)))
-    saved = _flatten(_read_yaml(Path(path)), known)
+    # A run of an earlier version lacks keys that are new since: it had their defaults.
+    defaults = {key: _plain(_default(field)) for key, field in known.items()}
+    saved = defaults | _flatten(_read_yaml(Path(path)), known)
     new = _flatten(config_to_dict(config), known)
     return [
         f"{key}: {saved.get(key)!r} -> {new.get(key)!r}"
@@ -127,10 +129,7 @@ def describe(cls: type) -> str:
     lines = [inspect.cleandoc(module.__doc__ or cls.__doc__ or ""), ""]
     lines += [f"usage: sllm {name} [CONFIG] [--key value ...]", "", "keys:"]
     for key, field in _keys(cls):
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        else:
-            default = field.default
+        default = _default(field)
         shown = "required" if default is dataclasses.MISSING else f"default {default!r}"
         lines.append(f"  --{key}  ({_type_name(field.type)}, {shown})")
         lines += textwrap.wrap(field.metadata.get("help", ""), 112, initial_indent=" " * 8, subsequent_indent=" " * 8)
@@ -186,6 +185,11 @@ def _keys(cls: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]
             yield from _keys(typing.cast(type, resolved.type), f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, resolved
+
+
+def _default(field: dataclasses.Field) -> Any:
+    """A key's default; MISSING where a value is required."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _alternatives(tp: Any) -> list[Any]:

@@ -167,6 +167,13 @@ def test_the_hash_changes_with_any_value():
     assert len({config_hash(load_config(Config, words)) for words in configs}) == len(configs)
 
 
+def test_a_key_that_a_saved_run_does_not_know_has_its_default(tmp_path):
+    """A run of an earlier version goes on under a later one, unless a new key changes it."""
+    path = tmp_path / "config.yaml"
+    path.write_text("{}\n", encoding="utf-8")
+    assert differing_keys(load_config(Config, []), path) == []
+
+
 def test_differing_keys_leave_out_what_may_differ(tmp_path):
     save_config(load_config(Config, []), tmp_path / "config.yaml")
     new = load_config(Config, ["--log_every", "3", "--inner.width", "9"])
