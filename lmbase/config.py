@@ -10,9 +10,7 @@ import dataclasses
 import difflib
 import errno
 import functools
-import hashlib
 import inspect
-import json
 import os
 import re
 import sys
@@ -96,11 +94,6 @@ def save_config(config: Any, path: Path | str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(yaml.dump(config_to_dict(config), Dumper=_Dumper, sort_keys=False), encoding="utf-8")
     beside.replace(path)
-
-
-def config_hash(config: Any) -> str:
-    """Sixteen hexadecimal digits that change with any value of the configuration."""
-    return hashlib.sha256(json.dumps(config_to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differing_keys(config: Any, path: Path | str) -> list[str]:

@@ -29,11 +29,3 @@ def model_folder(name: str | Path, model_type: str | None = None) -> str:
     if model_type and found != model_type:
         raise ValueError(f"{str(name)!r} holds a model of type {found!r}; {model_type!r} is needed here.")
     return str(folder)
-
-
-def model_type(name: str | Path) -> str | None:
-    """The `model_type` of a local model, None for a hub id."""
-    folder = Path(model_folder(name))
-    if not folder.is_dir():
-        return None
-    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")

@@ -52,7 +52,8 @@ def main(config: Config) -> PreparedData:
             "Choose another output_dir, or delete the folder."
         )
     if (folder / MANIFEST).is_file():
-        print(f"{config.output_dir} is already prepared.")
+        PreparedData.load(folder).verify()
+        print(f"{config.output_dir} is already prepared, and every checksum holds.")
     corpus = open_corpus(config.data, config.text_field, max_bytes=QUICK_BYTES if config.quick else None)
     if (folder / PROCESSOR).is_dir():  # an interrupted run had learned it already
         processor = SentenceProcessor.from_pretrained(folder / PROCESSOR)
