@@ -27,5 +27,5 @@ def opt():
 
 @pytest.fixture(scope="session", params=sorted(SLLMS))
 def sllm(request):
-    """The published decoder (one trunk state), and one that attends to three states and the tokens before its sentence."""
+    """The published decoder (one trunk state), and one that reads three states and the tokens before its sentence."""
     return SLLMS[request.param]()
