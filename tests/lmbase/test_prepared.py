@@ -374,7 +374,7 @@ def test_ctrl_c_and_kill_leave_whole_shards_and_no_processes(tmp_path: Path) -> 
         )
         for sign, folder in folders.items()
     }
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     for sign, process in processes.items():
         while len(list(folders[sign].glob("train/*.arrow"))) < 3:
             assert process.poll() is None, process.stderr.read() if process.stderr else ""
@@ -383,7 +383,7 @@ def test_ctrl_c_and_kill_leave_whole_shards_and_no_processes(tmp_path: Path) -> 
         workers = worker_ids(process.pid)
         assert len(workers) >= 2
         process.send_signal(sign)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=200)
         assert "ForkServerProcess" not in errors  # no traceback of a worker
         while any(Path(f"/proc/{worker}").exists() for worker in workers):
             assert time.monotonic() < deadline, "workers outlived their parent"
