@@ -1,6 +1,7 @@
 """Prepared data: what comes back is what went in, whatever was interrupted, parallel, damaged or full."""
 
 import errno
+import functools
 import json
 import os
 import signal
@@ -370,7 +371,12 @@ def test_ctrl_c_and_kill_leave_whole_shards_and_no_processes(tmp_path: Path) -> 
     folders = {signal.SIGINT: tmp_path / "interrupted", signal.SIGKILL: tmp_path / "killed"}
     processes = {
         sign: subprocess.Popen(
-            [sys.executable, tmp_path / "script.py", folder], env=environment, stderr=subprocess.PIPE, text=True
+            [sys.executable, tmp_path / "script.py", folder],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            # a test run in the background of a shell has Ctrl-C ignored, and so would its children
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         for sign, folder in folders.items()
     }
