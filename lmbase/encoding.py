@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from lmbase.processing import SentenceProcessor
-from lmbase.readers import Document, Skip, is_unicode
-from lmbase.text import choose_rule
+from lmbase.readers import Document, Skip
+from lmbase.text import choose_rule, is_unicode
 
 SCHEMA = pa.schema(
     [

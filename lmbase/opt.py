@@ -63,6 +63,12 @@ def load_opt(
         return OPTForCausalLM(config)
 
 
+def vector_shape(opt: OPTForCausalLM) -> tuple[int, int]:
+    """Width of the vectors that this trunk reads, and how many attention heads as wide as its own fit into it."""
+    width = opt.get_input_embeddings().weight.shape[1]
+    return width, opt.config.num_attention_heads * width // opt.config.hidden_size
+
+
 def own_tokenizer(spec: str | None) -> str | None:
     """Where the tokenizer of an OPT is found: beside its weights; None for random weights."""
     return None if spec is None or spec.startswith("random:") else model_folder(spec)

@@ -20,6 +20,8 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmbase.text import is_unicode
+
 # A longer text file is read in parts, cut after a line: no file has to fit into memory.
 MAX_TEXT_FILE_BYTES = 16 * 2**20
 
@@ -211,12 +213,3 @@ def missing_field(fields: list[str], name: str, text_field: str) -> ValueError:
     return ValueError(
         f"{name} has no field {text_field!r}; it has {known}. Name the one that holds the text: --text_field NAME."
     )
-
-
-def is_unicode(text: str) -> bool:
-    """Whether the text has a UTF-8 form, that is, no lone surrogate."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from lmbase.text import is_unicode
+
 # Folders below the standard library's that are not part of it, or hold test code.
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 TOPICS = "pydoc_data/topics.py"
@@ -96,19 +98,11 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
     """Docstrings in source order, cleaned of their indentation."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         text = (ast.get_docstring(node) or "").strip()
-        if text and _is_unicode(text):
+        if text and is_unicode(text):
             yield text
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):
             yield from _docstrings(child)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a docstring that shows an escaped surrogate
-        return False
-    return True
 
 
 def _split_by_module(documents: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:

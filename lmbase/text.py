@@ -308,3 +308,12 @@ def _free_break(line: str, following: str, margin: int) -> bool:
     if len(line) >= PROSE_WIDTH // 2 and line[-1] in _GOES_ON and following[0].islower():
         return False  # loosely wrapped prose: the sentence goes on
     return len(line) + 1 + len(following.split(None, 1)[0]) <= margin
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text has a UTF-8 form, that is, no lone surrogate."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from lmbase.text import is_unicode
+
 # What surrounds vocabulary and merges in a plain byte-level tokenizer, such as OPT's and those made here.
 PLAIN_SETTINGS: dict = {
     "normalizer": None,
@@ -104,16 +106,8 @@ def _train_bpe(spec: str, texts: Callable[[], Iterator[str]] | None) -> PreTrain
         show_progress=False,
     )
     tokenizer = _byte_level(models.BPE())
-    tokenizer.train_from_iterator((t for t in texts() if _is_unicode(t)), trainer)
+    tokenizer.train_from_iterator((t for t in texts() if is_unicode(t)), trainer)
     return _wrap(tokenizer)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate has no bytes to learn from
-        return False
-    return True
 
 
 def _byte_level(model: models.Model) -> Tokenizer:

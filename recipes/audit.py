@@ -11,9 +11,8 @@ finding of each that does.
 
 from dataclasses import dataclass
 
-import torch
-
 from lmbase.config import option, run
+from lmbase.devices import choose_device
 from sllm.evaluation import AUDIT_TEXTS, audit_loaded, read_texts
 from sllm.loading import load_model
 
@@ -29,7 +28,7 @@ class Config:
 def main(config: Config) -> None:
     if not config.model:
         raise ValueError("Nothing to audit: give --model PATH [PATH ...].")
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(config.device)
     texts, _ = read_texts(config.data, "test", config.text_field, AUDIT_TEXTS)
     failures = []
     for spec in config.model:

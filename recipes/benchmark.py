@@ -22,9 +22,10 @@ from transformers import OPTForCausalLM
 
 from lmbase.collate import pad_sentences, pad_tokens
 from lmbase.config import option, run
+from lmbase.devices import choose_device
 from lmbase.metrics import Row, markdown_table, write_metrics, write_text
 from lmbase.open_data import open_data
-from lmbase.opt import TokenLM, load_opt
+from lmbase.opt import TokenLM, load_opt, vector_shape
 from lmbase.speed import Generation, alternate, median, pairwise_ratio, time_opt
 from sentencevae import SentenceVAE, SentenceVAEConfig
 from sllm import SLLM
@@ -58,8 +59,7 @@ class Config:
 def build(size: str, config: Config) -> tuple[OPTForCausalLM, SLLM]:
     """OPT of a size, and the SLLM on a copy of it, both with random weights."""
     opt = load_opt(f"random:{size}", vocab_size=VOCABULARY)
-    width = opt.get_input_embeddings().weight.shape[1]
-    heads = width // (opt.config.hidden_size // opt.config.num_attention_heads)
+    width, heads = vector_shape(opt)
     vae = SentenceVAE(
         SentenceVAEConfig(
             vocab_size=VOCABULARY,
@@ -172,8 +172,7 @@ def main(config: Config) -> list[Row]:
     if config.quick:
         config.prompt_tokens = config.new_tokens = 64
         config.train_tokens, config.rounds = 512, 2
-    if config.device == "auto":
-        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+    config.device = choose_device(config.device)
     data = open_data(
         config.data,
         text_field=config.text_field,

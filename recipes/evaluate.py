@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from lmbase.config import option, run
+from lmbase.devices import choose_device
 from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics, write_text
 from sentencevae import SentenceVAE
 from sllm.evaluation import (
@@ -84,7 +83,7 @@ def main(config: Config) -> list[Row]:
     started = time.perf_counter()
     if config.quick:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(config.device)
     models = [load_model(spec) for spec in config.model]
     names = [m.name for m in models]
     if len(set(names)) < len(names):

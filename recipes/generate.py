@@ -15,6 +15,7 @@ import torch
 from transformers import TextStreamer
 
 from lmbase.config import option, run
+from lmbase.devices import choose_device
 from lmbase.opt import encode_text
 from sentencevae import SentenceVAE
 from sllm import SLLM
@@ -54,7 +55,7 @@ def main(config: Config) -> str:
         raise ValueError(f"dtype={config.dtype!r}: choose fp32 or bf16.")
     prompt = read_prompt(config)
     loaded = load_model(config.model)
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(config.device)
     model = loaded.model.to(device, torch.bfloat16 if config.dtype == "bf16" else torch.float32)  # type: ignore[arg-type]
     if isinstance(model, SentenceVAE):
         raise ValueError(f"{config.model} is an autoencoder: it writes what it read. Generate with an SLLM or an OPT.")

@@ -20,7 +20,7 @@ from lmbase.flops import FORWARD_AND_BACKWARD
 from lmbase.items import SentenceItems, count_tokens, steps_for, validation_loss
 from lmbase.lineage import write_training
 from lmbase.open_data import open_data
-from lmbase.opt import load_opt, own_tokenizer
+from lmbase.opt import load_opt, own_tokenizer, vector_shape
 from lmbase.prepared import PreparedData
 from lmbase.tokenization import check_same_tokenizer, vocabulary_size
 from lmbase.training import TrainingConfig, TrainingResult, train
@@ -70,8 +70,8 @@ def build(config: Config, data: PreparedData) -> SentenceVAE:
         if own:
             check_same_tokenizer(own, processor.tokenizer, "the data", f"the trunk {config.opt}")
         table = opt.get_input_embeddings().weight
-        vocab_size, width = table.shape
-        num_heads = opt.config.num_attention_heads * width // opt.config.hidden_size  # as wide as the trunk's
+        vocab_size = len(table)
+        width, num_heads = vector_shape(opt)
     torch.manual_seed(config.seed)
     vae = SentenceVAE(
         SentenceVAEConfig(

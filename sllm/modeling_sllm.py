@@ -245,12 +245,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         """-log p of every token, end mark and flag, in fp32; arguments as for `forward`. Differentiable."""
         sentences = self._read(input_ids, attention_mask, sentence_mask)
         states = self._trunk_states(sentences, sentence_mask)
-        return self._nats(sentences, states, sentence_mask, continues, input_ids.shape)
-
-    def _nats(
-        self, sentences: Sentences, states: Tensor, sentence_mask: Tensor, continues: Tensor | None, shape: torch.Size
-    ) -> TextNats:
-        b, s, t = shape
+        b, s, t = input_ids.shape
         token = torch.zeros(b, s, t + 1, device=states.device)
         for index, h, cut in self._decode(sentences, states):
             values = token_nats(
@@ -260,7 +255,6 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
                 closed_rows=cut.first[cut.mask],
                 closed_id=self.config.eos_token_id,
             )
-            per_sentence = torch.zeros(len(index), t + 1, device=states.device)
             part = torch.zeros(cut.mask.shape, device=states.device).masked_scatter(cut.mask, values)
             per_sentence = F.pad(part, (0, t + 1 - part.shape[1]))  # (n,T+1)
             token = token.index_put((sentences.rows[index], sentences.places[index]), per_sentence)
