@@ -1,0 +1,90 @@
+"""Keys and values of texts that grow by different numbers of tokens.
+
+B texts, H heads, R rows of a forward pass, C positions held, d width of a head.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class RowCache:
+    """Transformers' cache interface for attention layers, with a length of its own for each text.
+
+    A forward pass writes R rows behind each text's length; `keep` says which of them stay. What is behind a length is
+    overwritten later, so nothing is ever cut off or copied but the accepted rows of a tree.
+
+    Args:
+        capacity: positions to begin with; more are added where they are needed.
+    """
+
+    def __init__(self, batch_size: int, capacity: int, device: torch.device):
+        self.lengths = [0] * batch_size
+        self.capacity = capacity
+        self.device = device
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values (B, H, C, d)
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_, **__) -> tuple[Tensor, Tensor]:
+        """Write (B, H, R, d) behind the texts' lengths; returns all that this pass may look at."""
+        b, h, r, d = keys.shape
+        if layer_idx not in self.layers:
+            self.layers[layer_idx] = (keys.new_zeros(b, h, self.capacity, d), values.new_zeros(b, h, self.capacity, d))
+        stop = max(self.lengths) + r
+        held_keys, held_values = self.layers[layer_idx]
+        if stop > held_keys.shape[2]:  # the longest text and the most rows may be of two texts, so no bound is sharp
+            more = keys.new_zeros(b, h, max(stop, self.capacity) - held_keys.shape[2] + r, d)
+            held_keys, held_values = torch.cat([held_keys, more], dim=2), torch.cat([held_values, more], dim=2)
+            self.layers[layer_idx] = (held_keys, held_values)
+        place = self.places(r)
+        for held, new in ((held_keys, keys), (held_values, values)):
+            if isinstance(place, slice):
+                held[:, :, place] = new
+            else:
+                held[torch.arange(b, device=self.device)[:, None], :, place] = new.transpose(1, 2)
+        return held_keys[:, :, :stop], held_values[:, :, :stop]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return max(self.lengths)
+
+    @property
+    def even(self) -> bool:
+        """All texts are of one length."""
+        return len(set(self.lengths)) == 1
+
+    def places(self, num_rows: int) -> slice | Tensor:
+        """Where a pass of R rows stands: a slice for all texts, or (B, R)."""
+        if self.even:
+            return slice(self.lengths[0], self.lengths[0] + num_rows)
+        return self._starts()[:, None] + torch.arange(num_rows, device=self.device)
+
+    def visible(self, within: Tensor) -> Tensor:
+        """(B, 1, R, C) bool: what each of R new rows sees of all that is held, given what it sees of the new (R, R)."""
+        r, longest = len(within), max(self.lengths)
+        if self.even:
+            past = within.new_ones(r, longest)
+            return torch.cat([past, within], dim=1).expand(len(self.lengths), 1, -1, -1)
+        offset = torch.arange(longest + r, device=self.device) - self._starts()[:, None]  # (B, C) from each text's end
+        new = within[:, offset.clamp(0, r - 1)].transpose(0, 1)  # (B, R, C)
+        return ((offset < 0)[:, None] | (new & ((offset >= 0) & (offset < r))[:, None]))[:, None]
+
+    def keep(self, rows: Sequence[Sequence[int]]) -> None:
+        """For each text the rows of the last pass that stay, in their order; the others are forgotten."""
+        for b, kept in enumerate(rows):
+            moved = [(place, row) for place, row in enumerate(kept) if place != row]
+            if moved:
+                start = self.lengths[b]
+                to, origin = (torch.tensor(side, device=self.device) + start for side in zip(*moved, strict=True))
+                for keys, values in self.layers.values():
+                    keys[b, :, to] = keys[b, :, origin]
+                    values[b, :, to] = values[b, :, origin]
+            self.lengths[b] += len(kept)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the keys and values that stand for text."""
+        per_place = sum(t.nbytes / (t.shape[0] * t.shape[2]) for layer in self.layers.values() for t in layer)
+        return round(per_place * sum(self.lengths))
+
+    def _starts(self) -> Tensor:
+        return torch.tensor(self.lengths, device=self.device)

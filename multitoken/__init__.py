@@ -1,0 +1,12 @@
+"""Multi-token prediction: n heads on one trunk, and decoding that drafts with them (arXiv 2404.19737)."""
+
+from transformers import AutoConfig, AutoModel
+
+from multitoken.configuration_multitoken import MultiTokenLMConfig
+from multitoken.modeling_multitoken import MultiTokenLM
+from multitoken.speculation import DraftTree
+
+AutoConfig.register(MultiTokenLMConfig.model_type, MultiTokenLMConfig)
+AutoModel.register(MultiTokenLMConfig, MultiTokenLM)
+
+__all__ = ["DraftTree", "MultiTokenLM", "MultiTokenLMConfig"]

@@ -1,0 +1,97 @@
+"""Configuration of the multi-token language model: a trunk, its heads, and how they hang on it."""
+
+import copy
+
+from transformers import OPTConfig, PreTrainedConfig
+
+HEAD_KINDS = ("parallel", "linear", "causal", "anticausal")
+
+
+class MultiTokenLMConfig(PreTrainedConfig):
+    """n heads on one OPT trunk; head i predicts the i-th next token (arXiv 2404.19737, section 2).
+
+    Args:
+        trunk: nested configuration (or a dict of its fields) of the layers below the heads.
+        num_future_tokens: n, the number of heads.
+        head_kind: what a head is and what it reads (appendix B of the paper):
+            `parallel`: one transformer block on the trunk's states;
+            `linear`: one linear layer on the trunk's states;
+            `causal`: one block on the states of the head before it;
+            `anticausal`: one block on the states of the head after it, the last head's on the trunk's.
+        own_unembeddings: each head has its own vocabulary matrix (published for bytes); else all share the trunk's.
+        head_weights: factor of each head's loss; default: all 1.
+        draft_tree: paths of a tree to draft with, chosen by measured acceptance (see `multitoken.DraftTree`).
+    """
+
+    model_type = "multi_token_lm"
+    sub_configs = {"trunk": OPTConfig}
+
+    def __init__(
+        self,
+        trunk: OPTConfig | dict | None = None,
+        num_future_tokens: int = 4,
+        head_kind: str = "parallel",
+        own_unembeddings: bool = False,
+        head_weights: list[float] | None = None,
+        draft_tree: list[list[int]] | None = None,
+        **kwargs,
+    ):
+        self.trunk = copy.deepcopy(trunk) if isinstance(trunk, PreTrainedConfig) else OPTConfig(**(trunk or {}))
+        self.num_future_tokens = num_future_tokens
+        self.head_kind = head_kind
+        self.own_unembeddings = own_unembeddings
+        self.head_weights = head_weights
+        self.draft_tree = draft_tree
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            kwargs.setdefault(name, getattr(self.trunk, name))
+        kwargs.setdefault("tie_word_embeddings", True)
+        super().__init__(**kwargs)
+
+    @classmethod
+    def matching(cls, opt: OPTConfig, num_future_tokens: int, head_kind: str = "parallel", **kwargs):
+        """As many blocks as `opt` has, heads among them: n - 1 leave the trunk for heads 2 to n, one becomes head 1.
+
+        A linear head is a twelfth of a block; with that kind the trunk keeps all blocks.
+        """
+        trunk = copy.deepcopy(opt)
+        if head_kind != "linear":
+            trunk.num_hidden_layers = opt.num_hidden_layers - num_future_tokens
+            if trunk.num_hidden_layers < 0:
+                raise ValueError(
+                    f"num_future_tokens={num_future_tokens}: with {opt.num_hidden_layers} layers in all, as many heads "
+                    "at most; take fewer heads or a deeper model."
+                )
+        return cls(trunk=trunk, num_future_tokens=num_future_tokens, head_kind=head_kind, **kwargs)
+
+    # What code that knows token-level models asks of a configuration.
+    @property
+    def vocab_size(self) -> int:
+        return self.trunk.vocab_size
+
+    @property
+    def hidden_size(self) -> int:
+        return self.trunk.hidden_size
+
+    @property
+    def max_position_embeddings(self) -> int:
+        return self.trunk.max_position_embeddings
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return self.trunk.num_hidden_layers
+
+    def check(self) -> None:
+        """Raise one ValueError naming every rule that this configuration breaks."""
+        faults = []
+        n = self.num_future_tokens
+        if n < 1:
+            faults.append(f"num_future_tokens={n}: at least 1, the next token")
+        if self.head_kind not in HEAD_KINDS:
+            faults.append(f"head_kind={self.head_kind!r}: choose {', '.join(HEAD_KINDS)}")
+        if self.head_weights is not None:
+            if len(self.head_weights) != n:
+                faults.append(f"head_weights has {len(self.head_weights)} entries for {n} heads")
+            if min(self.head_weights, default=0) < 0:
+                faults.append(f"head_weights={self.head_weights}: must not be negative")
+        if faults:
+            raise ValueError("This MultiTokenLM cannot be built:\n  " + "\n  ".join(faults))

@@ -1,0 +1,383 @@
+"""Writing with several heads: heads 2 to n guess ahead, trunk and head 1 verify all guesses in one pass.
+
+B texts, R rows of a pass (a draft's nodes), L tokens, D width, V vocabulary, P positions that drafting
+heads have not read.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
+from transformers.utils import ModelOutput
+
+from lmbase.cache import RowCache
+from lmbase.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
+from lmbase.modes import inference_method
+from lmbase.opt import encode_text
+from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, check_num_draft, verify
+
+if TYPE_CHECKING:
+    from multitoken.modeling_multitoken import MultiTokenLM
+
+
+@dataclass
+class MultiTokenGenerateOutput(ModelOutput):
+    """
+    Args:
+        sequences: (B, L) prompt + new ids; texts that ended early are padded on the right. New ids of a prompt of L
+            columns are `sequences[:, L:]`.
+        num_new_tokens: for each text, its end mark not counted.
+        finish_reason: for each text `stop` (the model ended it), `length` (max_new_tokens) or `context` (no position
+            is left).
+        texts: for each text the new part, decoded; None without a tokenizer.
+        statistics: what drafting brought.
+        cache_bytes: of keys and values that were held in the end.
+    """
+
+    sequences: Tensor = None  # type: ignore[assignment]  # a ModelOutput's fields need defaults
+    num_new_tokens: list[int] = None  # type: ignore[assignment]
+    finish_reason: list[str] = None  # type: ignore[assignment]
+    texts: list[str] | None = None
+    statistics: SpeculationStatistics = None  # type: ignore[assignment]
+    cache_bytes: int = None  # type: ignore[assignment]
+
+
+@dataclass
+class _Text:
+    """One text while it is being written."""
+
+    prompt: list[int]
+    new: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+    unread: list[Tensor] = field(default_factory=list)  # (r, D): what drafting heads have yet to read
+
+
+class MultiTokenGenerationMixin(GenerationMixin):
+    """`generate` for MultiTokenLM."""
+
+    @inference_method
+    def generate(  # type: ignore[override, misc]
+        self: "MultiTokenLM",
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        streamer=None,
+        *,
+        text: str | Sequence[str] | None = None,
+        num_draft: int | str = "auto",
+        tree: DraftTree | Sequence[Sequence[int]] | None = None,
+        use_mtp: bool | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ) -> MultiTokenGenerateOutput:
+        """Continue texts. The new ids are those of plain decoding with head 1, whatever is drafted: for greedy decoding
+        and, with the same seed, for sampling.
+
+        Args:
+            input_ids: (B, L) ids that open with </s>, padded on the left or right; or give `text`.
+            attention_mask: of the same shape; default: everything but padding.
+            generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...;
+                with return_dict_in_generate=False only the tensor `sequences` is returned.
+            logits_processor: as in Transformers, called for one text at a time with the ids before the token (1, L).
+            streamer: a Transformers streamer (one text only); it is handed the tokens of a pass together.
+            text: a text or a list of texts.
+            num_draft: k writes with heads 1 to k, 1 is plain decoding; `auto` drafts as long as it pays, by measured
+                acceptance and measured cost of a step.
+            tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth. Default:
+                for `auto` the tree in the model's configuration, if one was measured for it, else a chain.
+            use_mtp: Transformers' word for drafting: True is num_draft="auto", False is num_draft=1.
+            seed: makes sampling repeatable.
+
+        Raises:
+            ValueError: more heads than the model has, a tree that names one, ids outside the vocabulary, a prompt
+                without a position left, an unsupported setting, a text with a lone surrogate.
+        """
+        if use_mtp is not None:
+            num_draft = num_draft if use_mtp else 1
+        drafts, automatic = _drafts(self, num_draft, tree)
+        config = merge_generation_config(self.generation_config, generation_config, kwargs)
+        if (input_ids is None) == (text is None):
+            raise ValueError("Give either input_ids or text.")
+        if text is not None:
+            input_ids, attention_mask = _encode(self, [text] if isinstance(text, str) else list(text))
+        assert input_ids is not None
+        texts = [_Text(ids) for ids in _rows(self, input_ids, attention_mask)]
+        if streamer is not None and len(texts) != 1:
+            raise ValueError(f"A streamer shows one text, and {len(texts)} prompts were given.")
+        limit = DEFAULT_NEW_TOKENS if config.max_new_tokens is None else config.max_new_tokens
+        sampler = Sampler(config, len(texts), self.config.vocab_size, self.device, seed, logits_processor)
+        writer = _Writer(self, texts, sampler, limit, config.min_new_tokens or 0)
+        if streamer is not None:
+            streamer.put(input_ids.cpu())
+        shown = 0
+        length = DraftLength(drafts.depth) if automatic else None
+        for _ in writer.run(drafts, length):
+            if streamer is not None and len(texts[0].new) > shown:
+                streamer.put(torch.tensor(texts[0].new[shown:]))
+                shown = len(texts[0].new)
+        if streamer is not None:
+            streamer.end()
+        if length is not None:
+            writer.statistics.break_even = length.break_even
+        output = _output(self, texts, input_ids, writer)
+        if config.return_dict_in_generate is False:
+            return output.sequences  # type: ignore[return-value]  # for code that was written for Transformers' models
+        return output
+
+
+class _Writer:
+    """The texts of one call, what was read of them, and how tokens are chosen."""
+
+    def __init__(
+        self,
+        model: "MultiTokenLM",
+        texts: list[_Text],
+        sampler: Sampler,
+        limit: int,
+        min_new_tokens: int,
+    ):
+        self.model, self.texts, self.sampler = model, texts, sampler
+        self.limit, self.min_new_tokens = limit, min_new_tokens
+        self.statistics = SpeculationStatistics()
+        self.eager_heads = model.config.head_kind == "anticausal"  # head 1 reads through all others
+        self.last_states = torch.empty(0)  # (B, n-1, D) of heads 2 to n at the newest choice; eager heads only
+
+    def run(self, drafts: DraftTree, length: DraftLength | None) -> Iterator[None]:
+        """Write until every text has a finish_reason; yields after each pass."""
+        model, positions = self.model, self.model.config.max_position_embeddings
+        longest = max(len(text.prompt) for text in self.texts)
+        if self.limit == 0:
+            for text in self.texts:
+                text.finish_reason = "length"
+            return
+        self.drafting = drafts.depth > 0
+        capacity = min(longest + self.limit, positions) + len(drafts.nodes)
+        self.cache = RowCache(len(self.texts), capacity, model.device)
+        self.draft_cache = RowCache(len(self.texts), capacity, model.device)
+        self._read_prompts()
+        yield
+        while alive := self._alive_within(positions):
+            began = time.perf_counter()
+            wanted = drafts.depth if length is None else length.choose()
+            depth = min(wanted, max(self.limit - len(text.new) for text in alive) - 1)
+            held = [n for n, text in zip(self.cache.lengths, self.texts, strict=True) if not text.finish_reason]
+            depth = min(depth, positions - max(held) - 1)
+            tree = drafts.pruned(depth)
+            before = self.statistics.num_forwards, sum(self.statistics.accepted)
+            self._pass(tree)
+            if length is not None and depth == wanted:
+                accepted = sum(self.statistics.accepted) - before[1]
+                length.record(depth, accepted / (self.statistics.num_forwards - before[0]), time.perf_counter() - began)
+            yield
+
+    # -- one pass ------------------------------------------------------------------------------------------------------
+
+    def _read_prompts(self) -> None:
+        """Read all prompts and choose the first new token of each."""
+        ids, lengths = self._pad([text.prompt for text in self.texts])
+        visible = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
+        z, states = self.model.step(ids, None, visible, self.cache)
+        last = [length - 1 for length in lengths]
+        rows = torch.arange(len(last), device=ids.device)
+        chosen = self._choose(states[0][rows, last][:, None], [0], lambda b, r: [])
+        self.cache.keep([range(length) for length in lengths])
+        for b in range(len(self.texts)):
+            self._remember(b, z, states, list(range(lengths[b])))
+            self._append(b, [chosen[b][0]])
+
+    def _pass(self, tree: DraftTree) -> None:
+        """Draft, verify, keep what was accepted."""
+        model, device = self.model, self.model.device
+        newest = [(text.new or text.prompt)[-1] for text in self.texts]  # of a text that ended at once: anything
+        roots = torch.tensor(newest, device=device)[:, None]  # (B,1)
+        ids = torch.cat([roots, self._draft(tree)], dim=1) if tree.depth else roots  # (B,R)
+        depths = torch.tensor([len(path) for path in tree.nodes], device=device)
+        positions = torch.tensor(self.cache.lengths, device=device)[:, None] + depths  # (B,R)
+        # a text that is over may have no position left; what becomes of it is thrown away
+        positions = positions.clamp(max=model.config.max_position_embeddings - 1)
+        z, states = model.step(ids, positions, tree.visible.to(device), self.cache)
+        drafted = ids.tolist()
+        guesses = lambda b, r: [drafted[b][above] for above in tree.lineages[r]]  # noqa: E731
+        chosen = self._choose(states[0], [len(path) for path in tree.nodes], guesses)
+        kept: list[Sequence[int]] = []
+        for b, text in enumerate(self.texts):
+            if text.finish_reason:
+                kept.append(())
+                continue
+            rows = verify(tree, drafted[b], chosen[b])
+            written = [*(drafted[b][row] for row in rows[1:]), chosen[b][rows[-1]]]
+            kept.append(rows)
+            self._remember(b, z, states, rows)
+            self.statistics.add(tree.depth, len(rows) - 1, self._append(b, written))
+        self.cache.keep(kept)
+
+    def _remember(self, b: int, z: Tensor, states: list[Tensor], rows: Sequence[int]) -> None:
+        """Keep what drafting will read of the accepted rows of text b."""
+        if self.eager_heads:
+            if not len(self.last_states):
+                self.last_states = z.new_zeros(len(self.texts), len(states) - 1, z.shape[-1])
+            for place, state in enumerate(states[1:]):
+                self.last_states[b, place] = state[b, rows[-1]]
+        elif self.drafting:
+            source = states[0] if self.model.config.head_kind == "causal" else z
+            self.texts[b].unread.append(source[b, list(rows)])
+
+    def _draft(self, tree: DraftTree) -> Tensor:
+        """Guesses (B, R-1) of the tree's nodes below the root."""
+        model = self.model
+        if self.eager_heads:
+            states = self.last_states[:, : tree.depth]  # (B,depth,D)
+        else:
+            nothing = torch.zeros(1, model.config.hidden_size, dtype=model.dtype, device=model.device)
+            counts = [sum(map(len, text.unread)) for text in self.texts]
+            width = max(counts)
+            filled = [torch.cat(text.unread) if text.unread else nothing for text in self.texts]
+            x = torch.nn.utils.rnn.pad_sequence(filled, batch_first=True)  # (B,P,D)
+            visible = torch.ones(width, width, dtype=torch.bool, device=x.device).tril()
+            mask = self.draft_cache.visible(visible)
+            # All drafting heads read on, so that a longer draft later finds their keys and values.
+            found = dict(model.run_heads(x, 2, len(model.heads), mask, self.draft_cache))
+            rows = torch.arange(len(counts), device=x.device)
+            newest = [max(count - 1, 0) for count in counts]
+            states = torch.stack([found[i][rows, newest] for i in range(2, tree.depth + 2)], dim=1)  # (B,depth,D)
+            self.draft_cache.keep([range(count) for count in counts])
+            for text in self.texts:
+                text.unread = []
+        logits = self._head_logits(model.finish(states))  # (B,depth,V)
+        places = [(b, len(t.new) + d) for b, t in enumerate(self.texts) for d in range(tree.depth)]
+        best = self.sampler.scores(logits.flatten(0, 1), places).topk(tree.num_ranks).indices
+        ranked = best.view(len(self.texts), tree.depth, -1)  # (B,depth,ranks)
+        depths = [len(path) - 1 for path in tree.nodes[1:]]
+        return ranked[:, depths, [path[-1] for path in tree.nodes[1:]]]
+
+    def _head_logits(self, hidden: Tensor) -> Tensor:
+        """Logits (B, depth, V) of heads 2, 3 ... from (B, depth, D)."""
+        if self.model.unembeddings is None:
+            return hidden @ self.model.unembedding(1).T
+        parts = [hidden[:, d] @ self.model.unembedding(d + 2).T for d in range(hidden.shape[1])]
+        return torch.stack(parts, dim=1)
+
+    def _choose(self, states: Tensor, depths: list[int], guesses: Callable[[int, int], list[int]]) -> list[list[int]]:
+        """Head 1's choice after each row (B, R).
+
+        Args:
+            states: (B, R, D) of head 1.
+            depths: (R,) how many guesses lie between a text's newest token and each row's choice.
+            guesses: those of text b before the choice of row r, for logits processors.
+        """
+        model, (b, r) = self.model, states.shape[:2]
+        logits = (model.finish(states) @ model.unembedding(1).T).flatten(0, 1)  # (B*R,V)
+        places = [(i, len(text.new) + depth) for i, text in enumerate(self.texts) for depth in depths]
+
+        def before(row: int) -> list[int]:
+            text = self.texts[row // r]
+            return text.prompt + text.new + guesses(row // r, row % r)
+
+        logits = self.sampler.process(logits, before)
+        early = [position < self.min_new_tokens for _, position in places]
+        if any(early):
+            logits[torch.tensor(early, device=logits.device), model.config.eos_token_id] = -torch.inf
+        return self.sampler.choose(logits, places).view(b, r).tolist()
+
+    # -- texts ---------------------------------------------------------------------------------------------------------
+
+    def _append(self, b: int, written: list[int]) -> int:
+        """Add new tokens to text b as far as it goes; returns how many."""
+        text, before = self.texts[b], len(self.texts[b].new)
+        for token in written:
+            if token == self.model.config.eos_token_id:
+                text.finish_reason = "stop"
+                break
+            text.new.append(token)
+            if len(text.new) >= self.limit:
+                text.finish_reason = "length"
+                break
+        self.sampler.forget(b, len(text.new))
+        return len(text.new) - before
+
+    def _alive_within(self, positions: int) -> list[_Text]:
+        """Texts to go on with; those that have no position left are over."""
+        for text, length in zip(self.texts, self.cache.lengths, strict=True):
+            if length >= positions and not text.finish_reason:
+                text.finish_reason = "context"
+        return self._alive()
+
+    def _alive(self) -> list[_Text]:
+        return [text for text in self.texts if not text.finish_reason]
+
+    def _pad(self, rows: list[list[int]]) -> tuple[Tensor, list[int]]:
+        lengths = [len(row) for row in rows]
+        filled = [row + [self.model.config.pad_token_id] * (max(lengths) - len(row)) for row in rows]
+        return torch.tensor(filled, device=self.model.device), lengths
+
+
+def _drafts(
+    model: "MultiTokenLM", num_draft: int | str, tree: DraftTree | Sequence[Sequence[int]] | None
+) -> tuple[DraftTree, bool]:
+    """The largest draft that may be made, and whether less is chosen by what it brings."""
+    n = model.config.num_future_tokens
+    heads, automatic = check_num_draft(num_draft, n)
+    most = heads - 1
+    if tree is None and automatic:
+        tree = model.config.draft_tree
+    if tree is None:
+        return DraftTree.chain(most), automatic
+    paths = tree if isinstance(tree, DraftTree) else DraftTree(tuple(tuple(path) for path in tree))
+    if paths.depth > n - 1:
+        raise ValueError(
+            f"The draft tree is {paths.depth} deep, which takes {paths.depth + 1} heads; this model has {n}."
+        )
+    if paths.num_ranks > model.config.vocab_size:
+        raise ValueError(f"The draft tree names candidate {paths.num_ranks - 1} of {model.config.vocab_size}.")
+    return paths.pruned(most), automatic
+
+
+def _encode(model: "MultiTokenLM", texts: list[str]) -> tuple[Tensor, Tensor]:
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError("The prompt is neither a text nor a list of texts.")
+    tokenizer = model._needed_tokenizer()
+    rows = [[model.config.bos_token_id, *encode_text(tokenizer, text)] for text in texts]
+    width, pad = max(map(len, rows)), model.config.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
+    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows], device=model.device)
+    return ids, mask
+
+
+def _rows(model: "MultiTokenLM", input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
+    """Each prompt's ids, checked."""
+    if input_ids.dim() != 2:
+        raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: give (B, L).")
+    mask = input_ids != model.config.pad_token_id if attention_mask is None else attention_mask.bool()
+    if mask.shape != input_ids.shape:
+        raise ValueError(f"attention_mask {tuple(mask.shape)} and input_ids {tuple(input_ids.shape)} differ.")
+    if (((input_ids < 0) | (input_ids >= model.config.vocab_size)) & mask).any():
+        raise ValueError(f"input_ids holds ids outside the model's vocabulary of {model.config.vocab_size}.")
+    rows = [ids[m].tolist() for ids, m in zip(input_ids, mask, strict=True)]
+    positions = model.config.max_position_embeddings
+    for b, row in enumerate(rows):
+        if not row:
+            raise ValueError(
+                f"Prompt {b} is empty: it needs at least the opening </s> (id {model.config.bos_token_id})."
+            )
+        if len(row) > positions:
+            raise ValueError(f"Prompt {b} has {len(row)} tokens; the model has {positions} positions. Shorten it.")
+    return rows
+
+
+def _output(model: "MultiTokenLM", texts: list[_Text], input_ids: Tensor, writer: _Writer) -> MultiTokenGenerateOutput:
+    width = max(len(text.new) for text in texts)
+    new = [text.new + [model.config.pad_token_id] * (width - len(text.new)) for text in texts]
+    decoded = [str(model.tokenizer.decode(text.new)) for text in texts] if model.tokenizer is not None else None
+    return MultiTokenGenerateOutput(
+        sequences=torch.cat([input_ids.cpu(), torch.tensor(new, dtype=torch.long).view(len(texts), -1)], dim=1),
+        num_new_tokens=[len(text.new) for text in texts],
+        finish_reason=[text.finish_reason for text in texts],
+        texts=decoded,
+        statistics=writer.statistics,
+        cache_bytes=writer.cache.num_bytes + writer.draft_cache.num_bytes if hasattr(writer, "cache") else 0,
+    )
