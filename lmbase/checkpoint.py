@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lmbase.files import sync_path
+
 MANIFEST = "manifest.json"
 
 
@@ -38,7 +40,7 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
         manifest = {name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for path in [*files.values(), beside / MANIFEST, beside]:
-            _sync(path)
+            sync_path(path)
         if target.exists():
             replaced = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.replaced"
             target.rename(replaced)
@@ -46,7 +48,7 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
             shutil.rmtree(replaced)
         else:
             beside.rename(target)
-        _sync(target.parent)
+        sync_path(target.parent)
     except SafetensorError as error:  # a full disk reads like any other fault there
         number = re.search(r"os error (\d+)", str(error))
         if number:
@@ -208,11 +210,3 @@ def _check_names(wanted: set[str], found: set[str], what: str) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

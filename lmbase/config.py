@@ -8,7 +8,6 @@ told in one message.
 import copy
 import dataclasses
 import difflib
-import errno
 import functools
 import inspect
 import os
@@ -25,7 +24,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from lmbase.files import DISK_FULL, write_text
+
 ConfigT = TypeVar("ConfigT")
+MainT = TypeVar("MainT", bound=Callable[..., Any])
 
 
 def option(default: Any, help: str, *, may_differ: bool = False) -> Any:
@@ -90,10 +92,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 def save_config(config: Any, path: Path | str) -> None:
     """Write the configuration as YAML. `load_config(cls, [path])` reads the same configuration back."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(yaml.dump(config_to_dict(config), Dumper=_Dumper, sort_keys=False), encoding="utf-8")
-    beside.replace(path)
+    write_text(Path(path), yaml.dump(config_to_dict(config), Dumper=_Dumper, sort_keys=False))
 
 
 def differing_keys(config: Any, path: Path | str) -> list[str]:
@@ -129,12 +128,23 @@ def describe(cls: type) -> str:
     return "\n".join(lines)
 
 
+def single_process(main: MainT) -> MainT:
+    """Marks a recipe whose work is done once: of the processes that `torchrun` started, `run` goes on in the first."""
+    main.single_process = True  # type: ignore[attr-defined]
+    return main
+
+
 def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] | None = None) -> None:
     """Run a recipe from the command line: read the configuration, call `main`, turn a user's mistake into one message.
 
     Leaves with status 2 after a ValueError, OSError or FloatingPointError (a traceback only with SLLM_TRACEBACK=1),
     with 130 after Ctrl-C. Shipped YAML files are looked for in the folder `configs` beside the module of `cls`.
     """
+    if getattr(main, "single_process", False):
+        if int(os.environ.get("RANK", "0")) > 0:
+            return
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)  # or something below would wait for the processes that have left
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     try:
         configs = Path(inspect.getfile(cls)).parent / "configs"
@@ -156,10 +166,9 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return (
-            "No space is left on the disk. Free some, then give the same command again: it continues where it stopped."
-        )
+    if isinstance(error, OSError) and error.errno in DISK_FULL and error.strerror == os.strerror(error.errno):
+        where = f"{error.filename}: " if error.filename else ""  # unless it was put into words where it happened
+        return f"{where}No space is left on the disk. Free some, then give the same command again."
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__

@@ -4,6 +4,7 @@ B texts, V vocabulary.
 """
 
 import copy
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -92,46 +93,105 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
     return config
 
 
+class GumbelNoise:
+    """What makes a draw of each token of each text: the largest of log p + noise is a draw from p.
+
+    Noise belongs to a place in a text, not to a forward pass: a guess of that token and the model's own choice, made
+    with the same noise, agree as often as their distributions are alike, and the same seed gives the same text however
+    tokens were guessed (arXiv 2408.07978).
+    """
+
+    def __init__(self, num_texts: int, vocab_size: int, device: torch.device | str, seed: int | None = None):
+        if seed is None:  # then PyTorch's own random state decides
+            seed = int(torch.randint(2**62, ()))
+        self.generators = [torch.Generator(device).manual_seed((seed + 7919 * b) % 2**63) for b in range(num_texts)]
+        self.vocab_size, self.device = vocab_size, device
+        self.held: list[dict[int, Tensor]] = [{} for _ in range(num_texts)]
+        self.drawn = [0] * num_texts
+
+    def at(self, places: list[tuple[int, int]]) -> Tensor:
+        """(R, V) for R places, each a text's number and a token's number in it."""
+        return torch.stack([self._one(text, position) for text, position in places])
+
+    def _one(self, text: int, position: int) -> Tensor:
+        held = self.held[text]
+        while self.drawn[text] <= position:  # always in order, so that it does not depend on what was asked for
+            waiting = torch.empty(self.vocab_size, device=self.device, dtype=torch.float32)
+            held[self.drawn[text]] = -waiting.exponential_(generator=self.generators[text]).log()
+            self.drawn[text] += 1
+        return held[position]
+
+    def forget(self, text: int, before: int) -> None:
+        """Let go of the noise of a text's tokens before this one."""
+        for position in [p for p in self.held[text] if p < before]:
+            del self.held[text][position]
+
+
 class Sampler:
-    """Chooses one token per row: the most probable, or a draw from the warped distribution."""
+    """Chooses tokens for places in texts: the most probable one, or a draw from the warped distribution.
+
+    Args:
+        seed: makes draws repeatable.
+        processors: the user's; they see one text at a time, with the ids that stand before the token.
+    """
 
     def __init__(
         self,
         config: GenerationConfig,
+        num_texts: int,
+        vocab_size: int,
         device: torch.device | str,
         seed: int | None = None,
         processors: LogitsProcessorList | None = None,
     ):
-        self.greedy = not config.do_sample
         self.processors = processors
         self.warpers = LogitsProcessorList()
-        if not self.greedy:
+        self.noise: GumbelNoise | None = None
+        self.generator = None
+        if config.do_sample:
+            self.noise = GumbelNoise(num_texts, vocab_size, device, seed)
             if config.temperature not in (None, 1.0):
                 self.warpers.append(TemperatureLogitsWarper(config.temperature))
             if config.top_k:
                 self.warpers.append(TopKLogitsWarper(config.top_k))
             if config.top_p is not None and config.top_p < 1.0:
                 self.warpers.append(TopPLogitsWarper(config.top_p))
-        self.generator = None
         if seed is not None:
             self.generator = torch.Generator(device).manual_seed(seed)
 
-    def probs(self, logits: Tensor) -> Tensor:
-        """(B, V) probabilities that a draw is taken from."""
-        no_ids = cast(torch.LongTensor, None)  # these warpers look at logits alone
-        return self.warpers(no_ids, cast(torch.FloatTensor, logits.float())).softmax(-1)
+    def process(self, logits: Tensor, before: Callable[[int], list[int]]) -> Tensor:
+        """Logits (R, V) after the user's processors; `before` has the ids that stand before row r's token."""
+        if not self.processors:
+            return logits
+        rows = []
+        for row, one in enumerate(logits.split(1)):
+            ids = torch.tensor([before(row)], dtype=torch.long, device=logits.device)
+            rows.append(self.processors(cast(torch.LongTensor, ids), cast(torch.FloatTensor, one)))
+        return torch.cat(rows)
 
-    def __call__(self, logits: Tensor, input_ids: Tensor) -> Tensor:
-        """(B, V) -> token ids (B,); input_ids (B, L) are what the user's logits processors are shown."""
-        if self.processors:
-            logits = self.processors(cast(torch.LongTensor, input_ids), cast(torch.FloatTensor, logits))
-        if self.greedy:
-            return logits.argmax(-1)
-        return torch.multinomial(self.probs(logits), 1, generator=self.generator).squeeze(-1)
+    def scores(self, logits: Tensor, places: list[tuple[int, int]]) -> Tensor:
+        """(R, V) whose largest entries are the choices, best first.
+
+        Args:
+            places: for each row the text and the number of the token in it that is chosen.
+        """
+        if self.noise is None:
+            return logits
+        no_ids = cast(torch.LongTensor, None)  # these warpers look at logits alone
+        return self.warpers(no_ids, cast(torch.FloatTensor, logits.float())) + self.noise.at(places)
+
+    def choose(self, logits: Tensor, places: list[tuple[int, int]]) -> Tensor:
+        """Logits (R, V) -> token ids (R,); arguments as for `scores`."""
+        return self.scores(logits, places).argmax(-1)
+
+    def forget(self, text: int, before: int) -> None:
+        """Tokens of a text before this one are chosen for good."""
+        if self.noise is not None:
+            self.noise.forget(text, before)
 
     def yes(self, log_odds: Tensor) -> Tensor:
         """A yes-or-no choice for each of (B,) log-odds."""
-        if self.greedy:
+        if self.noise is None:
             return log_odds > 0
         draws = torch.rand(log_odds.shape, generator=self.generator, device=log_odds.device)
         return draws < log_odds.sigmoid()

@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 
+def environment() -> dict[str, Any]:
+    """All of it, as files of results hold it."""
+    return {"git_revision": git_revision(), "versions": library_versions(), "hardware": hardware()}
+
+
 def git_revision() -> str | None:
     """The commit of the clone that this file belongs to, with "-dirty" for uncommitted changes; None outside a clone.
 

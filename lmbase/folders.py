@@ -5,6 +5,8 @@ from pathlib import Path
 
 from lmbase.checkpoint import MANIFEST, verify_folder
 
+_whole: dict[Path, list[tuple[str, int, int]]] = {}  # folders that verified in this process, as they looked then
+
 
 def model_folder(name: str | Path, model_type: str | None = None) -> str:
     """`name`/model if it is a finished run, else `name` itself (a folder or a hub id).
@@ -21,7 +23,7 @@ def model_folder(name: str | Path, model_type: str | None = None) -> str:
     if not folder.is_dir():
         return str(name)  # a hub id
     if (folder / MANIFEST).is_file():
-        verify_folder(folder)
+        _verify_once(folder.resolve())
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(f"{str(name)!r} holds no model (no config.json); give a run's folder or a hub id.")
@@ -29,3 +31,13 @@ def model_folder(name: str | Path, model_type: str | None = None) -> str:
     if model_type and found != model_type:
         raise ValueError(f"{str(name)!r} holds a model of type {found!r}; {model_type!r} is needed here.")
     return str(folder)
+
+
+def _verify_once(folder: Path) -> None:
+    """`verify_folder`, unless it found this folder whole before and no file has another size or date since: hashing
+    gigabytes takes seconds, and one command names a folder two or three times."""
+    files = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    look = [(str(path), status.st_size, status.st_mtime_ns) for path, status in files]
+    if _whole.get(folder) != look:
+        verify_folder(folder)
+        _whole[folder] = look  # as it was before it was read: what changes meanwhile is noticed

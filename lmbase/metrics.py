@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lmbase.environment import git_revision, hardware, library_versions
+from lmbase.environment import environment
+from lmbase.files import write_text
 from lmbase.formats import number, short_count
 
 # Rows under these protocols answer another question than ours, so tables mark them and never call one of them best.
@@ -215,6 +215,9 @@ HEADERS = {
     "seconds_to_first_sentence": "s to first sentence",
     "kv_bytes_per_token": "KV bytes/token",
     "training_flops": "training FLOPs",
+    "megabytes_per_second": "MB/s",
+    "megabytes_per_second_low": "MB/s low",
+    "megabytes_per_second_high": "MB/s high",
     "ppl": "PPL per own token",
     "published_kb_per_token": "KB/token as printed",
 }
@@ -328,9 +331,7 @@ def write_metrics(
     document = {
         "rows": [row.to_dict() for row in rows],
         "config": _plain(config),
-        "git_revision": git_revision(),
-        "versions": library_versions(),
-        "hardware": hardware(),
+        **environment(),
         "seed": seed,
         "wall_seconds": round(float(wall_seconds), 3),
         "corpus": _plain(corpus),
@@ -338,20 +339,6 @@ def write_metrics(
     path = Path(folder) / "metrics.json"
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return path
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file beside its place and renames it, so that a reader never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_metrics(path: str | Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from accelerate import PartialState
 
 from lmbase.checkpoint import MANIFEST
 from lmbase.corpora import open_corpus
-from lmbase.metrics import write_text
+from lmbase.files import write_text
 from lmbase.prepared import PROCESSOR, PreparedData
 from lmbase.preparing import check_configuration, prepare
 from lmbase.processing import SentenceProcessor

@@ -5,7 +5,7 @@ B texts or windows, L tokens, D width, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,11 @@ from lmbase.modes import inference
 from lmbase.processing import check_unicode
 from lmbase.windows import Window, windows
 
-# The published sizes (arXiv 2205.01068), and two small ones for CPUs.
+# The published sizes (arXiv 2205.01068), two small ones for CPUs, and a deep and narrow one for models of bytes.
 SIZES: dict[str, dict] = {
     "tiny": dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, ffn_dim=512),
     "small": dict(hidden_size=256, num_hidden_layers=6, num_attention_heads=4, ffn_dim=1024),
+    "bytes": dict(hidden_size=128, num_hidden_layers=32, num_attention_heads=4, ffn_dim=512),
     "opt-125m": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, ffn_dim=3072),
     "opt-350m": dict(
         hidden_size=1024,
@@ -54,13 +55,18 @@ def load_opt(
     if not spec.startswith("random:"):
         source = model_folder(spec, "opt")
         return OPTForCausalLM.from_pretrained(source, use_safetensors=True, dtype=torch.float32, dropout=dropout)
-    size = spec.removeprefix("random:")
-    if size not in SIZES:
-        raise ValueError(f"opt={spec!r}: random weights come in the sizes {', '.join(SIZES)}.")
-    config = OPTConfig(vocab_size=vocab_size, max_position_embeddings=max_positions, dropout=dropout, **SIZES[size])
+    config = random_config(spec, vocab_size=vocab_size, max_positions=max_positions, dropout=dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return OPTForCausalLM(config)
+
+
+def random_config(spec: str, *, vocab_size: int, max_positions: int, dropout: float = 0.0) -> OPTConfig:
+    """The configuration that `random:SIZE` names."""
+    size = spec.removeprefix("random:")
+    if size not in SIZES:
+        raise ValueError(f"opt={spec!r}: random weights come in the sizes {', '.join(SIZES)}.")
+    return OPTConfig(vocab_size=vocab_size, max_position_embeddings=max_positions, dropout=dropout, **SIZES[size])
 
 
 def vector_shape(opt: OPTForCausalLM) -> tuple[int, int]:
@@ -92,6 +98,7 @@ class TokenLM(nn.Module):
     def __init__(self, opt: OPTForCausalLM):
         super().__init__()
         self.opt = opt
+        self.config = opt.config
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -107,15 +114,18 @@ class TokenLM(nn.Module):
             ends: (B,) True where the window holds its text's end.
         """
         hidden, targets, _ = self._hidden(input_ids, attention_mask, ends)
-        closed = torch.zeros_like(targets, dtype=torch.bool)
-        result = vocabulary_loss(hidden, self._table, targets, closed_rows=closed, closed_id=0)
-        return TokenLMOutput(loss=result.loss / len(targets), losses={"token": result.loss}, correct=result.correct)
+        result = vocabulary_loss(hidden, self._table, targets)
+        correct = result.row_correct.sum()
+        return TokenLMOutput(loss=result.loss / len(targets), losses={"token": result.loss}, correct=correct)
 
-    def nats(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor) -> Tensor:
-        """-log p of every target, (B, L+1); 0 where there is none. Arguments as for `forward`."""
-        hidden, targets, mask = self._hidden(input_ids, attention_mask, ends)
-        closed = torch.zeros_like(targets, dtype=torch.bool)
-        values = token_nats(hidden, self._table, targets, closed_rows=closed, closed_id=0)
+    def nats(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, first: Tensor | None = None) -> Tensor:
+        """-log p of every target, (B, L+1); 0 where there is none.
+
+        Args: as for `forward`;
+            first: (B,) the first target to score, those before it are context and get zeros; default: 0.
+        """
+        hidden, targets, mask = self._hidden(input_ids, attention_mask, ends, first)
+        values = token_nats(hidden, self._table, targets)
         return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
 
     def flops(self, num_tokens: int, context: int) -> float:
@@ -128,18 +138,30 @@ class TokenLM(nn.Module):
     def _table(self) -> Tensor:
         return self.opt.get_input_embeddings().weight
 
-    def _hidden(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _hidden(
+        self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, first: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states (M,D) and targets (M,) of all that is predicted, and where they stand (B,L+1)."""
         config = self.opt.config
         lengths = attention_mask.sum(1, keepdim=True)  # (B,1)
         index = torch.arange(input_ids.shape[1] + 1, device=input_ids.device)[None]  # (1,L+1)
         mask = index < lengths + ends[:, None]  # (B,L+1)
+        if first is not None:
+            mask &= index >= first[:, None]
         targets = torch.where(index == lengths, cast(int, config.eos_token_id), F.pad(input_ids, (0, 1)))
         inputs = F.pad(input_ids, (1, 0), value=config.bos_token_id)  # (B,L+1)
         hidden = self.opt.model(
             inputs, attention_mask=F.pad(attention_mask, (1, 0), value=True).long(), use_cache=False
         )
         return hidden.last_hidden_state[mask], targets[mask], mask
+
+
+class TokenScorer(Protocol):
+    """A token-level language model that reads `</s> x1 .. xL` and scores what follows."""
+
+    config: Any
+
+    def nats(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, first: Tensor | None = None) -> Tensor: ...
 
 
 @dataclass
@@ -163,7 +185,7 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def score_tokens(
-    opt: OPTForCausalLM,
+    model: TokenScorer,
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[str],
     *,
@@ -175,11 +197,11 @@ def score_tokens(
     Args:
         window: tokens of a window; default: all positions but the one for the opening `</s>`.
     """
-    model = TokenLM(opt)
-    limit = opt.config.max_position_embeddings - 1
+    assert isinstance(model, nn.Module)
+    limit = model.config.max_position_embeddings - 1
     window = limit if window is None else window
     if window > limit:
-        raise ValueError(f"window={window}: this OPT has positions for at most {limit} tokens and the opening </s>.")
+        raise ValueError(f"window={window}: this model has positions for at most {limit} tokens and the opening </s>.")
     documents = [encode_text(tokenizer, text) for text in texts]
     results = [
         DocumentNats([0.0] * (len(ids) + 1), [], len(ids), len(t.encode()))
@@ -187,12 +209,14 @@ def score_tokens(
     ]
     jobs = [(d, w) for d, ids in enumerate(documents) for w in windows(len(ids), window)]
     jobs.sort(key=lambda job: job[1].stop - job[1].start)
+    device = next(model.parameters()).device
     for start in range(0, len(jobs), batch_size):
         batch: list[tuple[int, Window]] = jobs[start : start + batch_size]
-        ids, mask = pad_tokens([documents[d][w.start : w.stop] for d, w in batch], cast(int, opt.config.pad_token_id))
+        ids, mask = pad_tokens([documents[d][w.start : w.stop] for d, w in batch], model.config.pad_token_id)
         ends = torch.tensor([w.stop == len(documents[d]) for d, w in batch])
+        first = torch.tensor([w.scored - w.start for _, w in batch])
         with inference(model):
-            nats = model.nats(ids.to(opt.device), mask.to(opt.device), ends.to(opt.device)).tolist()
+            nats = model.nats(*(t.to(device) for t in (ids, mask, ends, first))).tolist()
         for (d, w), row, end in zip(batch, nats, ends.tolist(), strict=True):
             results[d].token[w.scored : w.stop + end] = row[w.scored - w.start : w.stop - w.start + end]
     return results

@@ -28,7 +28,10 @@ def parallelise(model: Any, config: TrainingConfig, world_size: int, device: tor
     if world_size == 1:
         return model
     if config.strategy == "ddp":
-        return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        device_ids = [device.index] if device.type == "cuda" else None
+        # A model may train some of its parameters in some steps only (a curriculum); others pay nothing for that.
+        some = getattr(model, "trains_in_part", False)
+        return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=some)
     blocks = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
     uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
 

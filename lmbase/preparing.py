@@ -1,6 +1,5 @@
 """`prepare`: write a corpus as prepared data (`lmbase.prepared`), in several processes, going on where it stopped."""
 
-import errno
 import hashlib
 import json
 import os
@@ -10,7 +9,6 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO
 
 import filelock
 import pyarrow as pa
@@ -19,11 +17,13 @@ from tqdm import tqdm
 from lmbase.checkpoint import MANIFEST, write_folder
 from lmbase.corpora import Corpus, SkipLog
 from lmbase.encoding import CHUNK_CHARACTERS, SCHEMA, Chunk, EncodedChunk, Statistics, encode_in_order
+from lmbase.files import sync, sync_path, told_if_disk_is_full, write_text
 from lmbase.prepared import JOURNAL, PROCESSOR, STATISTICS, PreparedData
 from lmbase.processing import SentenceProcessor
 from lmbase.readers import Document
 
 SHARD_CHARACTERS = 64 * 2**20  # an interrupted run repeats one shard at most
+KEPT = "the shards that are finished are kept"
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Journal:
             follows = shard.index == len(journal.of_split(shard.split))
             if follows and path.is_file() and path.stat().st_size == shard.bytes:
                 journal.shards.append(shard)
-        _write_file(
+        write_text(
             folder / JOURNAL, "".join(json.dumps(r) + "\n" for r in [configuration, *map(asdict, journal.shards)])
         )
         return journal
@@ -89,7 +89,7 @@ class Journal:
     def append(self, shard: Shard) -> None:
         with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(shard)) + "\n")
-            _sync(file)
+            sync(file)
         self.shards.append(shard)
 
 
@@ -117,7 +117,7 @@ def prepare(
             has no document at all.
         OSError: the disk is full, or the folder cannot be written; what is finished is kept.
     """
-    workers = num_workers if num_workers is not None else _num_cpus()
+    workers = num_workers if num_workers is not None else num_cpus()
     if workers < 1:
         raise ValueError(f"num_workers={num_workers}: at least one process is needed.")
     folder = Path(output_dir)
@@ -128,7 +128,7 @@ def prepare(
         "shard_characters": shard_characters,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder), _told_if_disk_is_full(folder):
+    with _only_one(folder), told_if_disk_is_full(folder, KEPT):
         if (folder / MANIFEST).is_file():
             data = PreparedData.load(folder)
             check_configuration(folder, data.configuration, configuration)
@@ -145,7 +145,8 @@ def prepare(
         return PreparedData.load(folder)
 
 
-def _num_cpus() -> int:
+def num_cpus() -> int:
+    """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -232,12 +233,12 @@ def _write_shard(stream: Iterator[tuple[Chunk, EncodedChunk]], folder: Path, bar
                 bar.update(encoded.statistics.bytes)
                 if chunk.ends_shard:
                     break
-        _sync(file)
+        sync(file)
     with beside.open("rb") as written:
         sha256 = hashlib.file_digest(written, "sha256").hexdigest()
     size = beside.stat().st_size
     beside.replace(path)
-    _sync_folder(path.parent)
+    sync_path(path.parent)
     return Shard(
         chunk.split,
         chunk.shard,
@@ -273,13 +274,13 @@ def _finish(corpus: Corpus, journal: Journal) -> None:
         "configuration": journal.configuration,
         "splits": splits,
     }
-    _write_file(folder / STATISTICS, json.dumps(content, indent=1) + "\n")
+    write_text(folder / STATISTICS, json.dumps(content, indent=1) + "\n")
     manifest = {shard.file: {"sha256": shard.sha256, "bytes": shard.bytes} for shard in journal.shards}
     for path in [folder / STATISTICS, *sorted((folder / PROCESSOR).iterdir())]:
         data = path.read_bytes()
         entry = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         manifest[path.relative_to(folder).as_posix()] = entry
-    _write_file(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     (folder / JOURNAL).unlink()
 
 
@@ -302,38 +303,3 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def _told_if_disk_is_full(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        message = (
-            "No space left on the disk; the shards that are finished are kept. Free some and run the same command again"
-        )
-        raise OSError(error.errno, message, str(folder)) from error
-
-
-def _write_file(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".partial")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        _sync(file)
-    beside.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync(file: IO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmbase.metrics import write_text
+from lmbase.files import write_text
 from lmbase.report_data import collect
 from lmbase.report_html import render_html
 from lmbase.report_markdown import render_markdown

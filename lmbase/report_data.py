@@ -26,7 +26,7 @@ from lmbase.metrics import Row, cell, filled_columns, read_metrics, value
 # Keys of a log record that count or pace the run; every other number in it is a loss.
 PACE = ("step", "tokens", "seconds", "lr", "grad_norm", "tokens_per_second", "epoch")
 # Columns that say what was measured; one that is the same wherever it is filled moves to a line below the table.
-CIRCUMSTANCES = ("data", "protocol", "dtype", "device", "bytes", "tokens")
+CIRCUMSTANCES = ("data", "protocol", "dtype", "speed_dtype", "device", "bytes", "tokens")
 
 # A word or a mark with the white space before it. Chinese, Japanese and Korean characters each count as a word.
 _CJK = "\u3001-\u30ff\u3400-\u9fff\uac00-\ud7af\uff01-\uff60"

@@ -15,6 +15,8 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from lmbase.files import write_text
+
 SECONDS_BETWEEN_LINES = 30.0  # where nobody watches (a file, a pipe), a line now and then is enough
 
 
@@ -99,9 +101,7 @@ class RunLog:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue  # the line that was being written when the run was cut off
-        beside = self.path.with_suffix(".partial")
-        beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        beside.replace(self.path)
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
 
 
 class StopSignal:

@@ -2,9 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from transformers.cache_utils import CacheLayerMixin
 from transformers.generation.streamers import BaseStreamer
 
 from lmbase.opt import encode_text
+
+ResultT = TypeVar("ResultT")
 
 PUBLISHED_SENTENCE_TOKENS = 10  # tokens after which a token-level model is taken to have written a first sentence
 
@@ -28,6 +30,8 @@ class Generation:
     num_cached_tokens: int  # tokens of text that the cache stands for
     num_cached_positions: int = 1  # keys and values that a layer holds for them
     fixed_cache_bytes: int = 0  # of caches that do not grow with the text: a sentence decoder's
+    tokens_per_forward: float | None = None  # of the verifying model, where tokens are drafted
+    break_even: float | None = None  # tokens per forward above which drafting pays
 
     @property
     def tokens_per_second(self) -> float:
@@ -98,11 +102,11 @@ def time_opt(
     return Generation(seconds, first, num_new_tokens, cache_bytes(output.past_key_values), cached, cached)
 
 
-def alternate(runners: Mapping[str, Callable[[], Generation]], num_rounds: int = 5) -> dict[str, list[Generation]]:
+def alternate(runners: Mapping[str, Callable[[], ResultT]], num_rounds: int = 5) -> dict[str, list[ResultT]]:
     """Run all in turn, A B A B, `num_rounds` times after one warm-up each."""
     for run in runners.values():
         run()
-    found: dict[str, list[Generation]] = {name: [] for name in runners}
+    found: dict[str, list[ResultT]] = {name: [] for name in runners}
     for _ in range(num_rounds):
         for name, run in runners.items():
             found[name].append(run())
@@ -113,7 +117,7 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def pairwise_ratio(a: list[Generation], b: list[Generation]) -> tuple[float, float, float]:
+def pairwise_ratio(a: Sequence[Generation], b: Sequence[Generation]) -> tuple[float, float, float]:
     """Median, lowest and highest of a's tokens per second over b's, pair by pair."""
     ratios = [x.tokens_per_second / y.tokens_per_second for x, y in zip(a, b, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)

@@ -10,7 +10,8 @@ Several files may be named; their rows stand one after another. Paths are relati
 import re
 from pathlib import Path
 
-from lmbase.metrics import markdown_table, read_metrics, write_text
+from lmbase.files import write_text
+from lmbase.metrics import markdown_table, read_metrics
 
 BLOCK = re.compile(r"(<!-- table (?P<words>[^>]*?) -->\n).*?(<!-- end table -->)", re.DOTALL)
 

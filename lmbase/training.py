@@ -33,6 +33,8 @@ from torch.distributed.tensor import DTensor
 from lmbase import checkpoint
 from lmbase.batches import BatchOrder, micro_batches
 from lmbase.config import config_to_dict, differing_keys, save_config
+from lmbase.files import told_if_disk_is_full
+from lmbase.lineage import FILE_NAME as LINEAGE
 from lmbase.optimizer import WeightAverage, adamw, learning_rate
 from lmbase.parallel import gradients_shared, parallelise, shards_gathered
 from lmbase.runlog import RunLog, StopSignal, resume_command, start_tracker
@@ -87,6 +89,7 @@ def train(
     Raises:
         ValueError: another configuration or other data in the same folder; items that cannot be shared out evenly.
         FloatingPointError: a loss or gradient was not finite; weights and checkpoints are as they were before the step.
+        OSError: the disk is full; the last checkpoint is kept, and the same command continues from it.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; a checkpoint was written and the command that continues printed.
     """
     if config.quick:
@@ -95,6 +98,7 @@ def train(
     if run.step == config.max_steps:
         run.log.say(f"{run.folder} holds a finished run of {run.step} steps.")
     with (
+        told_if_disk_is_full(run.folder, "the checkpoints that are finished are kept"),
         run.log,
         StopSignal(patient=run.world_size > 1) as stop,
         contextlib.closing(run.prepared_steps()) as prepared_steps,
@@ -318,7 +322,7 @@ class _Run:
             if self.config.resume == "restart":
                 for name in ("checkpoints", "model"):
                     shutil.rmtree(self.folder / name, ignore_errors=True)
-                for name in ("log.jsonl", "config.yaml"):
+                for name in ("log.jsonl", "config.yaml", LINEAGE):
                     (self.folder / name).unlink(missing_ok=True)
             begun = any((self.folder / name).exists() for name in ("log.jsonl", "checkpoints", "model"))
             differences = differing_keys(self.config, saved) if begun and saved.exists() else []

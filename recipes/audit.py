@@ -11,7 +11,7 @@ finding of each that does.
 
 from dataclasses import dataclass
 
-from lmbase.config import option, run
+from lmbase.config import option, run, single_process
 from lmbase.devices import choose_device
 from sllm.evaluation import AUDIT_TEXTS, audit_loaded, read_texts
 from sllm.loading import load_model
@@ -25,6 +25,7 @@ class Config:
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
 
 
+@single_process
 def main(config: Config) -> None:
     if not config.model:
         raise ValueError("Nothing to audit: give --model PATH [PATH ...].")

@@ -6,7 +6,8 @@
 Every byte of every text is scored once, in windows that overlap by half, in fp32. Each model is audited first: one
 whose scores can see what they score gets no likelihood, and the recipe ends with the first finding. An SLLM has two
 rows: its full window, and equal context, where no prediction sees earlier text than the baseline's window does.
-`ratio` is bits per byte over the baseline's (below 1 is better), with a 95% interval over documents.
+`ratio` is bits per byte over the baseline's (below 1 is better), with a 95% interval over documents. Speed and cache
+are measured last, in `dtype`.
 
 --protocol paper scores as the published evaluation meant to: perplexity per own token, first sentence and stop flags
 left out. Such rows are not comparable with any others.
@@ -18,9 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lmbase.config import option, run
+import torch
+
+from lmbase.config import option, run, single_process
 from lmbase.devices import choose_device
-from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics, write_text
+from lmbase.files import write_text
+from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics
 from sentencevae import SentenceVAE
 from sllm.evaluation import (
     audit_loaded,
@@ -52,6 +56,7 @@ class Config:
     prompt_tokens: int = option(128, "tokens of the prompt for that")
     new_tokens: int = option(128, "tokens written for that")
     rounds: int = option(5, "timed rounds, after a warm-up")
+    dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights while speed and cache are measured")
     samples: int = option(3, "texts to show: continuations, and an autoencoder's reconstructions (samples.json)")
     quick: bool = option(False, "two documents, one timed round, few tokens, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
@@ -77,6 +82,7 @@ def choose_baseline(models: list[LoadedModel], name: str | None) -> LoadedModel:
     return candidates[-1]
 
 
+@single_process
 def main(config: Config) -> list[Row]:
     if not config.model:
         raise ValueError("Nothing to evaluate: give --model PATH [PATH ...].")
@@ -111,8 +117,11 @@ def main(config: Config) -> list[Row]:
                     compare(row, found, reference, baseline.name, config.seed)
                 rows.append(row)
     rows += [evaluate_reconstruction(m, data, config.max_sentences) for m in models if isinstance(m.model, SentenceVAE)]
+    samples = show_samples(models, data.texts[: config.samples], config.prompt_tokens // 4, config.new_tokens // 2)
     if config.speed and config.protocol == "exact":
         text = max(data.texts[:100], key=len)
+        for loaded in language_models:  # from here on nothing is scored
+            loaded.model.to(torch.bfloat16 if config.dtype == "bf16" else torch.float32)  # type: ignore[arg-type]
         figures = compare_generation(
             language_models, baseline, text, config.prompt_tokens, config.new_tokens, config.rounds
         )
@@ -122,14 +131,12 @@ def main(config: Config) -> list[Row]:
                 row.tokens_per_second = own.pop("tokens_per_second")
                 row.seconds_to_first_sentence = own.pop("seconds_to_first_sentence")
                 row.kv_bytes_per_token = own.pop("kv_bytes_per_token")
-                row.extra |= own
+                row.extra |= {"speed_dtype": config.dtype, **own}
     table = markdown_table(rows)
     print(markdown_table(rows, [name for name in SHOWN if name in filled_columns(rows)]))
     folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    samples = show_samples(models, data.texts[: config.samples], config.prompt_tokens // 4, config.new_tokens // 2)
     write_text(folder / "samples.json", json.dumps(samples, indent=2, ensure_ascii=False) + "\n")
-    (folder / "table.md").write_text(table + "\n", encoding="utf-8")
+    write_text(folder / "table.md", table + "\n")
     seconds = time.perf_counter() - started
     write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
     return rows

@@ -5,6 +5,11 @@ one vector per sentence.
     sllm finetune-sllm sllm_opt125m_h1 --data my_text/*.txt
     torchrun --nproc-per-node 8 recipes/finetune_sllm.py sllm_opt1.3b_h1 --strategy fsdp
 
+With `num_future_tokens` the sentence decoder has drafting heads: it writes the same text, in fewer passes. They can be
+trained together with the rest, or added to a finished model, which then stays as it is:
+
+    sllm finetune-sllm --model runs/sllm_tiny --num_future_tokens 3 --train_draft_heads_only true --data runs/data_tiny
+
 `vae` is a run of pretrain-vae, `opt` the trunk; `model` instead of both goes on with an SLLM. Logged on the valid
 split: nats per token, nats of the stop flag, bits per byte in training windows; `sllm evaluate` gives the exact,
 audited figures beside the baselines.
@@ -13,6 +18,7 @@ audited figures beside the baselines.
 from dataclasses import dataclass
 
 import torch
+from pydantic import PositiveInt
 
 from lmbase.config import option, run
 from lmbase.flops import FORWARD_AND_BACKWARD
@@ -47,6 +53,10 @@ class Config(TrainingConfig):
     freeze_trunk_layers: int | None = option(None, "k: train only the trunk's first and last k layers; null: all")
     freeze_autoencoder: bool | None = option(None, "train the trunk and the joints only; default: false")
     stop_weight: float | None = option(None, "weight of the stop flag's loss; default: 1, exact likelihood")
+    num_future_tokens: PositiveInt | None = option(
+        None, "heads of the sentence decoder, those after the first draft; default: the model's, or 1"
+    )
+    train_draft_heads_only: bool | None = option(None, "add drafting heads to a finished `model`, which stays as it is")
     train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
     eval_windows: int = option(64, "windows of the valid split that the log's figures are taken from")
 
@@ -54,7 +64,14 @@ class Config(TrainingConfig):
 def build(config: Config) -> SLLM:
     """The model to train, its processor with it."""
     torch.manual_seed(config.seed)
-    names = ("max_sentences", "freeze_trunk_layers", "freeze_autoencoder", "stop_weight")
+    names = (
+        "max_sentences",
+        "freeze_trunk_layers",
+        "freeze_autoencoder",
+        "stop_weight",
+        "num_future_tokens",
+        "train_draft_heads_only",
+    )
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     memory = {name: getattr(config, name) for name in ("num_memory_states", "num_memory_tokens")}
     memory = {name: value for name, value in memory.items() if value is not None}
@@ -122,7 +139,8 @@ def main(config: Config) -> TrainingResult:
     )
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
     flops = FORWARD_AND_BACKWARD * model.flops(result.tokens, num_sentences)
-    write_training(config.output_dir, result.tokens, result.seconds, flops, [config.model, config.vae, config.opt])
+    parents = [config.model, config.vae, config.opt]
+    write_training(config.output_dir, result.tokens, result.seconds, flops, parents, seed=config.seed)
     return result
 
 

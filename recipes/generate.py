@@ -3,20 +3,27 @@
     sllm generate --model runs/sllm_tiny --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --prompt_file story.txt --do_sample true --temperature 0.8 --seed 1
     sllm generate --model runs/opt_tiny --prompt "Returns the"
+    sllm generate --model runs/mtp_tiny --num_draft 3 --prompt "Returns the"
 
 An unfinished last sentence of the prompt is continued, not encoded. The prompt is shown too, what is new follows it.
+Afterwards stderr tells how many tokens were written, how fast (reading the prompt included), what ended the text and,
+for an SLLM, the share of its sentences that cutting and tokenising their text anew would change; for a multi-token
+model, which drafts with its heads, tokens per forward pass.
 """
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import TextStreamer
 
-from lmbase.config import option, run
+from lmbase.config import option, run, single_process
 from lmbase.devices import choose_device
 from lmbase.opt import encode_text
+from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm import SLLM
 from sllm.loading import load_model
@@ -34,8 +41,9 @@ class Config:
     top_k: int | None = option(None, "draw from the k most probable tokens")
     top_p: float | None = option(None, "draw from the most probable tokens that hold this much probability")
     seed: int | None = option(None, "makes draws repeatable")
+    num_draft: str = option("auto", "heads to write with; 1: plain decoding; auto: as many as pay, of those there are")
     overflow: str = option("stop", "when the trunk's positions are used up: stop or slide (SLLM)")
-    dtype: str = option("fp32", "fp32 or bf16")
+    dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights and of the computation")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
 
 
@@ -50,9 +58,8 @@ def read_prompt(config: Config) -> str:
     return config.prompt if config.prompt is not None else sys.stdin.read()
 
 
+@single_process
 def main(config: Config) -> str:
-    if config.dtype not in ("fp32", "bf16"):
-        raise ValueError(f"dtype={config.dtype!r}: choose fp32 or bf16.")
     prompt = read_prompt(config)
     loaded = load_model(config.model)
     device = choose_device(config.device)
@@ -62,19 +69,37 @@ def main(config: Config) -> str:
     streamer = TextStreamer(loaded.tokenizer, clean_up_tokenization_spaces=False, skip_special_tokens=True)
     sampling = {k: getattr(config, k) for k in ("do_sample", "temperature", "top_k", "top_p")}
     sampling = {k: v for k, v in sampling.items() if v is not None}
+    num_draft = int(config.num_draft) if config.num_draft.isdigit() else config.num_draft
+    started = time.perf_counter()
     if isinstance(model, SLLM):
         output = model.generate(
             text=prompt,
             max_new_tokens=config.max_new_tokens,
             max_new_sentences=config.max_new_sentences,
             overflow=config.overflow,
+            num_draft=num_draft,
             seed=config.seed,
             streamer=streamer,
             **sampling,
         )
         assert output.texts is not None
-        print(f"[{output.num_new_tokens[0]} tokens, finished by {output.finish_reason[0]}]", file=sys.stderr)
+        assert output.statistics is not None
+        drafted = output.statistics.tokens_per_forward if model.draft_heads else None
+        tell(output.num_new_tokens[0], started, output.finish_reason[0], output.recut_share, drafted)
         return output.texts[0]
+    if isinstance(model, MultiTokenLM):
+        written = model.generate(
+            text=prompt,
+            max_new_tokens=config.max_new_tokens,
+            num_draft=num_draft,
+            seed=config.seed,
+            streamer=streamer,
+            **sampling,
+        )
+        assert written.texts is not None
+        found = written.statistics
+        tell(written.num_new_tokens[0], started, written.finish_reason[0], tokens_per_forward=found.tokens_per_forward)
+        return written.texts[0]
     ids = encode_text(loaded.tokenizer, prompt)
     inputs = torch.tensor([[model.config.bos_token_id, *ids]], device=device)
     positions = model.config.max_position_embeddings
@@ -93,7 +118,27 @@ def main(config: Config) -> str:
         streamer=streamer,
         **sampling,
     )
-    return str(loaded.tokenizer.decode(sequences[0, inputs.shape[1] :], skip_special_tokens=True))
+    new = sequences[0, inputs.shape[1] :]
+    ended = len(new) > 0 and bool(new[-1] == model.config.eos_token_id)
+    tell(len(new) - ended, started, "stop" if ended else "length")
+    return str(loaded.tokenizer.decode(new, skip_special_tokens=True))
+
+
+def tell(
+    num_tokens: int,
+    started: float,
+    reason: str,
+    recut_share: float | None = None,
+    tokens_per_forward: float | None = None,
+) -> None:
+    """A line about what was written, on stderr, so that stdout holds text only. End marks are no tokens of text."""
+    seconds = time.perf_counter() - started
+    line = f"{num_tokens} tokens in {seconds:.2f} s ({num_tokens / seconds:,.1f} tokens/s), finished by {reason}"
+    if recut_share is not None:
+        line += f", {recut_share:.1%} of the sentences would change if their text were cut and tokenised anew"
+    if tokens_per_forward:
+        line += f", {tokens_per_forward:.2f} tokens per forward pass"
+    print(f"[{line}]", file=sys.stderr)
 
 
 if __name__ == "__main__":

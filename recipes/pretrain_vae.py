@@ -148,9 +148,8 @@ def main(config: Config) -> TrainingResult:
     )
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
     flops = FORWARD_AND_BACKWARD * vae.flops(result.tokens, num_sentences)
-    write_training(
-        config.output_dir, result.tokens, result.seconds, flops, [config.opt if config.start_from_table else None]
-    )
+    parents = [config.opt if config.start_from_table else None]
+    write_training(config.output_dir, result.tokens, result.seconds, flops, parents, seed=config.seed)
     return result
 
 

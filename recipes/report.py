@@ -16,7 +16,7 @@ makes the tables in Markdown files anew from the metrics files that their commen
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmbase.config import option, run
+from lmbase.config import option, run, single_process
 from lmbase.report import write_report
 from lmbase.tables import fill_tables
 
@@ -30,6 +30,7 @@ class ReportConfig:
     fill: list[str] = option([], "Markdown files whose tables are made anew; nothing else is done then")
 
 
+@single_process
 def main(config: ReportConfig) -> tuple[Path, ...]:
     """Writes the report and returns the paths of the HTML page and the Markdown file (or of the files filled)."""
     if config.fill:

@@ -1,7 +1,7 @@
 """The sentence autoencoder, leaf to root: layers, encoder, decoder, SentenceVAE.
 
 N sentences, T tokens of a sentence (end mark included on the decoder's side), D width, H heads, V vocabulary,
-M memory vectors of a sentence, C positions held by a decoder cache.
+M memory vectors of a sentence, C positions held by a decoder's cache.
 
     input_ids (N,T) -> SentenceEncoder -> sentence_embeds (N,D) -> SentenceDecoder -> hidden states (N,T,D) -> V
 """
@@ -21,12 +21,12 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
-from lmbase.collate import pad_tokens
+from lmbase.cache import RowCache
 from lmbase.flops import linear_flops
-from lmbase.losses import close_token, vocabulary_loss
-from lmbase.modes import inference_method
+from lmbase.losses import vocabulary_loss
 from lmbase.processing import ProcessorMixin
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
+from sentencevae.generation_sentencevae import SentenceVAEGenerationMixin
 
 
 class Attention(nn.Module):
@@ -75,6 +75,7 @@ class LayerMemory:
 
 
 Memories = list[LayerMemory] | None  # of all layers of a decoder
+Places = slice | Tensor  # positions of a sentence: the same for all, or (N,T)
 
 
 class FeedForward(nn.Module):
@@ -121,8 +122,8 @@ class PositionGates(nn.Module):
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, 2, self.weight.shape, generator=generator, dtype=torch.float32) * 2 - 1
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        return x * self.weight[start : start + x.shape[1]]
+    def forward(self, x: Tensor, places: Places) -> Tensor:
+        return x * self.weight[places]
 
 
 class SentenceEncoder(nn.Module):
@@ -143,7 +144,7 @@ class SentenceEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, mask[:, None, None, :])
         x = self.norm(x)
-        gated = x if self.gates is None else self.gates(x)
+        gated = x if self.gates is None else self.gates(x, slice(0, x.shape[1]))
         pooled = (gated * mask[..., None]).sum(1)  # (N,D)
         return self.pool_norm(pooled), x
 
@@ -168,55 +169,48 @@ class DecoderLayer(nn.Module):
         x: Tensor,  # (N,T,D)
         read: Tensor,  # (N,T,D) the sentence vector as position t reads it
         memory: LayerMemory | None,
-        cache: "LayerCache | None",
+        cached: "CachedLayer | None" = None,
     ) -> Tensor:
         x = x + self.sentence_proj(read)
         h = self.attention_norm(x)
         keys_values = self.attention.keys_values(h)
-        if cache is None:
+        if cached is None:
             x = x + self.dropout(self.attention(h, keys_values, None, causal=True))
         else:
-            x = x + self.attention(h, *cache.extend(keys_values))
+            x = x + self.attention(h, cached.cache.update(*keys_values, cached.number), cached.visible)
         if memory is not None:
             x = x + self.dropout(self.memory_attention.read(self.memory_norm(x), memory))
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
-class LayerCache:
-    """Keys and values (N,H,C,d) of one decoder layer, allocated once."""
+@dataclass
+class CachedLayer:
+    """Where a layer finds the keys and values of earlier positions, and what each new position sees (N,1,T,C)."""
 
-    def __init__(self, num_positions: int):
-        self.num_positions = num_positions
-        self.length = 0
-        self.keys = self.values = torch.empty(0)
-
-    def extend(self, keys_values: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
-        """Append; return all keys and values so far and the mask for the new queries."""
-        keys, values = keys_values
-        n, h, t, d = keys.shape
-        if self.length == 0:
-            self.keys = keys.new_empty(n, h, self.num_positions, d)
-            self.values = values.new_empty(n, h, self.num_positions, d)
-        start, self.length = self.length, self.length + t
-        self.keys[:, :, start : self.length] = keys
-        self.values[:, :, start : self.length] = values
-        mask = None
-        if t > 1:
-            mask = torch.ones(t, self.length, dtype=torch.bool, device=keys.device).tril(start)
-        return (self.keys[:, :, : self.length], self.values[:, :, : self.length]), mask
+    cache: RowCache
+    number: int
+    visible: Tensor | None  # None: everything
 
 
 @dataclass
 class DecoderState:
     """What decoding a batch of sentences token by token remembers."""
 
-    caches: list[LayerCache]
+    cache: RowCache
     sentence_embeds: Tensor  # (N,D)
     memories: Memories
 
-    @property
-    def length(self) -> int:
-        return self.caches[0].length
+    def visible(self, num_rows: int) -> Tensor | None:
+        """What each of T new positions sees: all before it."""
+        if num_rows == 1 and self.cache.even:
+            return None
+        square = torch.ones(num_rows, num_rows, dtype=torch.bool, device=self.cache.device)
+        return self.cache.visible(square.tril())
+
+
+def memory_keys_values(layers: nn.ModuleList, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Vectors (N,M,D) -> each decoder layer's keys and values (N,H,M,d) of them, to be read through `LayerMemory`."""
+    return [layer.memory_attention.keys_values(vectors) for layer in cast(Iterable[DecoderLayer], layers)]
 
 
 class SentenceDecoder(nn.Module):
@@ -234,30 +228,53 @@ class SentenceDecoder(nn.Module):
 
     def forward(self, embeds: Tensor, sentence_embeds: Tensor, memories: Memories = None) -> Tensor:
         """All positions at once (teacher forcing): embeds (N,T,D) of the start token and the tokens but the last."""
-        return self._run(embeds, 0, sentence_embeds, memories, [None] * len(self.layers))
+        return self.norm(self.states(embeds, sentence_embeds, memories))
+
+    def states(self, embeds: Tensor, sentence_embeds: Tensor, memories: Memories = None) -> Tensor:
+        """`forward` before its last norm: what further blocks read."""
+        places = slice(0, embeds.shape[1])
+        return self._run(embeds, places, sentence_embeds, memories, [None] * len(self.layers))
 
     def start(self, sentence_embeds: Tensor, memories: Memories = None) -> DecoderState:
         """Begin to write one sentence for each row of sentence_embeds (N,D)."""
-        return DecoderState([LayerCache(self.max_positions) for _ in self.layers], sentence_embeds, memories)
+        cache = RowCache(len(sentence_embeds), self.max_positions, sentence_embeds.device)
+        return DecoderState(cache, sentence_embeds, memories)
 
     def step(self, embeds: Tensor, state: DecoderState) -> Tensor:
         """The next T positions (N,T,D), remembered in `state`; equals `forward` at those positions."""
-        return self._run(embeds, state.length, state.sentence_embeds, state.memories, state.caches)
+        x = self.norm(self.read(embeds, state))
+        state.cache.keep([range(embeds.shape[1])] * len(embeds))
+        return x
 
-    def memory_keys_values(self, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Vectors (N,M,D) -> each layer's keys and values (N,H,M,d) of them, to be read through `LayerMemory`."""
-        layers = cast(Iterable[DecoderLayer], self.layers)
-        return [layer.memory_attention.keys_values(vectors) for layer in layers]
+    def read(self, embeds: Tensor, state: DecoderState) -> Tensor:
+        """`step` before its last norm; the caller tells `state.cache` which positions to keep."""
+        visible = state.visible(embeds.shape[1])
+        cached = [CachedLayer(state.cache, number, visible) for number in range(len(self.layers))]
+        places = state.cache.places(embeds.shape[1])
+        return self._run(embeds, places, state.sentence_embeds, state.memories, cached)
 
-    def _run(self, embeds: Tensor, start: int, sentence_embeds: Tensor, memories: Memories, caches: list) -> Tensor:
-        stop = start + embeds.shape[1]
-        x = embeds + self.positions.weight[start:stop]  # (N,T,D)
-        read = sentence_embeds[:, None].expand_as(embeds)
-        read = read if self.gates is None else self.gates(read, start)
+    def reading(self, sentence_embeds: Tensor, places: Places) -> Tensor:
+        """The sentence vectors (N,D) as positions read them, (N,T,D) or (N,1,D)."""
+        read = sentence_embeds[:, None]
+        return read if self.gates is None else self.gates(read, self._within(places))
+
+    def _within(self, places: Places) -> Places:
+        if isinstance(places, slice):
+            if places.stop <= self.max_positions:
+                return places
+            places = torch.arange(places.start, places.stop, device=self.positions.weight.device)
+        # Guesses may lie behind the last position; what becomes of them is thrown away.
+        return places.clamp(max=self.max_positions - 1)
+
+    def _run(
+        self, embeds: Tensor, places: Places, sentence_embeds: Tensor, memories: Memories, cached: Sequence
+    ) -> Tensor:
+        x = embeds + self.positions.weight[self._within(places)]  # (N,T,D)
+        read = self.reading(sentence_embeds, places)
         of_layers: Sequence[LayerMemory | None] = memories or [None] * len(self.layers)
-        for layer, memory, cache in zip(self.layers, of_layers, caches, strict=True):
-            x = layer(x, read, memory, cache)
-        return self.norm(x)
+        for layer, memory, of_layer in zip(self.layers, of_layers, cached, strict=True):
+            x = layer(x, read, memory, of_layer)
+        return x
 
 
 @dataclass
@@ -310,20 +327,24 @@ class SentenceVAEPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["EncoderLayer", "DecoderLayer"]
 
     def _init_weights(self, module: nn.Module) -> None:
-        std = self.config.init_std
-        if isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=std)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=std)
-        elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
+        init_layer(module, self.config.init_std)
+
+
+def init_layer(module: nn.Module, std: float) -> None:
+    """Weights that an encoder or decoder layer starts with."""
+    if isinstance(module, nn.Linear):
+        init.normal_(module.weight, std=std)
+        if module.bias is not None:
             init.zeros_(module.bias)
-        elif isinstance(module, MemoryAttention):
-            init.zeros_(module.place_bias)
-        elif isinstance(module, PositionGates):
-            init.copy_(module.weight, module.start_signs())
+    elif isinstance(module, nn.Embedding):
+        init.normal_(module.weight, std=std)
+    elif isinstance(module, nn.LayerNorm):
+        init.ones_(module.weight)
+        init.zeros_(module.bias)
+    elif isinstance(module, MemoryAttention):
+        init.zeros_(module.place_bias)
+    elif isinstance(module, PositionGates):
+        init.copy_(module.weight, module.start_signs())
 
 
 def length_buckets(lengths: Tensor, rows_per_bucket: int = 64) -> Iterator[tuple[Tensor, int]]:
@@ -334,7 +355,7 @@ def length_buckets(lengths: Tensor, rows_per_bucket: int = 64) -> Iterator[tuple
         yield index, int(lengths[index[-1]]) if len(index) else 0  # without sentences one empty group
 
 
-class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):  # type: ignore[misc]
+class SentenceVAE(ProcessorMixin, SentenceVAEGenerationMixin, SentenceVAEPreTrainedModel):  # type: ignore[misc]
     """Sentence autoencoder: N sentences -> N vectors -> the same sentences (arXiv 2408.00655, section 3).
 
     Text methods need `processor`, which `from_pretrained` loads with the weights.
@@ -405,7 +426,8 @@ class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):  # type: ignore[m
             losses["kl"] = torch.stack(kl).sum()
         counts = self.loss_counts(input_ids, attention_mask)
         loss = sum((w * losses[name] / counts[name] for name, w in self.loss_weights.items()), start=torch.zeros(()))
-        return SentenceVAEOutput(loss=loss, losses=losses, correct=result.correct, sentence_embeds=sentence_embeds)
+        correct = result.row_correct.sum()
+        return SentenceVAEOutput(loss=loss, losses=losses, correct=correct, sentence_embeds=sentence_embeds)
 
     def _latent(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled states (n,D) -> sentence vectors (n,D) and their summed KL, each dimension's first nats free."""
@@ -440,88 +462,3 @@ class SentenceVAE(ProcessorMixin, SentenceVAEPreTrainedModel):  # type: ignore[m
             order.append(index)
         back = torch.cat(order).argsort()
         return torch.cat(embeds)[back], torch.cat(states)[back]
-
-    @inference_method
-    def encode_text(self, texts: list[str]) -> Tensor:
-        """Each text as one sentence -> (N, D).
-
-        Raises:
-            ValueError: an empty text, or one longer than a sentence may be.
-        """
-        rows = [self._one_sentence(text) for text in texts]
-        input_ids, attention_mask = pad_tokens(rows, self.config.pad_token_id)
-        return self.encode(input_ids.to(self.device), attention_mask.to(self.device))
-
-    def _one_sentence(self, text: str) -> list[int]:
-        ids = self.processor.encode(text).input_ids
-        if not 1 <= len(ids) <= self.config.max_sentence_tokens:
-            raise ValueError(
-                f"{text[:60]!r} has {len(ids)} tokens, and a sentence has 1 to {self.config.max_sentence_tokens}; "
-                "cut it first (lmbase.text.segment), or use reconstruct(), which does."
-            )
-        return ids
-
-    @inference_method
-    def decode(self, sentence_embeds: Tensor) -> list[list[int]]:
-        """Sentence vectors (N, D) -> token ids of N sentences, greedy and free-running, end marks left out."""
-        n = len(sentence_embeds)
-        state = self.decoder.start(sentence_embeds)
-        tokens = torch.full((n, 1), self.config.bos_token_id, device=sentence_embeds.device)
-        alive = torch.ones(n, dtype=torch.bool, device=sentence_embeds.device)
-        written, lengths = [], torch.zeros(n, dtype=torch.long, device=sentence_embeds.device)
-        for position in range(self.config.max_sentence_tokens):
-            hidden = self.decoder.step(self.embed_tokens(tokens), state)[:, -1]  # (N,D)
-            first = torch.full_like(alive, position == 0)
-            logits = close_token(hidden @ self.embed_tokens.weight.T, first, self.config.eos_token_id)
-            tokens = logits.argmax(-1, keepdim=True)  # (N,1)
-            alive &= tokens[:, 0] != self.config.eos_token_id
-            if not alive.any():
-                break
-            written.append(tokens)
-            lengths += alive
-        ids = torch.cat(written, dim=1).tolist() if written else [[] for _ in range(n)]
-        return [row[:length] for row, length in zip(ids, lengths.tolist(), strict=True)]
-
-    @inference_method
-    def reconstruct(self, texts: list[str], batch_size: int = 256) -> list[str]:
-        """Write texts again from their sentence vectors alone: cut, encode, decode free-running, join."""
-        documents = [encoded.sentences() for encoded in self.processor.encode_batch(texts)]
-        rows = [ids for sentences in documents for ids in sentences]
-        written = self.reconstruct_ids(rows, batch_size)
-        texts_out, position = [], 0
-        for sentences in documents:
-            ids = [i for row in written[position : position + len(sentences)] for i in row]
-            texts_out.append(self.processor.decode(ids))
-            position += len(sentences)
-        return texts_out
-
-    @inference_method
-    def reconstruct_ids(self, rows: list[list[int]], batch_size: int = 256) -> list[list[int]]:
-        """Token ids of sentences -> the ids that free-running greedy decoding writes from their vectors."""
-        written: list[list[int]] = [[] for _ in rows]
-        by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for start in range(0, len(rows), batch_size):
-            batch = by_length[start : start + batch_size]
-            input_ids, attention_mask = pad_tokens([rows[i] for i in batch], self.config.pad_token_id)
-            embeds = self.encode(input_ids.to(self.device), attention_mask.to(self.device))
-            for i, ids in zip(batch, self.decode(embeds), strict=True):
-                written[i] = ids
-        return written
-
-    @inference_method
-    def interpolate(self, a: str, b: str, steps: int = 5) -> list[str]:
-        """Sentences written from `steps` vectors on the straight line from `a`'s to `b`'s, both ends included."""
-        if steps < 2:
-            raise ValueError(f"steps={steps}: interpolation needs at least its two ends.")
-        ends = self.encode_text([a, b])
-        weights = torch.linspace(0, 1, steps, device=self.device)[:, None]
-        return [self.processor.decode(ids) for ids in self.decode(torch.lerp(ends[:1], ends[1:], weights))]
-
-    @inference_method
-    def sample(self, num_samples: int = 1, seed: int | None = None) -> list[str]:
-        """Sentences written from draws of the standard normal prior (Gaussian latent only)."""
-        if self.to_gaussian is None:
-            raise ValueError('sample() needs latent="gaussian": a deterministic autoencoder has no prior to draw from.')
-        generator = torch.Generator().manual_seed(seed) if seed is not None else None
-        z = torch.randn(num_samples, self.config.hidden_size, generator=generator).to(self.device, self.dtype)
-        return [self.processor.decode(ids) for ids in self.decode(z)]

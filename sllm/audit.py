@@ -14,9 +14,10 @@ from lmbase.collate import pad_sentences, pad_tokens
 from lmbase.losses import token_nats
 from lmbase.modes import inference_method
 from sentencevae.modeling_sentencevae import sentence_targets
+from sllm.stepwise_sllm import ReadingState
 
 if TYPE_CHECKING:
-    from sllm.modeling_sllm import SLLM, ReadingState
+    from sllm.modeling_sllm import SLLM
 
 Sentences = list[list[int]]
 
@@ -96,7 +97,7 @@ def _audit_steps(model: "SLLM", sentences: Sentences, report: AuditReport) -> No
             model.read_sentence(ids, mask, state)
 
 
-def _score_step(model: "SLLM", ids: Tensor, mask: Tensor, state: "ReadingState") -> Tensor:
+def _score_step(model: "SLLM", ids: Tensor, mask: Tensor, state: ReadingState) -> Tensor:
     """Nats of one sentence (1, T) given what was read, token by token, and of the flag that it follows."""
     embed, decoder = model.autoencoder.embed_tokens, model.autoencoder.decoder
     cut = sentence_targets(ids, mask, model.config.autoencoder)

@@ -22,6 +22,9 @@ class SLLMConfig(PreTrainedConfig):
         freeze_trunk_layers: None trains the whole trunk, k only its first and last k layers.
         freeze_autoencoder: train the trunk and the joints only.
         stop_weight: weight of the stop flag's loss; 1 makes the objective the exact likelihood of the text.
+        num_future_tokens: heads of the sentence decoder; head i predicts the i-th next token of the sentence, and those
+            after the first draft what the first then verifies (arXiv 2404.19737).
+        train_draft_heads_only: everything else stays as it is, and so does the likelihood.
     """
 
     model_type = "sllm"
@@ -37,6 +40,8 @@ class SLLMConfig(PreTrainedConfig):
         freeze_trunk_layers: int | None = None,
         freeze_autoencoder: bool = False,
         stop_weight: float = 1.0,
+        num_future_tokens: int = 1,
+        train_draft_heads_only: bool = False,
         **kwargs,
     ):
         self.autoencoder = _as_config(autoencoder, SentenceVAEConfig)
@@ -47,6 +52,8 @@ class SLLMConfig(PreTrainedConfig):
         self.freeze_trunk_layers = freeze_trunk_layers
         self.freeze_autoencoder = freeze_autoencoder
         self.stop_weight = stop_weight
+        self.num_future_tokens = num_future_tokens
+        self.train_draft_heads_only = train_draft_heads_only
         # The one state that predicts the sentence is read as its vector: alone it needs no attention.
         extended = num_memory_states > 1 or num_memory_tokens > 0
         self.autoencoder.memory_size = num_memory_states + num_memory_tokens if extended else 0
@@ -96,6 +103,10 @@ class SLLMConfig(PreTrainedConfig):
         layers = self.trunk.num_hidden_layers
         if self.freeze_trunk_layers is not None and not 0 <= self.freeze_trunk_layers <= layers:
             faults.append(f"freeze_trunk_layers={self.freeze_trunk_layers}: choose 0 to {layers}")
+        if self.num_future_tokens < 1:
+            faults.append(f"num_future_tokens={self.num_future_tokens}: at least 1, the next token")
+        if self.train_draft_heads_only and self.num_future_tokens < 2:
+            faults.append("train_draft_heads_only: there are none; set num_future_tokens to 2 or more")
         if faults:
             raise ValueError("This SLLM cannot be built:\n  " + "\n  ".join(faults))
 

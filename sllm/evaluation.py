@@ -6,22 +6,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import DynamicCache, OPTForCausalLM
 
 from lmbase.audit import AuditReport, audit_tokens
+from lmbase.cache import RowCache
 from lmbase.collate import pad_tokens
 from lmbase.corpora import open_corpus
 from lmbase.metrics import Row, bits_per_byte, paired_bootstrap, perplexity
 from lmbase.open_data import load_prepared
-from lmbase.opt import DocumentNats, TokenLM, encode_text, score_tokens
-from lmbase.windows import Window, sentence_windows, windows
+from lmbase.opt import DocumentNats, encode_text, score_tokens
+from lmbase.windows import Window, sentence_windows, training_windows, windows
+from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm.audit import audit_sentences
-from sllm.loading import LoadedModel
+from sllm.loading import LoadedModel, token_lm
 from sllm.modeling_sllm import SLLM
 from sllm.scoring import score_sentences
 
@@ -73,13 +75,13 @@ def make_texts(texts: Sequence[str], corpus: str, baseline: LoadedModel) -> Text
     if not kept:
         raise ValueError("There is no text to evaluate on: the split is empty.")
     tokens = sum(len(encode_text(baseline.tokenizer, text)) for text in kept)
-    assert isinstance(baseline.model, OPTForCausalLM)
-    return Texts(kept, corpus, tokens, baseline, opt_window(baseline.model))
+    return Texts(kept, corpus, tokens, baseline, token_window(baseline))
 
 
-def opt_window(opt: OPTForCausalLM) -> int:
+def token_window(loaded: LoadedModel) -> int:
     """Tokens of a window: what it was trained on here, else all its positions; one is the opening </s>'s."""
-    return getattr(opt.config, "training_context", opt.config.max_position_embeddings) - 1
+    config = loaded.model.config
+    return getattr(config, "training_context", config.max_position_embeddings) - 1
 
 
 def audit_loaded(loaded: LoadedModel, texts: Sequence[str]) -> AuditReport:
@@ -95,19 +97,20 @@ def audit_loaded(loaded: LoadedModel, texts: Sequence[str]) -> AuditReport:
         _check_long_enough(loaded, len(sentences), "sentences")
         most = min(AUDIT_SENTENCES, loaded.model.config.max_sentences)
         return audit_sentences(loaded.model, sentences[:most])
-    opt = loaded.model
-    if not isinstance(opt, OPTForCausalLM):
+    model = token_lm(loaded)
+    if model is None:
         raise ValueError(f"{loaded.name} is an autoencoder: it predicts no text, so there is nothing to audit.")
-    ids = encode_text(loaded.tokenizer, text)[: min(AUDIT_TOKENS, opt_window(opt))]
+    ids = encode_text(loaded.tokenizer, text)[: min(AUDIT_TOKENS, token_window(loaded))]
     _check_long_enough(loaded, len(ids), "tokens")
-    model = TokenLM(opt).eval()
+    device = loaded.model.device
 
     @torch.no_grad()
     def score(tokens: list[int]) -> torch.Tensor:
-        input_ids, mask = (t.to(opt.device) for t in pad_tokens([tokens], cast(int, opt.config.pad_token_id)))
-        return model.nats(input_ids, mask, torch.zeros(1, dtype=torch.bool, device=input_ids.device))[0, :-1]
+        input_ids, mask = (t.to(device) for t in pad_tokens([tokens], loaded.model.config.pad_token_id))
+        return model.nats(input_ids, mask, torch.zeros(1, dtype=torch.bool, device=device))[0, :-1]
 
-    return audit_tokens(score, functools.partial(_score_steps, opt), ids, len(loaded.tokenizer))
+    steps: Any = _score_mtp_steps if isinstance(model, MultiTokenLM) else _score_steps
+    return audit_tokens(score, functools.partial(steps, loaded.model), ids, len(loaded.tokenizer))
 
 
 def _check_long_enough(loaded: LoadedModel, found: int, unit: str) -> None:
@@ -128,11 +131,47 @@ def _score_steps(opt: OPTForCausalLM, ids: list[int]) -> torch.Tensor:
     return torch.stack(nats)
 
 
+@torch.no_grad()
+def _score_mtp_steps(model: MultiTokenLM, ids: list[int]) -> torch.Tensor:
+    """The same for head 1 of a multi-token model."""
+    cache, nats = RowCache(1, len(ids), model.device), []
+    alone = torch.ones(1, 1, dtype=torch.bool, device=model.device)
+    for read, target in pairwise([model.config.bos_token_id, *ids]):
+        _, states = model.step(torch.tensor([[read]], device=model.device), None, alone, cache)
+        cache.keep([[0]])
+        logits = model.finish(states[0][0, 0]) @ model.unembedding(1).T
+        nats.append(-logits.float().log_softmax(-1)[target])
+    return torch.stack(nats)
+
+
+@torch.no_grad()
+def nats_of_heads(model: MultiTokenLM, documents: Sequence[list[int]], window: int, batch_size: int = 4) -> list[float]:
+    """Mean nats per target of each head, over windows that do not overlap."""
+    pieces = [(ids[a:b], b == len(ids)) for ids in documents for a, b in training_windows(len(ids), window)]
+    pieces.sort(key=lambda piece: len(piece[0]))
+    sums, counts = np.zeros(len(model.heads)), np.zeros(len(model.heads))
+    for start in range(0, len(pieces), batch_size):
+        rows, ends = zip(*pieces[start : start + batch_size], strict=True)
+        ids, mask = pad_tokens(rows, model.config.pad_token_id)
+        batch = (ids.to(model.device), mask.to(model.device), torch.tensor(ends, device=model.device))
+        sums += [float(nats.sum(dtype=torch.float64)) for nats in model.nats_by_head(*batch)]
+        counts += [float(count) for name, count in model.loss_counts(*batch).items() if name != "heads"]
+    return (sums / counts.clip(min=1)).tolist()
+
+
 def evaluate_likelihood(loaded: LoadedModel, data: Texts) -> list[tuple[Row, list[DocumentNats]]]:
-    """One row per way of cutting windows: `full window`, and for an SLLM also `equal context`."""
-    if isinstance(loaded.model, OPTForCausalLM):
-        found = score_tokens(loaded.model, loaded.tokenizer, data.texts, window=opt_window(loaded.model))
-        return [(_likelihood_row(loaded, data, "full window", found), found)]
+    """One row per way of cutting windows: `full window`, and for an SLLM also `equal context`. A multi-token model is
+    scored by head 1; its row also has the mean nats of each head."""
+    token_model = token_lm(loaded)
+    if token_model is not None:
+        window = token_window(loaded)
+        found = score_tokens(token_model, loaded.tokenizer, data.texts, window=window)
+        row = _likelihood_row(loaded, data, "full window", found)
+        if isinstance(token_model, MultiTokenLM):
+            flat = [encode_text(loaded.tokenizer, text) for text in data.texts]
+            for i, nats in enumerate(nats_of_heads(token_model, flat, window), start=1):
+                row.extra[f"nats_head_{i}"] = nats
+        return [(row, found)]
     model = loaded.model
     assert isinstance(model, SLLM)
     encoded = model.processor.encode_batch(data.texts)
@@ -194,8 +233,9 @@ def compare(row: Row, found: list[DocumentNats], baseline: list[DocumentNats], n
 def paper_row(loaded: LoadedModel, data: Texts) -> Row:
     """The figure that the published evaluation meant to give: perplexity per own token and end mark, the first sentence
     and the stop flags left out. Not comparable with any other protocol, nor between tokenizers."""
-    if isinstance(loaded.model, OPTForCausalLM):
-        found = score_tokens(loaded.model, loaded.tokenizer, data.texts, window=opt_window(loaded.model))
+    token_model = token_lm(loaded)
+    if token_model is not None:
+        found = score_tokens(token_model, loaded.tokenizer, data.texts, window=token_window(loaded))
         nats = sum(d.nats for d in found)
         targets = sum(len(d.token) for d in found)
     else:

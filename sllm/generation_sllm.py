@@ -16,12 +16,14 @@ from transformers.utils import ModelOutput
 
 from lmbase.collate import pad_sentences, pad_tokens
 from lmbase.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
-from lmbase.losses import close_token
 from lmbase.modes import inference_method
 from lmbase.tokenization import token_bytes
+from multitoken.speculation import SpeculationStatistics, check_num_draft
+from sllm.sentence_writer import Sentence, SentenceWriter
+from sllm.stepwise_sllm import ReadingState
 
 if TYPE_CHECKING:
-    from sllm.modeling_sllm import SLLM, ReadingState
+    from sllm.modeling_sllm import SLLM
 
 OVERFLOWS = ("stop", "slide")
 
@@ -41,6 +43,7 @@ class SentenceGenerateOutput(ModelOutput):
             None without a processor or without new sentences.
         texts: for each text the new part, decoded; None without a processor.
         past_key_values: the trunk's cache as it was left; None if nothing had to be read.
+        statistics: what drafting inside sentences brought, end marks counted as tokens.
     """
 
     # A ModelOutput's fields need defaults; these five are always there.
@@ -52,6 +55,7 @@ class SentenceGenerateOutput(ModelOutput):
     recut_share: float | None = None
     texts: list[str] | None = None
     past_key_values: Cache | None = None
+    statistics: SpeculationStatistics | None = None
 
 
 @dataclass
@@ -95,6 +99,7 @@ class SentenceGenerationMixin(GenerationMixin):
         text: str | Sequence[str] | None = None,
         max_new_sentences: int | None = None,
         overflow: str = "stop",
+        num_draft: int | str = "auto",
         seed: int | None = None,
         **kwargs,
     ) -> SentenceGenerateOutput:
@@ -105,11 +110,14 @@ class SentenceGenerationMixin(GenerationMixin):
             attention_mask: of the same shape; default: everything but padding.
             generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...;
                 with return_dict_in_generate=False only the tensor `sequences` is returned.
-            logits_processor: as in Transformers; called with the tokens of the sentence that is being written (B, T).
+            logits_processor: as in Transformers; called for one text at a time with the tokens of the sentence that is
+                being written (1, T).
             streamer: a Transformers streamer (one text only); it is handed whole sentences.
             text: a text or a list of texts.
             max_new_sentences: stop after writing this many.
             overflow: when the trunk's positions are used up: `stop`, or `slide` to drop the oldest half and read again.
+            num_draft: k writes sentences with heads 1 to k of the decoder, 1 is token by token; `auto` drafts as long
+                as it pays. The text is the same, in sampling with the same seed.
             seed: makes sampling repeatable.
 
         An unfinished last sentence of a prompt is not encoded: it is forced as the decoder's first tokens.
@@ -126,17 +134,20 @@ class SentenceGenerationMixin(GenerationMixin):
         texts = _read_ids(self, prompt, attention_mask) if isinstance(prompt, Tensor) else _read_text(self, prompt)
         if streamer is not None and len(texts) != 1:
             raise ValueError(f"A streamer shows one text, and {len(texts)} prompts were given.")
-        sampler = Sampler(config, self.device, seed, logits_processor)
+        sampler = Sampler(config, len(texts), self.config.vocab_size, self.device, seed, logits_processor)
+        drafts, automatic = check_num_draft(num_draft, self.config.num_future_tokens)
+        writer = SentenceWriter(self, len(texts), sampler, drafts, automatic)
         limit = config.max_new_tokens
         if limit is None:
             limit = DEFAULT_NEW_TOKENS if max_new_sentences is None else 2**62
         sentence_limit = 2**62 if max_new_sentences is None else max_new_sentences
         if streamer is not None:
             streamer.put(torch.tensor(texts[0].ids()))
-        state = _write(self, texts, sampler, limit, sentence_limit, config.min_new_tokens or 0, overflow, streamer)
+        state = _write(self, texts, writer, limit, sentence_limit, config.min_new_tokens or 0, overflow, streamer)
         if streamer is not None:
             streamer.end()
         output = _output(self, texts, state, prompt.shape[1] if isinstance(prompt, Tensor) and prompt.dim() == 2 else 0)
+        output.statistics = writer.statistics
         if config.return_dict_in_generate is False:
             return output.sequences  # type: ignore[return-value]  # for code that was written for Transformers' models
         return output
@@ -198,13 +209,13 @@ def _open(model: "SLLM", sentences: list[list[int]], opening: list[int] | None =
 def _write(
     model: "SLLM",
     texts: list[_Text],
-    sampler: Sampler,
+    writer: SentenceWriter,
     limit: int,
     sentence_limit: int,
     min_new_tokens: int,
     overflow: str,
     streamer,
-) -> "ReadingState | None":
+) -> ReadingState | None:
     """Write sentences until every text has a finish_reason; returns what was read."""
     positions = model.config.trunk.max_position_embeddings
     _slide_or_stop(texts, positions, overflow)
@@ -215,70 +226,46 @@ def _write(
         if num_sentences >= sentence_limit or limit == 0:
             _finish(_alive(texts), "length")
             break
-        stops = sampler.yes(model.stop_head(state.states[:, -1]).squeeze(-1).float()).tolist()
+        stops = writer.sampler.yes(model.stop_head(state.states[:, -1]).squeeze(-1).float()).tolist()
         for text, stop in zip(texts, stops, strict=True):
             if stop and not text.finish_reason and not text.forced and text.num_new_tokens >= min_new_tokens:
                 text.finish_reason = "stop"
         if not _alive(texts):
             break
-        rows = _write_sentence(model, texts, state, sampler, limit)
+        sentences = _write_sentence(texts, state, writer, limit)
         num_sentences += 1
         if streamer is not None:
-            streamer.put(torch.tensor(rows[0][1]))
+            streamer.put(torch.tensor(sentences[0].new))
         _finish([t for t in _alive(texts) if t.num_new_tokens >= limit], "length")
         if not _alive(texts) or num_sentences >= sentence_limit:
             continue
         if _slide_or_stop(texts, positions, overflow):
             state = _read_all(model, texts)
         elif _alive(texts):
-            ids, mask = pad_tokens([sentence for sentence, _ in rows], model.config.pad_token_id)
+            ids, mask = pad_tokens([sentence.ids for sentence in sentences], model.config.pad_token_id)
             keep = torch.tensor([not text.finish_reason for text in texts])[:, None]
             ids, mask = _at_least_one_column(ids, mask & keep, model.config.pad_token_id)
             model.read_sentence(ids.to(model.device), mask.to(model.device), state)
     return state
 
 
-def _write_sentence(
-    model: "SLLM", texts: list[_Text], state: "ReadingState", sampler: Sampler, limit: int
-) -> list[tuple[list[int], list[int]]]:
-    """Write one sentence of every living text; for each the whole sentence and its new tokens (others: empty)."""
-    embed, config = model.autoencoder.embed_tokens, model.config
-    decoder_state = model.start_writing(state)
-    tokens = [config.bos_token_id] * len(texts)
-    rows: list[tuple[list[int], list[int]]] = [([], []) for _ in texts]
-    writing = [not text.finish_reason for text in texts]
-    written = torch.empty(len(texts), 0, dtype=torch.long, device=model.device)
-    for position in range(config.max_sentence_tokens):
-        inputs = torch.tensor(tokens, device=model.device)[:, None]  # (B,1)
-        hidden = model.autoencoder.decoder.step(embed(inputs), decoder_state)[:, -1]  # (B,D)
-        first = torch.full((len(texts),), position == 0, device=model.device)
-        tokens = sampler(close_token(hidden @ embed.weight.T, first, config.eos_token_id), written).tolist()
-        for b, text in enumerate(texts):
-            if not writing[b]:
-                continue
-            forced = position < len(text.forced)
-            if forced:
-                tokens[b] = text.forced[position]
-            elif tokens[b] == config.eos_token_id:
-                writing[b] = False
-                continue
-            else:
-                text.num_new_tokens += 1
-                rows[b][1].append(tokens[b])
-            rows[b][0].append(tokens[b])
-            writing[b] = text.num_new_tokens < limit
-        written = torch.cat([written, torch.tensor(tokens, device=model.device)[:, None]], dim=1)
-        if not any(writing):
-            break
-    for text, (sentence, _) in zip(texts, rows, strict=True):
+def _write_sentence(texts: list[_Text], state: ReadingState, writer: SentenceWriter, limit: int) -> list[Sentence]:
+    """Write one sentence of every living text; those of others stay empty."""
+    sentences = [
+        Sentence(list(text.forced), limit - text.num_new_tokens, writing=not text.finish_reason) for text in texts
+    ]
+    writer.write(state, sentences)
+    for text, sentence in zip(texts, sentences, strict=True):
         if text.finish_reason:
+            sentence.ids = []
             continue
         text.forced = []
-        if text.num_new_tokens >= limit and len(sentence) < config.max_sentence_tokens:
-            text.unfinished = sentence  # its end was never predicted
+        text.num_new_tokens += len(sentence.new)
+        if sentence.closed:
+            text.sentences = [*text.sentences, sentence.ids]
         else:
-            text.sentences = [*text.sentences, sentence]
-    return rows
+            text.unfinished = sentence.ids  # its end was never predicted
+    return sentences
 
 
 def _slide_or_stop(texts: list[_Text], positions: int, overflow: str) -> bool:
@@ -296,7 +283,7 @@ def _slide_or_stop(texts: list[_Text], positions: int, overflow: str) -> bool:
     return slid
 
 
-def _read_all(model: "SLLM", texts: list[_Text]) -> "ReadingState":
+def _read_all(model: "SLLM", texts: list[_Text]) -> ReadingState:
     kept = [t.sentences[t.first_kept :] if not t.finish_reason else [] for t in texts]
     batch = pad_sentences(kept, model.config.pad_token_id)
     device = model.device
@@ -320,9 +307,7 @@ def _finish(texts: list[_Text], reason: str) -> None:
         text.finish_reason = reason
 
 
-def _output(
-    model: "SLLM", texts: list[_Text], state: "ReadingState | None", prompt_width: int
-) -> SentenceGenerateOutput:
+def _output(model: "SLLM", texts: list[_Text], state: ReadingState | None, prompt_width: int) -> SentenceGenerateOutput:
     """Args: prompt_width: columns that prompts take at least (as they were given, with their padding)."""
     pad = model.config.pad_token_id
     prompt_width = max(prompt_width, *(len(t.opening) + t.num_prompt_tokens for t in texts))

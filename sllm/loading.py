@@ -8,8 +8,9 @@ from transformers import AutoConfig, OPTForCausalLM, PreTrainedModel, PreTrained
 
 from lmbase.folders import model_folder
 from lmbase.lineage import Training, read_training
-from lmbase.opt import load_opt
+from lmbase.opt import TokenLM, load_opt
 from lmbase.tokenization import load_tokenizer
+from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm.modeling_sllm import SLLM
 
@@ -55,11 +56,22 @@ def load_model(spec: str) -> LoadedModel:
             )
     elif kind == "sllm":
         model = SLLM.from_pretrained(folder, dtype=torch.float32)
+    elif kind == "multi_token_lm":
+        model = MultiTokenLM.from_pretrained(folder, dtype=torch.float32)
     elif kind == "sentence_vae":
         model = SentenceVAE.from_pretrained(folder, dtype=torch.float32)
     else:
-        raise ValueError(f"{source!r} is a model of type {kind!r}; known are opt, sllm and sentence_vae.")
+        raise ValueError(
+            f"{source!r} is a model of type {kind!r}; known are opt, sllm, sentence_vae and multi_token_lm."
+        )
     return LoadedModel(name, model.eval(), tokenizer, read_training(source))
+
+
+def token_lm(loaded: LoadedModel) -> TokenLM | MultiTokenLM | None:
+    """The model as one that scores a text token by token; None if it is of another kind."""
+    if isinstance(loaded.model, MultiTokenLM):
+        return loaded.model
+    return TokenLM(loaded.model).eval() if isinstance(loaded.model, OPTForCausalLM) else None
 
 
 def is_opt(loaded: LoadedModel) -> bool:

@@ -14,26 +14,29 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache, OPTForCausalLM, OPTModel, PreTrainedModel
+from transformers import OPTForCausalLM, OPTModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from lmbase.flops import attention_flops, linear_flops
 from lmbase.losses import token_nats, vocabulary_loss
 from lmbase.processing import ProcessorMixin
+from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sentencevae.modeling_sentencevae import (
     DecoderLayer,
-    DecoderState,
     LayerMemory,
     Memories,
     SentenceTargets,
     SentenceVAE,
+    init_layer,
     length_buckets,
+    memory_keys_values,
     sentence_targets,
 )
 from sllm.configuration_sllm import SLLMConfig
 from sllm.generation_sllm import SentenceGenerationMixin
 from sllm.scoring import Scores, score_texts
+from sllm.stepwise_sllm import StepwiseMixin, latest
 
 
 @dataclass
@@ -41,7 +44,8 @@ class SLLMOutput(ModelOutput):
     """
     Args:
         loss: () mean training loss per target token.
-        losses: named sums in nats: `token` and `stop`; `loss_counts` has what each is divided by.
+        losses: named sums in nats: `token` and `stop`, with drafting heads also `drafts`, their sum, and its parts
+            `head_2` .. `head_n`; `loss_counts` has what each is divided by.
         correct: () target tokens that were the most probable token.
         stop_logits: (B, S+1) log-odds that the text stops after k sentences.
         states: (B, S+1, D) trunk states; state k predicts sentence k+1.
@@ -76,15 +80,14 @@ class Sentences:
 
 
 @dataclass
-class ReadingState:
-    """What step-by-step reading of B texts remembers: the trunk's cache and the decoder's memory."""
+class Decoded:
+    """Some sentences (n,), decoded with their true tokens."""
 
-    past_key_values: DynamicCache
-    attention_mask: Tensor  # (B, C) states read so far; a text that is shorter or over has zeros
-    states: Tensor  # (B, K, D) the latest trunk states, newest last
-    states_mask: Tensor  # (B, K)
-    tokens: Tensor  # (B, W, D) the encoder's states of the latest tokens, newest last
-    tokens_mask: Tensor  # (B, W)
+    index: Tensor  # (n,) which of the batch's
+    states: Tensor  # (n, T+1, D) of the decoder before its last norm
+    hidden: Tensor  # (n, T+1, D) after it
+    cut: SentenceTargets
+    vectors: Tensor  # (n, D) what the decoder reads as sentence vectors
 
 
 class SLLMPreTrainedModel(PreTrainedModel):
@@ -106,9 +109,22 @@ class SLLMPreTrainedModel(PreTrainedModel):
             init.zeros_(module.sentence_out.bias)
             init.zeros_(module.stop_head.weight)
             init.zeros_(module.stop_head.bias)
+            return
+        # Layers of drafting heads; the parts of the model look after their own.
+        init_layer(module, 0.0 if getattr(module, "starts_silent", False) else self.config.autoencoder.init_std)
 
 
-class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # type: ignore[misc]
+class DraftHead(DecoderLayer):
+    """A block on the decoder's states that predicts a later token; in the beginning it says what head 1 says."""
+
+    def __init__(self, config: SentenceVAEConfig):
+        super().__init__(config)
+        for name, module in self.named_modules():
+            if name in ("sentence_proj", "attention.out_proj", "memory_attention.out_proj", "ffn.fc2"):
+                module.starts_silent = True
+
+
+class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTrainedModel):  # type: ignore[misc]
     """Language model whose trunk reads and predicts one vector per sentence."""
 
     _tied_weights_keys = {"trunk.decoder.embed_tokens.weight": "autoencoder.embed_tokens.weight"}
@@ -125,6 +141,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         self.stop_head = nn.Linear(width, 1)
         # Tells states from tokens in the decoder's memory; without one it would be unused, which DDP does not allow.
         self.memory_kinds = nn.Parameter(torch.empty(2, width)) if config.autoencoder.memory_size else None
+        self.draft_heads = nn.ModuleList(DraftHead(config.autoencoder) for _ in range(config.num_future_tokens - 1))
         self.post_init()
         self._freeze()
 
@@ -168,6 +185,10 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         return loaded
 
     def _freeze(self) -> None:
+        if self.config.train_draft_heads_only:
+            self.requires_grad_(False)
+            self.draft_heads.requires_grad_(True)
+            return
         kept = self.config.freeze_trunk_layers
         if kept is not None:
             layers = self.trunk.decoder.layers
@@ -193,13 +214,22 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        return {"token": 1.0, "stop": self.config.stop_weight}
+        weights = {"token": 1.0, "stop": self.config.stop_weight}
+        return weights | {"drafts": 1.0, **dict.fromkeys(self._draft_names, 0.0)} if self._draft_names else weights
+
+    @property
+    def _draft_names(self) -> list[str]:
+        return [f"head_{i}" for i in range(2, self.config.num_future_tokens + 1)]
 
     def loss_counts(self, input_ids: Tensor, attention_mask: Tensor, **_) -> dict[str, Tensor]:
         """Both sums are divided by the number of target tokens: their weighted sum is -log p of the text per token."""
         lengths = attention_mask.sum(-1)  # (B, S)
-        tokens = ((lengths + 1).clamp(max=self.config.max_sentence_tokens) * (lengths > 0)).sum()
-        return {"token": tokens, "stop": tokens}
+        targets = (lengths + 1).clamp(max=self.config.max_sentence_tokens) * (lengths > 0)
+        tokens = targets.sum()
+        if not self._draft_names:
+            return {"token": tokens, "stop": tokens}
+        heads = {name: (targets - i).clamp(min=0).sum() for i, name in enumerate(self._draft_names, start=1)}
+        return {"token": tokens, "stop": tokens, "drafts": tokens, **heads}
 
     def forward(
         self,
@@ -221,10 +251,15 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         # Seeded with nothing: a batch of empty texts has a loss, too, that of its stop flags.
         hidden, targets = [states.new_zeros(0, states.shape[-1])], [input_ids.new_zeros(0)]
         first = [sentence_mask.new_zeros(0)]
-        for _, h, cut in self._decode(sentences, states):
-            hidden.append(h[cut.mask])
+        memory = self._memory_of_all(self.draft_heads, sentences, states)
+        ahead: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.draft_heads]  # states and targets of each head
+        for decoded in self._decode(sentences, states):
+            cut = decoded.cut
+            hidden.append(decoded.hidden[cut.mask])
             targets.append(cut.targets[cut.mask])
             first.append(cut.first[cut.mask])
+            for pairs, pair in zip(ahead, self._look_ahead(decoded, sentences, states, memory), strict=True):
+                pairs.append(pair)
         result = vocabulary_loss(
             torch.cat(hidden),
             self.autoencoder.embed_tokens.weight,
@@ -235,21 +270,35 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         )
         stop_logits, stop = self._stop(states, sentence_mask, continues)
         losses = {"token": result.loss, "stop": stop.sum()}
+        if self.draft_heads:
+            losses |= self._draft_losses(ahead)
         count = self.loss_counts(input_ids, attention_mask)["token"].clamp(min=1)
-        loss = (losses["token"] + self.config.stop_weight * losses["stop"]) / count
-        return SLLMOutput(loss=loss, losses=losses, correct=result.correct, stop_logits=stop_logits, states=states)
+        loss = torch.stack([w * losses[name] for name, w in self.loss_weights.items()]).sum() / count
+        return SLLMOutput(
+            loss=loss, losses=losses, correct=result.row_correct.sum(), stop_logits=stop_logits, states=states
+        )
 
     def nats(
-        self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor, continues: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        sentence_mask: Tensor,
+        continues: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> TextNats:
-        """-log p of every token, end mark and flag, in fp32; arguments as for `forward`. Differentiable."""
+        """-log p of every token, end mark and flag, in fp32. Differentiable.
+
+        Args: as for `forward`;
+            wanted: (B, S) sentences to score, the others are context and get zeros; default: all.
+        """
         sentences = self._read(input_ids, attention_mask, sentence_mask)
         states = self._trunk_states(sentences, sentence_mask)
         b, s, t = input_ids.shape
         token = torch.zeros(b, s, t + 1, device=states.device)
-        for index, h, cut in self._decode(sentences, states):
+        for decoded in self._decode(sentences, states, wanted):
+            index, cut = decoded.index, decoded.cut
             values = token_nats(
-                h[cut.mask],
+                decoded.hidden[cut.mask],
                 self.autoencoder.embed_tokens.weight,
                 cut.targets[cut.mask],
                 closed_rows=cut.first[cut.mask],
@@ -266,7 +315,10 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
         attention = attention_flops(config.hidden_size, config.num_hidden_layers, self.config.max_sentences / 2)
         joints = sum(linear_flops(joint) for joint in (self.sentence_in, self.sentence_out))
         trunk = linear_flops(self.trunk) + joints + attention
-        return self.autoencoder.flops(num_tokens, num_sentences) + num_sentences * trunk
+        table = 2.0 * self.autoencoder.embed_tokens.weight.numel()
+        heads = linear_flops(self.draft_heads) + len(self.draft_heads) * table
+        written = num_tokens + num_sentences
+        return self.autoencoder.flops(num_tokens, num_sentences) + num_sentences * trunk + written * heads
 
     # -- the parts, in the order of a sample's way ---------------------------------------------------------------------
 
@@ -290,36 +342,67 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
             use_cache=False,
         ).last_hidden_state  # (B,S+1,D)
 
-    def _decode(self, sentences: Sentences, states: Tensor) -> Iterator[tuple[Tensor, Tensor, SentenceTargets]]:
-        """Teacher-forced decoding in groups of like length: row indices (n,), hidden states (n,T+1,D), targets."""
+    def _decode(self, sentences: Sentences, states: Tensor, wanted: Tensor | None = None) -> Iterator[Decoded]:
+        """Teacher-forced decoding in groups of like length."""
         embed = self.autoencoder.embed_tokens
-        if len(sentences.ids) == 0:
+        chosen = torch.arange(len(sentences.ids), device=states.device)
+        if wanted is not None:
+            chosen = chosen[wanted[sentences.rows, sentences.places]]
+        if len(chosen) == 0:
             return
-        memory = self._memory_of_all(sentences, states)
-        for index, longest in length_buckets(sentences.mask.sum(1)):
+        decoder = self.autoencoder.decoder
+        memory = self._memory_of_all(decoder.layers, sentences, states)
+        for group, longest in length_buckets(sentences.mask[chosen].sum(1)):
+            index = chosen[group]
             cut = sentence_targets(
                 sentences.ids[index, :longest], sentences.mask[index, :longest], self.config.autoencoder
             )
             state = states[sentences.rows[index], sentences.places[index]]  # (n,D): sentence k+1 is read from state k
             memories = self._memories(sentences, states, index, memory)
-            yield index, self.autoencoder.decoder(embed(cut.inputs), self.sentence_out(state), memories), cut
+            vectors = self.sentence_out(state)
+            decoded = decoder.states(embed(cut.inputs), vectors, memories)
+            yield Decoded(index, decoded, decoder.norm(decoded), cut, vectors)
 
-    def _memory_of_all(self, sentences: Sentences, states: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Each decoder layer's keys and values of every state and token, computed once: (1,H,B*(S+1)+L,d)."""
-        if self.memory_kinds is None:
+    def _look_ahead(
+        self, decoded: Decoded, sentences: Sentences, states: Tensor, memory: list
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each drafting head its states (m,D) and targets (m,): position t predicts the i-th token after it."""
+        cut, decoder, width = decoded.cut, self.autoencoder.decoder, decoded.states.shape[1]
+        memories = self._memories(sentences, states, decoded.index, memory)
+        for i, head in enumerate(self.draft_heads, start=1):
+            read = decoder.reading(decoded.vectors, slice(i, i + width))
+            x = head(decoded.states, read, memories[i - 1] if memories else None)  # (n,T+1,D)
+            mask = cut.mask[:, i:]
+            yield decoder.norm(x[:, : mask.shape[1]][mask]), cut.targets[:, i:][mask]
+
+    def _draft_losses(self, ahead: list[list[tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
+        """Their sum, to train on, and each head's, to look at; one pass over the vocabulary for all heads."""
+        table = self.autoencoder.embed_tokens.weight
+        none = (table.new_zeros(0, table.shape[1]), torch.zeros(0, dtype=torch.long, device=table.device))
+        pairs = [pair for of_head in ahead for pair in (of_head or [none])]
+        result = vocabulary_loss(torch.cat([h for h, _ in pairs]), table, torch.cat([t for _, t in pairs]))
+        sizes = [sum(len(t) for _, t in of_head) for of_head in ahead]
+        sums = [part.sum() for part in result.row_nats.split(sizes)]
+        return {"drafts": result.loss, **dict(zip(self._draft_names, sums, strict=True))}
+
+    def _memory_of_all(
+        self, layers: nn.ModuleList, sentences: Sentences, states: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Each layer's keys and values of every state and token, computed once: (1,H,B*(S+1)+L,d)."""
+        if self.memory_kinds is None or not len(layers):
             return []
         vectors = torch.cat(
             [states.flatten(0, 1) + self.memory_kinds[0], sentences.token_states + self.memory_kinds[1]]
         )
-        return self.autoencoder.decoder.memory_keys_values(vectors[None])
+        return memory_keys_values(layers, vectors[None])
 
     def _memories(self, sentences: Sentences, states: Tensor, index: Tensor, memory: list) -> Memories:
         """Of all keys and values those that sentences (n,) may read: the latest K states and W tokens before each."""
         if self.memory_kinds is None:
             return None
         (b, s), rows = states.shape[:2], sentences.rows[index]
-        state = sentences.places[index, None] - _back(self.config.num_memory_states, states.device) + 1  # (n,K)
-        token = sentences.starts[index, None] - _back(self.config.num_memory_tokens, states.device)  # (n,W)
+        state = sentences.places[index, None] - latest(self.config.num_memory_states, states.device) + 1  # (n,K)
+        token = sentences.starts[index, None] - latest(self.config.num_memory_tokens, states.device)  # (n,W)
         text_start = sentences.starts[index - sentences.places[index]]  # (n,): sentences of a text follow each other
         mask = torch.cat([state >= 0, token >= text_start[:, None]], dim=1)  # (n,K+W)
         place = torch.cat([rows[:, None] * s + state.clamp(min=0), b * s + token.clamp(min=0)], dim=1)  # (n,K+W)
@@ -348,68 +431,3 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, SLLMPreTrainedModel):  # typ
             ValueError: a lone surrogate (with its offset), or as many contexts as there are not texts.
         """
         return score_texts(self, texts, contexts)
-
-    # -- step by step ------------------------------------------------------------------------------------------------
-
-    def start_reading(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> ReadingState:
-        """Read the start state and S sentences of B texts at once, remembering what the next sentence needs.
-
-        Args: as for `forward`; texts of fewer sentences are padded on the right.
-        """
-        sentences = self._read(input_ids, attention_mask, sentence_mask)
-        inputs = self._trunk_inputs(sentences, sentence_mask)
-        mask = F.pad(sentence_mask, (1, 0), value=True).long()  # (B,S+1)
-        cache = DynamicCache(config=self.config.trunk)
-        states = self.trunk(inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, use_cache=True)
-        states = states.last_hidden_state  # (B,S+1,D)
-        last = sentence_mask.sum(1)  # (B,)
-        rows = torch.arange(len(last), device=states.device)
-        wanted = last[:, None] - _back(self.config.num_memory_states, states.device) + 1  # (B,K)
-        counts = attention_mask.sum((1, 2))  # (B,)
-        ends = counts.cumsum(0)
-        token = ends[:, None] - _back(self.config.num_memory_tokens, states.device)  # (B,W)
-        token_states = F.pad(sentences.token_states, (0, 0, 0, 1))  # never empty
-        return ReadingState(
-            cache,
-            mask,
-            states[rows[:, None], wanted.clamp(min=0)],
-            wanted >= 0,
-            token_states[token.clamp(min=0)],
-            token >= (ends - counts)[:, None],
-        )
-
-    def read_sentence(self, input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
-        """Read one more sentence of each text: ids and mask (B, T); a text whose mask is empty is over, and stays."""
-        alive = attention_mask.any(1)  # (B,)
-        safe = attention_mask.clone()
-        safe[:, 0] |= ~alive  # the encoder needs one token; what it makes of it is masked out below
-        embeds, token_states = self.autoencoder.encode_states(input_ids, safe)
-        state.attention_mask = torch.cat([state.attention_mask, alive[:, None].long()], dim=1)
-        new = self.trunk(
-            inputs_embeds=self.sentence_in(embeds)[:, None],
-            attention_mask=state.attention_mask,
-            past_key_values=state.past_key_values,
-            use_cache=True,
-        ).last_hidden_state  # (B,1,D)
-        state.states = torch.cat([state.states, new], dim=1)[:, 1:]
-        state.states_mask = torch.cat([state.states_mask, alive[:, None]], dim=1)[:, 1:]
-        # Old tokens end at the right border, new ones begin behind it: the latest W end where each new sentence does.
-        latest = attention_mask.sum(1, keepdim=True) + torch.arange(state.tokens.shape[1], device=new.device)  # (B,W)
-        rows = torch.arange(len(alive), device=new.device)[:, None]
-        state.tokens = torch.cat([state.tokens, token_states], dim=1)[rows, latest]
-        state.tokens_mask = torch.cat([state.tokens_mask, attention_mask], dim=1)[rows, latest]
-
-    def start_writing(self, state: ReadingState) -> DecoderState:
-        """Begin to write the next sentence of each text."""
-        decoder, memories = self.autoencoder.decoder, None
-        if self.memory_kinds is not None:
-            kinds = self.memory_kinds
-            vectors = torch.cat([state.states + kinds[0], state.tokens + kinds[1]], dim=1)  # (B,K+W,D)
-            mask = torch.cat([state.states_mask, state.tokens_mask], dim=1)
-            memories = [LayerMemory(keys_values, mask) for keys_values in decoder.memory_keys_values(vectors)]
-        return decoder.start(self.sentence_out(state.states[:, -1]), memories)
-
-
-def _back(number: int, device: torch.device) -> Tensor:
-    """number, ..., 2, 1: how far before a place the latest `number` things stand, newest last."""
-    return torch.arange(number, 0, -1, device=device)

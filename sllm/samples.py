@@ -6,6 +6,7 @@ import torch
 from transformers import OPTForCausalLM
 
 from lmbase.opt import encode_text
+from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm.loading import LoadedModel
 from sllm.modeling_sllm import SLLM
@@ -36,7 +37,7 @@ def _reconstruct(model: SentenceVAE, text: str) -> list[dict[str, str]]:
 def _continue(loaded: LoadedModel, text: str, prompt_tokens: int, num_new_tokens: int) -> dict[str, str]:
     ids = encode_text(loaded.tokenizer, text)[:prompt_tokens]
     prompt = str(loaded.tokenizer.decode(ids))
-    if isinstance(loaded.model, SLLM):
+    if isinstance(loaded.model, SLLM | MultiTokenLM):
         output = loaded.model.generate(text=prompt, max_new_tokens=num_new_tokens)
         assert output.texts is not None
         written, reason = output.texts[0], output.finish_reason[0]

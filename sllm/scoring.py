@@ -107,12 +107,16 @@ def _score_jobs(model: "SLLM", jobs: list[_Job], batch_size: int = 8) -> list[Do
 def _score_batch(model: "SLLM", parts: list[tuple[_Job, Window, DocumentNats]]) -> None:
     batch = pad_sentences([job.sentences[w.start : w.stop] for job, w, _ in parts], model.config.pad_token_id)
     continues = torch.tensor([w.stop < len(job.sentences) for job, w, _ in parts])
+    wanted = batch.sentence_mask.clone()
+    for row, (_, w, _) in zip(wanted, parts, strict=True):
+        row[: w.scored - w.start] = False
     device = model.device
     nats = model.nats(
         batch.input_ids.to(device),
         batch.attention_mask.to(device),
         batch.sentence_mask.to(device),
         continues.to(device),
+        wanted.to(device),
     )
     token, stop = nats.token.cpu().double(), nats.stop.tolist()
     for (job, w, result), token_row, stop_row in zip(parts, token, stop, strict=True):

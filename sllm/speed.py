@@ -9,7 +9,17 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, OPTForCausalLM
 
 from lmbase.opt import encode_text
-from lmbase.speed import Arrivals, Generation, alternate, cache_bytes, median, pairwise_ratio, time_opt
+from lmbase.speed import (
+    PUBLISHED_SENTENCE_TOKENS,
+    Arrivals,
+    Generation,
+    alternate,
+    cache_bytes,
+    median,
+    pairwise_ratio,
+    time_opt,
+)
+from multitoken import MultiTokenLM
 from sllm.loading import LoadedModel
 from sllm.modeling_sllm import SLLM
 
@@ -52,6 +62,7 @@ def time_sllm(
     seconds = arrivals.moments[-1][0]
     cache = output.past_key_values
     assert cache is not None
+    assert output.statistics is not None
     positions = cache.get_seq_length()  # the start state's among them
     read = len(output.sentence_lengths[0]) - 1  # the last sentence was written, and nothing after it
     tokens = max(sum(output.sentence_lengths[0][max(0, read - positions + 1) : read]), 1)
@@ -63,6 +74,34 @@ def time_sllm(
         tokens,
         positions,
         decoder_cache_bytes(model),
+        tokens_per_forward=output.statistics.tokens_per_forward if model.draft_heads else None,
+        break_even=output.statistics.break_even,
+    )
+
+
+def time_mtp(model: MultiTokenLM, prompt: str, num_new_tokens: int, num_draft: int | str = "auto") -> Generation:
+    """Greedy writing by drafting and verifying, text in, text out; end marks disabled."""
+    arrivals = Arrivals(model.tokenizer)
+    output = model.generate(
+        text=prompt,
+        max_new_tokens=num_new_tokens,
+        min_new_tokens=num_new_tokens,
+        num_draft=num_draft,
+        streamer=arrivals,
+    )
+    seconds = arrivals.moments[-1][0]
+    cached = output.sequences.shape[1] - 1  # the last token was written, and not read
+    first = arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS)
+    found = output.statistics
+    return Generation(
+        seconds,
+        first,
+        num_new_tokens,
+        output.cache_bytes,
+        cached,
+        cached,
+        tokens_per_forward=found.tokens_per_forward,
+        break_even=found.break_even,
     )
 
 
@@ -70,7 +109,8 @@ def decoder_cache_bytes(model: SLLM) -> int:
     """Keys and values that writing holds beside the trunk's: one sentence's and the memory's, whatever the text."""
     config = model.config.autoencoder
     positions = config.max_sentence_tokens + 1 + config.memory_size
-    return 2 * config.num_decoder_layers * positions * config.hidden_size * model.start_state.element_size()
+    layers = config.num_decoder_layers + len(model.draft_heads)
+    return 2 * layers * positions * config.hidden_size * model.start_state.element_size()
 
 
 def compare_generation(
@@ -102,8 +142,10 @@ def compare_generation(
             runners[loaded.name] = functools.partial(time_opt, loaded.model, prompt, num_new_tokens, loaded.tokenizer)
         elif isinstance(loaded.model, SLLM):
             runners[loaded.name] = functools.partial(time_sllm, loaded.model, prompt, num_new_tokens)
+        elif isinstance(loaded.model, MultiTokenLM):
+            runners[loaded.name] = functools.partial(time_mtp, loaded.model, prompt, num_new_tokens)
     found = alternate(runners, num_rounds)
-    figures = {}
+    figures: dict[str, dict] = {}
     for name, generations in found.items():
         figures[name] = {
             "tokens_per_second": median([g.tokens_per_second for g in generations]),
@@ -112,6 +154,10 @@ def compare_generation(
             "fixed_cache_bytes": generations[0].fixed_cache_bytes,
             "tokens_per_position": median([g.tokens_per_position for g in generations]),
         }
+        if generations[0].tokens_per_forward is not None:
+            figures[name]["tokens_per_forward"] = median([g.tokens_per_forward or 0.0 for g in generations])
+            measured = [g.break_even for g in generations if g.break_even is not None]  # not in a short call
+            figures[name]["break_even"] = median(measured) if measured else None
         if name != baseline.name:
             ratio, low, high = pairwise_ratio(generations, found[baseline.name])
             figures[name] |= {"speed_ratio": ratio, "speed_ratio_low": low, "speed_ratio_high": high}

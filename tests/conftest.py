@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hypothesis import settings
-from tiny import SLLMS, make_opt, make_processor, make_vae
+from tiny import SLLMS, make_mtp, make_opt, make_processor, make_vae
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 settings.register_profile("default", deadline=None)  # the first example of a test pays for caches
@@ -29,3 +29,8 @@ def opt():
 def sllm(request):
     """The published decoder (one trunk state), and one that reads three states and the tokens before its sentence."""
     return SLLMS[request.param]()
+
+
+@pytest.fixture
+def mtp():
+    return make_mtp()

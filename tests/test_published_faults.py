@@ -88,19 +88,19 @@ class NoMask(SLLM):
 class OwnState(SLLM):
     """A sentence is decoded from the trunk state that has just read it."""
 
-    def _decode(self, sentences, states):
-        return super()._decode(sentences, states[:, 1:])
+    def _decode(self, sentences, states, wanted=None):
+        return super()._decode(sentences, states[:, 1:], wanted)
 
 
 class OpenDecoder(SLLM):
     """All tokens of a sentence are decoded at once, each seeing those that follow it: its own target too."""
 
-    def _decode(self, sentences, states):
+    def _decode(self, sentences, states, wanted=None):
         attentions: list[Any] = [layer.attention for layer in self.autoencoder.decoder.layers]
         for attention in attentions:
             closed = attention.forward
             attention.forward = lambda x, keys, mask, causal=False, closed=closed: closed(x, keys, mask)
-        yield from super()._decode(sentences, states)
+        yield from super()._decode(sentences, states, wanted)
         for attention in attentions:
             del attention.forward
 
@@ -425,7 +425,7 @@ def test_fault_07_clock(monkeypatch):
     clock.charge(monkeypatch, model.processor, "encode_batch", chain([READING_TEXT], count(0, 0)))  # the prompt only
     clock.charge(monkeypatch, model, "start_reading", count(READING_PROMPT, 0))
     clock.charge(monkeypatch, model, "read_sentence", count(READING_SENTENCE, 0))
-    clock.charge(monkeypatch, model.autoencoder.decoder, "step", count(STEP, 0))
+    clock.charge(monkeypatch, model.autoencoder.decoder, "read", count(STEP, 0))
 
     arrivals = Arrivals()
     output = model.generate(text=TEXT, max_new_tokens=20, min_new_tokens=20, streamer=arrivals)

@@ -41,7 +41,7 @@ def test_it_holds_the_packages_and_nothing_else(unpacked: Path) -> None:
     """No bare `data`, `recipes` or `tests`, which would land in everybody's site-packages."""
     top = {path.name for path in unpacked.iterdir() if path.suffix != ".dist-info"}
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert {"lmbase", "sentencevae", "sllm", "recipes"} <= packages
+    assert {"lmbase", "multitoken", "sentencevae", "sllm", "recipes"} <= packages
     assert top == packages - {"recipes"} | {"sllm_recipes"}
 
 

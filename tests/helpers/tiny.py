@@ -7,6 +7,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from lmbase.processing import SentenceProcessor
 from lmbase.tokenization import load_tokenizer
+from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE, SentenceVAEConfig
 from sllm import SLLM
 
@@ -75,3 +76,9 @@ SLLMS = {
     "plain": make_sllm,
     "memory": partial(make_sllm, 3, **MEMORY),
 }
+
+
+def make_mtp(seed: int = 5, num_future_tokens: int = 3, opt: dict | None = None, **options) -> MultiTokenLM:
+    model = MultiTokenLM.from_opt(make_opt(**opt or {}), num_future_tokens, **options)
+    randomise(model, seed)
+    return model

@@ -1,5 +1,6 @@
 """Defaults < YAML < command line, and what the user reads when something is wrong."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import PositiveInt
 
-from lmbase.config import differing_keys, load_config, option, run, save_config
+from lmbase.config import differing_keys, load_config, option, run, save_config, single_process
 
 
 @dataclass
@@ -189,7 +190,9 @@ def test_help_lists_every_key_with_default_and_meaning(capsys):
     [
         (ValueError("the width is odd"), 2, "error: the width is odd"),
         (FileNotFoundError(2, "No such file", "x.txt"), 2, "error: x.txt: No such file"),
-        (OSError(28, "No space left on device"), 2, "No space is left on the disk"),
+        (OSError(28, "No space left on device"), 2, "error: No space is left on the disk"),
+        (OSError(28, "No space left on device", "out/x"), 2, "error: out/x: No space is left on the disk"),
+        (OSError(28, "All is kept", "out"), 2, "error: out: All is kept"),
         (FloatingPointError("step 3"), 2, "error: step 3"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
@@ -227,3 +230,28 @@ def test_a_fault_of_the_program_keeps_its_traceback():
 def test_reading_the_configuration_does_not_load_torch():
     code = "import lmbase.config, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("rank", ["0", "1", "7"])
+def test_a_single_process_recipe_runs_in_the_first_process_of_torchrun_alone(capsys, monkeypatch, rank):
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    seen = []
+
+    @single_process
+    def main(config: Config) -> None:
+        seen.append((config.model, [name for name in os.environ if name.endswith(("RANK", "WORLD_SIZE"))]))
+
+    run(Config, main, ["--model", "m"])
+    assert seen == ([("m", [])] if rank == "0" else [])
+    if rank != "0":
+        run(Config, main, ["--no_such_key", "1"])  # one process complains, not all
+        assert capsys.readouterr().err == ""
+
+
+def test_other_recipes_run_in_every_process(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    seen = []
+    run(Config, lambda config: seen.append(os.environ["RANK"]), [])
+    assert seen == ["1"]

@@ -8,16 +8,12 @@ from transformers.utils import logging
 
 from lmbase.decoding import Sampler, merge_generation_config
 
+PLACES = [(0, 0), (1, 0)]
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, -9.0]])
 
 
 def sampler(seed=0, processors=None, **settings):
-    return Sampler(GenerationConfig(**settings), "cpu", seed, processors)
-
-
-def written(logits):
-    """No tokens so far."""
-    return torch.empty(len(logits), 0, dtype=torch.long)
+    return Sampler(GenerationConfig(**settings), 2, 4, "cpu", seed, processors)
 
 
 def test_keywords_over_given_over_own():
@@ -82,7 +78,7 @@ def test_sampling_settings_without_sampling_are_warned_of(settings, warned):
 
 
 def test_greedy_takes_the_most_probable():
-    assert sampler()(LOGITS, written(LOGITS)).tolist() == [0, 2]
+    assert sampler().choose(LOGITS, PLACES).tolist() == [0, 2]
     assert sampler().yes(torch.tensor([-0.1, 0.1])).tolist() == [False, True]
 
 
@@ -97,9 +93,7 @@ def test_greedy_takes_the_most_probable():
 )
 def test_draws_follow_the_warped_distribution(settings, expected):
     draw = sampler(do_sample=True, **settings)
-    torch.testing.assert_close(draw.probs(LOGITS), expected)
-    many = LOGITS.repeat(5000, 1)
-    draws = draw(many, written(many)).view(-1, 2)
+    draws = torch.stack([draw.choose(LOGITS, [(0, i), (1, i)]) for i in range(5000)])
     counts = torch.stack([draws[:, b].bincount(minlength=4) for b in range(2)]) / len(draws)
     torch.testing.assert_close(counts, expected, atol=0.03, rtol=0)
 
@@ -109,18 +103,34 @@ def test_yes_is_drawn_with_its_probability():
     torch.testing.assert_close(yes, torch.tensor([-1.0, 2.0]).sigmoid(), atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("do_sample", [False, True])
-def test_logits_processors_see_what_was_written(do_sample):
+def test_logits_processors_see_what_was_written():
     """One that forbids the tokens so far."""
 
     def forbid(input_ids, scores):
+        assert len(input_ids) == len(scores) == 1
         return scores.scatter(1, input_ids, -torch.inf)
 
-    choose = sampler(0, LogitsProcessorList([forbid]), do_sample=do_sample)
-    assert choose(LOGITS, torch.tensor([[0, 2, 3], [2, 0, 3]])).tolist() == [1, 1]
+    choose = sampler(0, LogitsProcessorList([forbid]))
+    before = [[0, 2, 3], [2]]
+    assert choose.choose(choose.process(LOGITS, lambda row: before[row]), PLACES).tolist() == [1, 0]
 
 
 def test_a_seed_repeats_draws():
-    logits = LOGITS.repeat(20, 1)
-    first, again, other = (sampler(seed, do_sample=True)(logits, written(logits)).tolist() for seed in (0, 0, 1))
-    assert first == again != other
+    def draws(seed):
+        draw = sampler(seed, do_sample=True)
+        return [draw.choose(LOGITS, [(0, i), (1, i)]).tolist() for i in range(20)]
+
+    assert draws(0) == draws(0) != draws(1)
+    torch.manual_seed(0)
+    free = draws(None)
+    torch.manual_seed(0)
+    assert draws(None) == free
+
+
+def test_a_choice_does_not_depend_on_when_it_is_made():
+    early, late = (sampler(3, do_sample=True) for _ in range(2))
+    last = late.choose(LOGITS, [(0, 9), (1, 9)])
+    for i in range(9):
+        early.choose(LOGITS, [(0, i), (1, i)])
+        early.forget(0, i)
+    assert torch.equal(early.choose(LOGITS, [(0, 9), (1, 9)]), last)

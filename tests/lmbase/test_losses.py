@@ -11,7 +11,8 @@ M, D, V, CLOSED = 11, 6, 9, 2
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK_ROWS", 4)  # M is no multiple of it
+    monkeypatch.setitem(losses.CHUNK_ROWS, "cpu", 4)  # M is no multiple of it
+    monkeypatch.setattr(losses, "SCORED_ROWS", 3)
 
 
 def make_problem(scale=1.0):
@@ -30,15 +31,17 @@ def naive_nats(hidden, table, targets, closed_rows):
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
 
+@pytest.mark.parametrize("weights", [None, torch.arange(M) / 4], ids=["equal", "weighted"])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
-def test_loss_and_gradients_are_the_naive_ones(gamma):
+def test_loss_and_gradients_are_the_naive_ones(gamma, weights):
     hidden, table, targets, closed = make_problem()
     nats = naive_nats(hidden, table, targets, closed)
-    expected = ((1 - torch.exp(-nats)) ** gamma * nats).sum()
-    result = vocabulary_loss(hidden, table, targets, closed_rows=closed, closed_id=CLOSED, focal_gamma=gamma)
+    expected = ((1 - torch.exp(-nats)) ** gamma * nats * (1.0 if weights is None else weights)).sum()
+    options = dict(closed_rows=closed, closed_id=CLOSED, focal_gamma=gamma, row_weights=weights)
+    result = vocabulary_loss(hidden, table, targets, **options)
     torch.testing.assert_close(result.loss, expected)
-    torch.testing.assert_close(result.nats, nats.sum())
-    assert not result.nats.requires_grad
+    torch.testing.assert_close(result.row_nats, nats)
+    assert not result.row_nats.requires_grad
     # a factor, because a caller divides the sum by a count
     wanted = torch.autograd.grad(0.3 * expected, (hidden, table))
     torch.testing.assert_close(torch.autograd.grad(0.3 * result.loss, (hidden, table)), wanted)
@@ -57,6 +60,8 @@ def test_nats_of_each_target_with_their_gradient():
     expected = naive_nats(hidden, table, targets, closed)
     nats = token_nats(hidden, table, targets, closed_rows=closed, closed_id=CLOSED)
     torch.testing.assert_close(nats, expected)
+    open_rows = torch.zeros(M, dtype=torch.bool)
+    torch.testing.assert_close(token_nats(hidden, table, targets), naive_nats(hidden, table, targets, open_rows))
     wanted = torch.autograd.grad(expected[3], (hidden, table))
     torch.testing.assert_close(torch.autograd.grad(nats[3], (hidden, table)), wanted)
 
@@ -66,9 +71,9 @@ def test_correct_counts_first_choices():
     hidden, table, targets, closed = make_problem()
     logits = close_token(hidden @ table.T, closed, CLOSED)
     result = vocabulary_loss(hidden, table, targets, closed_rows=closed, closed_id=CLOSED)
-    assert result.correct == (logits.argmax(-1) == targets).sum()
+    assert torch.equal(result.row_correct, logits.argmax(-1) == targets)
     best = vocabulary_loss(hidden, table, logits.argmax(-1), closed_rows=closed, closed_id=CLOSED)
-    assert best.correct == M
+    assert best.row_correct.all()
 
 
 def test_the_closed_token_has_probability_0_where_it_is_closed():
@@ -102,6 +107,7 @@ def test_bf16_autocast_is_close_and_keeps_the_parameters_dtype():
 def test_nothing_to_predict_costs_nothing():
     hidden, table, targets, closed = make_problem()
     result = vocabulary_loss(hidden[:0], table, targets[:0], closed_rows=closed[:0], closed_id=CLOSED)
-    assert result.loss == result.nats == 0
+    assert result.loss == 0
+    assert result.row_nats.shape == (0,)
     result.loss.backward()
     assert table.grad.abs().sum() == 0

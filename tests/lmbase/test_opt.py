@@ -27,7 +27,7 @@ def naive_nats(opt, ids):
 @torch.no_grad()
 def test_scores_are_those_of_the_plain_model(tokenizer):
     opt = make_opt(max_position_embeddings=64)
-    results = score_tokens(opt, tokenizer, TEXTS, batch_size=2)
+    results = score_tokens(TokenLM(opt), tokenizer, TEXTS, batch_size=2)
     for text, result in zip(TEXTS, results, strict=True):
         expected = naive_nats(opt, encode_text(tokenizer, text))
         assert result.token == pytest.approx(expected.tolist(), rel=1e-4)
@@ -40,7 +40,7 @@ def test_windows_give_each_token_at_least_half_a_window_of_text(tokenizer):
     """Window 10: the first ten tokens as in one long window; later ones as in the window that scores them."""
     opt = make_opt(max_position_embeddings=64)
     ids = encode_text(tokenizer, TEXTS[2])
-    whole, cut = (score_tokens(opt, tokenizer, TEXTS[2:], window=size)[0].token for size in (63, 10))
+    whole, cut = (score_tokens(TokenLM(opt), tokenizer, TEXTS[2:], window=size)[0].token for size in (63, 10))
     assert cut[:10] == pytest.approx(whole[:10], rel=1e-4)
     assert cut[10:15] == pytest.approx(naive_nats(opt, ids[5:15])[5:10].tolist(), rel=1e-4)
     assert cut[-1] != pytest.approx(whole[-1], rel=1e-3)  # it really saw less
@@ -71,6 +71,17 @@ def test_padding_changes_nothing(opt):
 
 
 @torch.no_grad()
+def test_targets_before_the_first_are_context(opt):
+    model = TokenLM(opt)
+    batch = dict(input_ids=torch.tensor([[10, 11, 12], [13, 14, 15]]), attention_mask=torch.ones(2, 3).bool())
+    every = model.nats(**batch, ends=torch.tensor([True, False]))
+    some = model.nats(**batch, ends=torch.tensor([True, False]), first=torch.tensor([2, 0]))
+    expected = every.clone()
+    expected[0, :2] = 0
+    torch.testing.assert_close(some, expected)
+
+
+@torch.no_grad()
 def test_probabilities_of_all_continuations_sum_to_1():
     """All texts of 0 or 1 tokens, and all openings of two tokens, under a vocabulary of 8."""
     model = TokenLM(make_opt(vocab_size=8))
@@ -84,7 +95,7 @@ def test_probabilities_of_all_continuations_sum_to_1():
 
 
 def test_special_tokens_in_a_text_are_text(opt, tokenizer):
-    (result,) = score_tokens(opt, tokenizer, ["a</s><pad>"])
+    (result,) = score_tokens(TokenLM(opt), tokenizer, ["a</s><pad>"])
     assert result.num_tokens == 10
 
 
@@ -93,7 +104,7 @@ def test_special_tokens_in_a_text_are_text(opt, tokenizer):
 )
 def test_impossible_texts_and_windows_are_refused(opt, tokenizer, text, window, message):
     with pytest.raises(ValueError, match=message):
-        score_tokens(opt, tokenizer, [text], window=window)
+        score_tokens(TokenLM(opt), tokenizer, [text], window=window)
 
 
 def test_random_weights_repeat_and_leave_the_generator_alone():

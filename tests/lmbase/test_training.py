@@ -1,5 +1,6 @@
 """The loop's promises: one division per step, exact resume, clean stops, several processes equal one."""
 
+import errno
 import json
 import os
 import signal
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 import toy_training
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from toy_training import LENGTHS, ToyModel, interrupt_at, make_batch, toy_config, toy_train, weight_size
 
+from lmbase import training
 from lmbase.batches import BatchOrder
+from lmbase.checkpoint import verify_folder
 from lmbase.optimizer import WeightAverage, adamw, learning_rate
 
 
@@ -259,6 +263,32 @@ def test_a_run_that_never_began_claims_no_folder(tmp_path):
         toy_train(tmp_path, make_batch=broken)
     _, result = toy_train(tmp_path, learning_rate=0.02)
     assert result.steps == 12
+
+
+@pytest.mark.parametrize("message", ["No space left on device", "Error: No space left on device (os error 28)"])
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_where_it_stopped(tmp_path, monkeypatch, message):
+    written = []
+
+    def save(tensors, path):
+        written.append(path.parent.name)
+        if len(set(written)) == 2 and path.name == "optimizer.safetensors":
+            path.write_bytes(b"half")
+            raise SafetensorError(message) if "os error" in message else OSError(errno.ENOSPC, message)
+        save_file(tensors, path)
+
+    whole, _ = toy_train(tmp_path / "whole")
+    folder = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_file", save)
+        with pytest.raises(OSError, match=r"No space left .* kept\. Free some and run the same command") as caught:
+            toy_train(folder, save_every=4)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(folder))
+    assert checkpoints(folder) == ["step_00000004"]  # and nothing hidden beside it
+    verify_folder(folder / "checkpoints" / "step_00000004")
+    resumed, result = toy_train(folder, save_every=4)
+    assert result.steps == 12
+    assert largest_difference(weights(whole), weights(resumed)) == 0
+    assert [line["step"] for line in log(folder)] == [1, 4, 8, 12]
 
 
 # --- bad steps, bad input --------------------------------------------------------------------------------------------

@@ -111,3 +111,13 @@ def test_every_recipe_explains_itself(name):
     assert "main" in functions
     keys = dataclasses.fields(config_class(name))
     assert all(field.metadata.get("help") for field in keys)
+
+
+@pytest.mark.parametrize(
+    "name", ["audit", "benchmark", "demo", "drafting", "evaluate", "generate", "report", "synthetic_tasks"]
+)
+def test_recipes_that_write_once_leave_the_other_processes_of_torchrun_at_once(name, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    cli.main([name, "--help"])  # in the first process help ends with SystemExit
+    assert capsys.readouterr() == ("", "")

@@ -18,6 +18,7 @@ PATHS = sorted(CONFIGS.glob("*.yaml"))
 NAMES = [path.stem for path in PATHS]
 FAMILIES = ["tiny", "small", *(f"opt{size}_h{layers}" for size in ("125m", "350m", "1.3b") for layers in (1, 2, 4))]
 COMMAND = re.compile(r"sllm ([a-z][a-z-]*) ([a-z]+_[\w.]+\w)")
+OPENING = re.compile(r"sllm ([a-z][a-z-]*) ([a-z][\w.]*\w)")  # of one word, too, which elsewhere may be anything
 
 
 def opening_comment(path: Path) -> list[str]:
@@ -28,7 +29,7 @@ def opening_comment(path: Path) -> list[str]:
 
 def recipe_of(path: Path) -> ModuleType:
     """The recipe that the first line, `sllm RECIPE NAME [--key value ...]`, names."""
-    match = COMMAND.match(opening_comment(path)[0])
+    match = OPENING.match(opening_comment(path)[0])
     assert match, f"{path.name} does not open with its command"
     assert match[2] == path.stem
     return importlib.import_module(f"sllm_recipes.{match[1].replace('-', '_')}")

@@ -1,7 +1,10 @@
 """`make demo`, with a few steps of everything."""
 
+import shlex
+
+from lmbase.config import load_config
 from lmbase.metrics import read_metrics
-from sllm_recipes import cli
+from sllm_recipes import cli, demo
 
 
 def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
@@ -9,7 +12,7 @@ def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
     cli.main(command)
     printed = capsys.readouterr().out
     rows = read_metrics(tmp_path / "demo" / "evaluate")["rows"]
-    assert {row.model for row in rows} == {"opt", "opt-tuned", "vae", "sllm"}
+    assert {row.model for row in rows} == {"opt", "opt-tuned", "vae", "sllm", "sllm-drafting", "mtp"}
     for row in rows:
         assert f"| {row.model} |" in printed
         if row.protocol == "full window":
@@ -20,4 +23,16 @@ def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
     assert "<svg" in page
 
     cli.main(command)  # again: nothing is trained twice
-    assert capsys.readouterr().err.count("finished run") == 4
+    assert capsys.readouterr().err.count("finished run") == 6
+
+
+def test_the_demo_takes_another_text():
+    argv = ["--data", "my text/*.txt", "more.jsonl", "--text_field", "body", "--tokenizer", "bytes"]
+    stages = demo.stages(load_config(demo.Config, [*argv, "--output_dir", "my runs"]))
+    assert "Python" not in stages[0][0]
+    words = shlex.split(stages[0][1])
+    assert words[:4] == ["prepare", "--data", "my text/*.txt", "more.jsonl"]
+    assert words[words.index("--text_field") + 1] == "body"
+    assert words[words.index("--tokenizer") + 1] == "bytes"
+    assert all("my runs" in " ".join(shlex.split(command)) for _, command in stages)
+    assert all(word.startswith(("my runs", "opt", "vae", "sllm", "mtp")) for word in shlex.split(stages[-2][1])[2:8])

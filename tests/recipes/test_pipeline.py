@@ -3,13 +3,18 @@
 import hashlib
 import json
 import random
+import re
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from lmbase.metrics import read_metrics
 from lmbase.prepared import PreparedData
+from lmbase.text import RULES
+from multitoken import MultiTokenLM
+from sllm import SLLM
 from sllm_recipes import cli
 
 WORDS = [
@@ -30,6 +35,7 @@ WORDS = [
     "and",
     "then",
 ]
+SEEDS = {"train": range(30), "valid": range(30, 34), "test": range(34, 38)}  # of the stories in each split
 TRAIN = "--max_steps 6 --batch_size 4 --learning_rate 3e-3 --warmup_steps 2 --log_every 2 --device cpu --dtype fp32"
 
 
@@ -48,7 +54,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     text = folder / "text"
     text.mkdir()
-    for split, seeds in (("train", range(30)), ("valid", range(30, 34)), ("test", range(34, 38))):
+    for split, seeds in SEEDS.items():
         lines = [json.dumps({"text": story(seed)}) for seed in seeds]
         (text / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     data = f"--data {folder}/data"
@@ -58,12 +64,14 @@ def runs(tmp_path_factory):
     graft = f"--vae {folder}/vae --opt {folder}/opt --max_sentences 16 --num_memory_tokens 8"
     sllm(f"finetune-sllm {graft} {data} {TRAIN} --output_dir {folder}/sllm")
     sllm(f"train-opt --opt {folder}/opt {data} --context 128 {TRAIN} --output_dir {folder}/opt-tuned")
+    heads = "--num_future_tokens 3 --curriculum forward --context 128"
+    sllm(f"finetune-mtp --opt {folder}/opt {data} {heads} {TRAIN} --output_dir {folder}/mtp")
     return folder
 
 
 @pytest.fixture(scope="module")
 def table(runs):
-    models = f"opt={runs}/opt tuned={runs}/opt-tuned vae={runs}/vae sllm={runs}/sllm"
+    models = f"opt={runs}/opt tuned={runs}/opt-tuned vae={runs}/vae sllm={runs}/sllm mtp={runs}/mtp"
     sllm(
         f"evaluate --model {models} --data {runs}/data --rounds 1 --prompt_tokens 16 --new_tokens 8 --samples 1 "
         f"--device cpu --output_dir {runs}/evaluate"
@@ -77,6 +85,7 @@ def test_the_table_has_a_row_for_every_model_and_protocol(table):
         ("tuned", "full window"),
         ("sllm", "full window"),
         ("sllm", "equal context"),
+        ("mtp", "full window"),
         ("vae", "reconstruction"),
     }
 
@@ -95,6 +104,51 @@ def test_the_baseline_is_the_tuned_trunk_and_its_tokens_add_up(table):
     assert sllm_row.extra["ratio"] == pytest.approx(sllm_row.bits_per_byte / tuned.bits_per_byte)
     assert opt.training_tokens < tuned.training_tokens
     assert sllm_row.training_tokens > opt.training_tokens
+
+
+def test_a_multi_token_model_is_scored_by_head_1_and_has_the_nats_of_all(table):
+    row, opt = table["mtp", "full window"], table["opt", "full window"]
+    assert row.extra["nats_head_1"] < row.extra["nats_head_3"]
+    assert row.extra["tokens_per_forward"] >= 1
+    assert row.training_tokens > opt.training_tokens
+    assert row.parameters > opt.parameters
+    assert row.tokens_per_second > 0
+    assert row.extra["ratio"] > 0
+
+
+def test_a_multi_token_model_writes_the_same_whatever_it_drafts(runs, capsys):
+    texts = set()
+    for drafts in ("1", "3", "auto"):
+        sllm(f"generate --model {runs}/mtp --prompt Hello --max_new_tokens 12 --num_draft {drafts} --device cpu")
+        texts.add(capsys.readouterr().out)
+    assert len(texts) == 1
+
+
+def test_heads_on_a_finished_sllm_change_neither_its_score_nor_its_text(runs, capsys):
+    heads = "--num_future_tokens 3 --train_draft_heads_only true"
+    sllm(f"finetune-sllm --model {runs}/sllm {heads} --data {runs}/data {TRAIN} --output_dir {runs}/sllm-drafting")
+    plain, drafting = (SLLM.from_pretrained(runs / name / "model") for name in ("sllm", "sllm-drafting"))
+    own = drafting.state_dict()
+    assert all(torch.equal(weight, own[name]) for name, weight in plain.state_dict().items())
+    text = ["The cat sees a dog. Then"]
+    assert drafting.score(text).nats == pytest.approx(plain.score(text).nats, rel=1e-6)
+    texts = set()
+    for name, drafts in (("sllm", "auto"), ("sllm-drafting", "1"), ("sllm-drafting", "3"), ("sllm-drafting", "auto")):
+        capsys.readouterr()
+        sllm(f"generate --model {runs}/{name} --prompt Hello --max_new_tokens 12 --num_draft {drafts} --device cpu")
+        told = capsys.readouterr()
+        texts.add(told.out)
+        assert ("per forward pass" in told.err) == (name == "sllm-drafting")
+    assert len(texts) == 1
+
+
+def test_multi_token_training_from_random_weights_and_with_fewer_heads(runs):
+    options = f"--data {runs}/data --context 128 {TRAIN} --max_steps 2"
+    sllm(f"finetune-mtp --opt random:tiny --num_future_tokens 2 {options} --output_dir {runs}/mtp2")
+    sllm(f"finetune-mtp --model {runs}/mtp2 --num_future_tokens 1 {options} --output_dir {runs}/mtp1")
+    models = [MultiTokenLM.from_pretrained(runs / name / "model") for name in ("mtp2", "mtp1")]
+    assert [len(model.heads) for model in models] == [2, 1]
+    assert [model.config.trunk.num_hidden_layers for model in models] == [2, 2]
 
 
 def test_a_prepared_folder_and_the_text_it_came_from_score_alike(runs, table):
@@ -129,6 +183,71 @@ def test_generate_prints_the_prompt_and_what_follows(runs, capsys):
     assert first.startswith("Hello")
     sllm(f"generate --model {runs}/sllm --prompt Hello --max_new_tokens 6 --device cpu")
     assert capsys.readouterr().out == first
+
+
+TOLD = r"\[(\d+) tokens in [\d.]+ s \([\d.,]+ tokens/s\), finished by (stop|length)(.*)\]\n"
+
+
+def told(line: str) -> tuple[str, ...]:
+    """Tokens, finish reason and the rest of what `generate` writes to stderr."""
+    match = re.fullmatch(TOLD, line)
+    assert match, line
+    return match.groups()
+
+
+def test_generate_tells_on_stderr_how_it_went(runs, capsys):
+    sllm(f"generate --model {runs}/opt --prompt Hello --max_new_tokens 6 --device cpu")
+    number, reason, rest = told(capsys.readouterr().err)
+    assert rest == ""
+    assert (reason == "length") == (number == "6")
+    sllm(f"generate --model {runs}/sllm --prompt Hello --max_new_tokens 60 --device cpu")
+    printed = capsys.readouterr()
+    assert "tokens/s" not in printed.out
+    number, reason, rest = told(printed.err)
+    assert (reason == "length") == (number == "60")
+    output = SLLM.from_pretrained(runs / "sllm" / "model").generate(text="Hello", max_new_tokens=60)
+    assert int(number) == output.num_new_tokens[0]
+    if output.recut_share is None:
+        assert rest == ""
+    else:
+        assert (
+            rest == f", {output.recut_share:.1%} of the sentences would change if their text were cut and "
+            "tokenised anew"
+        )
+
+
+def test_speed_is_measured_in_the_dtype_asked_for_and_likelihood_is_not(runs, table):
+    models = f"opt={runs}/opt tuned={runs}/opt-tuned sllm={runs}/sllm"
+    sllm(
+        f"evaluate --model {models} --data {runs}/data --rounds 1 --prompt_tokens 16 --new_tokens 8 --samples 0 "
+        f"--dtype bf16 --device cpu --output_dir {runs}/evaluate-bf16"
+    )
+    for row in read_metrics(runs / "evaluate-bf16")["rows"]:
+        expected = table[row.model, row.protocol]
+        assert (row.dtype, row.nats) == ("fp32", pytest.approx(expected.nats, rel=1e-6))
+        if row.protocol == "full window":
+            assert (row.extra["speed_dtype"], expected.extra["speed_dtype"]) == ("bf16", "fp32")
+        if row.protocol == "full window" and row.model != "sllm":  # whose share of text in the cache is its own
+            assert row.kv_bytes_per_token == expected.kv_bytes_per_token / 2
+
+
+@pytest.mark.filterwarnings("ignore:rule .sentence. found no Punkt model")
+def test_the_pipeline_is_timed_on_raw_text(runs, capsys):
+    command = f"benchmark --subset pipeline --rounds 1 --tokenizer bytes --output_dir {runs}/benchmark-pipeline --data"
+    sllm(f"{command} {runs}/text")
+    document = read_metrics(runs / "benchmark-pipeline")
+    size = {split: sum(len(story(seed).encode()) for seed in seeds) for split, seeds in SEEDS.items()}
+    rows = {row.model: row for row in document["rows"]}
+    assert set(rows) == {*(f"segment {rule}" for rule in RULES), "tokenise", "prepare"}
+    for name, row in rows.items():
+        assert row.protocol == "pipeline"
+        assert row.bytes == (sum(size.values()) if name == "prepare" else size["train"])
+        assert row.extra["megabytes_per_second"] > 0
+    assert document["corpus"]["sha256"] == PreparedData.load(runs / "data").hash
+    assert {path.name for path in (runs / "benchmark-pipeline").iterdir()} == {"metrics.json", "table.md"}
+    with pytest.raises(SystemExit):
+        sllm(f"{command} {runs}/data")
+    assert "raw text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("data", ["text", "data"])
@@ -214,6 +333,31 @@ MISTAKES = {
     "too many sentences for the trunk": (
         lambda runs: f"finetune-sllm --vae {runs}/vae --opt {runs}/opt --data {runs}/data --max_sentences 500",
         "max_sentences=500",
+    ),
+    "more heads than there are": (
+        lambda runs: f"generate --model {runs}/mtp --prompt x --num_draft 4",
+        "3 heads, so choose 1",
+    ),
+    "a draft length that is none": (
+        lambda runs: f"generate --model {runs}/mtp --prompt x --num_draft many",
+        "'auto'",
+    ),
+    "fewer heads in the model": (
+        lambda runs: f"finetune-mtp --model {runs}/mtp --data {runs}/data --num_future_tokens 9",
+        "heads 1 to 3",
+    ),
+    "heads of another kind": (
+        lambda runs: f"finetune-mtp --model {runs}/mtp --data {runs}/data --head_kind causal",
+        "made with parallel",
+    ),
+    "heads on heads": (lambda runs: f"finetune-mtp --opt {runs}/mtp --data {runs}/data", "'opt' is needed"),
+    "text of another tokenizer for heads": (
+        lambda runs: f"finetune-mtp --opt {other_tokenizer(runs)} --data {runs}/data",
+        "tokenizers",
+    ),
+    "more heads than blocks": (
+        lambda runs: f"finetune-mtp --opt random:tiny --num_future_tokens 5 --data {runs}/data",
+        "as many heads at most",
     ),
     "nothing to evaluate": (lambda runs: "evaluate", "--model"),
     "no baseline": (lambda runs: f"evaluate --model {runs}/sllm --data {runs}/data", "baseline"),

@@ -82,6 +82,18 @@ def test_probabilities_of_all_texts_sum_to_1(options):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("options", [{}, MEMORY], ids=["plain", "memory"])
+def test_sentences_that_are_not_wanted_are_context(options):
+    model = make_sllm(**options)
+    batch = read(model, TEXTS)
+    wanted = batch["sentence_mask"].clone()
+    wanted[0, :2] = wanted[1] = False
+    every, some = model.nats(**batch), model.nats(**batch, wanted=wanted)
+    torch.testing.assert_close(some.token, every.token * wanted[..., None])
+    assert torch.equal(some.stop, every.stop)
+
+
+@torch.no_grad()
 def test_a_text_that_goes_on_differs_in_its_last_flag_alone(sllm):
     batch = read(sllm, TEXTS)
     ends, goes_on = (sllm.nats(**batch, continues=torch.tensor([False, c, False])) for c in (False, True))

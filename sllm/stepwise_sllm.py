@@ -1,0 +1,118 @@
+"""An SLLM step by step: reading texts sentence after sentence, and beginning to write the next one.
+
+B texts, S sentences of a text, T tokens of a sentence, N sentences, D width, C states read so far, K trunk states and
+W tokens that the decoder reads, M = K + W.
+"""
+
+# mypy: disable-error-code="misc"
+# `self` is the whole model, which the mixin's own class does not show.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from sentencevae.modeling_sentencevae import CachedLayer, DecoderState, LayerMemory, Memories, memory_keys_values
+
+if TYPE_CHECKING:
+    from sllm.modeling_sllm import SLLM
+
+
+@dataclass
+class ReadingState:
+    """What step-by-step reading of B texts remembers: the trunk's cache and the decoder's memory."""
+
+    past_key_values: DynamicCache
+    attention_mask: Tensor  # (B, C) states read so far; a text that is shorter or over has zeros
+    states: Tensor  # (B, K, D) the latest trunk states, newest last
+    states_mask: Tensor  # (B, K)
+    tokens: Tensor  # (B, W, D) the encoder's states of the latest tokens, newest last
+    tokens_mask: Tensor  # (B, W)
+
+
+class StepwiseMixin:
+    """The path that generates; its scores are those of the parallel path."""
+
+    def start_reading(self: "SLLM", input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> ReadingState:
+        """Read the start state and S sentences of B texts at once, remembering what the next sentence needs.
+
+        Args: as for `forward`; texts of fewer sentences are padded on the right.
+        """
+        sentences = self._read(input_ids, attention_mask, sentence_mask)
+        inputs = self._trunk_inputs(sentences, sentence_mask)
+        mask = F.pad(sentence_mask, (1, 0), value=True).long()  # (B,S+1)
+        cache = DynamicCache(config=self.config.trunk)
+        states = self.trunk(inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, use_cache=True)
+        states = states.last_hidden_state  # (B,S+1,D)
+        last = sentence_mask.sum(1)  # (B,)
+        rows = torch.arange(len(last), device=states.device)
+        wanted = last[:, None] - latest(self.config.num_memory_states, states.device) + 1  # (B,K)
+        counts = attention_mask.sum((1, 2))  # (B,)
+        ends = counts.cumsum(0)
+        token = ends[:, None] - latest(self.config.num_memory_tokens, states.device)  # (B,W)
+        token_states = F.pad(sentences.token_states, (0, 0, 0, 1))  # never empty
+        return ReadingState(
+            cache,
+            mask,
+            states[rows[:, None], wanted.clamp(min=0)],
+            wanted >= 0,
+            token_states[token.clamp(min=0)],
+            token >= (ends - counts)[:, None],
+        )
+
+    def read_sentence(self: "SLLM", input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
+        """Read one more sentence of each text: ids and mask (B, T); a text whose mask is empty is over, and stays."""
+        alive = attention_mask.any(1)  # (B,)
+        safe = attention_mask.clone()
+        safe[:, 0] |= ~alive  # the encoder needs one token; what it makes of it is masked out below
+        embeds, token_states = self.autoencoder.encode_states(input_ids, safe)
+        state.attention_mask = torch.cat([state.attention_mask, alive[:, None].long()], dim=1)
+        new = self.trunk(
+            inputs_embeds=self.sentence_in(embeds)[:, None],
+            attention_mask=state.attention_mask,
+            past_key_values=state.past_key_values,
+            use_cache=True,
+        ).last_hidden_state  # (B,1,D)
+        state.states = torch.cat([state.states, new], dim=1)[:, 1:]
+        state.states_mask = torch.cat([state.states_mask, alive[:, None]], dim=1)[:, 1:]
+        # Old tokens end at the right border, new ones begin behind it: the latest W end where each new sentence does.
+        latest = attention_mask.sum(1, keepdim=True) + torch.arange(state.tokens.shape[1], device=new.device)  # (B,W)
+        rows = torch.arange(len(alive), device=new.device)[:, None]
+        state.tokens = torch.cat([state.tokens, token_states], dim=1)[rows, latest]
+        state.tokens_mask = torch.cat([state.tokens_mask, attention_mask], dim=1)[rows, latest]
+
+    def start_writing(self: "SLLM", state: ReadingState) -> DecoderState:
+        """Begin to write the next sentence of each text."""
+        decoder = self.autoencoder.decoder
+        memories = self.memories_of(decoder.layers, state)
+        return decoder.start(self.sentence_out(state.states[:, -1]), memories)
+
+    def memories_of(self: "SLLM", layers: nn.ModuleList, state: ReadingState) -> Memories:
+        """What these layers of the decoder read beside the next sentence's vector."""
+        if self.memory_kinds is None:
+            return None
+        kinds = self.memory_kinds
+        vectors = torch.cat([state.states + kinds[0], state.tokens + kinds[1]], dim=1)  # (B,K+W,D)
+        mask = torch.cat([state.states_mask, state.tokens_mask], dim=1)
+        return [LayerMemory(keys_values, mask) for keys_values in memory_keys_values(layers, vectors)]
+
+    def draft_states(self: "SLLM", x: Tensor, state: DecoderState) -> list[Tensor]:
+        """The next T positions of each drafting head (N,T,D), given the decoder's states there before its last norm."""
+        decoder, rows = self.autoencoder.decoder, x.shape[1]
+        visible, places = state.visible(rows), state.cache.places(rows)
+        memories: Sequence[LayerMemory | None] = state.memories or [None] * len(self.draft_heads)
+        found = []
+        for i, (head, memory) in enumerate(zip(self.draft_heads, memories, strict=True), start=1):
+            ahead = slice(places.start + i, places.stop + i) if isinstance(places, slice) else places + i
+            read = decoder.reading(state.sentence_embeds, ahead)
+            found.append(head(x, read, memory, CachedLayer(state.cache, i, visible)))
+        return found
+
+
+def latest(number: int, device: torch.device) -> Tensor:
+    """number, ..., 2, 1: how far before a place the latest `number` things stand, newest last."""
+    return torch.arange(number, 0, -1, device=device)
