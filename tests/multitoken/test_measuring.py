@@ -277,19 +277,13 @@ def test_acceptance_of_another_recipe_is_refused(tmp_path):
 def test_naive_memory_grows_with_heads_and_ours_does_not():
     tokens, vocabulary = 2048, 4096
     logits = tokens * vocabulary * 4
-    found = {
-        n: step_memory_here(Setting("tiny", 3, n, vocabulary, tokens, "fp32", "cpu"), ("ours", "naive")) for n in (1, 3)
-    }
+    # each in a process of its own: in this one, memory that earlier tests left would be taken for free, or not
+    found = {n: step_memory(Setting("tiny", 3, n, vocabulary, tokens, "fp32", "cpu")) for n in (1, 3)}
     growth = {loss: found[3][loss].peak_bytes - found[1][loss].peak_bytes for loss in ("ours", "naive")}
     assert growth["naive"] > 2 * logits  # two heads' logits and their log-probabilities
-    assert growth["ours"] < 1.5 * logits  # with one chunk, and with several
+    assert growth["ours"] < logits / 2
     assert found[3]["naive"].peak_bytes > 1.3 * found[3]["ours"].peak_bytes
     assert found[3]["ours"].largest_vocabulary_bytes == CHUNK_ROWS["cpu"] * vocabulary * 4
-
-
-def test_memory_is_measured_in_a_process_of_its_own():
-    found = step_memory(Setting("tiny", 4, 4, 2048, 2048, "fp32", "cpu"))
-    assert found["naive"].peak_bytes > found["ours"].peak_bytes > 2048 * 2048 * 4
 
 
 def test_rows_of_heads_have_times_beside_operations(monkeypatch):
