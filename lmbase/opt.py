@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
 
+from lmbase.attention import use_fast_attention
 from lmbase.collate import pad_tokens
 from lmbase.flops import attention_flops, linear_flops
 from lmbase.folders import model_folder
@@ -54,11 +55,15 @@ def load_opt(
     """
     if not spec.startswith("random:"):
         source = model_folder(spec, "opt")
-        return OPTForCausalLM.from_pretrained(source, use_safetensors=True, dtype=torch.float32, dropout=dropout)
+        opt = OPTForCausalLM.from_pretrained(source, use_safetensors=True, dtype=torch.float32, dropout=dropout)
+        use_fast_attention(opt)
+        return opt
     config = random_config(spec, vocab_size=vocab_size, max_positions=max_positions, dropout=dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return OPTForCausalLM(config)
+        opt = OPTForCausalLM(config)
+    use_fast_attention(opt)
+    return opt
 
 
 def random_config(spec: str, *, vocab_size: int, max_positions: int, dropout: float = 0.0) -> OPTConfig:

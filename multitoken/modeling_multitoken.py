@@ -21,6 +21,7 @@ from transformers import initialization as init
 from transformers.models.opt.modeling_opt import OPTDecoderLayer
 from transformers.utils import ModelOutput, cached_file
 
+from lmbase.attention import use_fast_attention
 from lmbase.cache import RowCache
 from lmbase.flops import attention_flops, linear_flops
 from lmbase.losses import token_nats, vocabulary_loss
@@ -92,6 +93,7 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         config.check()
         super().__init__(config)
         self.trunk = OPTModel(config.trunk)
+        use_fast_attention(self.trunk)
         decoder, n = self.trunk.decoder, config.num_future_tokens
         # Heads read the trunk as a further layer would, and share what comes after the last layer.
         self.final_layer_norm: nn.Module | None = decoder.final_layer_norm

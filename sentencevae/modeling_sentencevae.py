@@ -7,7 +7,6 @@ M memory vectors of a sentence, C positions held by a decoder's cache.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
+from lmbase.attention import attention
 from lmbase.cache import RowCache
 from lmbase.flops import linear_flops
 from lmbase.losses import vocabulary_loss
@@ -47,10 +46,7 @@ class Attention(nn.Module):
         self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool = False
     ) -> Tensor:
         q = rearrange(self.q_proj(x), "n t (h d) -> n h t d", h=self.num_heads)
-        # On CPUs the fused bfloat16 kernel is made for long texts: over a sentence, plain products are 8 times faster.
-        plain = q.device.type == "cpu" and q.dtype == torch.bfloat16
-        with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
-            y = F.scaled_dot_product_attention(q, *keys_values, attn_mask=mask, is_causal=causal)
+        y = attention(q, *keys_values, mask, causal)
         return self.out_proj(rearrange(y, "n h t d -> n t (h d)"))
 
 

@@ -18,6 +18,7 @@ from transformers import OPTForCausalLM, OPTModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from lmbase.attention import use_fast_attention
 from lmbase.flops import attention_flops, linear_flops
 from lmbase.losses import token_nats, vocabulary_loss
 from lmbase.processing import ProcessorMixin
@@ -135,6 +136,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         width = config.hidden_size
         self.autoencoder = SentenceVAE(config.autoencoder)
         self.trunk = OPTModel(config.trunk)
+        use_fast_attention(self.trunk)
         self.start_state = nn.Parameter(torch.empty(width))
         self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
         self.sentence_out = nn.Linear(width, width)  # from the trunk's states to what the decoder reads
