@@ -6,7 +6,7 @@ M memory vectors of a sentence, C positions held by a decoder's cache.
     input_ids (N,T) -> SentenceEncoder -> sentence_embeds (N,D) -> SentenceDecoder -> hidden states (N,T,D) -> V
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -26,6 +26,7 @@ from lmbase.losses import vocabulary_loss
 from lmbase.processing import ProcessorMixin
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sentencevae.generation_sentencevae import SentenceVAEGenerationMixin
+from sentencevae.grouping import Group, PackedTokens, length_groups
 
 
 class Attention(nn.Module):
@@ -299,6 +300,12 @@ def sentence_targets(input_ids: Tensor, attention_mask: Tensor, config: Sentence
     return SentenceTargets(inputs, targets, mask, (index == 0).expand(n, -1))
 
 
+def group_targets(group: Group, config: SentenceVAEConfig) -> SentenceTargets:
+    """Those of a group; sentences that are repeated predict nothing."""
+    cut = sentence_targets(group.ids, group.mask, config)
+    return SentenceTargets(cut.inputs, cut.targets, cut.mask & group.real, cut.first)
+
+
 @dataclass
 class SentenceVAEOutput(ModelOutput):
     """
@@ -343,14 +350,6 @@ def init_layer(module: nn.Module, std: float) -> None:
         init.copy_(module.weight, module.start_signs())
 
 
-def length_buckets(lengths: Tensor, rows_per_bucket: int = 64) -> Iterator[tuple[Tensor, int]]:
-    """Group sentences (N,) of like length, so that padding costs little: yields row indices and longest length."""
-    order = lengths.argsort(stable=True)
-    num_buckets = max(1, min(8, len(order) // rows_per_bucket))
-    for index in order.tensor_split(num_buckets):
-        yield index, int(lengths[index[-1]]) if len(index) else 0  # without sentences one empty group
-
-
 class SentenceVAE(ProcessorMixin, SentenceVAEGenerationMixin, SentenceVAEPreTrainedModel):  # type: ignore[misc]
     """Sentence autoencoder: N sentences -> N vectors -> the same sentences (arXiv 2408.00655, section 3).
 
@@ -393,21 +392,21 @@ class SentenceVAE(ProcessorMixin, SentenceVAEGenerationMixin, SentenceVAEPreTrai
             input_ids: (N, T) sentences without end mark, padded on the right.
             attention_mask: (N, T) True on real tokens.
         """
+        tokens = self.pack(input_ids, attention_mask)
         hidden, targets, first, kl, parts, order = [], [], [], [], [], []
-        for index, longest in length_buckets(attention_mask.sum(1)):
-            ids, mask = input_ids[index, :longest], attention_mask[index, :longest]
-            pooled, _ = self.encoder(self.embed_tokens(ids), mask)  # (n,D)
+        for group in length_groups(input_ids, attention_mask, tokens.rows, self.config.max_sentence_tokens):
+            pooled, _ = self.encoder(tokens.inputs(group), group.mask)  # (n,D)
             z, kl_part = self._latent(pooled)
-            cut = sentence_targets(ids, mask, self.config)
+            cut = group_targets(group, self.config)
             if self.training and self.config.latent_dropout:
                 z = z * (torch.rand(len(z), 1, device=z.device) >= self.config.latent_dropout)
-            h = self.decoder(self.embed_tokens(cut.inputs), z)  # (n,T+1,D)
+            h = self.decoder(tokens.shifted(group), z)  # (n,W+1,D)
             hidden.append(h[cut.mask])
             targets.append(cut.targets[cut.mask])
             first.append(cut.first[cut.mask])
-            kl.append(kl_part)
-            parts.append(z)
-            order.append(index)
+            kl.append(kl_part[: group.num_real].sum())
+            parts.append(z[: group.num_real])
+            order.append(group.index[: group.num_real])
         sentence_embeds = torch.cat(parts)[torch.cat(order).argsort()]  # (N,D)
         result = vocabulary_loss(
             torch.cat(hidden),
@@ -426,13 +425,13 @@ class SentenceVAE(ProcessorMixin, SentenceVAEGenerationMixin, SentenceVAEPreTrai
         return SentenceVAEOutput(loss=loss, losses=losses, correct=correct, sentence_embeds=sentence_embeds)
 
     def _latent(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled states (n,D) -> sentence vectors (n,D) and their summed KL, each dimension's first nats free."""
+        """Pooled states (n,D) -> sentence vectors (n,D) and the KL of each (n,), each dimension's first nats free."""
         if self.to_gaussian is None:
-            return pooled, pooled.new_zeros(())
+            return pooled, pooled.new_zeros(len(pooled))
         mean, log_var = self.to_gaussian(pooled).float().chunk(2, dim=-1)
         kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var)  # (n,D)
         z = mean + torch.randn_like(mean) * (0.5 * log_var).exp() if self.training else mean
-        return z.to(pooled.dtype), kl.clamp(min=self.config.free_bits).sum()
+        return z.to(pooled.dtype), kl.clamp(min=self.config.free_bits).sum(-1)
 
     def flops(self, num_tokens: int, num_sentences: int) -> float:
         """Of a forward pass over so many tokens and end marks, by formula (attention inside a sentence left out)."""
@@ -444,17 +443,26 @@ class SentenceVAE(ProcessorMixin, SentenceVAEGenerationMixin, SentenceVAEPreTrai
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Sentences (N, T) -> sentence vectors (N, D); a Gaussian latent gives its mean outside training."""
-        return self.encode_states(input_ids, attention_mask)[0]
+        return self.encode_packed(self.pack(input_ids, attention_mask), input_ids, attention_mask)[0]
 
     def encode_states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Like `encode`, with the encoder's token states (N, T, D) beside the vectors (padding holds zeros)."""
-        t = input_ids.shape[1]
-        embeds, states, order = [], [], []
-        for index, longest in length_buckets(attention_mask.sum(1)):
-            mask = attention_mask[index, :longest]
-            pooled, x = self.encoder(self.embed_tokens(input_ids[index, :longest]), mask)
-            embeds.append(self._latent(pooled)[0])
-            states.append(F.pad(x * mask[..., None], (0, 0, 0, t - longest)))  # (n,T,D)
-            order.append(index)
-        back = torch.cat(order).argsort()
-        return torch.cat(embeds)[back], torch.cat(states)[back]
+        embeds, states = self.encode_packed(self.pack(input_ids, attention_mask), input_ids, attention_mask)
+        padded = states.new_zeros(*input_ids.shape, states.shape[-1])  # (N,T,D)
+        return embeds, padded.masked_scatter(attention_mask[..., None], states)
+
+    def pack(self, input_ids: Tensor, attention_mask: Tensor) -> PackedTokens:
+        """The tokens (N, T), embedded."""
+        return PackedTokens.of(self.embed_tokens, input_ids, attention_mask, cast(int, self.config.bos_token_id))
+
+    def encode_packed(self, tokens: PackedTokens, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Sentence vectors (N, D) and the encoder's states (L, D) of all real tokens, one sentence after another."""
+        embeds, states, order, places = [], [], [], []
+        for group in length_groups(input_ids, attention_mask, tokens.rows, self.config.max_sentence_tokens):
+            pooled, x = self.encoder(tokens.inputs(group), group.mask)
+            embeds.append(self._latent(pooled)[0][: group.num_real])
+            real = group.mask & group.real
+            states.append(x[real])
+            order.append(group.index[: group.num_real])
+            places.append(group.rows[real])
+        return torch.cat(embeds)[torch.cat(order).argsort()], torch.cat(states)[torch.cat(places).argsort()]

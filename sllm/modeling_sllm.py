@@ -23,16 +23,16 @@ from lmbase.flops import attention_flops, linear_flops
 from lmbase.losses import token_nats, vocabulary_loss
 from lmbase.processing import ProcessorMixin
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
+from sentencevae.grouping import PackedTokens, length_groups
 from sentencevae.modeling_sentencevae import (
     DecoderLayer,
     LayerMemory,
     Memories,
     SentenceTargets,
     SentenceVAE,
+    group_targets,
     init_layer,
-    length_buckets,
     memory_keys_values,
-    sentence_targets,
 )
 from sllm.configuration_sllm import SLLMConfig
 from sllm.generation_sllm import SentenceGenerationMixin
@@ -75,6 +75,7 @@ class Sentences:
     places: Tensor  # (N,) its number in the text, from 0
     ids: Tensor  # (N, T)
     mask: Tensor  # (N, T)
+    tokens: PackedTokens
     starts: Tensor  # (N,) tokens of the batch before each sentence, padding not counted
     embeds: Tensor  # (N, D)
     token_states: Tensor  # (L, D) of the encoder, for all L tokens of the batch one after another
@@ -84,7 +85,8 @@ class Sentences:
 class Decoded:
     """Some sentences (n,), decoded with their true tokens."""
 
-    index: Tensor  # (n,) which of the batch's
+    index: Tensor  # (n,) which of the batch's; those after the first `num_real` are repeated and predict nothing
+    num_real: int
     states: Tensor  # (n, T+1, D) of the decoder before its last norm
     hidden: Tensor  # (n, T+1, D) after it
     cut: SentenceTargets
@@ -307,7 +309,8 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
                 closed_id=self.config.eos_token_id,
             )
             part = torch.zeros(cut.mask.shape, device=states.device).masked_scatter(cut.mask, values)
-            per_sentence = F.pad(part, (0, t + 1 - part.shape[1]))  # (n,T+1)
+            per_sentence = F.pad(part, (0, t + 1 - part.shape[1]))[: decoded.num_real]  # (n,T+1), or cut to it
+            index = index[: decoded.num_real]
             token = token.index_put((sentences.rows[index], sentences.places[index]), per_sentence)
         return TextNats(token, self._stop(states, sentence_mask, continues)[1])
 
@@ -327,9 +330,10 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
     def _read(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> Sentences:
         rows, places = sentence_mask.nonzero(as_tuple=True)  # (N,)
         ids, mask = input_ids[rows, places], attention_mask[rows, places]  # (N,T)
-        embeds, token_states = self.autoencoder.encode_states(ids, mask)  # (N,D), (N,T,D)
+        tokens = self.autoencoder.pack(ids, mask)
+        embeds, token_states = self.autoencoder.encode_packed(tokens, ids, mask)  # (N,D), (L,D)
         lengths = mask.sum(1)
-        return Sentences(rows, places, ids, mask, lengths.cumsum(0) - lengths, embeds, token_states[mask])
+        return Sentences(rows, places, ids, mask, tokens, lengths.cumsum(0) - lengths, embeds, token_states)
 
     def _trunk_inputs(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
         b, s = sentence_mask.shape
@@ -346,7 +350,6 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
 
     def _decode(self, sentences: Sentences, states: Tensor, wanted: Tensor | None = None) -> Iterator[Decoded]:
         """Teacher-forced decoding in groups of like length."""
-        embed = self.autoencoder.embed_tokens
         chosen = torch.arange(len(sentences.ids), device=states.device)
         if wanted is not None:
             chosen = chosen[wanted[sentences.rows, sentences.places]]
@@ -354,16 +357,15 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
             return
         decoder = self.autoencoder.decoder
         memory = self._memory_of_all(decoder.layers, sentences, states)
-        for group, longest in length_buckets(sentences.mask[chosen].sum(1)):
-            index = chosen[group]
-            cut = sentence_targets(
-                sentences.ids[index, :longest], sentences.mask[index, :longest], self.config.autoencoder
-            )
+        tokens, most = sentences.tokens, self.config.max_sentence_tokens
+        for group in length_groups(sentences.ids, sentences.mask, tokens.rows, most, chosen):
+            index = group.index
             state = states[sentences.rows[index], sentences.places[index]]  # (n,D): sentence k+1 is read from state k
             memories = self._memories(sentences, states, index, memory)
             vectors = self.sentence_out(state)
-            decoded = decoder.states(embed(cut.inputs), vectors, memories)
-            yield Decoded(index, decoded, decoder.norm(decoded), cut, vectors)
+            decoded = decoder.states(tokens.shifted(group), vectors, memories)
+            cut = group_targets(group, self.config.autoencoder)
+            yield Decoded(index, group.num_real, decoded, decoder.norm(decoded), cut, vectors)
 
     def _look_ahead(
         self, decoded: Decoded, sentences: Sentences, states: Tensor, memory: list

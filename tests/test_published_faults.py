@@ -29,9 +29,9 @@ from lmbase.metrics import Row, bits_per_byte, perplexity, read_metrics
 from lmbase.opt import SIZES, DocumentNats
 from lmbase.speed import Arrivals, Generation, alternate, time_opt
 from lmbase.text import choose_rule, segment
-from sentencevae import SentenceVAE
+from sentencevae import SentenceVAE, modeling_sentencevae
 from sentencevae.modeling_sentencevae import SentenceTargets, sentence_targets
-from sllm import SLLM, SLLMConfig, modeling_sllm
+from sllm import SLLM, SLLMConfig
 from sllm import speed as sllm_speed
 from sllm.audit import audit_sentences
 from sllm.evaluation import Texts, audit_loaded, evaluate_likelihood
@@ -209,7 +209,7 @@ def test_fault_02_targets_off_by_one(sllm, monkeypatch):
     check_scored()
     with pytest.raises(AssertionError):
         check_targets(neighbours_targets)
-    monkeypatch.setattr(modeling_sllm, "sentence_targets", neighbours_targets)
+    monkeypatch.setattr(modeling_sentencevae, "sentence_targets", neighbours_targets)
     with pytest.raises(AssertionError):
         check_scored()
 
