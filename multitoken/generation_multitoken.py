@@ -1,7 +1,7 @@
 """Writing with several heads: heads 2 to n guess ahead, trunk and head 1 verify all guesses in one pass.
 
-B texts, R rows of a pass (a draft's nodes), L tokens, D width, V vocabulary, P positions that drafting
-heads have not read.
+B texts, R rows of a pass (a draft's nodes), L tokens, D width, V vocabulary, P positions that drafting heads have not
+read.
 """
 
 import time
@@ -144,8 +144,8 @@ class _Writer:
         self.model, self.texts, self.sampler = model, texts, sampler
         self.limit, self.min_new_tokens = limit, min_new_tokens
         self.statistics = SpeculationStatistics()
-        self.eager_heads = model.config.head_kind == "anticausal"  # head 1 reads through all others
-        self.last_states = torch.empty(0)  # (B, n-1, D) of heads 2 to n at the newest choice; eager heads only
+        # Anticausal heads: head 1 reads through all others, so their states are there without being asked for.
+        self.eager_heads = model.config.head_kind == "anticausal"
 
     def run(self, drafts: DraftTree, length: DraftLength | None) -> Iterator[None]:
         """Write until every text has a finish_reason; yields after each pass."""
@@ -159,119 +159,139 @@ class _Writer:
         capacity = min(longest + self.limit, positions) + len(drafts.nodes)
         self.cache = RowCache(len(self.texts), capacity, model.device)
         self.draft_cache = RowCache(len(self.texts), capacity, model.device)
-        self._read_prompts()
+        wanted = drafts.depth if length is None else length.choose()
+        self._read_prompts(drafts.pruned(wanted))
         yield
         while alive := self._alive_within(positions):
             began = time.perf_counter()
             wanted = drafts.depth if length is None else length.choose()
-            depth = min(wanted, max(self.limit - len(text.new) for text in alive) - 1)
+            room = max(self.limit - len(text.new) for text in alive)
             held = [n for n, text in zip(self.cache.lengths, self.texts, strict=True) if not text.finish_reason]
-            depth = min(depth, positions - max(held) - 1)
-            tree = drafts.pruned(depth)
+            tree = self.guessed.pruned(min(room, positions - max(held)) - 1)
+            following = drafts.pruned(max(min(wanted, room - 2), 0))
             before = self.statistics.num_forwards, sum(self.statistics.accepted)
-            self._pass(tree)
-            if length is not None and depth == wanted:
+            self._pass(tree, following)
+            if length is not None and tree.depth == following.depth == wanted:
                 accepted = sum(self.statistics.accepted) - before[1]
-                length.record(depth, accepted / (self.statistics.num_forwards - before[0]), time.perf_counter() - began)
+                share = accepted / (self.statistics.num_forwards - before[0])
+                length.record(wanted, share, time.perf_counter() - began)
             yield
 
     # -- one pass ------------------------------------------------------------------------------------------------------
 
-    def _read_prompts(self) -> None:
-        """Read all prompts and choose the first new token of each."""
+    def _read_prompts(self, following: DraftTree) -> None:
+        """Read all prompts, choose the first new token of each, and guess what follows it."""
         ids, lengths = self._pad([text.prompt for text in self.texts])
         visible = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
         z, states = self.model.step(ids, None, visible, self.cache)
-        last = [length - 1 for length in lengths]
-        rows = torch.arange(len(last), device=ids.device)
-        chosen = self._choose(states[0][rows, last][:, None], [0], lambda b, r: [])
-        self.cache.keep([range(length) for length in lengths])
+        ahead = self._look_ahead(z, states, visible, following.depth)
+        rows = torch.arange(len(lengths), device=ids.device), [length - 1 for length in lengths]
+        own, others = (x[rows][:, None] for x in (states[0], ahead))
+        chosen, logits = self._choose(own, others, [0], lambda b, r: [])
+        self._keep(z, states, following.depth, [range(length) for length in lengths])
         for b in range(len(self.texts)):
-            self._remember(b, z, states, list(range(lengths[b])))
             self._append(b, [chosen[b][0]])
+        self._guess(logits[:, 0], following)
 
-    def _pass(self, tree: DraftTree) -> None:
-        """Draft, verify, keep what was accepted."""
+    def _pass(self, tree: DraftTree, following: DraftTree) -> None:
+        """Read the newest token and the guesses after it, keep what head 1 itself would have written, and guess what
+        follows: choices and new guesses are read off the same product with the vocabulary."""
         model, device = self.model, self.model.device
         newest = [(text.new or text.prompt)[-1] for text in self.texts]  # of a text that ended at once: anything
         roots = torch.tensor(newest, device=device)[:, None]  # (B,1)
-        ids = torch.cat([roots, self._draft(tree)], dim=1) if tree.depth else roots  # (B,R)
+        ids = torch.cat([roots, self.guesses[:, : len(tree.nodes) - 1]], dim=1)  # (B,R)
         depths = torch.tensor([len(path) for path in tree.nodes], device=device)
         positions = torch.tensor(self.cache.lengths, device=device)[:, None] + depths  # (B,R)
         # a text that is over may have no position left; what becomes of it is thrown away
         positions = positions.clamp(max=model.config.max_position_embeddings - 1)
-        z, states = model.step(ids, positions, tree.visible.to(device), self.cache)
+        visible = tree.visible.to(device)
+        z, states = model.step(ids, positions, visible, self.cache)
+        ahead = self._look_ahead(z, states, visible, following.depth)
         drafted = ids.tolist()
-        guesses = lambda b, r: [drafted[b][above] for above in tree.lineages[r]]  # noqa: E731
-        chosen = self._choose(states[0], [len(path) for path in tree.nodes], guesses)
+        between = lambda b, r: [drafted[b][above] for above in tree.lineages[r]]  # noqa: E731
+        chosen, logits = self._choose(states[0], ahead, [len(path) for path in tree.nodes], between)
         kept: list[Sequence[int]] = []
         for b, text in enumerate(self.texts):
             if text.finish_reason:
                 kept.append(())
                 continue
             rows = verify(tree, drafted[b], chosen[b])
-            written = [*(drafted[b][row] for row in rows[1:]), chosen[b][rows[-1]]]
             kept.append(rows)
-            self._remember(b, z, states, rows)
+            written = [*(drafted[b][row] for row in rows[1:]), chosen[b][rows[-1]]]
             self.statistics.add(tree.depth, len(rows) - 1, self._append(b, written))
-        self.cache.keep(kept)
+        self._keep(z, states, following.depth, kept)
+        self._guess(logits[range(len(kept)), [rows[-1] if rows else 0 for rows in kept]], following)
 
-    def _remember(self, b: int, z: Tensor, states: list[Tensor], rows: Sequence[int]) -> None:
-        """Keep what drafting will read of the accepted rows of text b."""
-        if self.eager_heads:
-            if not len(self.last_states):
-                self.last_states = z.new_zeros(len(self.texts), len(states) - 1, z.shape[-1])
-            for place, state in enumerate(states[1:]):
-                self.last_states[b, place] = state[b, rows[-1]]
-        elif self.drafting:
-            source = states[0] if self.model.config.head_kind == "causal" else z
-            self.texts[b].unread.append(source[b, list(rows)])
+    def _keep(self, z: Tensor, states: list[Tensor], depth: int, rows: list[Sequence[int]]) -> None:
+        """Of the rows just read those that stand; heads that have not read them will, before their next guess."""
+        self.cache.keep(rows)
+        if self.eager_heads or not self.drafting:
+            return
+        if depth:
+            self.draft_cache.keep(rows)
+            return
+        source = self._source(z, states)
+        for b, kept in enumerate(rows):
+            self.texts[b].unread.append(source[b, list(kept)])
 
-    def _draft(self, tree: DraftTree) -> Tensor:
-        """Guesses (B, R-1) of the tree's nodes below the root."""
-        model = self.model
+    def _source(self, z: Tensor, states: list[Tensor]) -> Tensor:
+        """What head 2 reads."""
+        return states[0] if self.model.config.head_kind == "causal" else z
+
+    def _look_ahead(self, z: Tensor, states: list[Tensor], visible: Tensor, depth: int) -> Tensor:
+        """States (B, R, depth, D) of heads 2, 3 ... at the rows that were just read.
+
+        Args:
+            z, states: what `step` returned. visible: (R, R) what each row saw of the others.
+        """
+        if depth == 0:
+            return z.new_empty(*z.shape[:2], 0, z.shape[2])
         if self.eager_heads:
-            states = self.last_states[:, : tree.depth]  # (B,depth,D)
-        else:
-            nothing = torch.zeros(1, model.config.hidden_size, dtype=model.dtype, device=model.device)
-            counts = [sum(map(len, text.unread)) for text in self.texts]
-            width = max(counts)
-            filled = [torch.cat(text.unread) if text.unread else nothing for text in self.texts]
+            return torch.stack(states[1 : depth + 1], dim=2)
+        model, last = self.model, len(self.model.heads)
+        if any(text.unread for text in self.texts):
+            filled = [torch.cat(text.unread) if text.unread else z.new_empty(0, z.shape[2]) for text in self.texts]
             x = torch.nn.utils.rnn.pad_sequence(filled, batch_first=True)  # (B,P,D)
-            visible = torch.ones(width, width, dtype=torch.bool, device=x.device).tril()
-            mask = self.draft_cache.visible(visible)
-            # All drafting heads read on, so that a longer draft later finds their keys and values.
-            found = dict(model.run_heads(x, 2, len(model.heads), mask, self.draft_cache))
-            rows = torch.arange(len(counts), device=x.device)
-            newest = [max(count - 1, 0) for count in counts]
-            states = torch.stack([found[i][rows, newest] for i in range(2, tree.depth + 2)], dim=1)  # (B,depth,D)
-            self.draft_cache.keep([range(count) for count in counts])
+            square = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+            for _ in model.run_heads(x, 2, last, self.draft_cache.visible(square), self.draft_cache):
+                pass
+            self.draft_cache.keep([range(len(of_text)) for of_text in filled])
             for text in self.texts:
                 text.unread = []
-        logits = self._head_logits(model.finish(states))  # (B,depth,V)
-        places = [(b, len(t.new) + d) for b, t in enumerate(self.texts) for d in range(tree.depth)]
+        # All drafting heads read on, so that a longer draft later finds their keys and values.
+        mask = self.draft_cache.visible(visible)
+        found = dict(model.run_heads(self._source(z, states), 2, last, mask, self.draft_cache))
+        return torch.stack([found[i] for i in range(2, depth + 2)], dim=2)
+
+    def _guess(self, logits: Tensor, tree: DraftTree) -> None:
+        """Choose the tree's nodes below its root, which is each text's newest token, from logits (B, depth, V)."""
+        self.guessed = tree
+        if not tree.depth:
+            self.guesses = torch.empty(len(self.texts), 0, dtype=torch.long, device=logits.device)
+            return
+        places = [(b, len(text.new) + d) for b, text in enumerate(self.texts) for d in range(tree.depth)]
         best = self.sampler.scores(logits.flatten(0, 1), places).topk(tree.num_ranks).indices
         ranked = best.view(len(self.texts), tree.depth, -1)  # (B,depth,ranks)
         depths = [len(path) - 1 for path in tree.nodes[1:]]
-        return ranked[:, depths, [path[-1] for path in tree.nodes[1:]]]
+        self.guesses = ranked[:, depths, [path[-1] for path in tree.nodes[1:]]]  # (B,R-1)
 
-    def _head_logits(self, hidden: Tensor) -> Tensor:
-        """Logits (B, depth, V) of heads 2, 3 ... from (B, depth, D)."""
-        if self.model.unembeddings is None:
-            return hidden @ self.model.unembedding(1).T
-        parts = [hidden[:, d] @ self.model.unembedding(d + 2).T for d in range(hidden.shape[1])]
-        return torch.stack(parts, dim=1)
-
-    def _choose(self, states: Tensor, depths: list[int], guesses: Callable[[int, int], list[int]]) -> list[list[int]]:
-        """Head 1's choice after each row (B, R).
+    def _choose(
+        self, states: Tensor, ahead: Tensor, depths: list[int], guesses: Callable[[int, int], list[int]]
+    ) -> tuple[list[list[int]], Tensor]:
+        """Head 1's choice after each row (B, R), and the logits (B, R, k, V) of k further heads there.
 
         Args:
-            states: (B, R, D) of head 1.
+            states, ahead: (B, R, D) of head 1 and (B, R, k, D) of heads 2, 3 ...
             depths: (R,) how many guesses lie between a text's newest token and each row's choice.
             guesses: those of text b before the choice of row r, for logits processors.
         """
         model, (b, r) = self.model, states.shape[:2]
-        logits = (model.finish(states) @ model.unembedding(1).T).flatten(0, 1)  # (B*R,V)
+        hidden = model.finish(torch.cat([states[:, :, None], ahead], dim=2))  # (B,R,1+k,D)
+        if model.unembeddings is None:
+            every = hidden @ model.unembedding(1).T  # (B,R,1+k,V)
+        else:
+            every = torch.stack([hidden[:, :, i] @ model.unembedding(i + 1).T for i in range(hidden.shape[2])], dim=2)
+        logits = every[:, :, 0].flatten(0, 1)  # (B*R,V)
         places = [(i, len(text.new) + depth) for i, text in enumerate(self.texts) for depth in depths]
 
         def before(row: int) -> list[int]:
@@ -282,7 +302,7 @@ class _Writer:
         early = [position < self.min_new_tokens for _, position in places]
         if any(early):
             logits[torch.tensor(early, device=logits.device), model.config.eos_token_id] = -torch.inf
-        return self.sampler.choose(logits, places).view(b, r).tolist()
+        return self.sampler.choose(logits, places).view(b, r).tolist(), every[:, :, 1:]
 
     # -- texts ---------------------------------------------------------------------------------------------------------
 

@@ -170,7 +170,9 @@ class SpeculationStatistics:
 
 
 class DraftLength:
-    """Chooses how many heads to draft with from what it sees: accepted tokens against the cost of a step.
+    """Chooses how many heads to draft with from what it sees: accepted tokens against the cost of a step, which reads
+    guesses that were made in the step before and makes as many for the next. Steps that begin or end drafting do only
+    one of the two and are not recorded.
 
     Both are measured while writing: a few plain steps and a few with the longest draft first, then the length with the
     most tokens per second. Where drafting loses, steps are plain ones, but for a try now and then, at ever longer
@@ -189,6 +191,7 @@ class DraftLength:
         self.offered = [0.0] * max_drafts
         self.accepted = [0.0] * max_drafts
         self.wait, self.waited, self.num_tries = self.FIRST_WAIT, 0, 0
+        self.trying: int | None = None  # a losing draft that is tried again, until it is recorded
 
     def choose(self) -> int:
         """Drafts for the next step."""
@@ -197,17 +200,21 @@ class DraftLength:
         for length in (0, self.max_drafts):
             if len(self.seconds.get(length, [])) < self.NUM_PROBES and not self._hopeless():
                 return length
+        if self.trying is not None:
+            return self.trying
         best = max(range(self.max_drafts + 1), key=lambda length: self.expected_tokens(length) / self.cost(length))
         if best:
             self.wait, self.waited = self.FIRST_WAIT, 0
         elif self.waited >= (max(self.wait, self.LONG_WAIT) if self._hopeless() else self.wait):
             self.wait, self.waited, self.num_tries = 2 * self.wait, 0, self.num_tries + 1
-            return 1 + (self.num_tries - 1) % self.max_drafts  # each length in turn: its cost is only guessed
+            self.trying = 1 + (self.num_tries - 1) % self.max_drafts  # each length in turn: its cost is only guessed
+            return self.trying
         return best
 
     def record(self, length: int, num_accepted: float, seconds: float) -> None:
         """One step: `num_accepted` is the mean over the texts of a batch."""
         self.waited += length == 0
+        self.trying = None if length == self.trying else self.trying
         self.seconds.setdefault(length, []).append(seconds)
         del self.seconds[length][: -self.RECENT]
         for position in range(length):

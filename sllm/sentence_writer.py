@@ -51,6 +51,7 @@ class SentenceWriter:
         self.read = state
         self.ahead: DecoderState | None = None  # of the drafting heads, from the first draft on
         self.unread: list[list[Tensor]] = [[] for _ in sentences]  # (r, D) of the decoder, what they have yet to read
+        self.guesses: list[list[int]] = [[] for _ in sentences]  # equally many tokens after each sentence's newest
         self._open()
         while any(sentence.writing for sentence in sentences):
             self._pass()
@@ -68,39 +69,56 @@ class SentenceWriter:
                 sentence.writing, sentence.closed = False, True
         ids, _ = pad_tokens(rows, model.config.pad_token_id)
         states = model.autoencoder.decoder.read(self._embed(ids), self.written)  # (B,R,D)
+        ahead = self._look_ahead(states, self._wanted())
         last = [len(row) - 1 for row in rows]
-        chosen = self._choose(states[range(len(rows)), last][:, None], [[[]] for _ in rows])
-        self.written.cache.keep([range(len(row)) for row in rows])
-        for b, row in enumerate(rows):
-            self._remember(b, states, range(len(row)))
+        own, others = (x[range(len(rows)), last][:, None] for x in (states, ahead))  # (B,1,D), (B,1,k,D)
+        chosen, drafts = self._choose(own, others, [[[]] for _ in rows])
+        self._keep(states, ahead, [range(len(row)) for row in rows])
+        for b in range(len(rows)):
             self._append(b, chosen[b])
+        self._guess(drafts[:, 0])
 
     def _pass(self) -> None:
-        """Guess, read the newest token and the guesses, keep what the decoder itself would have written."""
+        """Read the newest token and the guesses after it, keep what the decoder itself would have written, and guess
+        what follows: choices and new guesses are read off the same product with the vocabulary."""
         began = time.perf_counter()
-        wanted = self.most_drafts if self.length is None else self.length.choose()
+        wanted = self._wanted()
         alive = [sentence for sentence in self.sentences if sentence.writing]
         longest = self.model.config.max_sentence_tokens
         room = max(min(longest - len(sentence.ids), sentence.room - len(sentence.new)) for sentence in alive)
-        tree = self.chains[min(wanted, room - 1)]
-        newest = [[sentence.ids[-1] if sentence.ids else 0] for sentence in self.sentences]
-        drafts = self._draft(tree.depth) if tree.depth else [[] for _ in newest]
-        rows = [root + guesses for root, guesses in zip(newest, drafts, strict=True)]
+        tree = self.chains[min(len(self.guesses[0]), room - 1)]
+        num_ahead = max(min(wanted, room - 2), 0)
+        newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
+        rows = [[token, *guesses[: tree.depth]] for token, guesses in zip(newest, self.guesses, strict=True)]
         states = self.model.autoencoder.decoder.read(self._embed(torch.tensor(rows)), self.written)
-        chosen = self._choose(states, [[row[1 : r + 1] for r in range(len(row))] for row in rows])
+        ahead = self._look_ahead(states, num_ahead)
+        chosen, drafts = self._choose(states, ahead, [[row[1 : r + 1] for r in range(len(row))] for row in rows])
         kept: list[Sequence[int]] = []
         accepted = 0
         for b, (sentence, row) in enumerate(zip(self.sentences, rows, strict=True)):
             path = verify(tree, row, chosen[b]) if sentence.writing else []
             kept.append(path)
             if path:
-                self._remember(b, states, path)
                 num_tokens = self._append(b, [*(row[r] for r in path[1:]), chosen[b][path[-1]]])
                 self.statistics.add(tree.depth, len(path) - 1, num_tokens)
                 accepted += len(path) - 1
-        self.written.cache.keep(kept)
-        if self.length is not None and tree.depth == wanted:
-            self.length.record(tree.depth, accepted / len(alive), time.perf_counter() - began)
+        self._keep(states, ahead, kept)
+        self._guess(drafts[range(len(kept)), [path[-1] if path else 0 for path in kept]])
+        if self.length is not None and tree.depth == num_ahead == wanted:
+            self.length.record(wanted, accepted / len(alive), time.perf_counter() - began)
+
+    def _wanted(self) -> int:
+        return self.most_drafts if self.length is None else self.length.choose()
+
+    def _keep(self, states: Tensor, ahead: Tensor, rows: list[Sequence[int]]) -> None:
+        """Of the rows just read those that stand; heads that have not read them will, before their next guess."""
+        self.written.cache.keep(rows)
+        if ahead.shape[2]:
+            assert self.ahead is not None
+            self.ahead.cache.keep(rows)
+        elif self.most_drafts:
+            for b, kept in enumerate(rows):
+                self.unread[b].append(states[b, list(kept)])
 
     def _append(self, b: int, tokens: list[int]) -> int:
         """Add chosen tokens as far as sentence b goes; returns how many, its end mark among them."""
@@ -120,49 +138,50 @@ class SentenceWriter:
         self.sampler.forget(b, self.num_chosen[b])
         return self.num_chosen[b] - before
 
-    def _choose(self, states: Tensor, guesses: list[list[list[int]]]) -> list[list[int]]:
-        """The decoder's choice after each row (B, R).
+    def _choose(self, states: Tensor, ahead: Tensor, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Tensor]:
+        """The decoder's choice after each row (B, R), and the logits (B, R, k, V) of k drafting heads there.
 
         Args:
-            states: (B, R, D) before the last norm.
+            states, ahead: (B, R, D) of the decoder and (B, R, k, D) of drafting heads, before the last norm.
             guesses: (B, R) what is guessed between a sentence's newest token and each row's choice.
         """
         model = self.model
-        table = model.autoencoder.embed_tokens.weight
         b, r = states.shape[:2]
-        logits = (model.autoencoder.decoder.norm(states) @ table.T).flatten(0, 1)  # (B*R,V)
+        hidden = model.autoencoder.decoder.norm(torch.cat([states[:, :, None], ahead], dim=2))  # (B,R,1+k,D)
+        every = hidden @ model.autoencoder.embed_tokens.weight.T  # (B,R,1+k,V)
+        logits = every[:, :, 0].flatten(0, 1)  # (B*R,V)
         empty = [not (s.ids or between) for s, row in zip(self.sentences, guesses, strict=True) for between in row]
         if any(empty):  # no sentence is without a token
             logits[torch.tensor(empty, device=logits.device), model.config.eos_token_id] = -torch.inf
         logits = self.sampler.process(logits, lambda row: self.sentences[row // r].ids + guesses[row // r][row % r])
         places = [(i, self.num_chosen[i] + len(between)) for i in range(b) for between in guesses[i]]
-        return self.sampler.choose(logits, places).view(b, r).tolist()
+        return self.sampler.choose(logits, places).view(b, r).tolist(), every[:, :, 1:]
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.autoencoder.embed_tokens(ids.to(self.model.device))
 
     # -- guesses -------------------------------------------------------------------------------------------------------
 
-    def _remember(self, b: int, states: Tensor, rows: Sequence[int]) -> None:
-        if self.most_drafts:
-            self.unread[b].append(states[b] if len(rows) == states.shape[1] else states[b, list(rows)])
-
-    def _draft(self, depth: int) -> list[list[int]]:
-        """`depth` guesses after each sentence's newest token."""
+    def _look_ahead(self, states: Tensor, num_heads: int) -> Tensor:
+        """States (B, R, k, D) of the first k drafting heads at the rows (B, R, D) that the decoder has just read."""
+        if num_heads == 0:
+            return states.new_empty(*states.shape[:2], 0, states.shape[2])
         model = self.model
         if self.ahead is None:
             cache = RowCache(len(self.sentences), self.written.cache.capacity, model.device)
             memories = model.memories_of(model.draft_heads, self.read)
             self.ahead = DecoderState(cache, self.written.sentence_embeds, memories)
-        nothing = torch.zeros(1, model.config.hidden_size, dtype=model.dtype, device=model.device)
-        counts = [sum(map(len, unread)) for unread in self.unread]
-        filled = [torch.cat(unread) if unread else nothing for unread in self.unread]
-        x = torch.nn.utils.rnn.pad_sequence(filled, batch_first=True)  # (B,P,D)
-        states = model.draft_states(x, self.ahead)  # n - 1 of (B,P,D)
-        rows, newest = torch.arange(len(counts), device=x.device), [max(count - 1, 0) for count in counts]
-        hidden = torch.stack([s[rows, newest] for s in states[:depth]], dim=1)  # (B,depth,D)
-        self.ahead.cache.keep([range(count) for count in counts])
-        self.unread = [[] for _ in counts]
-        logits = model.autoencoder.decoder.norm(hidden) @ model.autoencoder.embed_tokens.weight.T  # (B,depth,V)
-        places = [(b, self.num_chosen[b] + d) for b in range(len(counts)) for d in range(depth)]
-        return self.sampler.choose(logits.flatten(0, 1), places).view(len(counts), depth).tolist()
+        if any(self.unread):
+            filled = [torch.cat(unread) if unread else states.new_empty(0, states.shape[2]) for unread in self.unread]
+            model.draft_states(torch.nn.utils.rnn.pad_sequence(filled, batch_first=True), self.ahead)
+            self.ahead.cache.keep([range(len(x)) for x in filled])
+            self.unread = [[] for _ in filled]
+        # All heads read on, so that a longer draft later finds their keys and values.
+        return torch.stack(model.draft_states(states, self.ahead)[:num_heads], dim=2)
+
+    def _guess(self, logits: Tensor) -> None:
+        """Choose the tokens after each sentence's newest from logits (B, k, V)."""
+        b, k = logits.shape[:2]
+        places = [(i, self.num_chosen[i] + d) for i in range(b) for d in range(k)]
+        chosen = self.sampler.choose(logits.flatten(0, 1), places).view(b, k).tolist() if k else [[]] * b
+        self.guesses = chosen
