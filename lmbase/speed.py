@@ -32,6 +32,7 @@ class Generation:
     fixed_cache_bytes: int = 0  # of caches that do not grow with the text: a sentence decoder's
     tokens_per_forward: float | None = None  # of the verifying model, where tokens are drafted
     break_even: float | None = None  # tokens per forward above which drafting pays
+    batch_size: int = 1
 
     @property
     def tokens_per_second(self) -> float:
@@ -43,7 +44,7 @@ class Generation:
 
     @property
     def tokens_per_position(self) -> float:
-        return self.num_cached_tokens / self.num_cached_positions
+        return self.num_cached_tokens / self.num_cached_positions / self.batch_size
 
 
 @dataclass
@@ -81,8 +82,9 @@ def time_opt(
     """Greedy decoding by Transformers' own `generate` with its cache; end marks disabled.
 
     Args:
-        prompt: (1, L) ids that open with `</s>`; or, with a tokenizer, a text, which is then text in, text out.
+        prompt: (B, L) ids that open with `</s>`; or, with a tokenizer, a text, which is then text in, text out.
     """
+    started = time.perf_counter()
     arrivals = Arrivals(tokenizer)
     if isinstance(prompt, str):
         assert tokenizer is not None
@@ -93,13 +95,15 @@ def time_opt(
         max_new_tokens=num_new_tokens,
         min_new_tokens=num_new_tokens,
         do_sample=False,
-        streamer=arrivals,
+        streamer=arrivals if len(prompt) == 1 else None,  # Transformers streams one text at a time
         return_dict_in_generate=True,
     )
-    seconds = arrivals.moments[-1][0]
-    cached = output.past_key_values.get_seq_length()
-    first = arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS)
-    return Generation(seconds, first, num_new_tokens, cache_bytes(output.past_key_values), cached, cached)
+    seconds = time.perf_counter() - started
+    positions = output.past_key_values.get_seq_length()
+    first = arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS) if arrivals.moments else seconds
+    held = cache_bytes(output.past_key_values)
+    cached = positions * len(prompt)
+    return Generation(seconds, first, num_new_tokens * len(prompt), held, cached, positions, batch_size=len(prompt))
 
 
 def alternate(runners: Mapping[str, Callable[[], ResultT]], num_rounds: int = 5) -> dict[str, list[ResultT]]:

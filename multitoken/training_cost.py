@@ -7,10 +7,8 @@ B windows, L tokens, M positions that predict something, n heads, V vocabulary.
 import functools
 import gc
 import json
-import os
 import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lmbase.flops import FORWARD_AND_BACKWARD
 from lmbase.metrics import Row
 from lmbase.opt import random_config
+from lmbase.peak_memory import in_own_process, peak, start_of_peak
 from lmbase.speed import alternate
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.modeling_multitoken import MultiTokenLM
@@ -173,13 +172,8 @@ def step_memory(setting: Setting, losses: Sequence[str] = ("ours", "naive")) -> 
     Raises:
         RuntimeError: the process failed, for want of memory perhaps.
     """
-    # With fixed thresholds, memory goes back to the system when it is freed, so that the resident set shows what lives.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    command = [sys.executable, "-m", "multitoken.training_cost", json.dumps(asdict(setting)), *losses]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"Measuring the memory of {setting} failed ({done.returncode}):\n{done.stderr[-2000:]}")
-    return {loss: StepMemory(**found) for loss, found in json.loads(done.stdout.splitlines()[-1]).items()}
+    found = in_own_process("multitoken.training_cost", json.dumps(asdict(setting)), *losses)
+    return {loss: StepMemory(**of_loss) for loss, of_loss in found.items()}
 
 
 def step_memory_here(setting: Setting, losses: Sequence[str] = ("ours", "naive")) -> dict[str, StepMemory]:
@@ -192,37 +186,12 @@ def step_memory_here(setting: Setting, losses: Sequence[str] = ("ours", "naive")
         forward_and_backward(model, {**few, "ends": batch["ends"][:1]}, setting.dtype, loss)
         model.zero_grad(set_to_none=True)
         gc.collect()
-        before = _start_of_peak(setting.device)
+        before = start_of_peak(setting.device)
         with _LargestVocabularyTensor(setting.vocab_size) as largest:
             forward_and_backward(model, batch, setting.dtype, loss)
-        found[loss] = StepMemory(_peak(setting.device) - before, largest.num_bytes)
+        found[loss] = StepMemory(peak(setting.device) - before, largest.num_bytes)
         model.zero_grad(set_to_none=True)
     return found
-
-
-def _start_of_peak(device: str) -> int:
-    """Bytes in use now; the mark of the highest use starts anew here."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists():
-        clear.write_text("5")  # Linux: the high-water mark of the resident set is set to its present size
-    return _peak(device)
-
-
-def _peak(device: str) -> int:
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
-        match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        if match:
-            return int(match[1]) * 1024
-    import resource  # not on every system
-
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return highest if sys.platform == "darwin" else highest * 1024
 
 
 def _naive_fits(setting: Setting) -> bool:

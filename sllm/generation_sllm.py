@@ -136,7 +136,7 @@ class SentenceGenerationMixin(GenerationMixin):
             raise ValueError(f"A streamer shows one text, and {len(texts)} prompts were given.")
         sampler = Sampler(config, len(texts), self.config.vocab_size, self.device, seed, logits_processor)
         drafts, automatic = check_num_draft(num_draft, self.config.num_future_tokens)
-        writer = SentenceWriter(self, len(texts), sampler, drafts, automatic)
+        writer = self.sentence_writer(len(texts), sampler, drafts, automatic)
         limit = config.max_new_tokens
         if limit is None:
             limit = DEFAULT_NEW_TOKENS if max_new_sentences is None else 2**62
@@ -151,6 +151,10 @@ class SentenceGenerationMixin(GenerationMixin):
         if config.return_dict_in_generate is False:
             return output.sequences  # type: ignore[return-value]  # for code that was written for Transformers' models
         return output
+
+    def sentence_writer(self: "SLLM", *args) -> SentenceWriter:  # type: ignore[misc]
+        """What writes the sentences of one call."""
+        return SentenceWriter(self, *args)
 
 
 def _read_text(model: "SLLM", prompt: str | Sequence[str] | None) -> list[_Text]:

@@ -1,12 +1,11 @@
 """Generation speed of loaded models, side by side, as figures for their rows."""
 
 import functools
-import itertools
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, OPTForCausalLM
+from transformers import OPTForCausalLM
 
 from lmbase.opt import encode_text
 from lmbase.speed import (
@@ -24,58 +23,40 @@ from sllm.loading import LoadedModel
 from sllm.modeling_sllm import SLLM
 
 
-class ReplayedLengths(LogitsProcessor):
-    """Ends sentences after given numbers of tokens, whatever the model says: random weights know no sentences.
-
-    The step that would predict the end mark is run, as in real generation; it is only told what to predict.
-    """
-
-    def __init__(self, lengths: Sequence[int], eos_token_id: int):
-        self.lengths = itertools.cycle(lengths)
-        self.eos_token_id = eos_token_id
-        self.wanted = 0
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        position = input_ids.shape[1]
-        if position == 0:
-            self.wanted = next(self.lengths)
-        ends = position == self.wanted
-        scores[:, self.eos_token_id] = torch.inf if ends else -torch.inf
-        return scores
-
-
-def time_sllm(
-    model: SLLM, prompt: Tensor | str, num_new_tokens: int, lengths: Sequence[int] | None = None
-) -> Generation:
-    """Greedy writing after a prompt, a text or (1, S, T) sentences; the stop flag is disabled until all is written.
-
-    Args:
-        lengths: replay sentences of these lengths instead of the model's own.
-    """
+def time_sllm(model: SLLM, prompt: Tensor | str, num_new_tokens: int, num_draft: int | str = "auto") -> Generation:
+    """Greedy writing after a prompt, a text or (B, S, T) sentences; the stop flag is disabled until all is written."""
+    started = time.perf_counter()
     arrivals = Arrivals(model.processor.tokenizer if isinstance(prompt, str) else None)
     given: dict = {"text": prompt} if isinstance(prompt, str) else {"input_ids": prompt}
-    if lengths is not None:
-        given["logits_processor"] = LogitsProcessorList([ReplayedLengths(lengths, model.config.eos_token_id)])
+    batch_size = 1 if isinstance(prompt, str) else len(prompt)
     output = model.generate(
-        **given, max_new_tokens=num_new_tokens, min_new_tokens=num_new_tokens, overflow="slide", streamer=arrivals
+        **given,
+        max_new_tokens=num_new_tokens,
+        min_new_tokens=num_new_tokens,
+        overflow="slide",
+        num_draft=num_draft,
+        streamer=arrivals if batch_size == 1 else None,
     )
-    seconds = arrivals.moments[-1][0]
+    seconds = time.perf_counter() - started
     cache = output.past_key_values
     assert cache is not None
     assert output.statistics is not None
     positions = cache.get_seq_length()  # the start state's among them
-    read = len(output.sentence_lengths[0]) - 1  # the last sentence was written, and nothing after it
-    tokens = max(sum(output.sentence_lengths[0][max(0, read - positions + 1) : read]), 1)
+    tokens = 0
+    for lengths in output.sentence_lengths:
+        read = len(lengths) - 1  # the last sentence was written, and nothing after it
+        tokens += sum(lengths[max(0, read - positions + 1) : read])
     return Generation(
         seconds,
-        arrivals.moments[1][0],
-        output.num_new_tokens[0],
+        arrivals.moments[1][0] if arrivals.moments else seconds,
+        sum(output.num_new_tokens),
         cache_bytes(cache),
-        tokens,
+        max(tokens, 1),
         positions,
         decoder_cache_bytes(model),
         tokens_per_forward=output.statistics.tokens_per_forward if model.draft_heads else None,
         break_even=output.statistics.break_even,
+        batch_size=batch_size,
     )
 
 

@@ -1,0 +1,90 @@
+"""What this machine can do at best, measured: rates of matrix products and of reading, and the products of one token.
+
+A limit here is the time of the weight products that a step cannot do without, each measured alone with as many rows as
+the step gives it. Everything else (attention, norms, choosing, Python) stands between a model and its limit.
+"""
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+ROUNDS = 5
+BYTES_IN_TURN = 256 * 2**20  # weights of a model are read one after another, so none is still in a processor's cache
+
+Shape = tuple[int, int]  # of a weight: (out, in)
+
+
+def linear_shapes(*modules: nn.Module, without: tuple[str, ...] = ()) -> Counter[Shape]:
+    """How often each shape occurs among the weights of linear layers below; names that contain `without` left out."""
+    found: Counter[Shape] = Counter()
+    for module in modules:
+        for name, layer in module.named_modules():
+            if isinstance(layer, nn.Linear) and not any(part in name for part in without):
+                found[(layer.out_features, layer.in_features)] += 1
+    return found
+
+
+class Machine:
+    """Rates of one device and dtype; each is measured once, when it is asked for."""
+
+    def __init__(self, dtype: torch.dtype, device: str):
+        self.dtype, self.device = dtype, torch.device(device)
+        self._found: dict[object, float] = {}
+
+    @property
+    def matrix_rate(self) -> float:
+        """Floating-point operations per second of large matrix products."""
+        n = 2048
+        a, b = (torch.randn(n, n, device=self.device).to(self.dtype) for _ in range(2))
+        return 2 * n**3 / self._once("matrix", lambda: a @ b)
+
+    @property
+    def read_rate(self) -> float:
+        """Bytes per second read from memory, by a sum."""
+        x = torch.ones(BYTES_IN_TURN // 4, device=self.device)
+        return BYTES_IN_TURN / self._once("read", x.sum)
+
+    def product_seconds(self, rows: int, shape: Shape) -> float:
+        """Of rows vectors times one weight, which is read from memory."""
+        key = (rows, shape)
+        if key in self._found:
+            return self._found[key]
+        size = shape[0] * shape[1] * torch.empty(0, dtype=self.dtype).element_size()
+        weights = [torch.randn(shape, device=self.device).to(self.dtype) for _ in range(-(-BYTES_IN_TURN // size))]
+        x = torch.randn(rows, shape[1], device=self.device).to(self.dtype)
+
+        def all_weights() -> None:
+            for weight in weights:
+                x @ weight.T
+
+        return self._once(key, all_weights, len(weights))
+
+    def seconds(self, shapes: Counter[Shape], rows: int) -> float:
+        """Of all these products."""
+        return sum(times * self.product_seconds(rows, shape) for shape, times in shapes.items())
+
+    def num_bytes(self, shapes: Counter[Shape]) -> int:
+        """Of these weights."""
+        return sum(a * b * times for (a, b), times in shapes.items()) * torch.empty(0, dtype=self.dtype).element_size()
+
+    def _once(self, key: object, run: Callable[[], object], times: int = 1) -> float:
+        """Median seconds of a run over `times`, measured the first time."""
+        if key not in self._found:
+            run()
+            seconds = []
+            for _ in range(ROUNDS):
+                self._wait()
+                started = time.perf_counter()
+                run()
+                self._wait()
+                seconds.append((time.perf_counter() - started) / times)
+            self._found[key] = statistics.median(seconds)
+        return self._found[key]
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()

@@ -1,0 +1,178 @@
+"""Writing speed of OPT and of the SLLM on it at any size, beside what the machine allows.
+
+Weights are random, since they do not change speed; lengths of sentences and accepted guesses are replayed
+(`sllm.replaying`). B texts, L tokens, S sentences, T tokens of a sentence.
+"""
+
+import functools
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import OPTForCausalLM
+
+from lmbase.collate import pad_sentences
+from lmbase.machine import Machine, Shape, linear_shapes
+from lmbase.metrics import Row
+from lmbase.speed import Generation, alternate, median, pairwise_ratio, time_opt
+from sllm.replaying import ReplayedSLLM
+from sllm.speed import time_sllm
+
+FIRST_WORD = 4  # below are special tokens
+
+
+@dataclass(frozen=True)
+class Case:
+    """Prompts of so many tokens, so many new ones, for so many texts at once."""
+
+    prompt_tokens: int
+    new_tokens: int
+    batch_size: int
+
+    @property
+    def protocol(self) -> str:
+        batch = f", batch {self.batch_size}" if self.batch_size > 1 else ""
+        return f"generate {self.prompt_tokens}+{self.new_tokens}{batch}"
+
+
+def random_sentences(
+    lengths: Sequence[int], num_tokens: int, vocab_size: int, rng: np.random.Generator
+) -> list[list[int]]:
+    """Sentences of random ids with the given lengths, over and over, `num_tokens` in all (the last is cut to fit)."""
+    sentences: list[list[int]] = []
+    missing = num_tokens
+    while missing > 0:
+        length = min(lengths[len(sentences) % len(lengths)], missing)
+        sentences.append(rng.integers(FIRST_WORD, vocab_size, length).tolist())
+        missing -= length
+    return sentences
+
+
+def measure_generation(
+    size: str,
+    opt: OPTForCausalLM,
+    sllm: ReplayedSLLM,
+    lengths: Sequence[int],
+    counts: Sequence[int],
+    case: Case,
+    num_rounds: int,
+    machine: Machine,
+    common: dict,
+) -> list[Row]:
+    """OPT through Transformers' `generate`, the SLLM one by one, and with each number of drafting heads it has.
+
+    Args:
+        lengths: tokens of the sentences of a text, those of the prompt first.
+        counts: guesses of each draft that come true.
+        common: columns of every row.
+    """
+    vocabulary = sllm.config.vocab_size
+    sentences = random_sentences(lengths, case.prompt_tokens, vocabulary, np.random.default_rng(0))
+    ids = [opt.config.bos_token_id, *(i for sentence in sentences for i in sentence)]
+    flat = torch.tensor([ids] * case.batch_size, device=opt.device)  # (B,1+L)
+    nested = pad_sentences([sentences] * case.batch_size, sllm.config.pad_token_id).input_ids.to(sllm.device)  # (B,S,T)
+    begun = len(sentences) % len(lengths)
+    sllm.replay([*lengths[begun:], *lengths[:begun]], counts or [0])
+    most = sllm.config.num_future_tokens if counts else 1
+    runners: dict[str, Callable[[], Generation]] = {}
+    baseline = f"OPT {size}"
+    fits = case.prompt_tokens + case.new_tokens <= opt.config.max_position_embeddings
+    if fits:
+        runners[baseline] = functools.partial(time_opt, opt, flat, case.new_tokens)
+    for num_draft in range(1, most + 1):
+        name = f"SLLM {size}" + (f", {num_draft} heads" if num_draft > 1 else "")
+        runners[name] = functools.partial(time_sllm, sllm, nested, case.new_tokens, num_draft)
+    if most > 1:
+        runners[f"SLLM {size}, auto"] = functools.partial(time_sllm, sllm, nested, case.new_tokens, "auto")
+    found = alternate(runners, num_rounds)
+    limits = {
+        baseline: opt_limit(opt, machine, case.batch_size),
+        f"SLLM {size}": sllm_limit(sllm, machine, case.batch_size, statistics.mean(lengths)),
+    }
+    rows = [] if fits else [_no_positions(baseline, opt, case, common)]
+    for name, runs in found.items():
+        rows.append(_row(name, runs, found, baseline, f"SLLM {size}", limits.get(name), machine, case, common))
+    return rows
+
+
+def _row(
+    name: str,
+    runs: list[Generation],
+    found: dict[str, list[Generation]],
+    baseline: str,
+    plain: str,
+    limit: "Limit | None",
+    machine: Machine,
+    case: Case,
+    common: dict,
+) -> Row:
+    speed = median([g.tokens_per_second for g in runs])
+    extra: dict = {"batch_size": case.batch_size, "context": case.prompt_tokens}
+    for prefix, other in (("speed_ratio", baseline), ("plain_ratio", plain)):
+        if other in found and name not in (other, baseline):
+            ratio, low, high = pairwise_ratio(runs, found[other])
+            extra |= {prefix: ratio, f"{prefix}_low": low, f"{prefix}_high": high}
+    extra["milliseconds_per_token"] = 1000 * case.batch_size / speed
+    if limit is not None:
+        seconds = sum(limit.seconds.values())
+        extra["of_limit"] = speed * seconds / case.batch_size
+        extra["read_share"] = limit.num_bytes * speed / case.batch_size / machine.read_rate
+        extra |= {f"limit_ms_{part}": 1000 * value for part, value in limit.seconds.items()}
+    extra["tokens_per_position"] = median([g.tokens_per_position for g in runs])
+    if runs[0].tokens_per_forward is not None and name not in (baseline, plain):
+        extra["tokens_per_forward"] = median([g.tokens_per_forward or 0.0 for g in runs])
+    return Row(
+        model=name,
+        protocol=case.protocol,
+        tokens_per_second=speed,
+        seconds_to_first_sentence=median([g.seconds_to_first_sentence for g in runs]) if case.batch_size == 1 else None,
+        kv_bytes_per_token=median([g.cache_bytes_per_token for g in runs]),
+        extra=extra,
+        **common,
+    )
+
+
+def _no_positions(name: str, opt: OPTForCausalLM, case: Case, common: dict) -> Row:
+    note = f"has {opt.config.max_position_embeddings} positions"
+    return Row(name, protocol=case.protocol, extra={"context": case.prompt_tokens, "note": note}, **common)
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Limit:
+    """What one new token of each text of a batch needs at least, on average over a text."""
+
+    seconds: dict[str, float]  # by part of the model: time of its weight products, each measured alone
+    num_bytes: float  # of the weights that are read for it
+
+
+def opt_limit(opt: OPTForCausalLM, machine: Machine, batch_size: int) -> Limit:
+    trunk = linear_shapes(opt.model)
+    table: Counter[Shape] = Counter({cast(Shape, tuple(opt.get_output_embeddings().weight.shape)): 1})
+    seconds = {"trunk": machine.seconds(trunk, batch_size), "vocabulary": machine.seconds(table, batch_size)}
+    return Limit(seconds, machine.num_bytes(trunk) + machine.num_bytes(table))
+
+
+def sllm_limit(sllm: ReplayedSLLM, machine: Machine, batch_size: int, sentence_tokens: float) -> Limit:
+    """One by one: a step for each token and for the end mark; trunk and encoder once a sentence."""
+    decoder = linear_shapes(sllm.autoencoder.decoder, without=("memory_attention.kv_proj",))
+    table: Counter[Shape] = Counter({cast(Shape, tuple(sllm.get_input_embeddings().weight.shape)): 1})
+    trunk = linear_shapes(sllm.trunk, cast(nn.Module, sllm.sentence_in), sllm.sentence_out, sllm.stop_head)
+    encoder = linear_shapes(sllm.autoencoder.encoder)
+    steps = (sentence_tokens + 1) / sentence_tokens
+    seconds = {
+        "trunk": machine.seconds(trunk, batch_size) / sentence_tokens,
+        "encoder": machine.seconds(encoder, batch_size * round(sentence_tokens)) / sentence_tokens,
+        "decoder": steps * machine.seconds(decoder, batch_size),
+        "vocabulary": steps * machine.seconds(table, batch_size),
+    }
+    per_sentence = machine.num_bytes(trunk) + machine.num_bytes(encoder)
+    per_step = machine.num_bytes(decoder) + machine.num_bytes(table)
+    return Limit(seconds, per_sentence / sentence_tokens + steps * per_step)

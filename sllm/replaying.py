@@ -1,0 +1,83 @@
+"""Wall clock of writing at sizes whose trained weights are not at hand: random weights, replayed sentences and drafts.
+
+Weights do not change how long a step takes, only what it says. So everything is computed as ever, and then the
+decoder's choices are replaced: sentences end after given numbers of tokens, and of each draft so many guesses are
+accepted as a trained model accepted. The step that predicts an end mark is run and not counted.
+
+B texts, R rows of a pass, k drafting heads, V vocabulary.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from multitoken.measuring import accepted_counts
+from sllm.modeling_sllm import SLLM
+from sllm.sentence_writer import Sentence, SentenceWriter
+from sllm.stepwise_sllm import ReadingState
+
+FIRST_WORD = 4  # below are special tokens
+
+
+class ReplayedSLLM(SLLM):
+    """An SLLM with random weights that writes sentences of the lengths and accepts guesses as often as it is told."""
+
+    _lengths: Sequence[int] = (8,)
+    _counts: Sequence[int] = (0,)
+
+    def replay(self, lengths: Sequence[int], counts: Sequence[int] = (0,)) -> None:
+        """Each later call of `generate` writes sentences of these lengths, one of each text after another, over and
+        over, and accepts so many guesses of one draft after another."""
+        self._lengths, self._counts = lengths, counts
+
+    def sentence_writer(self, *args) -> SentenceWriter:
+        return ReplayedWriter(self._lengths, self._counts, self, *args)
+
+
+class ReplayedWriter(SentenceWriter):
+    def __init__(self, lengths: Sequence[int], counts: Sequence[int], *args):
+        super().__init__(*args)
+        self.lengths, self.counts = itertools.cycle(lengths), itertools.cycle(counts)
+
+    def write(self, state: ReadingState, sentences: Sequence[Sentence]) -> None:
+        longest = self.model.config.max_sentence_tokens
+        self.wanted = [min(next(self.lengths), longest) for _ in sentences]
+        super().write(state, sentences)
+
+    def _choose(self, states: Tensor, ahead: Tensor, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Tensor]:
+        _, logits = super()._choose(states, ahead, guesses)
+        chosen = []
+        for sentence, wanted, between in zip(self.sentences, self.wanted, guesses, strict=True):
+            drafted = between[-1]
+            accepted = next(self.counts) if drafted else 0
+            row = [drafted[r] if r < min(accepted, len(drafted)) else self._another(drafted[r : r + 1])
+                   for r in range(len(between))]  # fmt: skip
+            row = [token if token > self.model.config.eos_token_id else FIRST_WORD for token in row]
+            end = wanted - len(sentence.ids)
+            if 0 <= end < len(row):
+                row[end] = self.model.config.eos_token_id
+            chosen.append(row)
+        return chosen, logits
+
+    @staticmethod
+    def _another(tokens: list[int]) -> int:
+        return FIRST_WORD + 1 if tokens == [FIRST_WORD] else FIRST_WORD
+
+
+def measured_acceptance(model: SLLM, prompts: Sequence[str], num_new_tokens: int) -> list[int]:
+    """How many guesses of each draft a trained model accepts, writing greedily after these texts with all heads."""
+    counts: list[int] = []
+    for prompt in prompts:
+        output = model.generate(
+            text=prompt,
+            max_new_tokens=num_new_tokens,
+            min_new_tokens=num_new_tokens,
+            num_draft=model.config.num_future_tokens,
+        )
+        assert output.statistics is not None
+        for count, times in enumerate(accepted_counts(output.statistics)):
+            counts += [count] * times
+    order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(0)).tolist()
+    return [counts[i] for i in order]
