@@ -152,6 +152,10 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
         if "transformers" in sys.modules:  # its bars for loading one small file would hide what a recipe says
             sys.modules["transformers"].utils.logging.disable_progress_bar()
         main(config)
+        if rank:
+            from lmbase.parallel import leave_processes  # PyTorch is loaded by then
+
+            leave_processes()
     except BrokenPipeError:  # whoever read the output has gone: `sllm list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None

@@ -1,6 +1,9 @@
 """One model over several processes: a copy in each (DDP), or its weights and optimizer shared out (FSDP)."""
 
+import atexit
 import contextlib
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -43,6 +46,20 @@ def parallelise(model: Any, config: TrainingConfig, world_size: int, device: tor
         if type(module).__name__ in blocks and alone(module):
             fully_shard(module)
     return fully_shard(model)
+
+
+def leave_processes() -> None:
+    """End this process, one of several whose work is done.
+
+    An ordinary end is not safe: now and then PyTorch's own threads abort it (2.11 and 2.13, gloo), and torchrun would
+    report a finished run as failed.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def gradients_shared(parallel: nn.Module, now: bool) -> contextlib.AbstractContextManager:

@@ -59,10 +59,14 @@ class Arrivals(BaseStreamer):
         if self.tokenizer is not None:
             self.tokenizer.decode(value)
         before = self.moments[-1][1] if self.moments else -value.numel()  # the first call brings the prompt
-        self.moments.append((time.perf_counter() - self.started, before + value.numel()))
+        self.moments.append((self.seconds(), before + value.numel()))
 
     def end(self) -> None:
         pass
+
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.started
 
     def seconds_until(self, num_tokens: int) -> float:
         """Seconds until at least `num_tokens` new tokens had come."""
@@ -84,7 +88,6 @@ def time_opt(
     Args:
         prompt: (B, L) ids that open with `</s>`; or, with a tokenizer, a text, which is then text in, text out.
     """
-    started = time.perf_counter()
     arrivals = Arrivals(tokenizer)
     if isinstance(prompt, str):
         assert tokenizer is not None
@@ -98,7 +101,7 @@ def time_opt(
         streamer=arrivals if len(prompt) == 1 else None,  # Transformers streams one text at a time
         return_dict_in_generate=True,
     )
-    seconds = time.perf_counter() - started
+    seconds = arrivals.seconds()
     positions = output.past_key_values.get_seq_length()
     first = arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS) if arrivals.moments else seconds
     held = cache_bytes(output.past_key_values)

@@ -81,7 +81,7 @@ class Config:
     drafts_from: str | None = option(None, "a trained SLLM with drafting heads: as many of its guesses are accepted")
     memory_sentences: PositiveInt = option(512, "of the subset memory: sentences of the text of a training step")
     new_tokens: int = option(256, "tokens written")
-    train_tokens: int = option(2048, "tokens of text in a training step")
+    train_tokens: PositiveInt = option(2047, "tokens of text in a training step; by default a whole window of OPT")
     num_future_tokens: list[PositiveInt] = option([1, 2, 4, 8], "numbers of heads of the subset heads")
     num_blocks: PositiveInt = option(8, "of the subset heads: blocks of trunk and heads together")
     vocab_size: PositiveInt = option(VOCABULARY, "of all models, whatever the data's tokenizer has")

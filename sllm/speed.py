@@ -1,7 +1,6 @@
 """Generation speed of loaded models, side by side, as figures for their rows."""
 
 import functools
-import time
 from collections.abc import Callable
 
 from torch import Tensor
@@ -25,7 +24,6 @@ from sllm.modeling_sllm import SLLM
 
 def time_sllm(model: SLLM, prompt: Tensor | str, num_new_tokens: int, num_draft: int | str = "auto") -> Generation:
     """Greedy writing after a prompt, a text or (B, S, T) sentences; the stop flag is disabled until all is written."""
-    started = time.perf_counter()
     arrivals = Arrivals(model.processor.tokenizer if isinstance(prompt, str) else None)
     given: dict = {"text": prompt} if isinstance(prompt, str) else {"input_ids": prompt}
     batch_size = 1 if isinstance(prompt, str) else len(prompt)
@@ -37,7 +35,7 @@ def time_sllm(model: SLLM, prompt: Tensor | str, num_new_tokens: int, num_draft:
         num_draft=num_draft,
         streamer=arrivals if batch_size == 1 else None,
     )
-    seconds = time.perf_counter() - started
+    seconds = arrivals.seconds()
     cache = output.past_key_values
     assert cache is not None
     assert output.statistics is not None
@@ -70,7 +68,7 @@ def time_mtp(model: MultiTokenLM, prompt: str, num_new_tokens: int, num_draft: i
         num_draft=num_draft,
         streamer=arrivals,
     )
-    seconds = arrivals.moments[-1][0]
+    seconds = arrivals.seconds()
     cached = output.sequences.shape[1] - 1  # the last token was written, and not read
     first = arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS)
     found = output.statistics

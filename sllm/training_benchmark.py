@@ -65,9 +65,10 @@ Batch = dict[str, Tensor]
 
 
 def opt_batch(sentences: Sequence[list[int]], window: int) -> Batch:
-    """The sentences as one text, in windows of so many positions."""
+    """The sentences as one text, in as few and as even windows as so many positions allow."""
     ids = [i for sentence in sentences for i in sentence]
-    rows = [ids[start : start + window - 1] for start in range(0, len(ids), window - 1)]
+    size = -(-len(ids) // -(-len(ids) // (window - 1)))
+    rows = [ids[start : start + size] for start in range(0, len(ids), size)]
     input_ids, mask = pad_tokens(rows, 1)
     ends = torch.tensor([False] * (len(rows) - 1) + [True])
     return dict(input_ids=input_ids, attention_mask=mask, ends=ends)

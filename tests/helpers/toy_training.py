@@ -16,6 +16,7 @@ from safetensors.torch import save_model
 from torch import nn
 from transformers.utils import ModelOutput
 
+from lmbase.parallel import leave_processes
 from lmbase.training import TrainingConfig, TrainingResult, train
 
 VOCABULARY, WIDTH, NUM_ITEMS = 11, 8, 60
@@ -139,4 +140,4 @@ def _distributed(folder: Path) -> None:
 
 if __name__ == "__main__":
     _distributed(Path(sys.argv[1]))
-    torch.distributed.destroy_process_group()
+    leave_processes()

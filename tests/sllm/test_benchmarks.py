@@ -1,0 +1,99 @@
+"""Measuring at any size: what is replayed happens, every model gets the same text, rows say what they should."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import CAP, make_opt, make_sllm, make_vae
+
+from lmbase.collate import pad_sentences
+from lmbase.machine import Machine
+from sllm.generation_benchmark import Case, measure_generation, random_sentences
+from sllm.replaying import ReplayedSLLM, measured_acceptance
+from sllm.training_benchmark import Build, measure_memory, measure_training, opt_batch, sllm_batch, vae_batch
+
+PAD = 1
+LENGTHS = [3, 1, 7, CAP, 5]
+BUILD = Build("tiny", 512, num_future_tokens=3)
+
+
+@pytest.fixture(autouse=True)
+def small_measurements(monkeypatch):
+    monkeypatch.setattr("lmbase.machine.BYTES_IN_TURN", 2**20)
+
+
+@pytest.fixture(scope="module")
+def replayed():
+    return ReplayedSLLM.graft(
+        make_vae(processor=False), make_opt(max_position_embeddings=64), max_sentences=16, num_future_tokens=4
+    ).eval()
+
+
+@pytest.mark.parametrize("num_draft", [1, 2, 4, "auto"])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_sentences_have_the_lengths_that_are_replayed(replayed, num_draft, batch_size):
+    replayed.replay(LENGTHS, [3, 0, 1])
+    prompt = pad_sentences([[[10, 11]]] * batch_size, PAD).input_ids
+    output = replayed.generate(prompt, max_new_tokens=60, min_new_tokens=60, num_draft=num_draft)
+    lengths = [length for row in zip(*(row[1:] for row in output.sentence_lengths), strict=True) for length in row]
+    assert lengths[:-batch_size] == (4 * LENGTHS * batch_size)[: len(lengths) - batch_size]
+    assert output.num_new_tokens == [60] * batch_size
+
+
+def test_guesses_come_true_as_often_as_they_are_told(replayed):
+    prompt = pad_sentences([[[10, 11]]], PAD).input_ids
+    found = {}
+    for counts in ([0], [1], [3]):
+        replayed.replay([CAP - 1], counts)
+        output = replayed.generate(prompt, max_new_tokens=220, min_new_tokens=220, num_draft=4)
+        found[counts[0]] = output.statistics
+    assert found[0].tokens_per_forward == 1
+    assert found[1].acceptance[:2] == [pytest.approx(1.0, abs=0.2), 0.0]  # not where a sentence ends
+    assert found[3].tokens_per_forward > 2.5
+
+
+def test_acceptance_of_a_trained_model_counts_every_draft():
+    model = make_sllm(num_future_tokens=3)
+    counts = measured_acceptance(model, ["Yes, no.", "One"], 12)
+    assert counts
+    assert set(counts) <= {0, 1, 2}
+
+
+def test_all_models_train_on_the_same_text():
+    sentences = random_sentences(LENGTHS, 100, 512, np.random.default_rng(0))
+    assert sum(map(len, sentences)) == 100
+    flat = [i for sentence in sentences for i in sentence]
+    for batch in (opt_batch(sentences, 41), opt_batch(sentences, 2048), sllm_batch(sentences), vae_batch(sentences)):
+        assert batch["input_ids"][batch["attention_mask"]].tolist() == flat
+    assert opt_batch(sentences, 41)["input_ids"].shape == (3, 34)  # even windows: little padding
+
+
+def test_rows_of_training_and_memory():
+    rows = measure_training(BUILD, LENGTHS, 64, "fp32", "cpu", 1, Machine(torch.float32, "cpu"))
+    assert [row.model for row in rows] == ["OPT tiny", "autoencoder tiny", "SLLM tiny"]
+    assert all(row.tokens_per_second > 0 and row.extra["mfu"] > 0 for row in rows)
+    assert rows[0].extra["speed_ratio"] == 1
+    rows = measure_memory(BUILD, LENGTHS, 20, "fp32", "cpu")
+    assert [row.extra["text_tokens"] for row in rows] == [4 * sum(LENGTHS)] * 2
+    assert all(row.extra["peak_megabytes"] > 0 for row in rows)
+
+
+def test_rows_of_generation():
+    machine = Machine(torch.float32, "cpu")
+    opt = BUILD.opt().eval()
+    sllm = BUILD.sllm(opt).eval()
+    opt.config.max_position_embeddings = 40
+    measure = lambda *case: measure_generation(  # noqa: E731
+        "tiny", opt, sllm, LENGTHS, [2, 0], Case(*case), 1, machine, dict(dtype="fp32")
+    )
+    rows = {row.model: row for row in measure(20, 16, 1)}
+    assert list(rows) == ["OPT tiny", "SLLM tiny", "SLLM tiny, 2 heads", "SLLM tiny, 3 heads", "SLLM tiny, auto"]
+    assert rows["SLLM tiny"].kv_bytes_per_token < rows["OPT tiny"].kv_bytes_per_token
+    for name in ("OPT tiny", "SLLM tiny"):
+        limit = sum(v for k, v in rows[name].extra.items() if k.startswith("limit_ms"))
+        assert rows[name].extra["of_limit"] == pytest.approx(limit / rows[name].extra["milliseconds_per_token"])
+    assert rows["SLLM tiny, 3 heads"].extra["tokens_per_forward"] > 1.3
+    assert [row.extra["batch_size"] for row in measure(8, 8, 2)] == [2] * 5
+    beyond = measure(32, 16, 1)
+    assert beyond[0].tokens_per_second is None
+    assert beyond[0].extra["note"] == "has 40 positions"
+    assert "speed_ratio" not in beyond[1].extra
