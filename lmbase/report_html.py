@@ -37,14 +37,17 @@ def render_html(report: Report) -> str:
         _cost(report),
         _provenance(report),
     ]
+    return page(report.title, [_summary(report), *sections])
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """A whole HTML page of these parts; empty ones are left out."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{_text(report.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{_text(report.title)}</h1>\n{_summary(report)}\n"
-        + "\n".join(filter(None, sections))
-        + "\n</main>\n</body>\n</html>\n"
+        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{_text(title)}</h1>\n" + "\n".join(filter(None, parts)) + "\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -52,7 +55,8 @@ def _text(text: object) -> str:
     return html.escape(clean(str(text)))
 
 
-def _section(heading: str, body: str, note: str = "") -> str:
+def section(heading: str, body: str, note: str = "") -> str:
+    """A heading in HTML and what stands below it."""
     note = f'<p class="muted">{note}</p>' if note else ""
     return f"<section>\n<h2>{heading}</h2>{note}\n{body}\n</section>"
 
@@ -100,7 +104,7 @@ def _figures(heading: str, rows: Sequence[Row]) -> str:
     table = f'<div class="card scroll"><table><tr>{head}</tr>{"".join(body)}</table></div>'
     note = ", ".join(f"{name} {text}" for name, text in shared.items())
     note = f'<p class="muted small">All rows: {_text(note)}.</p>' if note else ""
-    return _section(heading, f'<div class="stack">{_bars(rows)}{table}</div>{note}')
+    return section(heading, f'<div class="stack">{_bars(rows)}{table}</div>{note}')
 
 
 def _bars(rows: Sequence[Row]) -> str:
@@ -121,11 +125,12 @@ def _bars(rows: Sequence[Row]) -> str:
             shown = {float(value(row, name)): cell(row, name) for row in group}
             where = " · ".join(filter(None, (protocol if name_protocol else "", data if name_data else "")))
             note = f'<span class="muted small">{_text(where)}</span>' if where else ""
-            charts.append(_card(_text(header(name)) + f" {note}", bar_chart(bars, shown.__getitem__)))
+            charts.append(card(_text(header(name)) + f" {note}", bar_chart(bars, shown.__getitem__)))
     return f'<div class="cards">{"".join(charts)}</div>' if charts else ""
 
 
-def _card(heading: str, *parts: str) -> str:
+def card(heading: str, *parts: str) -> str:
+    """A framed part of a section; heading and parts are HTML."""
     return f'<div class="card"><h3>{heading}</h3>{"".join(parts)}</div>'
 
 
@@ -149,17 +154,18 @@ def _training(curves: Sequence[Curve]) -> str:
             lines = [(index, Series(line.name, curves[index].evaluations[key], marked=True)) for index, line in lines]
         unit = "tokens of text seen" if by_tokens else "step"
         name = _text(header(key))
-        cards.append(_chart_card(f"{name} <span class='muted small'>evaluation</span>", lines, unit, header(key)))
+        cards.append(chart_card(f"{name} <span class='muted small'>evaluation</span>", lines, unit, header(key)))
     for curve in curves:
         lines = [(index, Series(clean(key), points)) for index, (key, points) in enumerate(curve.losses.items())]
         cards.append(
-            _chart_card(f"{_text(curve.name)} <span class='muted small'>training</span>", lines, "step", "loss")
+            chart_card(f"{_text(curve.name)} <span class='muted small'>training</span>", lines, "step", "loss")
         )
     cards = [card for card in cards if card]
-    return _section("Training", f'<div class="cards">{"".join(cards)}</div>') if cards else ""
+    return section("Training", f'<div class="cards">{"".join(cards)}</div>') if cards else ""
 
 
-def _chart_card(heading: str, lines: Sequence[tuple[int, Series]], x_label: str, y_label: str) -> str:
+def chart_card(heading: str, lines: Sequence[tuple[int, Series]], x_label: str, y_label: str) -> str:
+    """A line chart with its legend, which names each line's last value; lines have a colour's number each."""
     chart = line_chart([line for _, line in lines], x_label, clean(y_label), tints=[tint for tint, _ in lines])
     if not chart:
         return ""
@@ -169,7 +175,7 @@ def _chart_card(heading: str, lines: Sequence[tuple[int, Series]], x_label: str,
         for tint, line in lines
         if line.points
     )
-    return _card(heading, f'<div class="legend">{legend}</div>', chart)
+    return card(heading, f'<div class="legend">{legend}</div>', chart)
 
 
 def _data(report: Report) -> str:
@@ -178,13 +184,13 @@ def _data(report: Report) -> str:
         lines = statistics_table(statistics)
         if not lines:
             continue
-        parts.append(_card(_text(statistics.get("name") or name), _plain_table(lines[0], lines[1:])))
+        parts.append(card(_text(statistics.get("name") or name), _plain_table(lines[0], lines[1:])))
         charts = [
-            _card(f"Tokens per sentence, {_text(split)}", histogram(points, "tokens in a sentence", "sentences"))
+            card(f"Tokens per sentence, {_text(split)}", histogram(points, "tokens in a sentence", "sentences"))
             for split, points in list(histograms(statistics))[:2]  # train, and one to see whether it looks alike
         ]
         parts.append(f'<div class="cards">{"".join(charts)}</div>')
-    return _section("Data", f'<div class="stack">{"".join(parts)}</div>') if parts else ""
+    return section("Data", f'<div class="stack">{"".join(parts)}</div>') if parts else ""
 
 
 def _plain_table(head: Iterable[str], rows: Sequence[Sequence[str]], *, sum_row: bool = False) -> str:
@@ -212,7 +218,7 @@ def _generations(report: Report) -> str:
             f"{_text(sample['text'])}</p></div>"
         )
     note = "The prompt is grey; what follows it was generated."
-    return _section("Generated text", f'<div class="card">{"".join(samples)}</div>', note) if samples else ""
+    return section("Generated text", f'<div class="card">{"".join(samples)}</div>', note) if samples else ""
 
 
 def _reconstructions(report: Report) -> str:
@@ -232,7 +238,7 @@ def _reconstructions(report: Report) -> str:
         f"{exact} of {len(samples)} shown came back exactly. Marked are the words that "
         '<mark class="lost">were lost</mark> and those that <mark class="new">took their place</mark>.'
     )
-    return _section("Reconstructions", f'<div class="card">{"".join(samples)}</div>', note) if samples else ""
+    return section("Reconstructions", f'<div class="card">{"".join(samples)}</div>', note) if samples else ""
 
 
 def _marked(parts: Sequence[tuple[str, bool]], kind: str) -> str:
@@ -252,7 +258,7 @@ def _marked(parts: Sequence[tuple[str, bool]], kind: str) -> str:
 
 def _cost(report: Report) -> str:
     rows = cost_rows(report)
-    return _section("What it cost", _card("", _plain_table(COST_HEADERS, rows, sum_row=len(rows) > 1))) if rows else ""
+    return section("What it cost", card("", _plain_table(COST_HEADERS, rows, sum_row=len(rows) > 1))) if rows else ""
 
 
 def _provenance(report: Report) -> str:
@@ -265,4 +271,4 @@ def _provenance(report: Report) -> str:
     if report.left_out:
         listed = "".join(f"<li>{_text(reason)}</li>" for reason in report.left_out)
         parts.append(f"<h3>Left out, because they could not be read</h3><ul>{listed}</ul>")
-    return _section("How it was made", f'<div class="card">{"".join(parts)}</div>') if parts else ""
+    return section("How it was made", f'<div class="card">{"".join(parts)}</div>') if parts else ""

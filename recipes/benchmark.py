@@ -44,6 +44,7 @@ from lmbase.files import write_text
 from lmbase.machine import Machine
 from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics
 from lmbase.open_data import is_prepared, make_processor, open_data
+from lmbase.speed_html import render_speed
 from lmbase.throughput import measure_pipeline
 from multitoken.replaying import build as build_replayed
 from multitoken.replaying import measure_replay, read_acceptance
@@ -90,7 +91,7 @@ class Config:
     rounds: int = option(5, "timed rounds of each model, after a warm-up")
     seed: int = option(0, "of the random weights and token ids")
     quick: bool = option(False, "64 tokens each way, little text, few heads and two rounds")
-    output_dir: str = option("runs/benchmark", "where metrics.json and table.md go")
+    output_dir: str = option("runs/benchmark", "where metrics.json, table.md and plots.html go")
 
 
 def measure_text(config: Config) -> tuple[list[Row], dict[str, str]]:
@@ -244,6 +245,8 @@ def main(config: Config) -> list[Row]:
     print(table)
     folder = Path(config.output_dir)
     write_text(folder / "table.md", table + "\n")
+    if plots := render_speed(rows):
+        write_text(folder / "plots.html", plots)
     seconds = time.perf_counter() - started
     write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
     return rows
