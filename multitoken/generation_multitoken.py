@@ -18,7 +18,7 @@ from lmbase.cache import RowCache
 from lmbase.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
 from lmbase.modes import inference_method
 from lmbase.opt import encode_text
-from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, check_num_draft, verify
+from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, check_drafts, verify
 
 if TYPE_CHECKING:
     from multitoken.modeling_multitoken import MultiTokenLM
@@ -99,7 +99,9 @@ class MultiTokenGenerationMixin(GenerationMixin):
         """
         if use_mtp is not None:
             num_draft = num_draft if use_mtp else 1
-        drafts, automatic = _drafts(self, num_draft, tree)
+        if tree is None and num_draft == "auto":
+            tree = self.config.draft_tree
+        drafts, automatic = check_drafts(num_draft, tree, self.config.num_future_tokens, self.config.vocab_size)
         config = merge_generation_config(self.generation_config, generation_config, kwargs)
         if (input_ids is None) == (text is None):
             raise ValueError("Give either input_ids or text.")
@@ -155,7 +157,7 @@ class _Writer:
             for text in self.texts:
                 text.finish_reason = "length"
             return
-        self.drafting = drafts.depth > 0
+        self.last_head = drafts.depth + 1
         capacity = min(longest + self.limit, positions) + len(drafts.nodes)
         self.cache = RowCache(len(self.texts), capacity, model.device)
         self.draft_cache = RowCache(len(self.texts), capacity, model.device)
@@ -225,7 +227,7 @@ class _Writer:
     def _keep(self, z: Tensor, states: list[Tensor], depth: int, rows: list[Sequence[int]]) -> None:
         """Of the rows just read those that stand; heads that have not read them will, before their next guess."""
         self.cache.keep(rows)
-        if self.eager_heads or not self.drafting:
+        if self.eager_heads or self.last_head == 1:
             return
         if depth:
             self.draft_cache.keep(rows)
@@ -248,7 +250,7 @@ class _Writer:
             return z.new_empty(*z.shape[:2], 0, z.shape[2])
         if self.eager_heads:
             return torch.stack(states[1 : depth + 1], dim=2)
-        model, last = self.model, len(self.model.heads)
+        model, last = self.model, self.last_head
         if any(text.unread for text in self.texts):
             filled = [torch.cat(text.unread) if text.unread else z.new_empty(0, z.shape[2]) for text in self.texts]
             x = torch.nn.utils.rnn.pad_sequence(filled, batch_first=True)  # (B,P,D)
@@ -258,7 +260,7 @@ class _Writer:
             self.draft_cache.keep([range(len(of_text)) for of_text in filled])
             for text in self.texts:
                 text.unread = []
-        # All drafting heads read on, so that a longer draft later finds their keys and values.
+        # All that may draft read on, so that a longer draft later finds their keys and values.
         mask = self.draft_cache.visible(visible)
         found = dict(model.run_heads(self._source(z, states), 2, last, mask, self.draft_cache))
         return torch.stack([found[i] for i in range(2, depth + 2)], dim=2)
@@ -334,27 +336,6 @@ class _Writer:
         lengths = [len(row) for row in rows]
         filled = [row + [self.model.config.pad_token_id] * (max(lengths) - len(row)) for row in rows]
         return torch.tensor(filled, device=self.model.device), lengths
-
-
-def _drafts(
-    model: "MultiTokenLM", num_draft: int | str, tree: DraftTree | Sequence[Sequence[int]] | None
-) -> tuple[DraftTree, bool]:
-    """The largest draft that may be made, and whether less is chosen by what it brings."""
-    n = model.config.num_future_tokens
-    heads, automatic = check_num_draft(num_draft, n)
-    most = heads - 1
-    if tree is None and automatic:
-        tree = model.config.draft_tree
-    if tree is None:
-        return DraftTree.chain(most), automatic
-    paths = tree if isinstance(tree, DraftTree) else DraftTree(tuple(tuple(path) for path in tree))
-    if paths.depth > n - 1:
-        raise ValueError(
-            f"The draft tree is {paths.depth} deep, which takes {paths.depth + 1} heads; this model has {n}."
-        )
-    if paths.num_ranks > model.config.vocab_size:
-        raise ValueError(f"The draft tree names candidate {paths.num_ranks - 1} of {model.config.vocab_size}.")
-    return paths.pruned(most), automatic
 
 
 def _encode(model: "MultiTokenLM", texts: list[str]) -> tuple[Tensor, Tensor]:

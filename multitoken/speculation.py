@@ -140,6 +140,27 @@ def check_num_draft(num_draft: int | str, num_heads: int) -> tuple[int, bool]:
     return num_draft, False
 
 
+def check_drafts(
+    num_draft: int | str, tree: DraftTree | Sequence[Sequence[int]] | None, num_heads: int, vocab_size: int
+) -> tuple[DraftTree, bool]:
+    """The largest draft that may be made, and whether less is taken where that pays; without a tree a chain.
+
+    Raises:
+        ValueError: heads or candidates that are not there, or a tree that is none.
+    """
+    heads, automatic = check_num_draft(num_draft, num_heads)
+    if tree is None:
+        return DraftTree.chain(heads - 1), automatic
+    paths = tree if isinstance(tree, DraftTree) else DraftTree(tuple(tuple(path) for path in tree))
+    if paths.depth > num_heads - 1:
+        raise ValueError(
+            f"The draft tree is {paths.depth} deep, which takes {paths.depth + 1} heads; this model has {num_heads}."
+        )
+    if paths.num_ranks > vocab_size:
+        raise ValueError(f"The draft tree names candidate {paths.num_ranks - 1} of {vocab_size}.")
+    return paths.pruned(heads - 1), automatic
+
+
 @dataclass
 class SpeculationStatistics:
     """What drafting brought, over all texts of a call. The forward pass over the prompts is not counted."""

@@ -190,6 +190,14 @@ class CachedLayer:
 
 
 @dataclass
+class Branches:
+    """Rows of a pass that do not simply follow each other: guesses of a tree."""
+
+    visible: Tensor  # (T,T) which of them each sees
+    depths: Tensor  # (T,) how far behind the first each stands
+
+
+@dataclass
 class DecoderState:
     """What decoding a batch of sentences token by token remembers."""
 
@@ -197,12 +205,20 @@ class DecoderState:
     sentence_embeds: Tensor  # (N,D)
     memories: Memories
 
-    def visible(self, num_rows: int) -> Tensor | None:
-        """What each of T new positions sees: all before it."""
+    def visible(self, num_rows: int, branches: Branches | None = None) -> Tensor | None:
+        """What each of T new rows sees: all before it."""
         if num_rows == 1 and self.cache.even:
             return None
+        if branches is not None:
+            return self.cache.visible(branches.visible)
         square = torch.ones(num_rows, num_rows, dtype=torch.bool, device=self.cache.device)
         return self.cache.visible(square.tril())
+
+    def places(self, num_rows: int, branches: Branches | None = None) -> Places:
+        """Positions of T new rows in their sentences."""
+        if branches is None:
+            return self.cache.places(num_rows)
+        return torch.tensor(self.cache.lengths, device=self.cache.device)[:, None] + branches.depths
 
 
 def memory_keys_values(layers: nn.ModuleList, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -243,11 +259,11 @@ class SentenceDecoder(nn.Module):
         state.cache.keep([range(embeds.shape[1])] * len(embeds))
         return x
 
-    def read(self, embeds: Tensor, state: DecoderState) -> Tensor:
+    def read(self, embeds: Tensor, state: DecoderState, branches: Branches | None = None) -> Tensor:
         """`step` before its last norm; the caller tells `state.cache` which positions to keep."""
-        visible = state.visible(embeds.shape[1])
+        visible = state.visible(embeds.shape[1], branches)
         cached = [CachedLayer(state.cache, number, visible) for number in range(len(self.layers))]
-        places = state.cache.places(embeds.shape[1])
+        places = state.places(embeds.shape[1], branches)
         return self._run(embeds, places, state.sentence_embeds, state.memories, cached)
 
     def reading(self, sentence_embeds: Tensor, places: Places) -> Tensor:

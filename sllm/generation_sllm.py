@@ -18,7 +18,7 @@ from lmbase.collate import pad_sentences, pad_tokens
 from lmbase.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
 from lmbase.modes import inference_method
 from lmbase.tokenization import token_bytes
-from multitoken.speculation import SpeculationStatistics, check_num_draft
+from multitoken.speculation import DraftTree, SpeculationStatistics, check_drafts
 from sllm.sentence_writer import Sentence, SentenceWriter
 from sllm.stepwise_sllm import ReadingState
 
@@ -100,6 +100,7 @@ class SentenceGenerationMixin(GenerationMixin):
         max_new_sentences: int | None = None,
         overflow: str = "stop",
         num_draft: int | str = "auto",
+        tree: DraftTree | Sequence[Sequence[int]] | None = None,
         seed: int | None = None,
         **kwargs,
     ) -> SentenceGenerateOutput:
@@ -118,6 +119,8 @@ class SentenceGenerationMixin(GenerationMixin):
             overflow: when the trunk's positions are used up: `stop`, or `slide` to drop the oldest half and read again.
             num_draft: k writes sentences with heads 1 to k of the decoder, 1 is token by token; `auto` drafts as long
                 as it pays. The text is the same, in sampling with the same seed.
+            tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth. Default:
+                each head's first.
             seed: makes sampling repeatable.
 
         An unfinished last sentence of a prompt is not encoded: it is forced as the decoder's first tokens.
@@ -135,7 +138,7 @@ class SentenceGenerationMixin(GenerationMixin):
         if streamer is not None and len(texts) != 1:
             raise ValueError(f"A streamer shows one text, and {len(texts)} prompts were given.")
         sampler = Sampler(config, len(texts), self.config.vocab_size, self.device, seed, logits_processor)
-        drafts, automatic = check_num_draft(num_draft, self.config.num_future_tokens)
+        drafts, automatic = check_drafts(num_draft, tree, self.config.num_future_tokens, self.config.vocab_size)
         writer = self.sentence_writer(len(texts), sampler, drafts, automatic)
         limit = config.max_new_tokens
         if limit is None:

@@ -48,22 +48,24 @@ class ReplayedWriter(SentenceWriter):
 
     def _choose(self, states: Tensor, ahead: Tensor, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Tensor]:
         _, logits = super()._choose(states, ahead, guesses)
-        chosen = []
-        for sentence, wanted, between in zip(self.sentences, self.wanted, guesses, strict=True):
-            drafted = between[-1]
-            accepted = next(self.counts) if drafted else 0
-            row = [drafted[r] if r < min(accepted, len(drafted)) else self._another(drafted[r : r + 1])
-                   for r in range(len(between))]  # fmt: skip
-            row = [token if token > self.model.config.eos_token_id else FIRST_WORD for token in row]
-            end = wanted - len(sentence.ids)
-            if 0 <= end < len(row):
-                row[end] = self.model.config.eos_token_id
-            chosen.append(row)
+        chosen = [
+            self._replayed(sentence, wanted, between)
+            for sentence, wanted, between in zip(self.sentences, self.wanted, guesses, strict=True)
+        ]
         return chosen, logits
 
-    @staticmethod
-    def _another(tokens: list[int]) -> int:
-        return FIRST_WORD + 1 if tokens == [FIRST_WORD] else FIRST_WORD
+    def _replayed(self, sentence: Sentence, wanted: int, between: list[list[int]]) -> list[int]:
+        """What the decoder is to choose after each row: guesses along a path, then a token that was not guessed."""
+        eos, children = self.model.config.eos_token_id, self.guessed.children
+        count, row = next(self.counts) if len(between) > 1 else 0, 0
+        chosen = [FIRST_WORD] * len(between)
+        while count > 0 and children[row] and between[children[row][0]][-1] != eos:
+            following = children[row][0]
+            chosen[row] = between[following][-1]
+            row, count = following, count - 1
+        guessed = {between[child][-1] for child in children[row]}
+        chosen[row] = next(token for token in itertools.count(FIRST_WORD) if token not in guessed)
+        return [eos if len(sentence.ids) + len(path) == wanted else token for token, path in zip(chosen, between, strict=True)]
 
 
 def measured_acceptance(model: SLLM, prompts: Sequence[str], num_new_tokens: int) -> list[int]:

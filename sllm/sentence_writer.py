@@ -15,7 +15,7 @@ from lmbase.cache import RowCache
 from lmbase.collate import pad_tokens
 from lmbase.decoding import Sampler
 from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, verify
-from sentencevae.modeling_sentencevae import DecoderState
+from sentencevae.modeling_sentencevae import Branches, DecoderState
 from sllm.stepwise_sllm import ReadingState
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ class Sentence:
 class SentenceWriter:
     """Writes sentences for the texts of one call; remembers what drafting brings from one to the next."""
 
-    def __init__(self, model: "SLLM", num_texts: int, sampler: Sampler, num_draft: int, automatic: bool):
+    def __init__(self, model: "SLLM", num_texts: int, sampler: Sampler, drafts: DraftTree, automatic: bool):
         self.model, self.sampler = model, sampler
         self.num_chosen = [0] * num_texts  # tokens and end marks of each text: where its next draw stands
-        self.most_drafts = num_draft - 1
-        self.chains = [DraftTree.chain(depth) for depth in range(num_draft)]
-        self.length = DraftLength(self.most_drafts) if automatic else None
+        self.drafts = [drafts.pruned(depth) for depth in range(drafts.depth + 1)]
+        self._drafting = model.draft_heads[: drafts.depth]
+        self.length = DraftLength(drafts.depth) if automatic else None
         self.statistics = SpeculationStatistics()
 
     def write(self, state: ReadingState, sentences: Sequence[Sentence]) -> None:
@@ -51,7 +51,8 @@ class SentenceWriter:
         self.read = state
         self.ahead: DecoderState | None = None  # of the drafting heads, from the first draft on
         self.unread: list[list[Tensor]] = [[] for _ in sentences]  # (r, D) of the decoder, what they have yet to read
-        self.guesses: list[list[int]] = [[] for _ in sentences]  # equally many tokens after each sentence's newest
+        self.guessed = self.drafts[0]  # what `guesses` are the nodes of, below the root
+        self.guesses: list[list[int]] = [[] for _ in sentences]
         self._open()
         while any(sentence.writing for sentence in sentences):
             self._pass()
@@ -69,14 +70,15 @@ class SentenceWriter:
                 sentence.writing, sentence.closed = False, True
         ids, _ = pad_tokens(rows, model.config.pad_token_id)
         states = model.autoencoder.decoder.read(self._embed(ids), self.written)  # (B,R,D)
-        ahead = self._look_ahead(states, self._wanted())
+        wanted = self._wanted()
+        ahead = self._look_ahead(states, wanted)
         last = [len(row) - 1 for row in rows]
         own, others = (x[range(len(rows)), last][:, None] for x in (states, ahead))  # (B,1,D), (B,1,k,D)
-        chosen, drafts = self._choose(own, others, [[[]] for _ in rows])
+        chosen, logits = self._choose(own, others, [[[]] for _ in rows])
         self._keep(states, ahead, [range(len(row)) for row in rows])
         for b in range(len(rows)):
             self._append(b, chosen[b])
-        self._guess(drafts[:, 0])
+        self._guess(logits[:, 0], self.drafts[wanted])
 
     def _pass(self) -> None:
         """Read the newest token and the guesses after it, keep what the decoder itself would have written, and guess
@@ -86,13 +88,17 @@ class SentenceWriter:
         alive = [sentence for sentence in self.sentences if sentence.writing]
         longest = self.model.config.max_sentence_tokens
         room = max(min(longest - len(sentence.ids), sentence.room - len(sentence.new)) for sentence in alive)
-        tree = self.chains[min(len(self.guesses[0]), room - 1)]
+        tree = self.guessed.pruned(room - 1)
         num_ahead = max(min(wanted, room - 2), 0)
         newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
-        rows = [[token, *guesses[: tree.depth]] for token, guesses in zip(newest, self.guesses, strict=True)]
-        states = self.model.autoencoder.decoder.read(self._embed(torch.tensor(rows)), self.written)
-        ahead = self._look_ahead(states, num_ahead)
-        chosen, drafts = self._choose(states, ahead, [[row[1 : r + 1] for r in range(len(row))] for row in rows])
+        num_guesses = len(tree.nodes) - 1
+        rows = [[token, *guesses[:num_guesses]] for token, guesses in zip(newest, self.guesses, strict=True)]
+        branches = self._branches(tree)
+        states = self.model.autoencoder.decoder.read(self._embed(torch.tensor(rows)), self.written, branches)
+        ahead = self._look_ahead(states, num_ahead, branches)
+        self.guessed = tree
+        between = [[[row[above] for above in lineage] for lineage in tree.lineages] for row in rows]
+        chosen, logits = self._choose(states, ahead, between)
         kept: list[Sequence[int]] = []
         accepted = 0
         for b, (sentence, row) in enumerate(zip(self.sentences, rows, strict=True)):
@@ -103,12 +109,18 @@ class SentenceWriter:
                 self.statistics.add(tree.depth, len(path) - 1, num_tokens)
                 accepted += len(path) - 1
         self._keep(states, ahead, kept)
-        self._guess(drafts[range(len(kept)), [path[-1] if path else 0 for path in kept]])
+        self._guess(logits[range(len(kept)), [path[-1] if path else 0 for path in kept]], self.drafts[num_ahead])
         if self.length is not None and tree.depth == num_ahead == wanted:
             self.length.record(wanted, accepted / len(alive), time.perf_counter() - began)
 
     def _wanted(self) -> int:
-        return self.most_drafts if self.length is None else self.length.choose()
+        return len(self.drafts) - 1 if self.length is None else self.length.choose()
+
+    def _branches(self, tree: DraftTree) -> Branches | None:
+        if len(tree.nodes) == tree.depth + 1:  # a chain
+            return None
+        depths = torch.tensor([len(path) for path in tree.nodes], device=self.model.device)
+        return Branches(tree.visible.to(self.model.device), depths)
 
     def _keep(self, states: Tensor, ahead: Tensor, rows: list[Sequence[int]]) -> None:
         """Of the rows just read those that stand; heads that have not read them will, before their next guess."""
@@ -116,7 +128,7 @@ class SentenceWriter:
         if ahead.shape[2]:
             assert self.ahead is not None
             self.ahead.cache.keep(rows)
-        elif self.most_drafts:
+        elif self._drafting:
             for b, kept in enumerate(rows):
                 self.unread[b].append(states[b, list(kept)])
 
@@ -162,26 +174,30 @@ class SentenceWriter:
 
     # -- guesses -------------------------------------------------------------------------------------------------------
 
-    def _look_ahead(self, states: Tensor, num_heads: int) -> Tensor:
+    def _look_ahead(self, states: Tensor, num_heads: int, branches: Branches | None = None) -> Tensor:
         """States (B, R, k, D) of the first k drafting heads at the rows (B, R, D) that the decoder has just read."""
         if num_heads == 0:
             return states.new_empty(*states.shape[:2], 0, states.shape[2])
         model = self.model
         if self.ahead is None:
             cache = RowCache(len(self.sentences), self.written.cache.capacity, model.device)
-            memories = model.memories_of(model.draft_heads, self.read)
+            memories = model.memories_of(self._drafting, self.read)
             self.ahead = DecoderState(cache, self.written.sentence_embeds, memories)
         if any(self.unread):
             filled = [torch.cat(unread) if unread else states.new_empty(0, states.shape[2]) for unread in self.unread]
-            model.draft_states(torch.nn.utils.rnn.pad_sequence(filled, batch_first=True), self.ahead)
+            model.draft_states(self._drafting, torch.nn.utils.rnn.pad_sequence(filled, batch_first=True), self.ahead)
             self.ahead.cache.keep([range(len(x)) for x in filled])
             self.unread = [[] for _ in filled]
-        # All heads read on, so that a longer draft later finds their keys and values.
-        return torch.stack(model.draft_states(states, self.ahead)[:num_heads], dim=2)
+        # All that may draft read on, so that a longer draft later finds their keys and values.
+        return torch.stack(model.draft_states(self._drafting, states, self.ahead, branches)[:num_heads], dim=2)
 
-    def _guess(self, logits: Tensor) -> None:
-        """Choose the tokens after each sentence's newest from logits (B, k, V)."""
-        b, k = logits.shape[:2]
-        places = [(i, self.num_chosen[i] + d) for i in range(b) for d in range(k)]
-        chosen = self.sampler.choose(logits.flatten(0, 1), places).view(b, k).tolist() if k else [[]] * b
-        self.guesses = chosen
+    def _guess(self, logits: Tensor, tree: DraftTree) -> None:
+        """Choose the tree's nodes below its root, each sentence's newest token, from logits (B, depth, V)."""
+        b, self.guessed = len(logits), tree
+        if not tree.depth:
+            self.guesses = [[] for _ in range(b)]
+            return
+        places = [(i, self.num_chosen[i] + d) for i in range(b) for d in range(tree.depth)]
+        best = self.sampler.scores(logits.flatten(0, 1), places).topk(tree.num_ranks).indices
+        ranked = best.view(b, tree.depth, -1).tolist()  # (B,depth,ranks)
+        self.guesses = [[of_text[len(path) - 1][path[-1]] for path in tree.nodes[1:]] for of_text in ranked]

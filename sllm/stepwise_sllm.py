@@ -16,7 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from sentencevae.modeling_sentencevae import CachedLayer, DecoderState, LayerMemory, Memories, memory_keys_values
+from sentencevae.modeling_sentencevae import (
+    Branches,
+    CachedLayer,
+    DecoderState,
+    LayerMemory,
+    Memories,
+    memory_keys_values,
+)
 
 if TYPE_CHECKING:
     from sllm.modeling_sllm import SLLM
@@ -100,13 +107,16 @@ class StepwiseMixin:
         mask = torch.cat([state.states_mask, state.tokens_mask], dim=1)
         return [LayerMemory(keys_values, mask) for keys_values in memory_keys_values(layers, vectors)]
 
-    def draft_states(self: "SLLM", x: Tensor, state: DecoderState) -> list[Tensor]:
-        """The next T positions of each drafting head (N,T,D), given the decoder's states there before its last norm."""
+    def draft_states(
+        self: "SLLM", heads: nn.ModuleList, x: Tensor, state: DecoderState, branches: Branches | None = None
+    ) -> list[Tensor]:
+        """The next T positions of each of the first drafting heads (N,T,D), given the decoder's states there before its
+        last norm."""
         decoder, rows = self.autoencoder.decoder, x.shape[1]
-        visible, places = state.visible(rows), state.cache.places(rows)
-        memories: Sequence[LayerMemory | None] = state.memories or [None] * len(self.draft_heads)
+        visible, places = state.visible(rows, branches), state.places(rows, branches)
+        memories: Sequence[LayerMemory | None] = state.memories or [None] * len(heads)
         found = []
-        for i, (head, memory) in enumerate(zip(self.draft_heads, memories, strict=True), start=1):
+        for i, (head, memory) in enumerate(zip(heads, memories, strict=True), start=1):
             ahead = slice(places.start + i, places.stop + i) if isinstance(places, slice) else places + i
             read = decoder.reading(state.sentence_embeds, ahead)
             found.append(head(x, read, memory, CachedLayer(state.cache, i, visible)))

@@ -71,7 +71,7 @@ def test_each_heads_loss_is_the_naive_sum(heads):
                 ahead = heads.start_writing(state)
                 ahead.memories = heads.memories_of(heads.draft_heads, state)
                 targets = [*sentence, EOS][:CAP]
-                for i, x in enumerate(heads.draft_states(states, ahead), start=1):
+                for i, x in enumerate(heads.draft_states(heads.draft_heads, states, ahead), start=1):
                     logits = heads.autoencoder.decoder.norm(x[0]) @ heads.autoencoder.embed_tokens.weight.T
                     for t in range(len(targets) - i):
                         sums[f"head_{i + 1}"] -= float(logits[t].log_softmax(-1)[targets[t + i]])
@@ -122,11 +122,15 @@ def test_heads_added_to_a_finished_model_start_as_its_first(tmp_path):
 # -- lossless ----------------------------------------------------------------------------------------------------------
 
 
+TREE = [[0], [1], [0, 0], [0, 1], [1, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("tree", [None, TREE], ids=["chain", "tree"])
 @pytest.mark.parametrize("num_draft", [2, 4, "auto"])
-def test_drafting_changes_nothing(counter, num_draft):
+def test_drafting_changes_nothing(counter, num_draft, tree):
     accepted = 0
     for prompt in PROMPTS:
-        plain, found = write(counter, prompt, num_draft=1), write(counter, prompt, num_draft=num_draft)
+        plain, found = write(counter, prompt, num_draft=1), write(counter, prompt, num_draft=num_draft, tree=tree)
         assert torch.equal(found.sequences, plain.sequences)
         assert found.sentence_lengths == plain.sentence_lengths
         accepted += sum(found.statistics.accepted)
@@ -140,16 +144,18 @@ def test_the_same_seed_gives_the_same_text_whatever_is_drafted(counter, temperat
     for seed in range(5):
         options = dict(do_sample=True, temperature=temperature, top_p=0.9, seed=seed)
         plain = write(counter, PROMPTS[0], num_draft=1, **options)
-        assert torch.equal(write(counter, PROMPTS[0], num_draft=4, **options).sequences, plain.sequences)
+        for tree in (None, TREE):
+            found = write(counter, PROMPTS[0], num_draft=4, tree=tree, **options)
+            assert torch.equal(found.sequences, plain.sequences)
         texts.add(tuple(plain.sequences[0].tolist()))
     assert len(texts) > 1
 
 
-@pytest.mark.parametrize("num_draft", [1, 4, "auto"])
-def test_a_batch_is_its_members(counter, num_draft):
-    batch = counter.generate(pad_sentences(PROMPTS, PAD).input_ids, max_new_tokens=30, num_draft=num_draft)
+@pytest.mark.parametrize("drafts", [dict(num_draft=1), dict(num_draft=4), dict(num_draft=4, tree=TREE), {}], ids=str)
+def test_a_batch_is_its_members(counter, drafts):
+    batch = counter.generate(pad_sentences(PROMPTS, PAD).input_ids, max_new_tokens=30, **drafts)
     for b, prompt in enumerate(PROMPTS):
-        alone = counter.generate(pad_sentences([prompt], PAD).input_ids, max_new_tokens=30, num_draft=num_draft)
+        alone = counter.generate(pad_sentences([prompt], PAD).input_ids, max_new_tokens=30, **drafts)
         assert batch.sentence_lengths[b] == alone.sentence_lengths[0]
         row = batch.sequences[b][batch.attention_mask[b]]
         assert torch.equal(row, alone.sequences[0][alone.attention_mask[0]])
@@ -166,10 +172,12 @@ def test_an_unfinished_sentence_is_continued_alike(text):
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 5, 17])
 def test_limits_hold_in_the_middle_of_a_draft(counter, limit):
     ids = pad_sentences([PROMPTS[0]], PAD).input_ids
-    plain, found = (counter.generate(ids, max_new_tokens=limit, num_draft=k) for k in (1, 4))
-    assert torch.equal(found.sequences, plain.sequences)
-    assert found.num_new_tokens == plain.num_new_tokens
-    assert found.finish_reason == plain.finish_reason
+    plain = counter.generate(ids, max_new_tokens=limit, num_draft=1)
+    for tree in (None, TREE):
+        found = counter.generate(ids, max_new_tokens=limit, num_draft=4, tree=tree)
+        assert torch.equal(found.sequences, plain.sequences)
+        assert found.num_new_tokens == plain.num_new_tokens
+        assert found.finish_reason == plain.finish_reason
     one, other = (counter.generate(ids, max_new_sentences=2, num_draft=k) for k in (1, 4))
     assert torch.equal(one.sequences, other.sequences)
 
@@ -198,3 +206,8 @@ def test_heads_that_are_not_there_are_refused(counter, num_draft):
 def test_impossible_configurations_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         make_sllm(**options)
+
+
+def test_a_tree_that_names_a_head_that_is_not_there_is_refused(counter):
+    with pytest.raises(ValueError, match="takes 5 heads; this model has 4"):
+        write(counter, PROMPTS[0], tree=[[0], [0, 0], [0, 0, 0], [0, 0, 0, 0]])
