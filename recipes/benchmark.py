@@ -46,8 +46,8 @@ from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics
 from lmbase.open_data import is_prepared, make_processor, open_data
 from lmbase.speed_html import render_speed
 from lmbase.throughput import measure_pipeline
+from multitoken.replaying import Acceptance, measure_replay, read_acceptance
 from multitoken.replaying import build as build_replayed
-from multitoken.replaying import measure_replay, read_acceptance
 from multitoken.training_cost import Setting, measure_heads
 from sllm import SLLM
 from sllm.evaluation import read_texts
@@ -119,7 +119,7 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     machine = Machine(dtype, config.device)
     source = trained_drafts(config)
-    counts = source.counts if source else []
+    ways = source.ways if source else []
     rows: list[Row] = []
     for size in config.size:
         build = Build(
@@ -142,7 +142,7 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
             opt = opt.to(dtype).to(config.device).eval()  # type: ignore[arg-type]
             common = dict(dtype=config.dtype, device=config.device, data=source.name if source else None)
             for case in cases(config):
-                rows += measure_generation(size, opt, sllm, lengths, counts, case, config.rounds, machine, common)
+                rows += measure_generation(size, opt, sllm, lengths, ways, case, config.rounds, machine, common)
             del opt, sllm
         gc.collect()
     return rows, {"name": data.name, "sha256": data.hash}
@@ -161,7 +161,7 @@ class TrainedDrafts:
 
     name: str
     num_future_tokens: int
-    counts: list[int]
+    ways: list[Acceptance]
 
 
 def trained_drafts(config: Config) -> TrainedDrafts | None:
@@ -176,8 +176,8 @@ def trained_drafts(config: Config) -> TrainedDrafts | None:
     texts, _ = read_texts(config.data, "test", config.text_field, None)
     prompts = [text[:PROMPT_CHARACTERS] for text in texts[:NUM_PROMPTS]]
     model = loaded.model.to(config.device)  # type: ignore[arg-type]
-    counts = measured_acceptance(model, prompts, config.new_tokens)
-    return TrainedDrafts(f"drafts of {loaded.name}", model.config.num_future_tokens, counts)
+    ways = measured_acceptance(model, prompts, config.new_tokens)
+    return TrainedDrafts(f"drafts of {loaded.name}", model.config.num_future_tokens, ways)
 
 
 def measure_training_cost(config: Config) -> list[Row]:

@@ -20,6 +20,7 @@ from lmbase.collate import pad_sentences
 from lmbase.machine import Machine, Shape, linear_shapes
 from lmbase.metrics import Row
 from lmbase.speed import Generation, alternate, median, pairwise_ratio, time_opt
+from multitoken.replaying import Acceptance
 from sllm.replaying import ReplayedSLLM
 from sllm.speed import time_sllm
 
@@ -58,17 +59,17 @@ def measure_generation(
     opt: OPTForCausalLM,
     sllm: ReplayedSLLM,
     lengths: Sequence[int],
-    counts: Sequence[int],
+    ways: Sequence[Acceptance],
     case: Case,
     num_rounds: int,
     machine: Machine,
     common: dict,
 ) -> list[Row]:
-    """OPT through Transformers' `generate`, the SLLM one by one, and with each number of drafting heads it has.
+    """OPT through Transformers' `generate`, the SLLM one by one, in each way of drafting, and `auto` with the last.
 
     Args:
         lengths: tokens of the sentences of a text, those of the prompt first.
-        counts: guesses of each draft that come true.
+        ways: of drafting, with how many guesses of each draft come true.
         common: columns of every row.
     """
     vocabulary = sllm.config.vocab_size
@@ -77,18 +78,23 @@ def measure_generation(
     flat = torch.tensor([ids] * case.batch_size, device=opt.device)  # (B,1+L)
     nested = pad_sentences([sentences] * case.batch_size, sllm.config.pad_token_id).input_ids.to(sllm.device)  # (B,S,T)
     begun = len(sentences) % len(lengths)
-    sllm.replay([*lengths[begun:], *lengths[:begun]], counts or [0])
-    most = sllm.config.num_future_tokens if counts else 1
+    lengths_to_come = [*lengths[begun:], *lengths[:begun]]
     runners: dict[str, Callable[[], Generation]] = {}
     baseline = f"OPT {size}"
     fits = case.prompt_tokens + case.new_tokens <= opt.config.max_position_embeddings
     if fits:
         runners[baseline] = functools.partial(time_opt, opt, flat, case.new_tokens)
-    for num_draft in range(1, most + 1):
-        name = f"SLLM {size}" + (f", {num_draft} heads" if num_draft > 1 else "")
-        runners[name] = functools.partial(time_sllm, sllm, nested, case.new_tokens, num_draft)
-    if most > 1:
-        runners[f"SLLM {size}, auto"] = functools.partial(time_sllm, sllm, nested, case.new_tokens, "auto")
+    plain = Acceptance("", 1, [0])
+    automatic = [Acceptance("auto", "auto", ways[-1].counts, ways[-1].tree)] if ways else []
+    worst = [Acceptance("auto, nothing accepted", "auto", [0], ways[-1].tree)] if ways else []
+
+    def write(way: Acceptance) -> Generation:
+        sllm.replay(lengths_to_come, way.counts or [0])
+        return time_sllm(sllm, nested, case.new_tokens, way.num_draft, way.tree)
+
+    for way in (plain, *ways, *automatic, *worst):
+        name = f"SLLM {size}" + (f", {way.way}" if way.way else "")
+        runners[name] = functools.partial(write, way)
     found = alternate(runners, num_rounds)
     limits = {
         baseline: opt_limit(opt, machine, case.batch_size),

@@ -8,17 +8,23 @@ B texts, R rows of a pass, k drafting heads, V vocabulary.
 """
 
 import itertools
+import random
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from lmbase.collate import pad_sentences
+from lmbase.modes import inference_method
 from multitoken.measuring import accepted_counts
+from multitoken.replaying import Acceptance
+from multitoken.speculation import DraftTree
 from sllm.modeling_sllm import SLLM
 from sllm.sentence_writer import Sentence, SentenceWriter
 from sllm.stepwise_sllm import ReadingState
 
 FIRST_WORD = 4  # below are special tokens
+TREES = (4, 8)  # guesses of the trees that are tried
 
 
 class ReplayedSLLM(SLLM):
@@ -65,21 +71,51 @@ class ReplayedWriter(SentenceWriter):
             row, count = following, count - 1
         guessed = {between[child][-1] for child in children[row]}
         chosen[row] = next(token for token in itertools.count(FIRST_WORD) if token not in guessed)
-        return [eos if len(sentence.ids) + len(path) == wanted else token for token, path in zip(chosen, between, strict=True)]
+        return [
+            eos if len(sentence.ids) + len(path) == wanted else token
+            for token, path in zip(chosen, between, strict=True)
+        ]
 
 
-def measured_acceptance(model: SLLM, prompts: Sequence[str], num_new_tokens: int) -> list[int]:
-    """How many guesses of each draft a trained model accepts, writing greedily after these texts with all heads."""
-    counts: list[int] = []
-    for prompt in prompts:
-        output = model.generate(
-            text=prompt,
-            max_new_tokens=num_new_tokens,
-            min_new_tokens=num_new_tokens,
-            num_draft=model.config.num_future_tokens,
-        )
-        assert output.statistics is not None
-        for count, times in enumerate(accepted_counts(output.statistics)):
-            counts += [count] * times
-    order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(0)).tolist()
-    return [counts[i] for i in order]
+# -- what a trained model accepts --------------------------------------------------------------------------------------
+
+
+def measured_acceptance(model: SLLM, prompts: Sequence[str], num_new_tokens: int) -> list[Acceptance]:
+    """Accepted guesses of a trained model that writes greedily after these texts: with chains of 1, 2 .. guesses, and
+    with the trees of 4 and 8 guesses that accept most."""
+    n = model.config.num_future_tokens
+    fixed: dict = dict(max_new_tokens=num_new_tokens, min_new_tokens=num_new_tokens)
+    written = [(model.generate(text=text, **fixed).texts or [""])[0] for text in prompts]
+    rates = candidate_rates(model, [text + new for text, new in zip(prompts, written, strict=True)])
+    ways = [Acceptance(f"{k} heads", k, []) for k in range(2, n + 1)]
+    for num_guesses in TREES:
+        tree = DraftTree.from_acceptance(rates, num_guesses)
+        ways.append(Acceptance(f"tree of {num_guesses}", tree.depth + 1, [], tree))
+    for way in ways:
+        for text in prompts:
+            output = model.generate(text=text, num_draft=way.num_draft, tree=way.tree, **fixed)
+            assert output.statistics is not None
+            for count, times in enumerate(accepted_counts(output.statistics)):
+                way.counts.extend([count] * times)
+        random.Random(0).shuffle(way.counts)
+    return ways
+
+
+@inference_method
+def candidate_rates(model: SLLM, texts: Sequence[str], num_ranks: int = 8) -> list[list[float]]:
+    """How often a token of these texts is candidate of rank r of drafting head j, at [j - 2][r]."""
+    num_ranks = min(num_ranks, model.config.vocab_size)
+    hits, counts = torch.zeros(len(model.draft_heads), num_ranks), [0] * len(model.draft_heads)
+    table = model.get_input_embeddings().weight
+    for text in texts:
+        ids = model.processor.encode(text).sentences()[-model.config.max_sentences :]
+        batch = {key: value.to(model.device) for key, value in vars(pad_sentences([ids], 1)).items()}
+        sentences = model._read(**batch)
+        states = model._trunk_states(sentences, batch["sentence_mask"])
+        memory = model._memory_of_all(model.draft_heads, sentences, states)
+        for decoded in model._decode(sentences, states):
+            for j, (hidden, targets) in enumerate(model._look_ahead(decoded, sentences, states, memory)):
+                best = (hidden @ table.T).topk(num_ranks).indices
+                hits[j] += (best == targets[:, None]).sum(0).cpu()
+                counts[j] += len(targets)
+    return [(of_head / max(count, 1)).tolist() for of_head, count in zip(hits, counts, strict=True)]

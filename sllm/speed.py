@@ -17,12 +17,18 @@ from lmbase.speed import (
     pairwise_ratio,
     time_opt,
 )
-from multitoken import MultiTokenLM
+from multitoken import DraftTree, MultiTokenLM
 from sllm.loading import LoadedModel
 from sllm.modeling_sllm import SLLM
 
 
-def time_sllm(model: SLLM, prompt: Tensor | str, num_new_tokens: int, num_draft: int | str = "auto") -> Generation:
+def time_sllm(
+    model: SLLM,
+    prompt: Tensor | str,
+    num_new_tokens: int,
+    num_draft: int | str = "auto",
+    tree: DraftTree | None = None,
+) -> Generation:
     """Greedy writing after a prompt, a text or (B, S, T) sentences; the stop flag is disabled until all is written."""
     arrivals = Arrivals(model.processor.tokenizer if isinstance(prompt, str) else None)
     given: dict = {"text": prompt} if isinstance(prompt, str) else {"input_ids": prompt}
@@ -33,6 +39,7 @@ def time_sllm(model: SLLM, prompt: Tensor | str, num_new_tokens: int, num_draft:
         min_new_tokens=num_new_tokens,
         overflow="slide",
         num_draft=num_draft,
+        tree=tree,
         streamer=arrivals if batch_size == 1 else None,
     )
     seconds = arrivals.seconds()

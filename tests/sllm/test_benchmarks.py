@@ -7,6 +7,8 @@ from tiny import CAP, make_opt, make_sllm, make_vae
 
 from lmbase.collate import pad_sentences
 from lmbase.machine import Machine
+from multitoken import DraftTree
+from multitoken.replaying import Acceptance
 from sllm.generation_benchmark import Case, measure_generation, random_sentences
 from sllm.replaying import ReplayedSLLM, measured_acceptance
 from sllm.training_benchmark import Build, measure_memory, measure_training, opt_batch, sllm_batch, vae_batch
@@ -53,9 +55,13 @@ def test_guesses_come_true_as_often_as_they_are_told(replayed):
 
 def test_acceptance_of_a_trained_model_counts_every_draft():
     model = make_sllm(num_future_tokens=3)
-    counts = measured_acceptance(model, ["Yes, no.", "One"], 12)
-    assert counts
-    assert set(counts) <= {0, 1, 2}
+    ways = {way.way: way for way in measured_acceptance(model, ["Yes, no.", "One"], 12)}
+    assert list(ways) == ["2 heads", "3 heads", "tree of 4", "tree of 8"]
+    assert set(ways["2 heads"].counts) <= {0, 1}
+    assert all(way.counts and set(way.counts) <= {0, 1, 2} for way in ways.values())
+    tree = ways["tree of 8"].tree
+    assert tree is not None
+    assert 3 <= len(tree.nodes) <= 9  # a random model has few candidates that are ever right
 
 
 def test_all_models_train_on_the_same_text():
@@ -82,17 +88,21 @@ def test_rows_of_generation():
     opt = BUILD.opt().eval()
     sllm = BUILD.sllm(opt).eval()
     opt.config.max_position_embeddings = 40
+    tree = DraftTree(((0,), (1,), (0, 0)))
+    ways = [Acceptance("3 heads", 3, [2, 0]), Acceptance("tree", 3, [2, 1], tree)]
     measure = lambda *case: measure_generation(  # noqa: E731
-        "tiny", opt, sllm, LENGTHS, [2, 0], Case(*case), 1, machine, dict(dtype="fp32")
+        "tiny", opt, sllm, LENGTHS, ways, Case(*case), 1, machine, dict(dtype="fp32")
     )
     rows = {row.model: row for row in measure(20, 16, 1)}
-    assert list(rows) == ["OPT tiny", "SLLM tiny", "SLLM tiny, 2 heads", "SLLM tiny, 3 heads", "SLLM tiny, auto"]
+    drafting = ["3 heads", "tree", "auto", "auto, nothing accepted"]
+    assert list(rows) == ["OPT tiny", "SLLM tiny", *(f"SLLM tiny, {way}" for way in drafting)]
+    assert rows["SLLM tiny, tree"].extra["tokens_per_forward"] > 1.5
     assert 0 < (rows["SLLM tiny"].kv_bytes_per_token or 0) < (rows["OPT tiny"].kv_bytes_per_token or 0)
     for name in ("OPT tiny", "SLLM tiny"):
         limit = sum(v for k, v in rows[name].extra.items() if k.startswith("limit_ms"))
         assert rows[name].extra["of_limit"] == pytest.approx(limit / rows[name].extra["milliseconds_per_token"])
     assert rows["SLLM tiny, 3 heads"].extra["tokens_per_forward"] > 1.3
-    assert [row.extra["batch_size"] for row in measure(8, 8, 2)] == [2] * 5
+    assert [row.extra["batch_size"] for row in measure(8, 8, 2)] == [2] * 6
     beyond = measure(32, 16, 1)
     assert beyond[0].tokens_per_second is None
     assert beyond[0].extra["note"] == "has 40 positions"
