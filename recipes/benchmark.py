@@ -128,6 +128,7 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
             config.num_encoder_layers,
             config.num_decoder_layers,
             source.num_future_tokens if source else 1,
+            source.draft_head_kind if source else "block",
             seed=config.seed,
         )
         if "train" in config.subset:
@@ -161,6 +162,7 @@ class TrainedDrafts:
 
     name: str
     num_future_tokens: int
+    draft_head_kind: str
     ways: list[Acceptance]
 
 
@@ -177,7 +179,7 @@ def trained_drafts(config: Config) -> TrainedDrafts | None:
     prompts = [text[:PROMPT_CHARACTERS] for text in texts[:NUM_PROMPTS]]
     model = loaded.model.to(config.device)  # type: ignore[arg-type]
     ways = measured_acceptance(model, prompts, config.new_tokens)
-    return TrainedDrafts(f"drafts of {loaded.name}", model.config.num_future_tokens, ways)
+    return TrainedDrafts(f"drafts of {loaded.name}", model.config.num_future_tokens, model.config.draft_head_kind, ways)
 
 
 def measure_training_cost(config: Config) -> list[Row]:

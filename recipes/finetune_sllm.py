@@ -16,6 +16,7 @@ audited figures beside the baselines.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import PositiveInt
@@ -56,6 +57,9 @@ class Config(TrainingConfig):
     num_future_tokens: PositiveInt | None = option(
         None, "heads of the sentence decoder, those after the first draft; default: the model's, or 1"
     )
+    draft_head_kind: Literal["block", "residual"] | None = option(
+        None, "a layer like the decoder's, or one linear layer; default: the model's, or block"
+    )
     train_draft_heads_only: bool | None = option(None, "add drafting heads to a finished `model`, which stays as it is")
     train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
     eval_windows: int = option(64, "windows of the valid split that the log's figures are taken from")
@@ -70,6 +74,7 @@ def build(config: Config) -> SLLM:
         "freeze_autoencoder",
         "stop_weight",
         "num_future_tokens",
+        "draft_head_kind",
         "train_draft_heads_only",
     )
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
@@ -86,6 +91,11 @@ def build(config: Config) -> SLLM:
                     f"{name}={value}: the decoder of {config.model} was grafted with {getattr(model_config, name)}; "
                     "only a new graft (--vae, --opt) can change its memory."
                 )
+        kind = given.get("draft_head_kind", model_config.draft_head_kind)
+        if model_config.num_future_tokens > 1 and kind != model_config.draft_head_kind:
+            raise ValueError(
+                f"draft_head_kind={kind}: the heads of {config.model} are of the kind {model_config.draft_head_kind}."
+            )
         for name, value in given.items():
             setattr(model_config, name, value)
         return SLLM.from_pretrained(folder, config=model_config)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import OPTForCausalLM, OPTModel, PreTrainedModel
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from lmbase.attention import use_fast_attention
@@ -127,6 +128,20 @@ class DraftHead(DecoderLayer):
                 module.starts_silent = True
 
 
+class ResidualDraftHead(nn.Module):
+    """One linear layer on the decoder's state; in the beginning it says what head 1 says. It reads nothing else, so it
+    needs no cache."""
+
+    def __init__(self, config: SentenceVAEConfig):
+        super().__init__()
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.proj.starts_silent = True  # type: ignore[assignment]
+        self.act = ACT2FN["silu"]
+
+    def forward(self, x: Tensor, *_) -> Tensor:
+        return x + self.act(self.proj(x))
+
+
 class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTrainedModel):  # type: ignore[misc]
     """Language model whose trunk reads and predicts one vector per sentence."""
 
@@ -145,7 +160,8 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         self.stop_head = nn.Linear(width, 1)
         # Tells states from tokens in the decoder's memory; without one it would be unused, which DDP does not allow.
         self.memory_kinds = nn.Parameter(torch.empty(2, width)) if config.autoencoder.memory_size else None
-        self.draft_heads = nn.ModuleList(DraftHead(config.autoencoder) for _ in range(config.num_future_tokens - 1))
+        head = DraftHead if config.draft_head_kind == "block" else ResidualDraftHead
+        self.draft_heads = nn.ModuleList(head(config.autoencoder) for _ in range(config.num_future_tokens - 1))
         self.post_init()
         self._freeze()
 
@@ -207,6 +223,11 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         else:
             self.autoencoder.embed_tokens.requires_grad_(True)  # shared with the trunk, which does not read tokens
 
+    @property
+    def heads_attend(self) -> bool:
+        """Drafting heads read earlier positions, and so need a cache."""
+        return self.config.draft_head_kind == "block"
+
     def get_input_embeddings(self) -> nn.Embedding:
         return self.autoencoder.embed_tokens
 
@@ -255,7 +276,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         # Seeded with nothing: a batch of empty texts has a loss, too, that of its stop flags.
         hidden, targets = [states.new_zeros(0, states.shape[-1])], [input_ids.new_zeros(0)]
         first = [sentence_mask.new_zeros(0)]
-        memory = self._memory_of_all(self.draft_heads, sentences, states)
+        memory = self.memory_of_heads(sentences, states)
         ahead: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.draft_heads]  # states and targets of each head
         for decoded in self._decode(sentences, states):
             cut = decoded.cut
@@ -378,6 +399,10 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
             x = head(decoded.states, read, memories[i - 1] if memories else None)  # (n,T+1,D)
             mask = cut.mask[:, i:]
             yield decoder.norm(x[:, : mask.shape[1]][mask]), cut.targets[:, i:][mask]
+
+    def memory_of_heads(self, sentences: Sentences, states: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What `_look_ahead` reads: keys and values of drafting heads with attention."""
+        return self._memory_of_all(self.draft_heads, sentences, states) if self.heads_attend else []
 
     def _draft_losses(self, ahead: list[list[tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
         """Their sum, to train on, and each head's, to look at; one pass over the vocabulary for all heads."""

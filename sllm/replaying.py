@@ -112,7 +112,7 @@ def candidate_rates(model: SLLM, texts: Sequence[str], num_ranks: int = 8) -> li
         batch = {key: value.to(model.device) for key, value in vars(pad_sentences([ids], 1)).items()}
         sentences = model._read(**batch)
         states = model._trunk_states(sentences, batch["sentence_mask"])
-        memory = model._memory_of_all(model.draft_heads, sentences, states)
+        memory = model.memory_of_heads(sentences, states)
         for decoded in model._decode(sentences, states):
             for j, (hidden, targets) in enumerate(model._look_ahead(decoded, sentences, states, memory)):
                 best = (hidden @ table.T).topk(num_ranks).indices

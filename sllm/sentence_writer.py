@@ -125,6 +125,8 @@ class SentenceWriter:
     def _keep(self, states: Tensor, ahead: Tensor, rows: list[Sequence[int]]) -> None:
         """Of the rows just read those that stand; heads that have not read them will, before their next guess."""
         self.written.cache.keep(rows)
+        if not self.model.heads_attend:
+            return
         if ahead.shape[2]:
             assert self.ahead is not None
             self.ahead.cache.keep(rows)
@@ -179,6 +181,8 @@ class SentenceWriter:
         if num_heads == 0:
             return states.new_empty(*states.shape[:2], 0, states.shape[2])
         model = self.model
+        if not model.heads_attend:
+            return torch.stack([head(states) for head in self._drafting[:num_heads]], dim=2)
         if self.ahead is None:
             cache = RowCache(len(self.sentences), self.written.cache.capacity, model.device)
             memories = model.memories_of(self._drafting, self.read)

@@ -95,7 +95,7 @@ def decoder_cache_bytes(model: SLLM) -> int:
     """Keys and values that writing holds beside the trunk's: one sentence's and the memory's, whatever the text."""
     config = model.config.autoencoder
     positions = config.max_sentence_tokens + 1 + config.memory_size
-    layers = config.num_decoder_layers + len(model.draft_heads)
+    layers = config.num_decoder_layers + model.heads_attend * len(model.draft_heads)
     return 2 * layers * positions * config.hidden_size * model.start_state.element_size()
 
 

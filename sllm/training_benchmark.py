@@ -37,6 +37,7 @@ class Build:
     num_encoder_layers: int = 1
     num_decoder_layers: int = 1
     num_future_tokens: int = 1
+    draft_head_kind: str = "block"
     max_sentences: int = 512
     seed: int = 0
 
@@ -57,7 +58,7 @@ class Build:
         )
 
     def sllm(self, opt: OPTForCausalLM) -> ReplayedSLLM:
-        options = dict(max_sentences=self.max_sentences, num_future_tokens=self.num_future_tokens)
+        options = {name: getattr(self, name) for name in ("max_sentences", "num_future_tokens", "draft_head_kind")}
         return ReplayedSLLM.graft(self.vae(opt), opt, **options)  # type: ignore[return-value]
 
 

@@ -32,7 +32,10 @@ def trained(**options) -> SLLM:
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=[{}, MEMORY], ids=["plain", "memory"])
+RESIDUAL: dict = dict(draft_head_kind="residual")
+
+
+@pytest.fixture(scope="module", params=[{}, MEMORY, MEMORY | RESIDUAL], ids=["plain", "memory", "residual"])
 def counter(request):
     return trained(**request.param).double()
 
