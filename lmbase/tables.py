@@ -4,7 +4,8 @@
     ... replaced by the table ...
     <!-- end table -->
 
-Several files may be named; their rows stand one after another. Paths are relative to the Markdown file.
+Several files may be named; their rows stand one after another. Paths are relative to the Markdown file. `protocol=WORD`
+takes only rows whose protocol begins with that word.
 """
 
 import re
@@ -35,5 +36,12 @@ def _table(folder: Path, words: str) -> str:
     files = [word for word in words.split() if "=" not in word]
     options = dict(word.split("=", 1) for word in words.split() if "=" in word)
     rows = [row for file in files for row in read_metrics(folder / file)["rows"]]
+    rows = [row for row in rows if (row.protocol or "").startswith(options.get("protocol", ""))]
+    if not rows:
+        raise ValueError(f"A table of {' '.join(files)} has no rows{_of_protocol(options)}.")
     columns = options["columns"].split(",") if "columns" in options else None
     return markdown_table(rows, columns, bold_best="bold" in options).strip()
+
+
+def _of_protocol(options: dict[str, str]) -> str:
+    return f" of the protocol {options['protocol']!r}" if "protocol" in options else ""
