@@ -10,7 +10,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-PLAIN_KEYS = 1024  # beyond, the fused kernel wins on CPUs, too
+PLAIN_SCORES = 1024 * 1024  # of a head: beyond, the fused kernel wins on CPUs, too
 NAME = "sdpa_or_plain"
 
 
@@ -24,13 +24,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causa
         mask: (B|1, H|1, T|1, M) True where a query may look, or what is added to its scores.
         causal: query t sees keys 0..t.
     """
+    assert mask is None or not causal, "a mask says it all"
     if _plain_wins(q, k):
         return _plain(q * q.shape[-1] ** -0.5, k, v, mask, causal)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
 def _plain_wins(q: Tensor, k: Tensor) -> bool:
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= PLAIN_KEYS
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] * k.shape[-2] <= PLAIN_SCORES
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

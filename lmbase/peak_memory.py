@@ -15,14 +15,14 @@ def in_own_process(module: str, *arguments: str) -> Any:
     """Run `python -m module ARGUMENTS` and read its last line as JSON.
 
     Raises:
-        RuntimeError: the process failed, for want of memory perhaps.
+        ValueError: the process failed, for want of memory perhaps.
     """
     # With fixed thresholds, memory goes back to the system when it is freed, so that the resident set shows what lives.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"Measuring with {' '.join(command[1:])} failed ({done.returncode}):\n{done.stderr[-2000:]}")
+        raise ValueError(f"Measuring with {' '.join(command[1:])} failed ({done.returncode}):\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -59,14 +59,20 @@ class Arrivals(BaseStreamer):
         if self.tokenizer is not None:
             self.tokenizer.decode(value)
         before = self.moments[-1][1] if self.moments else -value.numel()  # the first call brings the prompt
-        self.moments.append((self.seconds(), before + value.numel()))
+        self.moments.append((self.now, before + value.numel()))
 
     def end(self) -> None:
         pass
 
-    def seconds(self) -> float:
-        """Since the start."""
+    @property
+    def now(self) -> float:
+        """Seconds since the start."""
         return time.perf_counter() - self.started
+
+    @property
+    def seconds(self) -> float:
+        """Until the last token came; until now where none was streamed, as with several texts."""
+        return self.moments[-1][0] if self.moments else self.now
 
     def seconds_until(self, num_tokens: int) -> float:
         """Seconds until at least `num_tokens` new tokens had come."""
@@ -101,7 +107,7 @@ def time_opt(
         streamer=arrivals if len(prompt) == 1 else None,  # Transformers streams one text at a time
         return_dict_in_generate=True,
     )
-    seconds = arrivals.seconds()
+    seconds = arrivals.seconds
     positions = output.past_key_values.get_seq_length()
     first = arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS) if arrivals.moments else seconds
     held = cache_bytes(output.past_key_values)

@@ -17,7 +17,10 @@ def render_speed(rows: Sequence[Row]) -> str:
         return ""
     over = [chart for axis, label in AXES.items() if (chart := _lines(timed, axis, label))]
     parts = [section("Tokens per second", _cards(over))] if over else []
-    note = "Weight products measured alone, and the rest of the time a token took: attention, norms, choosing, Python."
+    note = (
+        "Weight products measured alone, and the rest of the time a token took: attention, norms, choosing, Python, "
+        "and its share of reading the prompt."
+    )
     return page("Writing speed", [*parts, section("Milliseconds per token", _cards(_split(timed)), note)])
 
 
@@ -28,7 +31,8 @@ def _lines(rows: Sequence[Row], axis: str, label: str) -> str:
     if len({row.extra[axis] for row in chosen}) < 2:
         return ""
     lines = []
-    for tint, model in enumerate(dict.fromkeys(row.model for row in chosen)):
+    models = [model for model in dict.fromkeys(row.model for row in chosen) if "nothing accepted" not in model]
+    for tint, model in enumerate(models):
         points = [(row.extra[axis], row.tokens_per_second or 0.0) for row in chosen if row.model == model]
         lines.append((tint, Series(model, sorted(points), marked=True)))
     return chart_card(f"over {label}", lines, label, "tokens per second")

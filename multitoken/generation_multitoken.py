@@ -220,7 +220,9 @@ class _Writer:
             rows = verify(tree, drafted[b], chosen[b])
             kept.append(rows)
             written = [*(drafted[b][row] for row in rows[1:]), chosen[b][rows[-1]]]
-            self.statistics.add(tree.depth, len(rows) - 1, self._append(b, written))
+            num_tokens = self._append(b, written)
+            # what is behind an end mark or a limit is not accepted
+            self.statistics.add(tree.depth, min(len(rows) - 1, num_tokens), num_tokens)
         self._keep(z, states, following.depth, kept)
         self._guess(logits[range(len(kept)), [rows[-1] if rows else 0 for rows in kept]], following)
 

@@ -193,7 +193,7 @@ def _time_replay(model: ReplayedLM, way: Acceptance, prompt: Tensor, num_new_tok
     )
     cached = output.sequences.shape[1] - 1  # the last token was written, and not read
     return Generation(
-        arrivals.seconds(),
+        arrivals.seconds,
         0.0,
         output.num_new_tokens[0],
         output.cache_bytes,

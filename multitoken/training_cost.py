@@ -170,7 +170,7 @@ def step_memory(setting: Setting, losses: Sequence[str] = ("ours", "naive")) -> 
     """Of one step with each loss, in a process of its own: what was there before would be taken for free.
 
     Raises:
-        RuntimeError: the process failed, for want of memory perhaps.
+        ValueError: the process failed, for want of memory perhaps.
     """
     found = in_own_process("multitoken.training_cost", json.dumps(asdict(setting)), *losses)
     return {loss: StepMemory(**of_loss) for loss, of_loss in found.items()}

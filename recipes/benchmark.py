@@ -29,13 +29,13 @@ Transformers' generate of the same OPT. Neither reads text.
 
 import gc
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from lmbase.config import option, run, single_process
 from lmbase.corpora import open_corpus
@@ -49,7 +49,7 @@ from lmbase.throughput import measure_pipeline
 from multitoken.replaying import Acceptance, measure_replay, read_acceptance
 from multitoken.replaying import build as build_replayed
 from multitoken.training_cost import Setting, measure_heads
-from sllm import SLLM
+from sllm import SLLM, SLLMConfig
 from sllm.evaluation import read_texts
 from sllm.generation_benchmark import Case, measure_generation
 from sllm.loading import load_model
@@ -75,20 +75,22 @@ class Config:
     rule: str = option("punctuation", "for data that are not prepared yet")
     num_encoder_layers: int = option(1, "1 to 4")
     num_decoder_layers: int = option(1, "1 to 4")
+    num_memory_states: PositiveInt = option(1, "trunk states that the decoder reads; with drafts_from, that model's")
+    num_memory_tokens: NonNegativeInt = option(0, "tokens before its sentence that the decoder reads; likewise")
     dtype: Literal["fp32", "bf16"] = option("bf16", "of weights in generation, of the computation in training")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    prompt_tokens: list[PositiveInt] = option([256], "tokens of the prompt; several: speed over context")
+    prompt_tokens: list[PositiveInt] = option([256], "of the prompt; several: speed over context (replay: the first)")
     batch_size: list[PositiveInt] = option([1], "texts written at once")
     drafts_from: str | None = option(None, "a trained SLLM with drafting heads: as many of its guesses are accepted")
     memory_sentences: PositiveInt = option(512, "of the subset memory: sentences of the text of a training step")
-    new_tokens: int = option(256, "tokens written")
+    new_tokens: PositiveInt = option(256, "tokens written")
     train_tokens: PositiveInt = option(2047, "tokens of text in a training step; by default a whole window of OPT")
     num_future_tokens: list[PositiveInt] = option([1, 2, 4, 8], "numbers of heads of the subset heads")
     num_blocks: PositiveInt = option(8, "of the subset heads: blocks of trunk and heads together")
     vocab_size: PositiveInt = option(VOCABULARY, "of all models, whatever the data's tokenizer has")
     acceptance_from: str | None = option(None, "of the subset replay: what `sllm drafting` wrote")
     text_megabytes: float = option(8.0, "of each split, about so much text goes through the pipeline")
-    rounds: int = option(5, "timed rounds of each model, after a warm-up")
+    rounds: PositiveInt = option(5, "timed rounds of each model, after a warm-up")
     seed: int = option(0, "of the random weights and token ids")
     quick: bool = option(False, "64 tokens each way, little text, few heads and two rounds")
     output_dir: str = option("runs/benchmark", "where metrics.json, table.md and plots.html go")
@@ -118,6 +120,8 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
     lengths = np.diff(data.split("test").sentence_tokens).tolist()
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     machine = Machine(dtype, config.device)
+    if not lengths:
+        raise ValueError(f"{data.name} has no test sentences, whose lengths are replayed.")
     source = trained_drafts(config)
     ways = source.ways if source else []
     rows: list[Row] = []
@@ -127,8 +131,8 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
             config.vocab_size,
             config.num_encoder_layers,
             config.num_decoder_layers,
-            source.num_future_tokens if source else 1,
-            source.draft_head_kind if source else "block",
+            num_memory_states=config.num_memory_states,
+            num_memory_tokens=config.num_memory_tokens,
             seed=config.seed,
         )
         if "train" in config.subset:
@@ -139,7 +143,7 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
             rows += measure_memory(build, lengths, config.memory_sentences, config.dtype, config.device)
         if "generate" in config.subset:
             opt = build.opt()
-            sllm = build.sllm(opt).to(dtype).to(config.device).eval()  # type: ignore[arg-type]
+            sllm = (source.on(build) if source else build).sllm(opt).to(dtype).to(config.device).eval()  # type: ignore[arg-type]
             opt = opt.to(dtype).to(config.device).eval()  # type: ignore[arg-type]
             common = dict(dtype=config.dtype, device=config.device, data=source.name if source else None)
             for case in cases(config):
@@ -150,7 +154,7 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
 
 
 def cases(config: Config) -> list[Case]:
-    """Every prompt length with one text, and every batch size with the first prompt length."""
+    """Every prompt length with the first batch size, and every batch size with the first prompt length."""
     first, *longer = config.prompt_tokens
     pairs = [(first, size) for size in config.batch_size] + [(prompt, config.batch_size[0]) for prompt in longer]
     return [Case(prompt, config.new_tokens, size) for prompt, size in pairs]
@@ -161,14 +165,20 @@ class TrainedDrafts:
     """What a trained SLLM with drafting heads accepts of its guesses."""
 
     name: str
-    num_future_tokens: int
-    draft_head_kind: str
+    config: SLLMConfig
     ways: list[Acceptance]
+
+    def on(self, build: Build) -> Build:
+        """The same heads and the same memory of the decoder at another size."""
+        names = ("num_memory_states", "num_memory_tokens", "num_future_tokens", "draft_head_kind")
+        return replace(build, **{name: getattr(self.config, name) for name in names})
 
 
 def trained_drafts(config: Config) -> TrainedDrafts | None:
-    if config.drafts_from is None or "generate" not in config.subset:
+    if config.drafts_from is None:
         return None
+    if "generate" not in config.subset:
+        raise ValueError("drafts_from is of the subset `generate`, which is not among --subset.")
     loaded = load_model(config.drafts_from)
     if not isinstance(loaded.model, SLLM) or not loaded.model.draft_heads:
         raise ValueError(
@@ -179,7 +189,7 @@ def trained_drafts(config: Config) -> TrainedDrafts | None:
     prompts = [text[:PROMPT_CHARACTERS] for text in texts[:NUM_PROMPTS]]
     model = loaded.model.to(config.device)  # type: ignore[arg-type]
     ways = measured_acceptance(model, prompts, config.new_tokens)
-    return TrainedDrafts(f"drafts of {loaded.name}", model.config.num_future_tokens, model.config.draft_head_kind, ways)
+    return TrainedDrafts(f"drafts of {loaded.name}", model.config, ways)
 
 
 def measure_training_cost(config: Config) -> list[Row]:

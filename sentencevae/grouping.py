@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Tokens of a group, padding included. A CPU is as fast on small ones, which waste less; a GPU wants large ones.
+# Tokens of a group, padding included, in a batch of few. A CPU is as fast on small ones, which waste less; a GPU wants
+# large ones.
 GROUP_TOKENS = {"cpu": 512}
 MOST_TOKENS = 8192
+NUM_GROUPS = 8  # about so many at most, or gathering their tokens would cost more than their padding
 
 
 @dataclass
@@ -65,14 +67,20 @@ def length_groups(
         rows: (N,T) `PackedTokens.rows`.
         most: the most tokens of a sentence.
         chosen: (N',) only these sentences; default: all.
+
+    Raises:
+        ValueError: a sentence of more tokens.
     """
     chosen = torch.arange(len(input_ids), device=input_ids.device) if chosen is None else chosen
     lengths = attention_mask[chosen].sum(1)
     order = lengths.argsort(descending=True, stable=True)
     chosen, sizes = chosen[order], lengths[order].tolist()
+    if sizes and sizes[0] > most:
+        raise ValueError(f"A sentence of {sizes[0]} tokens; the model reads at most {most}.")
     missing = max(0, _width(input_ids.shape[1], most) - input_ids.shape[1])
     input_ids, attention_mask, rows = (F.pad(x, (0, missing)) for x in (input_ids, attention_mask, rows))
-    tokens = GROUP_TOKENS.get(input_ids.device.type, MOST_TOKENS)
+    large = 1 << (sum(sizes) // NUM_GROUPS).bit_length()  # a power of two, so that shapes recur
+    tokens = max(GROUP_TOKENS.get(input_ids.device.type, MOST_TOKENS), large)
     start = 0
     while start < max(len(sizes), 1):  # without sentences one empty group
         width = _width(sizes[start], most) if sizes else 1

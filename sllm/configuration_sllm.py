@@ -114,6 +114,11 @@ class SLLMConfig(PreTrainedConfig):
             faults.append(f"num_future_tokens={self.num_future_tokens}: at least 1, the next token")
         if self.draft_head_kind not in DRAFT_HEAD_KINDS:
             faults.append(f"draft_head_kind={self.draft_head_kind!r}: choose {' or '.join(DRAFT_HEAD_KINDS)}")
+        if self.draft_head_kind != "block" and self.num_future_tokens < 2:
+            faults.append(
+                f"draft_head_kind={self.draft_head_kind!r}: there are no drafting heads; set num_future_tokens to 2 or "
+                "more"
+            )
         if self.train_draft_heads_only and self.num_future_tokens < 2:
             faults.append("train_draft_heads_only: there are none; set num_future_tokens to 2 or more")
         if faults:

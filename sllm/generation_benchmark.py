@@ -5,9 +5,10 @@ Weights are random, since they do not change speed; lengths of sentences and acc
 """
 
 import functools
+import itertools
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,11 +21,10 @@ from lmbase.collate import pad_sentences
 from lmbase.machine import Machine, Shape, linear_shapes
 from lmbase.metrics import Row
 from lmbase.speed import Generation, alternate, median, pairwise_ratio, time_opt
-from multitoken.replaying import Acceptance
+from multitoken.replaying import FIRST_WORD, Acceptance
+from sentencevae.modeling_sentencevae import DecoderLayer
 from sllm.replaying import ReplayedSLLM
 from sllm.speed import time_sllm
-
-FIRST_WORD = 4  # below are special tokens
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,15 @@ def measure_generation(
     flat = torch.tensor([ids] * case.batch_size, device=opt.device)  # (B,1+L)
     nested = pad_sentences([sentences] * case.batch_size, sllm.config.pad_token_id).input_ids.to(sllm.device)  # (B,S,T)
     begun = len(sentences) % len(lengths)
-    lengths_to_come = [*lengths[begun:], *lengths[:begun]]
+    to_come = [*lengths[begun:], *lengths[:begun]]
+    written = _until(case.new_tokens, to_come)
     runners: dict[str, Callable[[], Generation]] = {}
     baseline = f"OPT {size}"
+    if len(sentences) + len(written) + 1 > sllm.config.trunk.max_position_embeddings:
+        raise ValueError(
+            f"prompt_tokens={case.prompt_tokens}: that many sentences have no position in the trunk, which has "
+            f"{sllm.config.trunk.max_position_embeddings}. Choose fewer tokens, or rule sentence."
+        )
     fits = case.prompt_tokens + case.new_tokens <= opt.config.max_position_embeddings
     if fits:
         runners[baseline] = functools.partial(time_opt, opt, flat, case.new_tokens)
@@ -88,18 +94,20 @@ def measure_generation(
     automatic = [Acceptance("auto", "auto", ways[-1].counts, ways[-1].tree)] if ways else []
     worst = [Acceptance("auto, nothing accepted", "auto", [0], ways[-1].tree)] if ways else []
 
-    def write(way: Acceptance) -> Generation:
-        sllm.replay(lengths_to_come, way.counts or [0])
+    def write(way: Acceptance, counts: Iterator[int]) -> Generation:
+        sllm.replay(to_come, counts)
         return time_sllm(sllm, nested, case.new_tokens, way.num_draft, way.tree)
 
     for way in (plain, *ways, *automatic, *worst):
         name = f"SLLM {size}" + (f", {way.way}" if way.way else "")
-        runners[name] = functools.partial(write, way)
+        runners[name] = functools.partial(write, way, itertools.cycle(way.counts))
     found = alternate(runners, num_rounds)
     limits = {
         baseline: opt_limit(opt, machine, case.batch_size),
-        f"SLLM {size}": sllm_limit(sllm, machine, case.batch_size, statistics.mean(lengths)),
+        f"SLLM {size}": sllm_limit(sllm, machine, case.batch_size, statistics.mean(written)),
     }
+    if opt.device.type != "cpu":  # there the products are too short to be timed one by one
+        limits = {}
     rows = [] if fits else [_no_positions(baseline, opt, case, common)]
     for name, runs in found.items():
         rows.append(_row(name, runs, found, baseline, f"SLLM {size}", limits.get(name), machine, case, common))
@@ -148,6 +156,14 @@ def _no_positions(name: str, opt: OPTForCausalLM, case: Case, common: dict) -> R
     return Row(name, protocol=case.protocol, extra={"context": case.prompt_tokens, "note": note}, **common)
 
 
+def _until(num_tokens: int, lengths: Sequence[int]) -> list[int]:
+    """The first sentences that have so many tokens together."""
+    found: list[int] = []
+    while sum(found) < num_tokens:
+        found.append(min(lengths[len(found) % len(lengths)], num_tokens - sum(found)))
+    return found
+
+
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 
@@ -167,18 +183,23 @@ def opt_limit(opt: OPTForCausalLM, machine: Machine, batch_size: int) -> Limit:
 
 
 def sllm_limit(sllm: ReplayedSLLM, machine: Machine, batch_size: int, sentence_tokens: float) -> Limit:
-    """One by one: a step for each token and for the end mark; trunk and encoder once a sentence."""
+    """One by one: a step for each token and for the end mark; trunk, encoder and memory once a sentence."""
     decoder = linear_shapes(sllm.autoencoder.decoder, without=("memory_attention.kv_proj",))
     table: Counter[Shape] = Counter({cast(Shape, tuple(sllm.get_input_embeddings().weight.shape)): 1})
     trunk = linear_shapes(sllm.trunk, cast(nn.Module, sllm.sentence_in), sllm.sentence_out, sllm.stop_head)
     encoder = linear_shapes(sllm.autoencoder.encoder)
+    memory: Counter[Shape] = Counter()
+    if sllm.memory_kinds is not None:
+        for layer in cast(Iterable[DecoderLayer], sllm.autoencoder.decoder.layers):
+            memory += linear_shapes(nn.ModuleList([layer.memory_attention.kv_proj]))
     steps = (sentence_tokens + 1) / sentence_tokens
     seconds = {
         "trunk": machine.seconds(trunk, batch_size) / sentence_tokens,
         "encoder": machine.seconds(encoder, batch_size * round(sentence_tokens)) / sentence_tokens,
+        "memory": machine.seconds(memory, batch_size * sllm.config.autoencoder.memory_size) / sentence_tokens,
         "decoder": steps * machine.seconds(decoder, batch_size),
         "vocabulary": steps * machine.seconds(table, batch_size),
     }
-    per_sentence = machine.num_bytes(trunk) + machine.num_bytes(encoder)
+    per_sentence = machine.num_bytes(trunk) + machine.num_bytes(encoder) + machine.num_bytes(memory)
     per_step = machine.num_bytes(decoder) + machine.num_bytes(table)
     return Limit(seconds, per_sentence / sentence_tokens + steps * per_step)

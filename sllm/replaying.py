@@ -9,21 +9,20 @@ B texts, R rows of a pass, k drafting heads, V vocabulary.
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from lmbase.collate import pad_sentences
 from lmbase.modes import inference_method
-from multitoken.measuring import accepted_counts
-from multitoken.replaying import Acceptance
+from multitoken.measuring import NUM_RANKS, accepted_counts
+from multitoken.replaying import FIRST_WORD, Acceptance
 from multitoken.speculation import DraftTree
 from sllm.modeling_sllm import SLLM
 from sllm.sentence_writer import Sentence, SentenceWriter
 from sllm.stepwise_sllm import ReadingState
 
-FIRST_WORD = 4  # below are special tokens
 TREES = (4, 8)  # guesses of the trees that are tried
 
 
@@ -31,11 +30,11 @@ class ReplayedSLLM(SLLM):
     """An SLLM with random weights that writes sentences of the lengths and accepts guesses as often as it is told."""
 
     _lengths: Sequence[int] = (8,)
-    _counts: Sequence[int] = (0,)
+    _counts: Iterator[int] = itertools.repeat(0)
 
-    def replay(self, lengths: Sequence[int], counts: Sequence[int] = (0,)) -> None:
+    def replay(self, lengths: Sequence[int], counts: Iterator[int]) -> None:
         """Each later call of `generate` writes sentences of these lengths, one of each text after another, over and
-        over, and accepts so many guesses of one draft after another."""
+        over, and accepts as many guesses of each draft as `counts` says, which goes on from call to call."""
         self._lengths, self._counts = lengths, counts
 
     def sentence_writer(self, *args) -> SentenceWriter:
@@ -43,9 +42,9 @@ class ReplayedSLLM(SLLM):
 
 
 class ReplayedWriter(SentenceWriter):
-    def __init__(self, lengths: Sequence[int], counts: Sequence[int], *args):
+    def __init__(self, lengths: Sequence[int], counts: Iterator[int], *args):
         super().__init__(*args)
-        self.lengths, self.counts = itertools.cycle(lengths), itertools.cycle(counts)
+        self.lengths, self.counts = itertools.cycle(lengths), counts
 
     def write(self, state: ReadingState, sentences: Sequence[Sentence]) -> None:
         longest = self.model.config.max_sentence_tokens
@@ -82,34 +81,37 @@ class ReplayedWriter(SentenceWriter):
 
 def measured_acceptance(model: SLLM, prompts: Sequence[str], num_new_tokens: int) -> list[Acceptance]:
     """Accepted guesses of a trained model that writes greedily after these texts: with chains of 1, 2 .. guesses, and
-    with the trees of 4 and 8 guesses that accept most."""
+    with the trees of 4 and 8 guesses that accept most after every other text; the rest say how many they accept."""
+    if len(prompts) < 2:
+        raise ValueError(f"{len(prompts)} texts to count accepted guesses on: at least two are needed.")
     n = model.config.num_future_tokens
     fixed: dict = dict(max_new_tokens=num_new_tokens, min_new_tokens=num_new_tokens)
     written = [(model.generate(text=text, **fixed).texts or [""])[0] for text in prompts]
-    rates = candidate_rates(model, [text + new for text, new in zip(prompts, written, strict=True)])
+    rates = candidate_rates(model, [text + new for text, new in zip(prompts, written, strict=True)][::2])
     ways = [Acceptance(f"{k} heads", k, []) for k in range(2, n + 1)]
     for num_guesses in TREES:
         tree = DraftTree.from_acceptance(rates, num_guesses)
         ways.append(Acceptance(f"tree of {num_guesses}", tree.depth + 1, [], tree))
     for way in ways:
-        for text in prompts:
+        for text in prompts[1::2]:
             output = model.generate(text=text, num_draft=way.num_draft, tree=way.tree, **fixed)
             assert output.statistics is not None
             for count, times in enumerate(accepted_counts(output.statistics)):
                 way.counts.extend([count] * times)
-        random.Random(0).shuffle(way.counts)
+        random.Random(way.way).shuffle(way.counts)
     return ways
 
 
 @inference_method
-def candidate_rates(model: SLLM, texts: Sequence[str], num_ranks: int = 8) -> list[list[float]]:
+def candidate_rates(model: SLLM, texts: Sequence[str], num_ranks: int = NUM_RANKS) -> list[list[float]]:
     """How often a token of these texts is candidate of rank r of drafting head j, at [j - 2][r]."""
     num_ranks = min(num_ranks, model.config.vocab_size)
     hits, counts = torch.zeros(len(model.draft_heads), num_ranks), [0] * len(model.draft_heads)
     table = model.get_input_embeddings().weight
     for text in texts:
         ids = model.processor.encode(text).sentences()[-model.config.max_sentences :]
-        batch = {key: value.to(model.device) for key, value in vars(pad_sentences([ids], 1)).items()}
+        padded = vars(pad_sentences([ids], model.config.pad_token_id))
+        batch = {key: value.to(model.device) for key, value in padded.items()}
         sentences = model._read(**batch)
         states = model._trunk_states(sentences, batch["sentence_mask"])
         memory = model.memory_of_heads(sentences, states)

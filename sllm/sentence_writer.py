@@ -39,6 +39,8 @@ class SentenceWriter:
     def __init__(self, model: "SLLM", num_texts: int, sampler: Sampler, drafts: DraftTree, automatic: bool):
         self.model, self.sampler = model, sampler
         self.num_chosen = [0] * num_texts  # tokens and end marks of each text: where its next draw stands
+        # At a sentence's first pass at least so much room is left behind the guesses, or no pass would be measured.
+        drafts = drafts.pruned(max(model.config.max_sentence_tokens - 3, 0))
         self.drafts = [drafts.pruned(depth) for depth in range(drafts.depth + 1)]
         self._drafting = model.draft_heads[: drafts.depth]
         self.length = DraftLength(drafts.depth) if automatic else None
@@ -76,8 +78,9 @@ class SentenceWriter:
         own, others = (x[range(len(rows)), last][:, None] for x in (states, ahead))  # (B,1,D), (B,1,k,D)
         chosen, logits = self._choose(own, others, [[[]] for _ in rows])
         self._keep(states, ahead, [range(len(row)) for row in rows])
-        for b in range(len(rows)):
-            self._append(b, chosen[b])
+        for b, sentence in enumerate(self.sentences):
+            if sentence.writing:
+                self.statistics.add(0, 0, self._append(b, chosen[b]))
         self._guess(logits[:, 0], self.drafts[wanted])
 
     def _pass(self) -> None:
@@ -106,8 +109,9 @@ class SentenceWriter:
             kept.append(path)
             if path:
                 num_tokens = self._append(b, [*(row[r] for r in path[1:]), chosen[b][path[-1]]])
-                self.statistics.add(tree.depth, len(path) - 1, num_tokens)
-                accepted += len(path) - 1
+                num_accepted = min(len(path) - 1, num_tokens)  # what is behind an end mark or a limit is not
+                self.statistics.add(tree.depth, num_accepted, num_tokens)
+                accepted += num_accepted
         self._keep(states, ahead, kept)
         self._guess(logits[range(len(kept)), [path[-1] if path else 0 for path in kept]], self.drafts[num_ahead])
         if self.length is not None and tree.depth == num_ahead == wanted:

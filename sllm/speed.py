@@ -42,7 +42,7 @@ def time_sllm(
         tree=tree,
         streamer=arrivals if batch_size == 1 else None,
     )
-    seconds = arrivals.seconds()
+    seconds = arrivals.seconds
     cache = output.past_key_values
     assert cache is not None
     assert output.statistics is not None
@@ -75,7 +75,7 @@ def time_mtp(model: MultiTokenLM, prompt: str, num_new_tokens: int, num_draft: i
         num_draft=num_draft,
         streamer=arrivals,
     )
-    seconds = arrivals.seconds()
+    seconds = arrivals.seconds
     cached = output.sequences.shape[1] - 1  # the last token was written, and not read
     first = arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS)
     found = output.statistics

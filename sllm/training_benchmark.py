@@ -27,6 +27,8 @@ from sentencevae import SentenceVAE, SentenceVAEConfig
 from sllm.generation_benchmark import random_sentences
 from sllm.replaying import ReplayedSLLM
 
+MOST_SENTENCES = 2048  # OPT's positions
+
 
 @dataclass(frozen=True)
 class Build:
@@ -36,6 +38,8 @@ class Build:
     vocab_size: int
     num_encoder_layers: int = 1
     num_decoder_layers: int = 1
+    num_memory_states: int = 1
+    num_memory_tokens: int = 0
     num_future_tokens: int = 1
     draft_head_kind: str = "block"
     max_sentences: int = 512
@@ -58,7 +62,8 @@ class Build:
         )
 
     def sllm(self, opt: OPTForCausalLM) -> ReplayedSLLM:
-        options = {name: getattr(self, name) for name in ("max_sentences", "num_future_tokens", "draft_head_kind")}
+        names = ("max_sentences", "num_memory_states", "num_memory_tokens", "num_future_tokens", "draft_head_kind")
+        options = {name: getattr(self, name) for name in names}
         return ReplayedSLLM.graft(self.vae(opt), opt, **options)  # type: ignore[return-value]
 
 
@@ -120,6 +125,11 @@ def measure_training(
     """
     sentences = random_sentences(lengths, num_tokens, build.vocab_size, np.random.default_rng(build.seed))
     opt = build.opt()
+    positions = opt.config.max_position_embeddings
+    if len(sentences) + 1 > positions:
+        raise ValueError(
+            f"train_tokens={num_tokens} are {len(sentences)} sentences; the trunk has {positions} positions."
+        )
     sllm, vae, token_lm = build.sllm(opt), build.vae(opt), TokenLM(opt)
     window = min(opt.config.max_position_embeddings, num_tokens + 1)
     work: dict[str, tuple[nn.Module, Batch, float]] = {
@@ -169,6 +179,8 @@ def measure_memory(build: Build, lengths: Sequence[int], num_sentences: int, dty
     """Peak memory of forward and backward on a text of so many sentences, beyond the weights; gradients count. OPT
     reads the text in windows of all its positions."""
     lengths = [lengths[i % len(lengths)] for i in range(num_sentences)]
+    if num_sentences >= MOST_SENTENCES:
+        raise ValueError(f"memory_sentences={num_sentences}: the trunk has positions for {MOST_SENTENCES - 1}.")
     rows = []
     for kind in ("OPT", "SLLM"):
         found = in_own_process(
