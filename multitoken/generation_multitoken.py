@@ -224,7 +224,9 @@ class _Writer:
             # what is behind an end mark or a limit is not accepted
             self.statistics.add(tree.depth, min(len(rows) - 1, num_tokens), num_tokens)
         self._keep(z, states, following.depth, kept)
-        self._guess(logits[range(len(kept)), [rows[-1] if rows else 0 for rows in kept]], following)
+        if following.depth:
+            logits = logits[range(len(kept)), [rows[-1] if rows else 0 for rows in kept]]
+        self._guess(logits, following)
 
     def _keep(self, z: Tensor, states: list[Tensor], depth: int, rows: list[Sequence[int]]) -> None:
         """Of the rows just read those that stand; heads that have not read them will, before their next guess."""
@@ -290,7 +292,8 @@ class _Writer:
             guesses: those of text b before the choice of row r, for logits processors.
         """
         model, (b, r) = self.model, states.shape[:2]
-        hidden = model.finish(torch.cat([states[:, :, None], ahead], dim=2))  # (B,R,1+k,D)
+        own = states[:, :, None]
+        hidden = model.finish(torch.cat([own, ahead], dim=2) if ahead.shape[2] else own)  # (B,R,1+k,D)
         if model.unembeddings is None:
             every = hidden @ model.unembedding(1).T  # (B,R,1+k,V)
         else:

@@ -53,8 +53,9 @@ class SentenceWriter:
         self.read = state
         self.ahead: DecoderState | None = None  # of the drafting heads, from the first draft on
         self.unread: list[list[Tensor]] = [[] for _ in sentences]  # (r, D) of the decoder, what they have yet to read
-        self.guessed = self.drafts[0]  # what `guesses` are the nodes of, below the root
-        self.guesses: list[list[int]] = [[] for _ in sentences]
+        self.guessed: DraftTree  # what `guesses` are the nodes of, below the root
+        self.guesses: list[list[int]]
+        self._guess_nothing()
         self._open()
         while any(sentence.writing for sentence in sentences):
             self._pass()
@@ -81,7 +82,10 @@ class SentenceWriter:
         for b, sentence in enumerate(self.sentences):
             if sentence.writing:
                 self.statistics.add(0, 0, self._append(b, chosen[b]))
-        self._guess(logits[:, 0], self.drafts[wanted])
+        if wanted:
+            self._guess(logits[:, 0], self.drafts[wanted])
+        else:
+            self._guess_nothing()
 
     def _pass(self) -> None:
         """Read the newest token and the guesses after it, keep what the decoder itself would have written, and guess
@@ -113,7 +117,11 @@ class SentenceWriter:
                 self.statistics.add(tree.depth, num_accepted, num_tokens)
                 accepted += num_accepted
         self._keep(states, ahead, kept)
-        self._guess(logits[range(len(kept)), [path[-1] if path else 0 for path in kept]], self.drafts[num_ahead])
+        if num_ahead:
+            logits = logits[range(len(kept)), [path[-1] if path else 0 for path in kept]]
+            self._guess(logits, self.drafts[num_ahead])
+        else:
+            self._guess_nothing()
         if self.length is not None and tree.depth == num_ahead == wanted:
             self.length.record(wanted, accepted / len(alive), time.perf_counter() - began)
 
@@ -165,8 +173,9 @@ class SentenceWriter:
         """
         model = self.model
         b, r = states.shape[:2]
-        hidden = model.autoencoder.decoder.norm(torch.cat([states[:, :, None], ahead], dim=2))  # (B,R,1+k,D)
-        every = hidden @ model.autoencoder.embed_tokens.weight.T  # (B,R,1+k,V)
+        own = states[:, :, None]
+        every_state = torch.cat([own, ahead], dim=2) if ahead.shape[2] else own  # (B,R,1+k,D)
+        every = model.autoencoder.decoder.norm(every_state) @ model.autoencoder.embed_tokens.weight.T  # (B,R,1+k,V)
         logits = every[:, :, 0].flatten(0, 1)  # (B*R,V)
         empty = [not (s.ids or between) for s, row in zip(self.sentences, guesses, strict=True) for between in row]
         if any(empty):  # no sentence is without a token
@@ -199,12 +208,12 @@ class SentenceWriter:
         # All that may draft read on, so that a longer draft later finds their keys and values.
         return torch.stack(model.draft_states(self._drafting, states, self.ahead, branches)[:num_heads], dim=2)
 
+    def _guess_nothing(self) -> None:
+        self.guessed, self.guesses = self.drafts[0], [[] for _ in self.sentences]
+
     def _guess(self, logits: Tensor, tree: DraftTree) -> None:
         """Choose the tree's nodes below its root, each sentence's newest token, from logits (B, depth, V)."""
         b, self.guessed = len(logits), tree
-        if not tree.depth:
-            self.guesses = [[] for _ in range(b)]
-            return
         places = [(i, self.num_chosen[i] + d) for i in range(b) for d in range(tree.depth)]
         best = self.sampler.scores(logits.flatten(0, 1), places).topk(tree.num_ranks).indices
         ranked = best.view(b, tree.depth, -1).tolist()  # (B,depth,ranks)
