@@ -5,7 +5,8 @@
     <!-- end table -->
 
 Several files may be named; their rows stand one after another. Paths are relative to the Markdown file. `protocol=WORD`
-takes only rows whose protocol begins with that word.
+takes only rows whose protocol begins with that word, `models=PATTERN` those in whose model the regular expression is
+found (without spaces: `\\s`).
 """
 
 import re
@@ -37,11 +38,9 @@ def _table(folder: Path, words: str) -> str:
     options = dict(word.split("=", 1) for word in words.split() if "=" in word)
     rows = [row for file in files for row in read_metrics(folder / file)["rows"]]
     rows = [row for row in rows if (row.protocol or "").startswith(options.get("protocol", ""))]
+    rows = [row for row in rows if re.search(options.get("models", ""), row.model)]
     if not rows:
-        raise ValueError(f"A table of {' '.join(files)} has no rows{_of_protocol(options)}.")
+        filters = [f"{name}={options[name]}" for name in ("protocol", "models") if name in options]
+        raise ValueError(f"A table of {' '.join(files)} has no rows with {' and '.join(filters) or 'any figures'}.")
     columns = options["columns"].split(",") if "columns" in options else None
     return markdown_table(rows, columns, bold_best="bold" in options).strip()
-
-
-def _of_protocol(options: dict[str, str]) -> str:
-    return f" of the protocol {options['protocol']!r}" if "protocol" in options else ""
