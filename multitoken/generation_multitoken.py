@@ -161,8 +161,9 @@ class _Writer:
         capacity = min(longest + self.limit, positions) + len(drafts.nodes)
         self.cache = RowCache(len(self.texts), capacity, model.device)
         self.draft_cache = RowCache(len(self.texts), capacity, model.device)
+        by_depth = [drafts.pruned(depth) for depth in range(drafts.depth + 1)]
         wanted = drafts.depth if length is None else length.choose()
-        self._read_prompts(drafts.pruned(wanted))
+        self._read_prompts(by_depth[wanted])
         yield
         while alive := self._alive_within(positions):
             began = time.perf_counter()
@@ -170,7 +171,7 @@ class _Writer:
             room = max(self.limit - len(text.new) for text in alive)
             held = [n for n, text in zip(self.cache.lengths, self.texts, strict=True) if not text.finish_reason]
             tree = self.guessed.pruned(min(room, positions - max(held)) - 1)
-            following = drafts.pruned(max(min(wanted, room - 2), 0))
+            following = by_depth[max(min(wanted, room - 2), 0)]
             before = self.statistics.num_forwards, sum(self.statistics.accepted)
             self._pass(tree, following)
             if length is not None and tree.depth == following.depth == wanted:

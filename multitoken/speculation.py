@@ -201,7 +201,7 @@ class DraftLength:
     """
 
     NUM_PROBES = 3  # steps of each kind before the first decision; the first of a kind warms up and is not timed
-    FIRST_WAIT = 16  # plain steps before a losing draft is tried again; doubled each time
+    FIRST_WAIT = 32  # plain steps before a losing draft is tried again; doubled each time
     LONG_WAIT = 128  # the same where even a draft that is accepted whole would lose
     RECENT = 32  # steps over which costs are taken
     MEMORY = 0.95  # of acceptance, per step with a draft

@@ -3,7 +3,7 @@
     sllm demo
 
 Everything is trained from nothing on the documentation inside your Python installation (about 2 MB of English; `--data`
-takes another text), in about ten minutes on two CPU cores. Each stage prints the command that does it alone; the same
+takes another text), in five to ten minutes on two CPU cores. Each stage prints the command that does it alone; the same
 commands with other configurations train OPT-125M to 1.3B. The same command again continues where it was interrupted.
 
 At the end: a table on the screen and in OUTPUT_DIR/evaluate, and OUTPUT_DIR/report.html.
