@@ -49,13 +49,14 @@ def parallelise(model: Any, config: TrainingConfig, world_size: int, device: tor
 
 
 def leave_processes() -> None:
-    """End this process, one of several whose work is done.
+    """End this process if it is one of a group whose work is done.
 
     An ordinary end is not safe: now and then PyTorch's own threads abort it (2.11 and 2.13, gloo), and torchrun would
     report a finished run as failed.
     """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if not torch.distributed.is_initialized():
+        return
+    torch.distributed.destroy_process_group()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
