@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -33,30 +34,26 @@ class Machine:
 
     def __init__(self, dtype: torch.dtype, device: str):
         self.dtype, self.device = dtype, torch.device(device)
-        self._found: dict[object, float] = {}
+        self._products: dict[tuple[int, Shape], float] = {}
 
-    @property
+    @cached_property
     def matrix_rate(self) -> float:
         """Floating-point operations per second of large matrix products."""
         n = 2048 if self.device.type == "cpu" else 8192
-        if "matrix" in self._found:
-            return 2 * n**3 / self._found["matrix"]
         a, b = (torch.ones(n, n, device=self.device, dtype=self.dtype) for _ in range(2))
-        return 2 * n**3 / self._once("matrix", lambda: a @ b)
+        return 2 * n**3 / self._median_seconds(lambda: a @ b)
 
-    @property
+    @cached_property
     def read_rate(self) -> float:
         """Bytes per second read from memory, by a sum."""
-        if "read" in self._found:
-            return BYTES_IN_TURN / self._found["read"]
         x = torch.ones(BYTES_IN_TURN // 4, device=self.device)
-        return BYTES_IN_TURN / self._once("read", x.sum)
+        return BYTES_IN_TURN / self._median_seconds(x.sum)
 
     def product_seconds(self, rows: int, shape: Shape) -> float:
         """Of rows vectors times one weight, which is read from memory."""
         key = (rows, shape)
-        if key in self._found:
-            return self._found[key]
+        if key in self._products:
+            return self._products[key]
         size = shape[0] * shape[1] * torch.empty(0, dtype=self.dtype).element_size()
         weights = [torch.ones(shape, device=self.device, dtype=self.dtype) for _ in range(-(-BYTES_IN_TURN // size))]
         x = torch.ones(rows, shape[1], device=self.device, dtype=self.dtype)
@@ -65,7 +62,8 @@ class Machine:
             for weight in weights:
                 x @ weight.T
 
-        return self._once(key, all_weights, len(weights))
+        self._products[key] = self._median_seconds(all_weights) / len(weights)
+        return self._products[key]
 
     def seconds(self, shapes: Counter[Shape], rows: int) -> float:
         """Of all these products."""
@@ -75,19 +73,16 @@ class Machine:
         """Of these weights."""
         return sum(a * b * times for (a, b), times in shapes.items()) * torch.empty(0, dtype=self.dtype).element_size()
 
-    def _once(self, key: object, run: Callable[[], object], times: int = 1) -> float:
-        """Median seconds of a run over `times`, measured the first time."""
-        if key not in self._found:
+    def _median_seconds(self, run: Callable[[], object]) -> float:
+        run()
+        seconds = []
+        for _ in range(ROUNDS):
+            self._wait()
+            started = time.perf_counter()
             run()
-            seconds = []
-            for _ in range(ROUNDS):
-                self._wait()
-                started = time.perf_counter()
-                run()
-                self._wait()
-                seconds.append((time.perf_counter() - started) / times)
-            self._found[key] = statistics.median(seconds)
-        return self._found[key]
+            self._wait()
+            seconds.append(time.perf_counter() - started)
+        return statistics.median(seconds)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

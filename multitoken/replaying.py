@@ -59,15 +59,27 @@ class ReplayedLM(MultiTokenLM):
     def _choices(self, drafted: list[int], visible: Tensor) -> list[int]:
         """What head 1 is to choose after each row (R,) of a draft."""
         children = self._paths.setdefault(len(drafted), _children(visible))
-        count, row = next(self._replayed), 0
-        chosen = [FIRST_WORD] * len(drafted)
-        while count > 0 and children[row]:
-            following = children[row][0]
-            chosen[row] = drafted[following]
-            row, count = following, count - 1
-        guessed = {drafted[child] for child in children[row]}
-        chosen[row] = next(token for token in itertools.count(FIRST_WORD) if token not in guessed)
-        return chosen
+        return choices_that_accept(next(self._replayed), drafted, children)
+
+
+def choices_that_accept(
+    count: int, drafted: Sequence[int], children: Sequence[Sequence[int]], never: int | None = None
+) -> list[int]:
+    """What to choose after each row (R,) of a draft so that `count` guesses of it are accepted: the first guess below
+    each row of a path, then a token that was not guessed.
+
+    Args:
+        drafted: the token that each row read. children: for each row those one step below.
+        never: a guess that is not accepted.
+    """
+    row, chosen = 0, [FIRST_WORD] * len(drafted)
+    while count > 0 and children[row] and drafted[children[row][0]] != never:
+        following = children[row][0]
+        chosen[row] = drafted[following]
+        row, count = following, count - 1
+    guessed = {drafted[child] for child in children[row]}
+    chosen[row] = next(token for token in itertools.count(FIRST_WORD) if token not in guessed)
+    return chosen
 
 
 def _children(visible: Tensor) -> list[list[int]]:

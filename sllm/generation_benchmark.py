@@ -8,7 +8,7 @@ import functools
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,7 +22,6 @@ from lmbase.machine import Machine, Shape, linear_shapes
 from lmbase.metrics import Row
 from lmbase.speed import Generation, alternate, median, pairwise_ratio, time_opt
 from multitoken.replaying import FIRST_WORD, Acceptance
-from sentencevae.modeling_sentencevae import DecoderLayer
 from sllm.replaying import ReplayedSLLM
 from sllm.speed import time_sllm
 
@@ -188,10 +187,7 @@ def sllm_limit(sllm: ReplayedSLLM, machine: Machine, batch_size: int, sentence_t
     table: Counter[Shape] = Counter({cast(Shape, tuple(sllm.get_input_embeddings().weight.shape)): 1})
     trunk = linear_shapes(sllm.trunk, cast(nn.Module, sllm.sentence_in), sllm.sentence_out, sllm.stop_head)
     encoder = linear_shapes(sllm.autoencoder.encoder)
-    memory: Counter[Shape] = Counter()
-    if sllm.memory_kinds is not None:
-        for layer in cast(Iterable[DecoderLayer], sllm.autoencoder.decoder.layers):
-            memory += linear_shapes(nn.ModuleList([layer.memory_attention.kv_proj]))
+    memory = linear_shapes(sllm.autoencoder.decoder) - decoder
     steps = (sentence_tokens + 1) / sentence_tokens
     seconds = {
         "trunk": machine.seconds(trunk, batch_size) / sentence_tokens,

@@ -17,7 +17,7 @@ from torch import Tensor
 from lmbase.collate import pad_sentences
 from lmbase.modes import inference_method
 from multitoken.measuring import NUM_RANKS, accepted_counts
-from multitoken.replaying import FIRST_WORD, Acceptance
+from multitoken.replaying import Acceptance, choices_that_accept
 from multitoken.speculation import DraftTree
 from sllm.modeling_sllm import SLLM
 from sllm.sentence_writer import Sentence, SentenceWriter
@@ -61,15 +61,9 @@ class ReplayedWriter(SentenceWriter):
 
     def _replayed(self, sentence: Sentence, wanted: int, between: list[list[int]]) -> list[int]:
         """What the decoder is to choose after each row: guesses along a path, then a token that was not guessed."""
-        eos, children = self.model.config.eos_token_id, self.guessed.children
-        count, row = next(self.counts) if len(between) > 1 else 0, 0
-        chosen = [FIRST_WORD] * len(between)
-        while count > 0 and children[row] and between[children[row][0]][-1] != eos:
-            following = children[row][0]
-            chosen[row] = between[following][-1]
-            row, count = following, count - 1
-        guessed = {between[child][-1] for child in children[row]}
-        chosen[row] = next(token for token in itertools.count(FIRST_WORD) if token not in guessed)
+        eos, drafted = self.model.config.eos_token_id, [path[-1] if path else 0 for path in between]
+        count = next(self.counts) if len(between) > 1 else 0
+        chosen = choices_that_accept(count, drafted, self.guessed.children, never=eos)
         return [
             eos if len(sentence.ids) + len(path) == wanted else token
             for token, path in zip(chosen, between, strict=True)
