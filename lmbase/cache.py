@@ -80,6 +80,12 @@ class RowCache:
                     values[b, :, to] = values[b, :, origin]
             self.lengths[b] += len(kept)
 
+    def select(self, texts: Sequence[int]) -> None:
+        """Go on with these texts only, in this order."""
+        index = torch.tensor(texts, device=self.device)
+        self.lengths = [self.lengths[b] for b in texts]
+        self.layers = {number: (keys[index], values[index]) for number, (keys, values) in self.layers.items()}
+
     @property
     def num_bytes(self) -> int:
         """Of the keys and values that stand for text."""

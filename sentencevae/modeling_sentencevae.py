@@ -70,6 +70,11 @@ class LayerMemory:
     keys_values: tuple[Tensor, Tensor]
     mask: Tensor
 
+    def select(self, index: Tensor) -> "LayerMemory":
+        """Of these sentences (n,) only."""
+        keys, values = self.keys_values
+        return LayerMemory((keys[index], values[index]), self.mask[index])
+
 
 Memories = list[LayerMemory] | None  # of all layers of a decoder
 Places = slice | Tensor  # positions of a sentence: the same for all, or (N,T)
@@ -204,6 +209,13 @@ class DecoderState:
     cache: RowCache
     sentence_embeds: Tensor  # (N,D)
     memories: Memories
+
+    def select(self, sentences: Sequence[int]) -> None:
+        """Go on with these sentences only, in this order."""
+        index = torch.tensor(sentences, device=self.cache.device)
+        self.cache.select(sentences)
+        self.sentence_embeds = self.sentence_embeds[index]
+        self.memories = self.memories and [memory.select(index) for memory in self.memories]
 
     def visible(self, num_rows: int, branches: Branches | None = None) -> Tensor | None:
         """What each of T new rows sees: all before it."""

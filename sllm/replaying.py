@@ -54,8 +54,8 @@ class ReplayedWriter(SentenceWriter):
     def _choose(self, states: Tensor, ahead: Tensor, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Tensor]:
         _, logits = super()._choose(states, ahead, guesses)
         chosen = [
-            self._replayed(sentence, wanted, between)
-            for sentence, wanted, between in zip(self.sentences, self.wanted, guesses, strict=True)
+            self._replayed(sentence, self.wanted[text], between)
+            for sentence, text, between in zip(self.sentences, self.texts, guesses, strict=True)
         ]
         return chosen, logits
 

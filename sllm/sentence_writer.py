@@ -48,7 +48,8 @@ class SentenceWriter:
 
     def write(self, state: ReadingState, sentences: Sequence[Sentence]) -> None:
         """Write on until no sentence is `writing`. Those that are not from the start are left alone."""
-        self.sentences = sentences
+        self.sentences = list(sentences)
+        self.texts = list(range(len(sentences)))  # whose sentence each row is: rows of finished ones are let go
         self.written = self.model.start_writing(state)
         self.read = state
         self.ahead: DecoderState | None = None  # of the drafting heads, from the first draft on
@@ -56,8 +57,10 @@ class SentenceWriter:
         self.guessed: DraftTree  # what `guesses` are the nodes of, below the root
         self.guesses: list[list[int]]
         self._guess_nothing()
+        self._let_go()
         self._open()
         while any(sentence.writing for sentence in sentences):
+            self._let_go()
             self._pass()
         if self.length is not None:
             self.statistics.break_even = self.length.break_even
@@ -109,21 +112,37 @@ class SentenceWriter:
         kept: list[Sequence[int]] = []
         accepted = 0
         for b, (sentence, row) in enumerate(zip(self.sentences, rows, strict=True)):
-            path = verify(tree, row, chosen[b]) if sentence.writing else []
+            # A finished sentence grows like one that accepts nothing: one by one all stay of one length, which is fast.
+            path = verify(tree, row, chosen[b]) if sentence.writing else [0]
             kept.append(path)
-            if path:
+            if sentence.writing:
                 num_tokens = self._append(b, [*(row[r] for r in path[1:]), chosen[b][path[-1]]])
                 num_accepted = min(len(path) - 1, num_tokens)  # what is behind an end mark or a limit is not
                 self.statistics.add(tree.depth, num_accepted, num_tokens)
                 accepted += num_accepted
         self._keep(states, ahead, kept)
         if num_ahead:
-            logits = logits[range(len(kept)), [path[-1] if path else 0 for path in kept]]
+            logits = logits[range(len(kept)), [path[-1] for path in kept]]
             self._guess(logits, self.drafts[num_ahead])
         else:
             self._guess_nothing()
         if self.length is not None and tree.depth == num_ahead == wanted:
             self.length.record(wanted, accepted / len(alive), time.perf_counter() - began)
+
+    def _let_go(self) -> None:
+        """Where half of the rows or more are of finished sentences, go on without them."""
+        alive = [b for b, sentence in enumerate(self.sentences) if sentence.writing]
+        if 2 * len(alive) > len(self.sentences) or not alive:
+            return
+        num_rows = 1 << (len(alive) - 1).bit_length()  # a power of two: few shapes, so that kernels are made once
+        finished = [b for b, sentence in enumerate(self.sentences) if not sentence.writing]
+        kept = alive + finished[: num_rows - len(alive)]
+        self.written.select(kept)
+        if self.ahead is not None:
+            self.ahead.select(kept)
+        self.sentences, self.texts, self.unread, self.guesses = (
+            [of_rows[b] for b in kept] for of_rows in (self.sentences, self.texts, self.unread, self.guesses)
+        )
 
     def _wanted(self) -> int:
         return len(self.drafts) - 1 if self.length is None else self.length.choose()
@@ -148,12 +167,12 @@ class SentenceWriter:
 
     def _append(self, b: int, tokens: list[int]) -> int:
         """Add chosen tokens as far as sentence b goes; returns how many, its end mark among them."""
-        sentence, config = self.sentences[b], self.model.config
-        before = self.num_chosen[b]
+        sentence, text, config = self.sentences[b], self.texts[b], self.model.config
+        before = self.num_chosen[text]
         for token in tokens:
             if not sentence.writing:
                 break
-            self.num_chosen[b] += 1
+            self.num_chosen[text] += 1
             if token == config.eos_token_id:
                 sentence.writing, sentence.closed = False, True
                 break
@@ -161,8 +180,8 @@ class SentenceWriter:
             sentence.new.append(token)
             sentence.closed = len(sentence.ids) >= config.max_sentence_tokens
             sentence.writing = not sentence.closed and len(sentence.new) < sentence.room
-        self.sampler.forget(b, self.num_chosen[b])
-        return self.num_chosen[b] - before
+        self.sampler.forget(text, self.num_chosen[text])
+        return self.num_chosen[text] - before
 
     def _choose(self, states: Tensor, ahead: Tensor, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Tensor]:
         """The decoder's choice after each row (B, R), and the logits (B, R, k, V) of k drafting heads there.
@@ -181,7 +200,11 @@ class SentenceWriter:
         if any(empty):  # no sentence is without a token
             logits[torch.tensor(empty, device=logits.device), model.config.eos_token_id] = -torch.inf
         logits = self.sampler.process(logits, lambda row: self.sentences[row // r].ids + guesses[row // r][row % r])
-        places = [(i, self.num_chosen[i] + len(between)) for i in range(b) for between in guesses[i]]
+        places = [
+            (text, self.num_chosen[text] + len(between))
+            for text, row in zip(self.texts, guesses, strict=True)
+            for between in row
+        ]
         return self.sampler.choose(logits, places).view(b, r).tolist(), every[:, :, 1:]
 
     def _embed(self, ids: Tensor) -> Tensor:
@@ -199,6 +222,9 @@ class SentenceWriter:
         if self.ahead is None:
             cache = RowCache(len(self.sentences), self.written.cache.capacity, model.device)
             memories = model.memories_of(self._drafting, self.read)
+            if memories:
+                rows = torch.tensor(self.texts, device=model.device)
+                memories = [memory.select(rows) for memory in memories]
             self.ahead = DecoderState(cache, self.written.sentence_embeds, memories)
         if any(self.unread):
             filled = [torch.cat(unread) if unread else states.new_empty(0, states.shape[2]) for unread in self.unread]
@@ -214,7 +240,7 @@ class SentenceWriter:
     def _guess(self, logits: Tensor, tree: DraftTree) -> None:
         """Choose the tree's nodes below its root, each sentence's newest token, from logits (B, depth, V)."""
         b, self.guessed = len(logits), tree
-        places = [(i, self.num_chosen[i] + d) for i in range(b) for d in range(tree.depth)]
+        places = [(text, self.num_chosen[text] + d) for text in self.texts for d in range(tree.depth)]
         best = self.sampler.scores(logits.flatten(0, 1), places).topk(tree.num_ranks).indices
         ranked = best.view(b, tree.depth, -1).tolist()  # (B,depth,ranks)
         self.guesses = [[of_text[len(path) - 1][path[-1]] for path in tree.nodes[1:]] for of_text in ranked]

@@ -7,6 +7,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from lmbase.collate import pad_sentences
 from sllm import SLLM, SLLMConfig
+from sllm.sentence_writer import SentenceWriter
 
 PAD, EOS = 1, 2
 TEXTS = ["One, two and three. Four? Yes, five: six.", "Why", "A very long sentence without a mark. And, end."]
@@ -162,6 +163,28 @@ def test_a_batch_is_its_members(counter, drafts):
         assert batch.sentence_lengths[b] == alone.sentence_lengths[0]
         row = batch.sequences[b][batch.attention_mask[b]]
         assert torch.equal(row, alone.sequences[0][alone.attention_mask[0]])
+
+
+@pytest.mark.parametrize("drafts", [dict(num_draft=1), dict(num_draft=4), dict(num_draft=4, tree=TREE), {}], ids=str)
+def test_rows_of_finished_sentences_are_let_go_and_change_nothing(counter, drafts, monkeypatch):
+    """Sentences of a batch end far apart, and the longest are written in passes of ever fewer rows."""
+    prompts = [[[10, 11], [start, start + 1]] for start in (4, 13, 22, 31, 33, 5, 17)]
+    read, num_rows = counter.autoencoder.decoder.read, []
+
+    def counted(embeds, *args):
+        num_rows.append(len(embeds))
+        return read(embeds, *args)
+
+    options = dict(max_new_tokens=24, min_new_tokens=24, do_sample=True, seed=3)
+    ids = pad_sentences(prompts, PAD).input_ids
+    with monkeypatch.context() as patch:
+        patch.setattr(SentenceWriter, "_let_go", lambda self: None)
+        expected = counter.generate(ids, num_draft=1, **options)
+    monkeypatch.setattr(counter.autoencoder.decoder, "read", counted)
+    found = counter.generate(ids, **drafts, **options)
+    assert torch.equal(found.sequences, expected.sequences)
+    assert found.sentence_lengths == expected.sentence_lengths
+    assert {1, 7} < set(num_rows) <= {1, 2, 4, 7}
 
 
 @pytest.mark.parametrize("text", ["One, two and", "He said", "Yes"])
