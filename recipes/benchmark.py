@@ -7,6 +7,7 @@
     sllm benchmark --subset pipeline --data my_text/*.txt --tokenizer facebook/opt-125m
     sllm benchmark --subset heads --size small --num_future_tokens 1 2 4 8
     sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting
+    sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting --ways plain --rounds 20
 
 Weights do not change speed, so every size runs with random weights; sentence lengths are replayed from the test split
 of `data`, accepted guesses from a trained model. Models run in one process, in turn (A B A B), after a warm-up; a cell
@@ -24,7 +25,8 @@ core, `prepare` from end to end. `data` is then raw text, read anew in each roun
 The subset `heads` trains multi-token models that have equally many blocks and 1, 2, 4 ... heads: time of a step beside
 its operations, peak memory of the loss beside that of a loss that holds all heads' logits. The subset `replay` writes
 by drafting with as many accepted guesses as `sllm drafting` found on a trained model (`acceptance_from`), against
-Transformers' generate of the same OPT. Neither reads text.
+Transformers' generate of the same OPT; its last row is what `auto` loses where no guess ever comes true. Neither reads
+text.
 """
 
 import gc
@@ -89,6 +91,7 @@ class Config:
     num_blocks: PositiveInt = option(8, "of the subset heads: blocks of trunk and heads together")
     vocab_size: PositiveInt = option(VOCABULARY, "of all models, whatever the data's tokenizer has")
     acceptance_from: str | None = option(None, "of the subset replay: what `sllm drafting` wrote")
+    ways: list[str] | None = option(None, "of the subset replay: only these ways of drafting, as its table names them")
     text_megabytes: float = option(8.0, "of each split, about so much text goes through the pipeline")
     rounds: PositiveInt = option(5, "timed rounds of each model, after a warm-up")
     seed: int = option(0, "of the random weights and token ids")
@@ -209,6 +212,10 @@ def measure_replayed(config: Config) -> list[Row]:
     if config.acceptance_from is None:
         raise ValueError("The subset `replay` needs --acceptance_from: what `sllm drafting` wrote for a trained model.")
     source, num_heads, ways = read_acceptance(config.acceptance_from, config.seed)
+    if config.ways is not None:
+        if unknown := sorted(set(config.ways) - {way.way for way in ways}):
+            raise ValueError(f"ways={unknown}: {source} was measured with {', '.join(way.way for way in ways)}.")
+        ways = [way for way in ways if way.way in config.ways]
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     common = dict(
         protocol=f"replay {config.prompt_tokens[0]}+{config.new_tokens}, acceptance of {source}",

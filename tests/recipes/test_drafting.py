@@ -74,6 +74,14 @@ def test_drafting_measures_saves_the_tree_and_its_acceptance_is_replayed(folder,
 
     sllm(
         f"benchmark --subset replay --size tiny --quick --dtype fp32 --device cpu --acceptance_from {folder}/measured "
+        f"--prompt_tokens 8 --ways tree auto --output_dir {folder}/few"
+    )
+    few = [row.extra["way"] for row in read_metrics(folder / "few")["rows"]]
+    assert few == ["Transformers", "plain", "tree", "auto", "auto, nothing accepted"]
+    with pytest.raises(SystemExit):
+        sllm(f"benchmark --subset replay --acceptance_from {folder}/measured --ways often --output_dir {folder}/none")
+    sllm(
+        f"benchmark --subset replay --size tiny --quick --dtype fp32 --device cpu --acceptance_from {folder}/measured "
         f"--prompt_tokens 8 --output_dir {folder}/replayed"
     )
     rows = {row.extra["way"]: row for row in read_metrics(folder / "replayed")["rows"]}
