@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
-from transformers import Cache, OPTForCausalLM, PreTrainedTokenizerFast
+from transformers import Cache, CompileConfig, OPTForCausalLM, PreTrainedTokenizerFast
 from transformers.cache_utils import CacheLayerMixin
 from transformers.generation.streamers import BaseStreamer
 
@@ -87,12 +87,17 @@ def cache_bytes(cache: Cache) -> int:
 
 @torch.no_grad()
 def time_opt(
-    opt: OPTForCausalLM, prompt: Tensor | str, num_new_tokens: int, tokenizer: PreTrainedTokenizerFast | None = None
+    opt: OPTForCausalLM,
+    prompt: Tensor | str,
+    num_new_tokens: int,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    **settings,
 ) -> Generation:
     """Greedy decoding by Transformers' own `generate` with its cache; end marks disabled.
 
     Args:
         prompt: (B, L) ids that open with `</s>`; or, with a tokenizer, a text, which is then text in, text out.
+        settings: of `generate`, beside those.
     """
     arrivals = Arrivals(tokenizer)
     if isinstance(prompt, str):
@@ -106,6 +111,7 @@ def time_opt(
         do_sample=False,
         streamer=arrivals if len(prompt) == 1 else None,  # Transformers streams one text at a time
         return_dict_in_generate=True,
+        **settings,
     )
     seconds = arrivals.seconds
     positions = output.past_key_values.get_seq_length()
@@ -113,6 +119,13 @@ def time_opt(
     held = cache_bytes(output.past_key_values)
     cached = positions * len(prompt)
     return Generation(seconds, first, num_new_tokens * len(prompt), held, cached, positions, batch_size=len(prompt))
+
+
+def compiled() -> dict[str, Any]:
+    """Settings of `generate` that give it a cache of fixed size and compile its step, on CPUs too."""
+    config = CompileConfig()
+    config._compile_all_devices = True  # without it Transformers compiles on accelerators only
+    return {"cache_implementation": "static", "compile_config": config}
 
 
 def alternate(runners: Mapping[str, Callable[[], ResultT]], num_rounds: int = 5) -> dict[str, list[ResultT]]:

@@ -84,6 +84,9 @@ class Config:
     prompt_tokens: list[PositiveInt] = option([256], "of the prompt; several: speed over context (replay: the first)")
     batch_size: list[PositiveInt] = option([1], "texts written at once")
     drafts_from: str | None = option(None, "a trained SLLM with drafting heads: as many of its guesses are accepted")
+    compiled_baseline: bool = option(
+        False, "also OPT with a static cache and its step compiled by torch.compile, which takes minutes"
+    )
     memory_sentences: PositiveInt = option(512, "of the subset memory: sentences of the text of a training step")
     new_tokens: PositiveInt = option(256, "tokens written")
     train_tokens: PositiveInt = option(2047, "tokens of text in a training step; by default a whole window of OPT")
@@ -150,7 +153,9 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
             opt = opt.to(dtype).to(config.device).eval()  # type: ignore[arg-type]
             common = dict(dtype=config.dtype, device=config.device, data=source.name if source else None)
             for case in cases(config):
-                rows += measure_generation(size, opt, sllm, lengths, ways, case, config.rounds, machine, common)
+                rows += measure_generation(
+                    size, opt, sllm, lengths, ways, case, config.rounds, machine, common, config.compiled_baseline
+                )
             del opt, sllm
         gc.collect()
     return rows, {"name": data.name, "sha256": data.hash}

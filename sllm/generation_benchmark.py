@@ -20,7 +20,7 @@ from transformers import OPTForCausalLM
 from lmbase.collate import pad_sentences
 from lmbase.machine import Machine, Shape, linear_shapes
 from lmbase.metrics import Row
-from lmbase.speed import Generation, alternate, median, pairwise_ratio, time_opt
+from lmbase.speed import Generation, alternate, compiled, median, pairwise_ratio, time_opt
 from multitoken.replaying import FIRST_WORD, Acceptance
 from sllm.replaying import ReplayedSLLM
 from sllm.speed import time_sllm
@@ -63,8 +63,10 @@ def measure_generation(
     num_rounds: int,
     machine: Machine,
     common: dict,
+    compiled_baseline: bool = False,
 ) -> list[Row]:
-    """OPT through Transformers' `generate`, the SLLM one by one, in each way of drafting, and `auto` with the last.
+    """OPT through Transformers' `generate` (also compiled, if that is wanted), the SLLM one by one, in each way of
+    drafting, and `auto` with the last.
 
     Args:
         lengths: tokens of the sentences of a text, those of the prompt first.
@@ -89,6 +91,8 @@ def measure_generation(
     fits = case.prompt_tokens + case.new_tokens <= opt.config.max_position_embeddings
     if fits:
         runners[baseline] = functools.partial(time_opt, opt, flat, case.new_tokens)
+        if compiled_baseline:
+            runners[f"{baseline}, compiled"] = functools.partial(time_opt, opt, flat, case.new_tokens, **compiled())
     plain = Acceptance("", 1, [0])
     automatic = [Acceptance("auto", "auto", ways[-1].counts, ways[-1].tree)] if ways else []
     worst = [Acceptance("auto, nothing accepted", "auto", [0], ways[-1].tree)] if ways else []
@@ -126,8 +130,9 @@ def _row(
 ) -> Row:
     speed = median([g.tokens_per_second for g in runs])
     extra: dict = {"batch_size": case.batch_size, "context": case.prompt_tokens}
-    for prefix, other in (("speed_ratio", baseline), ("plain_ratio", plain)):
-        if other in found and name not in (other, baseline):
+    references = {"speed_ratio": baseline} | ({"plain_ratio": plain} if name.startswith(plain) else {})
+    for prefix, other in references.items():
+        if other in found and name != other:
             ratio, low, high = pairwise_ratio(runs, found[other])
             extra |= {prefix: ratio, f"{prefix}_low": low, f"{prefix}_high": high}
     extra["milliseconds_per_token"] = 1000 * case.batch_size / speed

@@ -85,7 +85,7 @@ def test_rows_of_training_and_memory():
     assert all(row.extra["peak_megabytes"] > 0 for row in rows)
 
 
-def test_rows_of_generation():
+def test_rows_of_generation(monkeypatch):
     machine = Machine(torch.float32, "cpu")
     opt = BUILD.opt().eval()
     sllm = BUILD.sllm(opt).eval()
@@ -105,6 +105,10 @@ def test_rows_of_generation():
         assert rows[name].extra["of_limit"] == pytest.approx(limit / rows[name].extra["milliseconds_per_token"])
     assert rows["SLLM tiny, 3 heads"].extra["tokens_per_forward"] > 1.3
     assert [row.extra["batch_size"] for row in measure(8, 8, 2)] == [2] * 6
+    monkeypatch.setattr("sllm.generation_benchmark.compiled", lambda: {"cache_implementation": "static"})
+    fixed = measure_generation("tiny", opt, sllm, LENGTHS, [], Case(8, 8, 1), 1, machine, {}, compiled_baseline=True)
+    assert [row.model for row in fixed] == ["OPT tiny", "OPT tiny, compiled", "SLLM tiny"]
+    assert {"speed_ratio", "plain_ratio"} & set(fixed[1].extra) == {"speed_ratio"}
     beyond = measure(32, 16, 1)
     assert beyond[0].tokens_per_second is None
     assert beyond[0].extra["note"] == "has 40 positions"
