@@ -124,7 +124,7 @@ def time_opt(
 def compiled() -> dict[str, Any]:
     """Settings of `generate` that give it a cache of fixed size and compile its step, on CPUs too."""
     config = CompileConfig()
-    config._compile_all_devices = True  # without it Transformers compiles on accelerators only
+    config._compile_all_devices = True  # type: ignore[assignment]  # else Transformers compiles on accelerators only
     return {"cache_implementation": "static", "compile_config": config}
 
 

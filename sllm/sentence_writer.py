@@ -140,9 +140,10 @@ class SentenceWriter:
         self.written.select(kept)
         if self.ahead is not None:
             self.ahead.select(kept)
-        self.sentences, self.texts, self.unread, self.guesses = (
-            [of_rows[b] for b in kept] for of_rows in (self.sentences, self.texts, self.unread, self.guesses)
-        )
+        self.sentences = [self.sentences[b] for b in kept]
+        self.texts = [self.texts[b] for b in kept]
+        self.unread = [self.unread[b] for b in kept]
+        self.guesses = [self.guesses[b] for b in kept]
 
     def _wanted(self) -> int:
         return len(self.drafts) - 1 if self.length is None else self.length.choose()
