@@ -25,7 +25,7 @@ from sentencevae import SentenceVAE
 from sllm.audit import audit_sentences
 from sllm.loading import LoadedModel, token_lm
 from sllm.modeling_sllm import SLLM
-from sllm.scoring import score_sentences
+from sllm.scoring import own_windows, score_plans, score_sentences
 
 AUDIT_TEXTS = 20
 AUDIT_CHARACTERS = 4000
@@ -181,11 +181,11 @@ def evaluate_likelihood(loaded: LoadedModel, data: Texts) -> list[tuple[Row, lis
     def equal_context(before: list[int]) -> list[Window]:
         return sentence_windows(before, windows(before[-1], data.baseline_window), model.config.max_sentences)
 
-    rows = []
-    for protocol, plan in (("full window", None), ("equal context", equal_context)):
-        found = score_sentences(model, documents, sizes, plan=plan)
-        rows.append((_likelihood_row(loaded, data, protocol, found), found))
-    return rows
+    found = score_plans(model, documents, sizes, [own_windows(model), equal_context])
+    return [
+        (_likelihood_row(loaded, data, protocol, of_plan), of_plan)
+        for protocol, of_plan in zip(("full window", "equal context"), found, strict=True)
+    ]
 
 
 def _likelihood_row(loaded: LoadedModel, data: Texts, protocol: str, found: list[DocumentNats]) -> Row:
