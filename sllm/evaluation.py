@@ -19,13 +19,13 @@ from lmbase.corpora import open_corpus
 from lmbase.metrics import Row, bits_per_byte, paired_bootstrap, perplexity
 from lmbase.open_data import load_prepared
 from lmbase.opt import DocumentNats, encode_text, score_tokens
-from lmbase.windows import Window, sentence_windows, training_windows, windows
+from lmbase.windows import training_windows
 from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm.audit import audit_sentences
 from sllm.loading import LoadedModel, token_lm
 from sllm.modeling_sllm import SLLM
-from sllm.scoring import own_windows, score_plans, score_sentences
+from sllm.scoring import equal_context, own_windows, score_plans, score_sentences
 
 AUDIT_TEXTS = 20
 AUDIT_CHARACTERS = 4000
@@ -178,10 +178,8 @@ def evaluate_likelihood(loaded: LoadedModel, data: Texts) -> list[tuple[Row, lis
     documents = [e.sentences() for e in encoded]
     sizes = [sum(e.sentence_bytes) for e in encoded]
 
-    def equal_context(before: list[int]) -> list[Window]:
-        return sentence_windows(before, windows(before[-1], data.baseline_window), model.config.max_sentences)
-
-    found = score_plans(model, documents, sizes, [own_windows(model), equal_context])
+    plans = [own_windows(model), equal_context(data.baseline_window, model.config.max_sentences)]
+    found = score_plans(model, documents, sizes, plans)
     return [
         (_likelihood_row(loaded, data, protocol, of_plan), of_plan)
         for protocol, of_plan in zip(("full window", "equal context"), found, strict=True)

@@ -16,7 +16,7 @@ import torch
 from lmbase.collate import pad_sentences
 from lmbase.modes import inference_method
 from lmbase.opt import DocumentNats
-from lmbase.windows import Window, windows
+from lmbase.windows import Window, sentence_windows, windows
 
 if TYPE_CHECKING:
     from sllm.modeling_sllm import SLLM
@@ -99,7 +99,7 @@ def score_sentences(
 
     Args:
         window: sentences of a window; default: the model's `max_sentences`.
-        plan: windows of another shape (`lmbase.windows.sentence_windows` for equal context).
+        plan: windows of another shape (`equal_context`).
     """
     return score_plans(model, documents, num_bytes, [plan or own_windows(model, window)])[0]
 
@@ -110,6 +110,11 @@ def own_windows(model: "SLLM", window: int | None = None) -> Planner:
     if size + 1 > model.config.trunk.max_position_embeddings:
         raise ValueError(f"window={size}: the trunk has {model.config.trunk.max_position_embeddings} positions.")
     return lambda before: windows(len(before) - 1, size)
+
+
+def equal_context(token_window: int, max_sentences: int) -> Planner:
+    """Windows in which no prediction sees earlier text than a token-level model's window of so many tokens does."""
+    return lambda before: sentence_windows(before, windows(before[-1], token_window), max_sentences)
 
 
 def score_plans(
