@@ -179,10 +179,10 @@ def evaluate_likelihood(loaded: LoadedModel, data: Texts) -> list[tuple[Row, lis
     sizes = [sum(e.sentence_bytes) for e in encoded]
 
     plans = [own_windows(model), equal_context(data.baseline_window, model.config.max_sentences)]
-    found = score_plans(model, documents, sizes, plans)
+    full, equal = score_plans(model, documents, sizes, plans)
     return [
-        (_likelihood_row(loaded, data, protocol, of_plan), of_plan)
-        for protocol, of_plan in zip(("full window", "equal context"), found, strict=True)
+        (_likelihood_row(loaded, data, "full window", full), full),
+        (_likelihood_row(loaded, data, "equal context", equal), equal),
     ]
 
 

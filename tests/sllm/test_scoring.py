@@ -53,7 +53,8 @@ def random_plan(random):
     """Windows as `windows` and `sentence_windows` make them, of any lengths."""
 
     def plan(before):
-        found, scored, length = [], 0, len(before) - 1
+        found: list[Window] = []
+        scored, length = 0, len(before) - 1
         while scored < length or not found:
             start, stop = random.randint(max(0, scored - 5), scored), min(length, scored + random.randint(1, 6))
             found.append(Window(start if found else 0, stop, scored))
@@ -68,7 +69,7 @@ def random_plan(random):
 def test_every_plan_gets_the_scores_of_its_windows_alone(sizes, read_tokens, random):
     """Several plans at once, whose windows overlap and begin alike, against each window as a text of its own."""
     documents, plans = [LONG[:size] for size in sizes], [random_plan(random) for _ in range(3)]
-    cut = {}  # a plan's windows are drawn once
+    cut: dict[tuple[int, int], list[Window]] = {}  # a plan's windows are drawn once
 
     def remembered(i):
         return lambda before: cut.setdefault((i, len(before) - 1), plans[i](before))
