@@ -121,6 +121,8 @@ def token_nats(
     hidden: Tensor, table: Tensor, targets: Tensor, *, closed_rows: Tensor | None = None, closed_id: int = 0
 ) -> Tensor:
     """-log p of each target in fp32, (M,); arguments as for `vocabulary_loss`. Differentiable."""
+    if not torch.is_grad_enabled():
+        return _token_nats_in_place(hidden, table, targets, closed_rows, closed_id)
     parts = [hidden.new_zeros(0, dtype=torch.float32)]
     for start in range(0, len(targets), SCORED_ROWS):
         rows = slice(start, start + SCORED_ROWS)
@@ -129,6 +131,23 @@ def token_nats(
             logits = close_token(logits, closed_rows[rows], closed_id)
         parts.append(-logits.log_softmax(-1).gather(-1, targets[rows, None]).squeeze(-1))
     return torch.cat(parts)
+
+
+def _token_nats_in_place(
+    hidden: Tensor, table: Tensor, targets: Tensor, closed_rows: Tensor | None, closed_id: int
+) -> Tensor:
+    """The same numbers, all chunks in one matrix: new ones for each cost a CPU a tenth of the time."""
+    nats = hidden.new_empty(len(targets), dtype=torch.float32)
+    all_logits = hidden.new_empty(min(SCORED_ROWS, len(targets)), len(table))
+    for start in range(0, len(targets), SCORED_ROWS):
+        rows = slice(start, min(start + SCORED_ROWS, len(targets)))
+        product = torch.mm(hidden[rows], table.T, out=all_logits[: rows.stop - start])
+        logits = product.float()  # (M', V)
+        if closed_rows is not None:
+            logits[:, closed_id].masked_fill_(closed_rows[rows], float("-inf"))
+        torch.log_softmax(logits, -1, out=logits)
+        nats[rows] = -logits.gather(-1, targets[rows, None]).squeeze(-1)
+    return nats
 
 
 def close_token(logits: Tensor, closed_rows: Tensor, closed_id: int) -> Tensor:

@@ -5,6 +5,7 @@
     sllm benchmark --size opt-125m --subset generate --prompt_tokens 256 1024 4096 --batch_size 1 8 32
     sllm benchmark --size opt-125m --subset train memory --dtype fp32
     sllm benchmark --subset pipeline --data my_text/*.txt --tokenizer facebook/opt-125m
+    sllm benchmark --subset evaluate --size small --data runs/novels --window_tokens 511 --window_sentences 48
     sllm benchmark --subset heads --size small --num_future_tokens 1 2 4 8
     sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting
     sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting --ways plain --rounds 20
@@ -21,6 +22,11 @@ second over those of a large matrix product here. `memory`: peak of a training s
 
 The subset `pipeline` times the way from text to training data instead: `segment` by each rule and tokenising on one
 core, `prepare` from end to end. `data` is then raw text, read anew in each round.
+
+The subset `evaluate` times exact scoring as `sllm evaluate` does it, on the opening of the test split of `data`, with
+its tokenizer's vocabulary and in fp32: seconds per MB (10^6 bytes) of text for OPT in windows of `window_tokens`, for
+the SLLM in windows of `window_sentences`, and for the SLLM under both protocols in one pass, as `sllm evaluate` takes
+them. `speed_ratio` is over OPT, `threads` those that PyTorch uses.
 
 The subset `heads` trains multi-token models that have equally many blocks and 1, 2, 4 ... heads: time of a step beside
 its operations, peak memory of the loss beside that of a loss that holds all heads' logits. The subset `replay` writes
@@ -56,6 +62,7 @@ from sllm.evaluation import read_texts
 from sllm.generation_benchmark import Case, measure_generation
 from sllm.loading import load_model
 from sllm.replaying import measured_acceptance
+from sllm.scoring_benchmark import measure_scoring
 from sllm.training_benchmark import Build, measure_memory, measure_training
 
 VOCABULARY = 50272
@@ -66,7 +73,7 @@ NUM_PROMPTS, PROMPT_CHARACTERS = 16, 1000  # of the texts after which a trained 
 @dataclass
 class Config:
     size: list[str] = option(["small"], "tiny, small, opt-125m, opt-350m, opt-1.3b")
-    subset: list[Literal["generate", "train", "memory", "pipeline", "heads", "replay"]] = option(
+    subset: list[Literal["generate", "train", "memory", "evaluate", "pipeline", "heads", "replay"]] = option(
         ["generate", "train"], "what is measured"
     )
     data: str | list[str] = option(
@@ -90,6 +97,9 @@ class Config:
     memory_sentences: PositiveInt = option(512, "of the subset memory: sentences of the text of a training step")
     new_tokens: PositiveInt = option(256, "tokens written")
     train_tokens: PositiveInt = option(2047, "tokens of text in a training step; by default a whole window of OPT")
+    window_tokens: PositiveInt = option(511, "of the subset evaluate: OPT's windows")
+    window_sentences: PositiveInt = option(48, "of the subset evaluate: the SLLM's windows")
+    score_megabytes: float = option(0.3, "of the subset evaluate: about so much text is scored")
     num_future_tokens: list[PositiveInt] = option([1, 2, 4, 8], "numbers of heads of the subset heads")
     num_blocks: PositiveInt = option(8, "of the subset heads: blocks of trunk and heads together")
     vocab_size: PositiveInt = option(VOCABULARY, "of all models, whatever the data's tokenizer has")
@@ -147,6 +157,11 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
             )
         if "memory" in config.subset:
             rows += measure_memory(build, lengths, config.memory_sentences, config.dtype, config.device)
+        if "evaluate" in config.subset:
+            own = replace(build, vocab_size=len(data.processor.tokenizer))
+            sizes = config.window_tokens, config.window_sentences
+            num_bytes = int(config.score_megabytes * 1e6)
+            rows += measure_scoring(own, data, num_bytes, sizes, config.device, config.rounds)
         if "generate" in config.subset:
             opt = build.opt()
             sllm = (source.on(build) if source else build).sllm(opt).to(dtype).to(config.device).eval()  # type: ignore[arg-type]
@@ -253,12 +268,13 @@ def main(config: Config) -> list[Row]:
         config.prompt_tokens, config.new_tokens, config.memory_sentences = [64], 64, 32
         config.train_tokens, config.rounds, config.text_megabytes = 512, 2, 0.2
         config.num_future_tokens, config.num_blocks, config.vocab_size = [1, 2], 2, 4096
+        config.score_megabytes = 0.03
     config.device = choose_device(config.device)
     rows: list[Row] = []
     corpus: dict[str, str] = {}
     if "pipeline" in config.subset:
         rows, corpus = measure_text(config)
-    if {"generate", "train", "memory"} & set(config.subset):
+    if {"generate", "train", "memory", "evaluate"} & set(config.subset):
         of_models, corpus = measure_models(config)
         rows = of_models + rows
     if "heads" in config.subset:

@@ -57,24 +57,20 @@ class PackedTokens:
         return F.embedding(F.pad(group.rows, (1, 0)), self.embeds)
 
 
-def length_groups(
-    input_ids: Tensor, attention_mask: Tensor, rows: Tensor, most: int, chosen: Tensor | None = None
-) -> Iterator[Group]:
+def length_groups(input_ids: Tensor, attention_mask: Tensor, rows: Tensor, most: int) -> Iterator[Group]:
     """Sentences of like length together, the longest first.
 
     Args:
         input_ids, attention_mask: (N,T) padded on the right.
         rows: (N,T) `PackedTokens.rows`.
         most: the most tokens of a sentence.
-        chosen: (N',) only these sentences; default: all.
 
     Raises:
         ValueError: a sentence of more tokens.
     """
-    chosen = torch.arange(len(input_ids), device=input_ids.device) if chosen is None else chosen
-    lengths = attention_mask[chosen].sum(1)
+    lengths = attention_mask.sum(1)
     order = lengths.argsort(descending=True, stable=True)
-    chosen, sizes = chosen[order], lengths[order].tolist()
+    sizes = lengths[order].tolist()
     if sizes and sizes[0] > most:
         raise ValueError(f"A sentence of {sizes[0]} tokens; the model reads at most {most}.")
     missing = max(0, _width(input_ids.shape[1], most) - input_ids.shape[1])
@@ -85,7 +81,7 @@ def length_groups(
     while start < max(len(sizes), 1):  # without sentences one empty group
         width = _width(sizes[start], most) if sizes else 1
         full = max(1, tokens // width)
-        index = chosen[start : start + full]
+        index = order[start : start + full]
         num_real = len(index)
         step = max(1, full // 8)
         filled = num_real if num_real < step else -(-num_real // step) * step

@@ -13,18 +13,22 @@ from lmbase.audit import CACHE_TOLERANCE, AuditReport, Scored, audit_changes, cl
 from lmbase.collate import pad_sentences, pad_tokens
 from lmbase.losses import token_nats
 from lmbase.modes import inference_method
+from lmbase.windows import Window, windows
 from sentencevae.modeling_sentencevae import sentence_targets
 from sllm.stepwise_sllm import ReadingState
 
 if TYPE_CHECKING:
-    from sllm.modeling_sllm import SLLM
+    from sllm.modeling_sllm import SLLM, TextNats
 
 Sentences = list[list[int]]
 
 
 @inference_method
 def audit_sentences(model: "SLLM", sentences: Sentences) -> AuditReport:
-    """Audit `model` on a text of S sentences of token ids: about 2 S forward passes, S backward, 1.5 S cached steps."""
+    """Audit `model` on a text of S sentences of token ids: about 2 S forward passes, S backward, 1.5 S cached steps.
+
+    Scores are audited as a whole text has them, and as windows have them that are scored together over one reading.
+    """
     report = AuditReport()
     if not sentences:
         return report
@@ -42,15 +46,42 @@ def audit_sentences(model: "SLLM", sentences: Sentences) -> AuditReport:
 
 
 def _score(model: "SLLM", sentences: Sentences) -> Scored:
+    """Each sentence's nats in the whole text, and behind them those in the window that scores it."""
     batch = pad_sentences([sentences], model.config.pad_token_id)
     arguments = [t.to(model.device) for t in (batch.input_ids, batch.attention_mask, batch.sentence_mask)]
-    nats = model.nats(*arguments)
+    nats = _nats(model, *arguments)
     cap = model.config.max_sentence_tokens
+    lengths = [min(len(sentence) + 1, cap) for sentence in sentences]
     scores = []
-    for k, sentence in enumerate(sentences):
-        own = nats.token[0, k, : min(len(sentence) + 1, cap)]
-        scores.append(torch.cat([own, nats.stop[0, k : k + 1]]))
+    for k, (length, (row, place)) in enumerate(zip(lengths, _scored_in(len(sentences)), strict=True)):
+        parts = [nats.token[0, k, :length], nats.stop[0, k : k + 1]]
+        parts += [nats.token[row, place, :length], nats.stop[row, place : place + 1]]
+        scores.append(torch.cat(parts))
     return Scored(scores, model(*arguments).states[0])
+
+
+def _nats(model: "SLLM", input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> "TextNats":
+    """Of one text: row 0 is the whole of it, the further rows are windows."""
+    num_sentences = sentence_mask.shape[1]
+    rows = [(0, 0, num_sentences)] + [(0, w.start, w.stop) for w in _windows(num_sentences)]
+    continues = [stop < num_sentences for _, _, stop in rows]
+    device = input_ids.device
+    return model.nats(
+        input_ids,
+        attention_mask,
+        sentence_mask,
+        torch.tensor(continues, device=device),
+        windows=torch.tensor(rows, device=device),
+    )
+
+
+def _windows(num_sentences: int) -> list[Window]:
+    return windows(num_sentences, max(2, num_sentences // 2))
+
+
+def _scored_in(num_sentences: int) -> list[tuple[int, int]]:
+    """Row of `_nats` and place in it where a window scores each sentence."""
+    return [(r, k - w.start) for r, w in enumerate(_windows(num_sentences), start=1) for k in range(w.scored, w.stop)]
 
 
 def _other_tokens(model: "SLLM", sentence: list[int]) -> list[int]:
@@ -71,10 +102,11 @@ def _audit_gradients(model: "SLLM", sentences: Sentences, report: AuditReport) -
     batch = pad_sentences([sentences], model.config.pad_token_id)
     with torch.enable_grad():
         hook = model.sentence_in.register_forward_pre_hook(keep)
-        nats = model.nats(*(t.to(model.device) for t in (batch.input_ids, batch.attention_mask, batch.sentence_mask)))
+        arguments = (batch.input_ids, batch.attention_mask, batch.sentence_mask)
+        nats = _nats(model, *(t.to(model.device) for t in arguments))
         hook.remove()
-        for k in range(len(sentences)):
-            score = nats.token[0, k].sum() + nats.stop[0, k]
+        for k, (row, place) in enumerate(_scored_in(len(sentences))):
+            score = nats.token[0, k].sum() + nats.stop[0, k] + nats.token[row, place].sum() + nats.stop[row, place]
             (gradient,) = torch.autograd.grad(score, vectors[0], retain_graph=True, allow_unused=True)
             leaks = gradient is not None and bool(gradient[k:].any())
             report.check(not leaks, f"the score of sentence {k + 1} has a gradient into its own vector or a later one")
@@ -90,8 +122,9 @@ def _audit_steps(model: "SLLM", sentences: Sentences, report: AuditReport) -> No
         state = model.start_reading(*(t.to(model.device) for t in arguments))
         for k in range(first, len(sentences)):
             ids, mask = (t.to(model.device) for t in pad_tokens([sentences[k]], model.config.pad_token_id))
+            stepped = _score_step(model, ids, mask, state)
             report.check(
-                close(parallel[k], _score_step(model, ids, mask, state), CACHE_TOLERANCE),
+                close(parallel[k][: len(stepped)], stepped, CACHE_TOLERANCE),
                 f"sentence {k + 1} scores otherwise when the text is read step by step with caches",
             )
             model.read_sentence(ids, mask, state)

@@ -19,13 +19,13 @@ from lmbase.corpora import open_corpus
 from lmbase.metrics import Row, bits_per_byte, paired_bootstrap, perplexity
 from lmbase.open_data import load_prepared
 from lmbase.opt import DocumentNats, encode_text, score_tokens
-from lmbase.windows import Window, sentence_windows, training_windows, windows
+from lmbase.windows import training_windows
 from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm.audit import audit_sentences
 from sllm.loading import LoadedModel, token_lm
 from sllm.modeling_sllm import SLLM
-from sllm.scoring import score_sentences
+from sllm.scoring import equal_context, own_windows, score_plans, score_sentences
 
 AUDIT_TEXTS = 20
 AUDIT_CHARACTERS = 4000
@@ -178,14 +178,12 @@ def evaluate_likelihood(loaded: LoadedModel, data: Texts) -> list[tuple[Row, lis
     documents = [e.sentences() for e in encoded]
     sizes = [sum(e.sentence_bytes) for e in encoded]
 
-    def equal_context(before: list[int]) -> list[Window]:
-        return sentence_windows(before, windows(before[-1], data.baseline_window), model.config.max_sentences)
-
-    rows = []
-    for protocol, plan in (("full window", None), ("equal context", equal_context)):
-        found = score_sentences(model, documents, sizes, plan=plan)
-        rows.append((_likelihood_row(loaded, data, protocol, found), found))
-    return rows
+    plans = [own_windows(model), equal_context(data.baseline_window, model.config.max_sentences)]
+    full, equal = score_plans(model, documents, sizes, plans)
+    return [
+        (_likelihood_row(loaded, data, "full window", full), full),
+        (_likelihood_row(loaded, data, "equal context", equal), equal),
+    ]
 
 
 def _likelihood_row(loaded: LoadedModel, data: Texts, protocol: str, found: list[DocumentNats]) -> Row:

@@ -1,6 +1,6 @@
 """SLLM: a sentence encoder, an OPT trunk over sentence vectors, a sentence decoder (arXiv 2408.00655, section 4).
 
-B texts, S sentences of a text, T tokens of a sentence, N real sentences (all texts' flattened), D width,
+B texts or windows, S sentences of one, T tokens of a sentence, N real sentences (all texts' flattened), D width,
 K trunk states that the decoder reads, M memory vectors.
 
     input_ids (B,S,T) -> N real sentences -> encoder (N,D) -> start state first (B,S+1,D) -> trunk -> states (B,S+1,D)
@@ -8,7 +8,7 @@ K trunk states that the decoder reads, M memory vectors.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -70,10 +70,12 @@ class TextNats:
 
 @dataclass
 class Sentences:
-    """N real sentences of a batch, read."""
+    """N real sentences of a batch, read, and where they stand: P = N places in its texts, or more in windows of them
+    that overlap."""
 
-    rows: Tensor  # (N,) text of each sentence
-    places: Tensor  # (N,) its number in the text, from 0
+    rows: Tensor  # (P,) text or window
+    places: Tensor  # (P,) number in it, from 0
+    numbers: Tensor  # (P,) which of the N sentences stands there
     ids: Tensor  # (N, T)
     mask: Tensor  # (N, T)
     tokens: PackedTokens
@@ -86,7 +88,7 @@ class Sentences:
 class Decoded:
     """Some sentences (n,), decoded with their true tokens."""
 
-    index: Tensor  # (n,) which of the batch's; those after the first `num_real` are repeated and predict nothing
+    index: Tensor  # (n,) which of the P places; those after the first `num_real` are repeated and predict nothing
     num_real: int
     states: Tensor  # (n, T+1, D) of the decoder before its last norm
     hidden: Tensor  # (n, T+1, D) after it
@@ -310,15 +312,21 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         sentence_mask: Tensor,
         continues: Tensor | None = None,
         wanted: Tensor | None = None,
+        windows: Tensor | None = None,
     ) -> TextNats:
         """-log p of every token, end mark and flag, in fp32. Differentiable.
 
         Args: as for `forward`;
             wanted: (B, S) sentences to score, the others are context and get zeros; default: all.
+            windows: (B', 3) rows (text, start, stop): sentences [start, stop) of a text, scored as a text of their own.
+                Windows that overlap cost less than such texts: what they share is encoded once. The B and S of
+                `continues`, `wanted` and of the result are then those of the windows.
         """
         sentences = self._read(input_ids, attention_mask, sentence_mask)
+        if windows is not None:
+            sentences, sentence_mask = self._place(sentences, sentence_mask, windows)
         states = self._trunk_states(sentences, sentence_mask)
-        b, s, t = input_ids.shape
+        (b, s), t = sentence_mask.shape, input_ids.shape[-1]
         token = torch.zeros(b, s, t + 1, device=states.device)
         for decoded in self._decode(sentences, states, wanted):
             index, cut = decoded.index, decoded.cut
@@ -354,12 +362,24 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         tokens = self.autoencoder.pack(ids, mask)
         embeds, token_states = self.autoencoder.encode_packed(tokens, ids, mask)  # (N,D), (L,D)
         lengths = mask.sum(1)
-        return Sentences(rows, places, ids, mask, tokens, lengths.cumsum(0) - lengths, embeds, token_states)
+        numbers = torch.arange(len(rows), device=rows.device)
+        return Sentences(rows, places, numbers, ids, mask, tokens, lengths.cumsum(0) - lengths, embeds, token_states)
+
+    def _place(self, sentences: Sentences, sentence_mask: Tensor, windows: Tensor) -> tuple[Sentences, Tensor]:
+        """The same sentences standing in windows (B',3), and the windows' sentence mask (B',S')."""
+        text, start, stop = windows.unbind(1)
+        counts = sentence_mask.sum(1)  # (B,)
+        first = (counts.cumsum(0) - counts)[text] + start  # (B',) number of each window's first sentence
+        width = max(1, int((stop - start).max()))
+        mask = torch.arange(width, device=windows.device) < (stop - start)[:, None]  # (B',S')
+        rows, places = mask.nonzero(as_tuple=True)
+        return replace(sentences, rows=rows, places=places, numbers=first[rows] + places), mask
 
     def _trunk_inputs(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
         b, s = sentence_mask.shape
         embeds = self.sentence_in(sentences.embeds)  # (N,D)
-        body = embeds.new_zeros(b, s, embeds.shape[-1]).index_put((sentences.rows, sentences.places), embeds)
+        placed = embeds[sentences.numbers]  # (P,D)
+        body = embeds.new_zeros(b, s, embeds.shape[-1]).index_put((sentences.rows, sentences.places), placed)
         return torch.cat([self.start_state.to(embeds.dtype).expand(b, 1, -1), body], dim=1)  # (B,S+1,D)
 
     def _trunk_states(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
@@ -371,7 +391,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
 
     def _decode(self, sentences: Sentences, states: Tensor, wanted: Tensor | None = None) -> Iterator[Decoded]:
         """Teacher-forced decoding in groups of like length."""
-        chosen = torch.arange(len(sentences.ids), device=states.device)
+        chosen = torch.arange(len(sentences.rows), device=states.device)
         if wanted is not None:
             chosen = chosen[wanted[sentences.rows, sentences.places]]
         if len(chosen) == 0:
@@ -379,8 +399,9 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         decoder = self.autoencoder.decoder
         memory = self._memory_of_all(decoder.layers, sentences, states)
         tokens, most = sentences.tokens, self.config.max_sentence_tokens
-        for group in length_groups(sentences.ids, sentences.mask, tokens.rows, most, chosen):
-            index = group.index
+        number = sentences.numbers[chosen]
+        for group in length_groups(sentences.ids[number], sentences.mask[number], tokens.rows[number], most):
+            index = chosen[group.index]
             state = states[sentences.rows[index], sentences.places[index]]  # (n,D): sentence k+1 is read from state k
             memories = self._memories(sentences, states, index, memory)
             vectors = self.sentence_out(state)
@@ -430,9 +451,10 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         if self.memory_kinds is None:
             return None
         (b, s), rows = states.shape[:2], sentences.rows[index]
+        number = sentences.numbers[index]
         state = sentences.places[index, None] - latest(self.config.num_memory_states, states.device) + 1  # (n,K)
-        token = sentences.starts[index, None] - latest(self.config.num_memory_tokens, states.device)  # (n,W)
-        text_start = sentences.starts[index - sentences.places[index]]  # (n,): sentences of a text follow each other
+        token = sentences.starts[number, None] - latest(self.config.num_memory_tokens, states.device)  # (n,W)
+        text_start = sentences.starts[number - sentences.places[index]]  # (n,): sentences of a text follow each other
         mask = torch.cat([state >= 0, token >= text_start[:, None]], dim=1)  # (n,K+W)
         place = torch.cat([rows[:, None] * s + state.clamp(min=0), b * s + token.clamp(min=0)], dim=1)  # (n,K+W)
         return [LayerMemory((k[0][:, place].transpose(0, 1), v[0][:, place].transpose(0, 1)), mask) for k, v in memory]

@@ -1,10 +1,13 @@
 """Exact, causal likelihood of texts under an SLLM: every token, end mark and flag, each once.
 
-B windows, S sentences, T tokens of a sentence.
+Windows overlap, and two ways of cutting windows see much of the same text. So a stretch of a text is encoded once for
+all windows in it, and windows that begin alike are one: what follows a sentence does not move its score.
+
+B texts or windows, S sentences, T tokens of a sentence.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -13,10 +16,12 @@ import torch
 from lmbase.collate import pad_sentences
 from lmbase.modes import inference_method
 from lmbase.opt import DocumentNats
-from lmbase.windows import Window, windows
+from lmbase.windows import Window, sentence_windows, windows
 
 if TYPE_CHECKING:
     from sllm.modeling_sllm import SLLM
+
+READ_TOKENS = 8192  # of text that is encoded at a time
 
 Planner = Callable[[list[int]], list[Window]]  # tokens before each sentence (S+1,) -> windows in sentences
 
@@ -36,8 +41,29 @@ class _Job:
 
     sentences: list[list[int]]  # the context's first, if there is one
     num_bytes: int
-    windows: list[Window]
+    plans: list[list[Window]]  # one or more ways of cutting windows
     num_forced: int = 0  # tokens of the first scored sentence that the context holds
+
+
+@dataclass
+class _Part:
+    """A window, and what it gives to windows of plans that begin where it does."""
+
+    start: int
+    stop: int
+    scored: int
+    num_forced: int
+    ends: bool  # holds the text's end
+    takers: list[tuple[Window, DocumentNats, bool]] = field(default_factory=list)  # the bool: first of its plan
+
+
+@dataclass
+class _Stretch:
+    """Sentences of a text that are read at once, for the windows in them."""
+
+    sentences: list[list[int]]
+    start: int  # number of its first sentence in the text
+    parts: list[_Part]
 
 
 def score_texts(model: "SLLM", texts: Sequence[str], contexts: Sequence[str] | None) -> Scores:
@@ -53,8 +79,8 @@ def score_texts(model: "SLLM", texts: Sequence[str], contexts: Sequence[str] | N
         if forced:  # the text's first sentence goes on with it
             sentences = processor.apply_cap(forced + (sentences[0] if sentences else [])) + sentences[1:]
         plan = windows(len(closed) + len(sentences), model.config.max_sentences, len(closed))
-        jobs.append(_Job(closed + sentences, sum(text.sentence_bytes), plan, len(forced)))
-    found = _score_jobs(model, jobs)
+        jobs.append(_Job(closed + sentences, sum(text.sentence_bytes), [plan], len(forced)))
+    found = [of_plans[0] for of_plans in _score_jobs(model, jobs)]
     return Scores([d.nats for d in found], [d.num_bytes for d in found], [d.num_tokens for d in found])
 
 
@@ -65,7 +91,6 @@ def score_sentences(
     *,
     window: int | None = None,
     plan: Planner | None = None,
-    batch_size: int = 8,
 ) -> list[DocumentNats]:
     """-log p of documents given as sentences of token ids.
 
@@ -74,57 +99,121 @@ def score_sentences(
 
     Args:
         window: sentences of a window; default: the model's `max_sentences`.
-        plan: windows of another shape (`lmbase.windows.sentence_windows` for equal context).
+        plan: windows of another shape (`equal_context`).
     """
+    return score_plans(model, documents, num_bytes, [plan or own_windows(model, window)])[0]
+
+
+def own_windows(model: "SLLM", window: int | None = None) -> Planner:
+    """Windows of so many sentences; default: the model's `max_sentences`."""
     size = model.config.max_sentences if window is None else window
     if size + 1 > model.config.trunk.max_position_embeddings:
         raise ValueError(f"window={size}: the trunk has {model.config.trunk.max_position_embeddings} positions.")
-    plan = plan or (lambda before: windows(len(before) - 1, size))
+    return lambda before: windows(len(before) - 1, size)
+
+
+def equal_context(token_window: int, max_sentences: int) -> Planner:
+    """Windows in which no prediction sees earlier text than a token-level model's window of so many tokens does."""
+    return lambda before: sentence_windows(before, windows(before[-1], token_window), max_sentences)
+
+
+def score_plans(
+    model: "SLLM", documents: Sequence[list[list[int]]], num_bytes: Sequence[int], plans: Sequence[Planner]
+) -> list[list[DocumentNats]]:
+    """`score_sentences` for several ways of cutting windows at once, which costs less than one after another."""
     jobs = []
     for sentences, size_in_bytes in zip(documents, num_bytes, strict=True):
         before = list(accumulate((len(s) for s in sentences), initial=0))
-        jobs.append(_Job(sentences, size_in_bytes, plan(before)))
-    return _score_jobs(model, jobs, batch_size)
+        jobs.append(_Job(sentences, size_in_bytes, [plan(before) for plan in plans]))
+    found = _score_jobs(model, jobs)
+    return [[of_plans[i] for of_plans in found] for i in range(len(plans))]
 
 
 @inference_method
-def _score_jobs(model: "SLLM", jobs: list[_Job], batch_size: int = 8) -> list[DocumentNats]:
-    """-log p of texts; what belongs to their contexts has zeros."""
-    results, parts = [], []
+def _score_jobs(model: "SLLM", jobs: list[_Job]) -> list[list[DocumentNats]]:
+    """-log p of texts under each of their plans; what belongs to their contexts has zeros."""
+    results, stretches = [], []
     for job in jobs:
-        first = job.windows[0].scored if job.windows else 0
-        num_tokens = sum(map(len, job.sentences[first:])) - job.num_forced
-        num_sentences = len(job.sentences)
-        result = DocumentNats([0.0] * num_sentences, [0.0] * (num_sentences + 1), num_tokens, job.num_bytes)
-        results.append(result)
-        parts += [(job, window, result) for window in job.windows]
-    parts.sort(key=lambda part: part[1].stop - part[1].start)
-    for start in range(0, len(parts), batch_size):
-        _score_batch(model, parts[start : start + batch_size])
+        found = [_empty(job, plan) for plan in job.plans]
+        results.append(found)
+        stretches += _stretches(job, _parts(job, found))
+    # Texts of like length together: the trunk's rows are as long as the longest.
+    stretches.sort(key=lambda stretch: max(part.stop - part.start for part in stretch.parts))
+    batch: list[_Stretch] = []
+    num_tokens = 0
+    for stretch in stretches:
+        size = sum(map(len, stretch.sentences))
+        if batch and num_tokens + size > READ_TOKENS:
+            _score_batch(model, batch)
+            batch, num_tokens = [], 0
+        batch.append(stretch)
+        num_tokens += size
+    if batch:
+        _score_batch(model, batch)
     return results
 
 
-def _score_batch(model: "SLLM", parts: list[tuple[_Job, Window, DocumentNats]]) -> None:
-    batch = pad_sentences([job.sentences[w.start : w.stop] for job, w, _ in parts], model.config.pad_token_id)
-    continues = torch.tensor([w.stop < len(job.sentences) for job, w, _ in parts])
-    wanted = batch.sentence_mask.clone()
-    for row, (_, w, _) in zip(wanted, parts, strict=True):
-        row[: w.scored - w.start] = False
+def _empty(job: _Job, plan: list[Window]) -> DocumentNats:
+    """A document's nats before any is found."""
+    num_tokens = sum(map(len, job.sentences[plan[0].scored if plan else 0 :])) - job.num_forced
+    num_sentences = len(job.sentences)
+    return DocumentNats([0.0] * num_sentences, [0.0] * (num_sentences + 1), num_tokens, job.num_bytes)
+
+
+def _parts(job: _Job, results: list[DocumentNats]) -> list[_Part]:
+    """All windows of a job in their order, those that begin alike as one."""
+    found: dict[int, _Part] = {}
+    for plan, result in zip(job.plans, results, strict=True):
+        for w in plan:
+            part = found.setdefault(w.start, _Part(w.start, w.stop, w.scored, job.num_forced, False))
+            part.stop, part.scored = max(part.stop, w.stop), min(part.scored, w.scored)
+            part.ends = part.stop == len(job.sentences)
+            part.takers.append((w, result, w == plan[0]))
+    return [found[start] for start in sorted(found)]
+
+
+def _stretches(job: _Job, parts: list[_Part]) -> list[_Stretch]:
+    """Stretches of at most READ_TOKENS, or of one window."""
+    before = list(accumulate((len(s) for s in job.sentences), initial=0))
+    groups: list[list[_Part]] = []
+    for part in parts:
+        if not groups or before[max(part.stop, groups[-1][-1].stop)] - before[groups[-1][0].start] > READ_TOKENS:
+            groups.append([])
+        groups[-1].append(part)
+    return [
+        _Stretch(job.sentences[group[0].start : max(part.stop for part in group)], group[0].start, group)
+        for group in groups
+    ]
+
+
+def _score_batch(model: "SLLM", stretches: list[_Stretch]) -> None:
+    batch = pad_sentences([stretch.sentences for stretch in stretches], model.config.pad_token_id)
+    places = [
+        (row, part.start - stretch.start, part.stop - stretch.start)
+        for row, stretch in enumerate(stretches)
+        for part in stretch.parts
+    ]
+    parts = [part for stretch in stretches for part in stretch.parts]
+    wanted = torch.zeros(len(parts), max(1, *(part.stop - part.start for part in parts)), dtype=torch.bool)
+    for row, part in zip(wanted, parts, strict=True):
+        row[part.scored - part.start : part.stop - part.start] = True
     device = model.device
     nats = model.nats(
         batch.input_ids.to(device),
         batch.attention_mask.to(device),
         batch.sentence_mask.to(device),
-        continues.to(device),
+        torch.tensor([not part.ends for part in parts], device=device),
         wanted.to(device),
+        torch.tensor(places, device=device),
     )
     token, stop = nats.token.cpu().double(), nats.stop.tolist()
-    for (job, w, result), token_row, stop_row in zip(parts, token, stop, strict=True):
-        first = w.scored
-        if w != job.windows[0]:
-            first += 1  # the flag at an inner border was scored by the window before
-        elif job.num_forced:
-            token_row[w.scored - w.start, : job.num_forced] = 0.0
-            first += 1  # that a sentence begins here is known from the context
-        result.token[w.scored : w.stop] = token_row[w.scored - w.start : w.stop - w.start].sum(-1).tolist()
-        result.stop[first : w.stop + 1] = stop_row[first - w.start : w.stop - w.start + 1]
+    for row, part in zip(token, parts, strict=True):
+        if part.num_forced and any(is_first for *_, is_first in part.takers):
+            row[part.scored - part.start, : part.num_forced] = 0.0
+    for token_row, stop_row, part in zip(token.sum(-1).tolist(), stop, parts, strict=True):
+        for w, result, is_first in part.takers:
+            # The flag at an inner border was scored by the window before; after an open context, that a sentence
+            # begins here is known.
+            first = w.scored + (not is_first or part.num_forced > 0)
+            result.token[w.scored : w.stop] = token_row[w.scored - w.start : w.stop - w.start]
+            result.stop[first : w.stop + 1] = stop_row[first - w.start : w.stop - w.start + 1]

@@ -111,3 +111,17 @@ def test_nothing_to_predict_costs_nothing():
     assert result.row_nats.shape == (0,)
     result.loss.backward()
     assert table.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("num_rows", [0, 5, 256, 600])
+def test_nats_without_gradients_are_the_same(num_rows):
+    """Without gradients all chunks share one matrix."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, table = (torch.randn(n, 8, generator=generator) for n in (num_rows, 50))
+    targets = torch.randint(4, 50, (num_rows,), generator=generator)
+    closed = torch.rand(num_rows, generator=generator) < 0.3
+    expected = token_nats(hidden, table, targets, closed_rows=closed, closed_id=2)
+    with torch.no_grad():
+        found = token_nats(hidden, table, targets, closed_rows=closed, closed_id=2)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(torch.isinf(found), torch.isinf(expected))

@@ -250,6 +250,26 @@ def test_the_pipeline_is_timed_on_raw_text(runs, capsys):
     assert "raw text" in capsys.readouterr().err
 
 
+def test_scoring_is_timed_on_the_test_split(runs):
+    sllm(
+        f"benchmark --subset evaluate --size tiny --rounds 1 --window_tokens 40 --window_sentences 6 --device cpu "
+        f"--score_megabytes 0.0005 --data {runs}/data --output_dir {runs}/benchmark-evaluate"
+    )
+    rows = read_metrics(runs / "benchmark-evaluate")["rows"]
+    assert [(row.model, (row.protocol or "").split(": ")[1]) for row in rows] == [
+        ("OPT tiny", "full window"),
+        ("SLLM tiny", "full window"),
+        ("SLLM tiny", "full window, equal context"),
+    ]
+    for row in rows:
+        assert (row.protocol or "").startswith("evaluate 40 tokens, 6 sentences")
+        assert row.dtype == "fp32"
+        assert 500 <= (row.bytes or 0) < 600  # cut behind a sentence
+        assert row.extra["seconds_per_megabyte"] > 0
+        assert row.extra["threads"] >= 1
+    assert rows[0].extra["speed_ratio"] == 1
+
+
 @pytest.mark.parametrize("data", ["text", "data"])
 def test_audit_passes(runs, capsys, data):
     sllm(f"audit --model {runs}/sllm {runs}/opt --data {runs}/{data} --device cpu")

@@ -50,12 +50,6 @@ def test_shapes_recur():
     assert real > 0.5 * cells
 
 
-def test_some_sentences_only():
-    ids, mask, tokens = packed([[5], [6, 7], [8] * 9])
-    groups = list(length_groups(ids, mask, tokens.rows, MOST, chosen=torch.tensor([2, 0])))
-    assert [group.index[: group.num_real].tolist() for group in groups] == [[2, 0]]
-
-
 def test_no_sentence_is_one_empty_group():
     ids, mask = torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 3, dtype=torch.bool)
     tokens = PackedTokens.of(torch.nn.Embedding(9, 4), ids, mask, 2)

@@ -2,14 +2,17 @@
 
 import pytest
 import torch
-from tiny import CAP, make_sllm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import CAP, SLLMS, make_sllm
 
 from lmbase.collate import pad_sentences
 from lmbase.windows import Window
-from sllm.scoring import score_sentences
+from sllm.scoring import score_plans, score_sentences
 
 TEXTS = ["One, two. Four? Yes, five: six.", "", "Why", " ", "</s><pad>.", "naïve 你好。\n", "x" * (CAP + 1)]
 LONG = [[10 + k, 60 + k, 110 + k][: 1 + k % 3] for k in range(20)]  # 20 sentences
+MEMORY = SLLMS["memory"]()
 
 
 @torch.no_grad()
@@ -36,14 +39,54 @@ def test_an_empty_text_costs_the_flag_that_ends_it(sllm):
     assert one_score(sllm, "") == pytest.approx(-torch.nn.functional.logsigmoid(log_odds).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_scores_do_not_depend_on_the_batch(sllm, batch_size):
+@pytest.mark.parametrize("read_tokens", [1, 12, 40])
+def test_scores_do_not_depend_on_what_is_read_at_a_time(sllm, monkeypatch, read_tokens):
     documents = [LONG, LONG[:3], [], LONG[5:12]]
-    found = score_sentences(sllm, documents, [1] * 4, window=6, batch_size=batch_size)
-    for sentences, document in zip(documents, found, strict=True):
-        (alone,) = score_sentences(sllm, [sentences], [1], window=6)
-        assert document.token == pytest.approx(alone.token, rel=1e-4)
-        assert document.stop == pytest.approx(alone.stop, rel=1e-4, abs=1e-5)
+    expected = score_sentences(sllm, documents, [1] * 4, window=6)
+    monkeypatch.setattr("sllm.scoring.READ_TOKENS", read_tokens)
+    for document, alone in zip(score_sentences(sllm, documents, [1] * 4, window=6), expected, strict=True):
+        assert document.token == pytest.approx(alone.token, rel=1e-5)
+        assert document.stop == pytest.approx(alone.stop, rel=1e-5)
+
+
+def random_plan(random):
+    """Windows as `windows` and `sentence_windows` make them, of any lengths."""
+
+    def plan(before):
+        found: list[Window] = []
+        scored, length = 0, len(before) - 1
+        while scored < length or not found:
+            start, stop = random.randint(max(0, scored - 5), scored), min(length, scored + random.randint(1, 6))
+            found.append(Window(start if found else 0, stop, scored))
+            scored = stop
+        return found
+
+    return plan
+
+
+@settings(max_examples=12)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=3), st.sampled_from([1, 12, 8192]), st.randoms())
+def test_every_plan_gets_the_scores_of_its_windows_alone(sizes, read_tokens, random):
+    """Several plans at once, whose windows overlap and begin alike, against each window as a text of its own."""
+    documents, plans = [LONG[:size] for size in sizes], [random_plan(random) for _ in range(3)]
+    cut: dict[tuple[int, int], list[Window]] = {}  # a plan's windows are drawn once
+
+    def remembered(i):
+        return lambda before: cut.setdefault((i, len(before) - 1), plans[i](before))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sllm.scoring.READ_TOKENS", read_tokens)
+        found = score_plans(MEMORY, documents, [1] * len(sizes), [remembered(i) for i in range(3)])
+    for i, of_plan in enumerate(found):
+        for sentences, document in zip(documents, of_plan, strict=True):
+            token, stop = [], []
+            for w in cut[i, len(sentences)]:
+                parts = nats_of(MEMORY, sentences[w.start : w.stop], continues=w.stop < len(sentences))
+                token += parts[0].sum(-1)[w.scored - w.start : w.stop - w.start].tolist()
+                stop += parts[1][w.scored - w.start + (w.scored > 0) : w.stop - w.start + 1].tolist()
+            assert document.token == pytest.approx(token, rel=1e-5)
+            assert document.stop == pytest.approx(stop, rel=1e-5)
+            assert document.num_tokens == sum(map(len, sentences))
 
 
 def test_windows_score_every_sentence_and_every_flag_once(sllm):
