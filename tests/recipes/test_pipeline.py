@@ -250,6 +250,21 @@ def test_the_pipeline_is_timed_on_raw_text(runs, capsys):
     assert "raw text" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:rule .sentence. found no Punkt model")
+def test_the_cache_is_counted_for_every_rule(runs):
+    sllm(
+        f"benchmark --subset cache --size tiny small --data {runs}/text --tokenizer bytes --vocab_size 512 "
+        f"--output_dir {runs}/benchmark-cache"
+    )
+    document = read_metrics(runs / "benchmark-cache")
+    opt, *by_rule = (row for row in document["rows"] if row.model.endswith("tiny"))
+    assert [row.extra["rule"] for row in by_rule] == list(RULES)
+    for row in by_rule:
+        assert row.kv_bytes_per_token * row.extra["tokens_per_position"] == pytest.approx(opt.kv_bytes_per_token)
+    texts = [story(seed).encode() + b"\0" for seed in SEEDS["test"]]
+    assert document["corpus"]["sha256"] == hashlib.sha256(b"".join(texts)).hexdigest()
+
+
 @pytest.mark.parametrize("data", ["text", "data"])
 def test_audit_passes(runs, capsys, data):
     sllm(f"audit --model {runs}/sllm {runs}/opt --data {runs}/{data} --device cpu")
