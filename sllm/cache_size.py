@@ -96,8 +96,8 @@ def measure_resident(
     """
     if dtype == "bf16" and device == "cpu":
         raise ValueError(
-            "The subset `resident` in bf16 on a CPU shows the kernels that oneDNN compiles and keeps for every new "
-            "length, many times what a cache takes: add --dtype fp32."
+            "dtype=bf16: on a CPU the resident set then grows with every new length of a matrix product, too, by more "
+            "than a cache takes. Measure the subset `resident` with --dtype fp32."
         )
     contexts = sorted(set(contexts))
     if len(contexts) < 2 or contexts[-1] >= MOST_SENTENCES:
