@@ -58,7 +58,7 @@ from sllm import SLLM, SLLMConfig
 from sllm.cache_size import lengths_by_rule, measure_cache, measure_resident
 from sllm.evaluation import read_texts
 from sllm.generation_benchmark import Case, measure_generation
-from sllm.loading import load_model
+from sllm.loading import load_model, write_in_int8
 from sllm.replaying import measured_acceptance
 from sllm.training_benchmark import Build, measure_memory, measure_training
 
@@ -84,6 +84,7 @@ class Config:
     num_memory_states: PositiveInt = option(1, "trunk states that the decoder reads; with drafts_from, that model's")
     num_memory_tokens: NonNegativeInt = option(0, "tokens before its sentence that the decoder reads; likewise")
     dtype: Literal["fp32", "bf16"] = option("bf16", "of weights in generation, of the computation in training")
+    weights: Literal["dtype", "int8"] = option("dtype", "of the subset generate: int8, all models' in eight bits")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     prompt_tokens: list[PositiveInt] = option([256], "of the prompt; several: speed over context (replay: the first)")
     batch_size: list[PositiveInt] = option([1], "texts written at once")
@@ -176,7 +177,11 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
             opt = build.opt()
             sllm = (source.on(build) if source else build).sllm(opt).to(dtype).to(config.device).eval()  # type: ignore[arg-type]
             opt = opt.to(dtype).to(config.device).eval()  # type: ignore[arg-type]
-            common = dict(dtype=config.dtype, device=config.device, data=source.name if source else None)
+            if config.weights == "int8":
+                write_in_int8(opt)
+                write_in_int8(sllm)
+            kind = config.dtype if config.weights == "dtype" else f"{config.dtype}, weights int8"
+            common = dict(dtype=kind, device=config.device, data=source.name if source else None)
             for case in cases(config):
                 rows += measure_generation(size, opt, sllm, lengths, ways, case, config.rounds, machine, common)
             del opt, sllm

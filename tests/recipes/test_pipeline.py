@@ -195,6 +195,15 @@ def told(line: str) -> tuple[str, ...]:
     return match.groups()
 
 
+def test_generate_with_weights_in_int8(runs, capsys):
+    for name in ("opt", "sllm"):
+        sllm(f"generate --model {runs}/{name} --prompt Hello --max_new_tokens 6 --weights int8 --device cpu")
+        assert capsys.readouterr().out.startswith("Hello")
+    with pytest.raises(SystemExit):
+        sllm(f"generate --model {runs}/mtp --prompt Hello --weights int8 --device cpu")
+    assert "weights=int8" in capsys.readouterr().err
+
+
 def test_generate_tells_on_stderr_how_it_went(runs, capsys):
     sllm(f"generate --model {runs}/opt --prompt Hello --max_new_tokens 6 --device cpu")
     number, reason, rest = told(capsys.readouterr().err)
