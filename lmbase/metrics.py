@@ -219,6 +219,7 @@ HEADERS = {
     "megabytes_per_second_low": "MB/s low",
     "megabytes_per_second_high": "MB/s high",
     "ppl": "PPL per own token",
+    "kv_ratio": "KV ratio to OPT",
     "published_kb_per_token": "KB/token as printed",
 }
 LOWER_IS_BETTER = ("bits_per_byte", "ppl_per_baseline_token", "seconds_to_first_sentence", "kv_bytes_per_token")

@@ -6,6 +6,7 @@
     sllm benchmark --size opt-125m --subset train memory --dtype fp32
     sllm benchmark --subset pipeline --data my_text/*.txt --tokenizer facebook/opt-125m
     sllm benchmark --subset evaluate --size small --data runs/novels --window_tokens 511 --window_sentences 48
+    sllm benchmark --subset cache --size opt-125m opt-1.3b --data my_text/*.txt --tokenizer facebook/opt-125m
     sllm benchmark --subset heads --size small --num_future_tokens 1 2 4 8
     sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting
     sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting --ways plain --rounds 20
@@ -18,10 +19,12 @@ runs from the prompt to the last token.
 `generate`: `of_limit` is the time of the weight products that a token cannot do without, each measured alone in this
 run, over the time it took (`limit_ms_*` are its parts); `read_share` is how fast those weights were read, of what this
 machine's memory allows. `train`: forward, backward and optimizer on the same text; `mfu` is the model's operations per
-second over those of a large matrix product here. `memory`: peak of a training step, in a process of its own.
+second over those of a large matrix product here. `memory`: peak of a training step, in a process of its own;
+`resident`: what such a process grows by per token of context.
 
 The subset `pipeline` times the way from text to training data instead: `segment` by each rule and tokenising on one
-core, `prepare` from end to end. `data` is then raw text, read anew in each round.
+core, `prepare` from end to end. `data` is then raw text, read anew in each round. The subset `cache` cuts the raw text
+of the test split by each rule and counts the bytes of keys and values that this makes per token.
 
 The subset `evaluate` times exact scoring as `sllm evaluate` does it, on the opening of the test split of `data`, with
 its tokenizer's vocabulary and in fp32: seconds per MB (10^6 bytes) of text for OPT in windows of `window_tokens`, for
@@ -36,6 +39,7 @@ text.
 """
 
 import gc
+import hashlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,21 +50,23 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from lmbase.config import option, run, single_process
-from lmbase.corpora import open_corpus
+from lmbase.corpora import Corpus, open_corpus
 from lmbase.devices import choose_device
 from lmbase.files import write_text
 from lmbase.machine import Machine
 from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics
 from lmbase.open_data import is_prepared, make_processor, open_data
 from lmbase.speed_html import render_speed
+from lmbase.text import is_unicode
 from lmbase.throughput import measure_pipeline
 from multitoken.replaying import Acceptance, measure_replay, read_acceptance
 from multitoken.replaying import build as build_replayed
 from multitoken.training_cost import Setting, measure_heads
 from sllm import SLLM, SLLMConfig
+from sllm.cache_size import lengths_by_rule, measure_cache, measure_resident
 from sllm.evaluation import read_texts
 from sllm.generation_benchmark import Case, measure_generation
-from sllm.loading import load_model
+from sllm.loading import load_model, write_in_int8
 from sllm.replaying import measured_acceptance
 from sllm.scoring_benchmark import measure_scoring
 from sllm.training_benchmark import Build, measure_memory, measure_training
@@ -73,9 +79,9 @@ NUM_PROMPTS, PROMPT_CHARACTERS = 16, 1000  # of the texts after which a trained 
 @dataclass
 class Config:
     size: list[str] = option(["small"], "tiny, small, opt-125m, opt-350m, opt-1.3b")
-    subset: list[Literal["generate", "train", "memory", "evaluate", "pipeline", "heads", "replay"]] = option(
-        ["generate", "train"], "what is measured"
-    )
+    subset: list[
+        Literal["generate", "train", "memory", "resident", "evaluate", "cache", "pipeline", "heads", "replay"]
+    ] = option(["generate", "train"], "what is measured")
     data: str | list[str] = option(
         "stdlib", "where text and sentence lengths come from: a prepared folder, stdlib, hub:NAME, files"
     )
@@ -87,6 +93,7 @@ class Config:
     num_memory_states: PositiveInt = option(1, "trunk states that the decoder reads; with drafts_from, that model's")
     num_memory_tokens: NonNegativeInt = option(0, "tokens before its sentence that the decoder reads; likewise")
     dtype: Literal["fp32", "bf16"] = option("bf16", "of weights in generation, of the computation in training")
+    weights: Literal["dtype", "int8"] = option("dtype", "of the subset generate: int8, all models' in eight bits")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     prompt_tokens: list[PositiveInt] = option([256], "of the prompt; several: speed over context (replay: the first)")
     batch_size: list[PositiveInt] = option([1], "texts written at once")
@@ -95,6 +102,7 @@ class Config:
         False, "also OPT with a static cache and its step compiled by torch.compile, which takes minutes"
     )
     memory_sentences: PositiveInt = option(512, "of the subset memory: sentences of the text of a training step")
+    context_tokens: list[PositiveInt] = option([256, 1024, 2047], "of the subset resident: where memory is looked at")
     new_tokens: PositiveInt = option(256, "tokens written")
     train_tokens: PositiveInt = option(2047, "tokens of text in a training step; by default a whole window of OPT")
     window_tokens: PositiveInt = option(511, "of the subset evaluate: OPT's windows")
@@ -105,22 +113,52 @@ class Config:
     vocab_size: PositiveInt = option(VOCABULARY, "of all models, whatever the data's tokenizer has")
     acceptance_from: str | None = option(None, "of the subset replay: what `sllm drafting` wrote")
     ways: list[str] | None = option(None, "of the subset replay: only these ways of drafting, as its table names them")
-    text_megabytes: float = option(8.0, "of each split, about so much text goes through the pipeline")
+    text_megabytes: float = option(8.0, "of each split, about so much text goes through the pipeline or is cut")
     rounds: PositiveInt = option(5, "timed rounds of each model, after a warm-up")
     seed: int = option(0, "of the random weights and token ids")
     quick: bool = option(False, "64 tokens each way, little text, few heads and two rounds")
     output_dir: str = option("runs/benchmark", "where metrics.json, table.md and plots.html go")
 
 
-def measure_text(config: Config) -> tuple[list[Row], dict[str, str]]:
-    """Rows of the pipeline, and what names the text."""
+def raw_text(config: Config) -> Corpus:
+    """The first `text_megabytes` of each split."""
     specs = [config.data] if isinstance(config.data, str) else config.data
     if any(map(is_prepared, specs)):
-        raise ValueError(f"data={specs}: prepared already, and the subset `pipeline` times that; give it the raw text.")
-    corpus = open_corpus(config.data, config.text_field, max_bytes=int(config.text_megabytes * 1e6))
+        raise ValueError(
+            f"data={specs}: cut already, and the subsets `pipeline` and `cache` do that; give the raw text."
+        )
+    return open_corpus(config.data, config.text_field, max_bytes=int(config.text_megabytes * 1e6))
+
+
+def measure_text(config: Config) -> tuple[list[Row], dict[str, str]]:
+    """Rows of the pipeline, and what names the text."""
+    corpus = raw_text(config)
     processor = make_processor(corpus, config.tokenizer, config.rule, MAX_SENTENCE_TOKENS)
     rows, digest = measure_pipeline(corpus, processor, Path(config.output_dir), config.rounds)
     return rows, {"name": corpus.name, "sha256": digest}
+
+
+def measure_rules(config: Config) -> tuple[list[Row], dict[str, str]]:
+    """Rows of every size with every rule, and what names the text."""
+    corpus = raw_text(config)
+    processor = make_processor(corpus, config.tokenizer, "sentence", MAX_SENTENCE_TOKENS)  # learns Punkt, too
+    texts = [text for text in corpus.texts("test") if is_unicode(text)]
+    lengths = lengths_by_rule(texts, processor)
+    rows = [row for size in config.size for row in measure_cache(make_build(config, size), lengths, config.dtype)]
+    digest = hashlib.sha256(b"".join(text.encode() + b"\0" for text in texts)).hexdigest()
+    return rows, {"name": corpus.name, "sha256": digest}
+
+
+def make_build(config: Config, size: str) -> Build:
+    return Build(
+        size,
+        config.vocab_size,
+        config.num_encoder_layers,
+        config.num_decoder_layers,
+        num_memory_states=config.num_memory_states,
+        num_memory_tokens=config.num_memory_tokens,
+        seed=config.seed,
+    )
 
 
 def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
@@ -142,15 +180,7 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
     ways = source.ways if source else []
     rows: list[Row] = []
     for size in config.size:
-        build = Build(
-            size,
-            config.vocab_size,
-            config.num_encoder_layers,
-            config.num_decoder_layers,
-            num_memory_states=config.num_memory_states,
-            num_memory_tokens=config.num_memory_tokens,
-            seed=config.seed,
-        )
+        build = make_build(config, size)
         if "train" in config.subset:
             rows += measure_training(
                 build, lengths, config.train_tokens, config.dtype, config.device, config.rounds, machine
@@ -162,11 +192,17 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
             sizes = config.window_tokens, config.window_sentences
             num_bytes = int(config.score_megabytes * 1e6)
             rows += measure_scoring(own, data, num_bytes, sizes, config.device, config.rounds)
+        if "resident" in config.subset:
+            rows += measure_resident(build, lengths, config.context_tokens, config.dtype, config.device)
         if "generate" in config.subset:
             opt = build.opt()
             sllm = (source.on(build) if source else build).sllm(opt).to(dtype).to(config.device).eval()  # type: ignore[arg-type]
             opt = opt.to(dtype).to(config.device).eval()  # type: ignore[arg-type]
-            common = dict(dtype=config.dtype, device=config.device, data=source.name if source else None)
+            if config.weights == "int8":
+                write_in_int8(opt)
+                write_in_int8(sllm)
+            kind = config.dtype if config.weights == "dtype" else f"{config.dtype}, weights int8"
+            common = dict(dtype=kind, device=config.device, data=source.name if source else None)
             for case in cases(config):
                 rows += measure_generation(
                     size, opt, sllm, lengths, ways, case, config.rounds, machine, common, config.compiled_baseline
@@ -268,13 +304,16 @@ def main(config: Config) -> list[Row]:
         config.prompt_tokens, config.new_tokens, config.memory_sentences = [64], 64, 32
         config.train_tokens, config.rounds, config.text_megabytes = 512, 2, 0.2
         config.num_future_tokens, config.num_blocks, config.vocab_size = [1, 2], 2, 4096
-        config.score_megabytes = 0.03
+        config.score_megabytes, config.context_tokens = 0.03, [64, 128]
     config.device = choose_device(config.device)
     rows: list[Row] = []
     corpus: dict[str, str] = {}
     if "pipeline" in config.subset:
         rows, corpus = measure_text(config)
-    if {"generate", "train", "memory", "evaluate"} & set(config.subset):
+    if "cache" in config.subset:
+        of_rules, corpus = measure_rules(config)
+        rows += of_rules
+    if {"generate", "train", "memory", "resident", "evaluate"} & set(config.subset):
         of_models, corpus = measure_models(config)
         rows = of_models + rows
     if "heads" in config.subset:

@@ -4,6 +4,7 @@
     sllm generate --model runs/sllm_tiny --prompt_file story.txt --do_sample true --temperature 0.8 --seed 1
     sllm generate --model runs/opt_tiny --prompt "Returns the"
     sllm generate --model runs/mtp_tiny --num_draft 3 --prompt "Returns the"
+    sllm generate --model runs/sllm_tiny --dtype bf16 --weights int8 --prompt "Returns the"
 
 An unfinished last sentence of the prompt is continued, not encoded. The prompt is shown too, what is new follows it.
 Afterwards stderr tells how many tokens were written, how fast (reading the prompt included), what ended the text and,
@@ -26,7 +27,7 @@ from lmbase.opt import encode_text
 from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm import SLLM
-from sllm.loading import load_model
+from sllm.loading import load_model, write_in_int8
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Config:
     num_draft: str = option("auto", "heads to write with; 1: plain decoding; auto: as many as pay, of those there are")
     overflow: str = option("stop", "when the trunk's positions are used up: stop or slide (SLLM)")
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights and of the computation")
+    weights: Literal["dtype", "int8"] = option("dtype", "int8: in eight bits (CPU; SLLM, OPT), half of what bf16 reads")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
 
 
@@ -66,6 +68,8 @@ def main(config: Config) -> str:
     model = loaded.model.to(device, torch.bfloat16 if config.dtype == "bf16" else torch.float32)  # type: ignore[arg-type]
     if isinstance(model, SentenceVAE):
         raise ValueError(f"{config.model} is an autoencoder: it writes what it read. Generate with an SLLM or an OPT.")
+    if config.weights == "int8":
+        write_in_int8(model)
     streamer = TextStreamer(loaded.tokenizer, clean_up_tokenization_spaces=False, skip_special_tokens=True)
     sampling = {k: getattr(config, k) for k in ("do_sample", "temperature", "top_k", "top_p")}
     sampling = {k: v for k, v in sampling.items() if v is not None}

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, OPTForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lmbase.folders import model_folder
+from lmbase.int8 import linear_layers_to_int8
 from lmbase.lineage import Training, read_training
 from lmbase.opt import TokenLM, load_opt
 from lmbase.tokenization import load_tokenizer
@@ -65,6 +66,20 @@ def load_model(spec: str) -> LoadedModel:
             f"{source!r} is a model of type {kind!r}; known are opt, sllm, sentence_vae and multi_token_lm."
         )
     return LoadedModel(name, model.eval(), tokenizer, read_training(source))
+
+
+def write_in_int8(model: PreTrainedModel) -> None:
+    """Weights in eight bits for an SLLM or an OPT that writes on a CPU.
+
+    Raises:
+        ValueError: another kind of model, or what `Int8Linear` does not do.
+    """
+    if isinstance(model, SLLM):
+        model.write_in_int8()
+    elif isinstance(model, OPTForCausalLM):
+        linear_layers_to_int8(model)
+    else:
+        raise ValueError(f"weights=int8 are for SLLM and OPT, not for a {type(model).__name__}: leave it out.")
 
 
 def token_lm(loaded: LoadedModel) -> TokenLM | MultiTokenLM | None:

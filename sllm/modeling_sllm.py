@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 
 from lmbase.attention import use_fast_attention
 from lmbase.flops import attention_flops, linear_flops
+from lmbase.int8 import Int8Linear
 from lmbase.losses import token_nats, vocabulary_loss
 from lmbase.processing import ProcessorMixin
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
@@ -164,6 +165,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         self.memory_kinds = nn.Parameter(torch.empty(2, width)) if config.autoencoder.memory_size else None
         head = DraftHead if config.draft_head_kind == "block" else ResidualDraftHead
         self.draft_heads = nn.ModuleList(head(config.autoencoder) for _ in range(config.num_future_tokens - 1))
+        self.int8_table: Int8Linear | None = None  # a copy of the vocabulary table to write with, see `write_in_int8`
         self.post_init()
         self._freeze()
 

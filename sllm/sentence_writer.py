@@ -195,7 +195,7 @@ class SentenceWriter:
         b, r = states.shape[:2]
         own = states[:, :, None]
         every_state = torch.cat([own, ahead], dim=2) if ahead.shape[2] else own  # (B,R,1+k,D)
-        every = model.autoencoder.decoder.norm(every_state) @ model.autoencoder.embed_tokens.weight.T  # (B,R,1+k,V)
+        every = model.vocabulary_logits(model.autoencoder.decoder.norm(every_state))  # (B,R,1+k,V)
         logits = every[:, :, 0].flatten(0, 1)  # (B*R,V)
         empty = [not (s.ids or between) for s, row in zip(self.sentences, guesses, strict=True) for between in row]
         if any(empty):  # no sentence is without a token

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from lmbase.int8 import Int8Linear, linear_layers_to_int8
 from sentencevae.modeling_sentencevae import (
     Branches,
     CachedLayer,
@@ -43,6 +44,8 @@ class ReadingState:
 
 class StepwiseMixin:
     """The path that generates; its scores are those of the parallel path."""
+
+    int8_table: Int8Linear | None
 
     def start_reading(self: "SLLM", input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> ReadingState:
         """Read the start state and S sentences of B texts at once, remembering what the next sentence needs.
@@ -91,6 +94,17 @@ class StepwiseMixin:
         rows = torch.arange(len(alive), device=new.device)[:, None]
         state.tokens = torch.cat([state.tokens, token_states], dim=1)[rows, latest]
         state.tokens_mask = torch.cat([state.tokens_mask, attention_mask], dim=1)[rows, latest]
+
+    def vocabulary_logits(self: "SLLM", hidden: Tensor) -> Tensor:
+        """The decoder's states (..., D) after its last norm -> (..., V)."""
+        table = self.get_input_embeddings().weight
+        return hidden @ table.T if self.int8_table is None else self.int8_table(hidden)
+
+    def write_in_int8(self: "SLLM") -> None:
+        """Hold the weights that writing reads in eight bits: the linear layers, and a second table of the vocabulary,
+        from which no embedding is taken. On a CPU, for inference; see `lmbase.int8`."""
+        linear_layers_to_int8(self)
+        self.int8_table = Int8Linear(self.get_input_embeddings().weight.detach())
 
     def start_writing(self: "SLLM", state: ReadingState) -> DecoderState:
         """Begin to write the next sentence of each text."""

@@ -195,6 +195,15 @@ def told(line: str) -> tuple[str, ...]:
     return match.groups()
 
 
+def test_generate_with_weights_in_int8(runs, capsys):
+    for name in ("opt", "sllm"):
+        sllm(f"generate --model {runs}/{name} --prompt Hello --max_new_tokens 6 --weights int8 --device cpu")
+        assert capsys.readouterr().out.startswith("Hello")
+    with pytest.raises(SystemExit):
+        sllm(f"generate --model {runs}/mtp --prompt Hello --weights int8 --device cpu")
+    assert "weights=int8" in capsys.readouterr().err
+
+
 def test_generate_tells_on_stderr_how_it_went(runs, capsys):
     sllm(f"generate --model {runs}/opt --prompt Hello --max_new_tokens 6 --device cpu")
     number, reason, rest = told(capsys.readouterr().err)
@@ -268,6 +277,21 @@ def test_scoring_is_timed_on_the_test_split(runs):
         assert row.extra["seconds_per_megabyte"] > 0
         assert row.extra["threads"] >= 1
     assert rows[0].extra["speed_ratio"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:rule .sentence. found no Punkt model")
+def test_the_cache_is_counted_for_every_rule(runs):
+    sllm(
+        f"benchmark --subset cache --size tiny small --data {runs}/text --tokenizer bytes --vocab_size 512 "
+        f"--output_dir {runs}/benchmark-cache"
+    )
+    document = read_metrics(runs / "benchmark-cache")
+    opt, *by_rule = (row for row in document["rows"] if row.model.endswith("tiny"))
+    assert [row.extra["rule"] for row in by_rule] == list(RULES)
+    for row in by_rule:
+        assert row.kv_bytes_per_token * row.extra["tokens_per_position"] == pytest.approx(opt.kv_bytes_per_token)
+    texts = [story(seed).encode() + b"\0" for seed in SEEDS["test"]]
+    assert document["corpus"]["sha256"] == hashlib.sha256(b"".join(texts)).hexdigest()
 
 
 @pytest.mark.parametrize("data", ["text", "data"])

@@ -5,12 +5,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from tiny import CAP, make_opt, make_sllm, make_vae
+from tiny import CAP, MEMORY, make_opt, make_processor, make_sllm, make_vae
+from transformers import DynamicCache
 
 from lmbase.collate import pad_sentences
 from lmbase.machine import Machine
+from lmbase.speed import cache_bytes
+from lmbase.text import RULES
 from multitoken import DraftTree
 from multitoken.replaying import Acceptance
+from sllm.cache_size import growth, lengths_by_rule, measure_cache, measure_resident
 from sllm.generation_benchmark import Case, measure_generation, random_sentences
 from sllm.replaying import ReplayedSLLM, measured_acceptance
 from sllm.training_benchmark import Build, measure_memory, measure_training, opt_batch, sllm_batch, vae_batch
@@ -83,6 +87,58 @@ def test_rows_of_training_and_memory():
     rows = measure_memory(BUILD, LENGTHS, 20, "fp32", "cpu")
     assert [row.extra["text_tokens"] for row in rows] == [4 * sum(LENGTHS)] * 2
     assert all(row.extra["peak_megabytes"] > 0 for row in rows)
+
+
+@pytest.mark.filterwarnings("ignore:rule .sentence. found no Punkt model")
+def test_rules_cut_the_same_text():
+    texts = ["He said, no.\nThen he left! Did he?", "Yes, no. Yes."]
+    found = lengths_by_rule(texts, make_processor())
+    assert list(found) == list(RULES)
+    assert {sum(lengths) for lengths in found.values()} == {sum(map(len, texts))}  # a token is a byte here
+    assert found["auto"] == found["punctuation"]
+    assert len(found["line"]) < len(found["sentence"]) < len(found["punctuation"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_counted_bytes_are_those_of_a_real_cache(dtype):
+    """Of the trunk and of the sentence decoder, after writing."""
+    build = Build("tiny", 512, num_memory_states=3, num_memory_tokens=5)
+    opt, name = build.opt().to(dtype).eval(), "bf16" if dtype == torch.bfloat16 else "fp32"
+    plain, *by_rule = measure_cache(build, {"line": [8, 4], "sentence": [2]}, name)
+    ids = torch.tensor([[2, *range(10, 20)]])
+    cache = opt(ids, past_key_values=DynamicCache(config=opt.config), use_cache=True).past_key_values
+    assert plain.kv_bytes_per_token == cache_bytes(cache) / 11
+    sllm = build.sllm(opt).to(dtype)
+    sllm.replay([6], itertools.repeat(0))
+    output = sllm.generate(torch.tensor([[[10] * 6] * 4]), max_new_tokens=12, min_new_tokens=12)
+    held = output.past_key_values
+    for row, tokens in zip(by_rule, (6, 2), strict=True):
+        assert row.kv_bytes_per_token == cache_bytes(held) / held.get_seq_length() / tokens
+        assert row.extra["kv_ratio"] == pytest.approx(1 / tokens)
+        assert row.extra["sentences_per_1000_tokens"] == pytest.approx(1000 / tokens)
+    state = sllm.start_reading(**vars(pad_sentences([[[10] * 6]], PAD)))
+    written = sllm.start_writing(state)
+    sllm.autoencoder.decoder.read(sllm.get_input_embeddings()(torch.tensor([[2]])), written)
+    held_by_decoder = [*written.cache.layers.values(), *(memory.keys_values for memory in written.memories or [])]
+    assert by_rule[0].extra["fixed_cache_bytes"] == sum(t.nbytes for pair in held_by_decoder for t in pair)
+
+
+def test_growth_is_read_where_contexts_are_reached():
+    for model in (make_opt(max_position_embeddings=400), make_sllm(**MEMORY, opt=dict(max_position_embeddings=400))):
+        found = growth(model, LENGTHS, [20, 300])
+        assert [tokens >= context for (tokens, *_), context in zip(found, [20, 300], strict=True)] == [True, True]
+        (_, few, _), (_, many, _) = found
+        assert many > few
+
+
+def test_rows_of_resident_memory():
+    with pytest.raises(ValueError, match="two at least"):
+        measure_resident(BUILD, LENGTHS, [64], "fp32", "cpu")
+    with pytest.raises(ValueError, match="--dtype fp32"):
+        measure_resident(BUILD, LENGTHS, [64, 128], "bf16", "cpu")
+    opt, sllm = measure_resident(BUILD, LENGTHS, [256, 512], "fp32", "cpu")
+    assert {"resident_bytes_per_token", "resident_over_counted"} <= set(opt.extra) & set(sllm.extra)
+    assert 2 * (sllm.kv_bytes_per_token or 0) < (opt.kv_bytes_per_token or 0)
 
 
 def test_rows_of_generation(monkeypatch):

@@ -1,14 +1,17 @@
 """Writing: what is generated is what the likelihood prefers, however it is prompted, batched, cached and streamed."""
 
+import copy
 from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 from tiny import CAP, SLLMS, make_sllm
+from torch import nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TextIteratorStreamer, TextStreamer
 
 from lmbase.collate import pad_sentences, pad_tokens
+from lmbase.int8 import Int8Linear
 from lmbase.processing import SentenceProcessor
 from lmbase.tokenization import load_tokenizer, vocabulary_size
 from sllm import SLLM
@@ -405,3 +408,23 @@ def test_without_a_processor_ids_are_all_there_is():
     assert output.sentence_lengths[0][:2] == [2, 1]
     with pytest.raises(ValueError, match="no processor"):
         model.generate(text="a")
+
+
+def test_writing_in_int8():
+    """Every product that writing needs is one of int8 weights, and the text is that of the rounded weights."""
+    sllm = make_sllm(vae=dict(hidden_size=32), opt=dict(hidden_size=32), num_future_tokens=3)
+    rounded = copy.deepcopy(sllm)
+    for layer in [*rounded.modules()]:
+        if isinstance(layer, nn.Linear):
+            small = Int8Linear(layer.weight.detach())
+            layer.weight.data = small.weight * small.scale[:, None]
+    sllm.write_in_int8()
+    assert not any(isinstance(layer, nn.Linear) for layer in sllm.modules())
+    hidden = torch.randn(4, 3, 32)
+    small = Int8Linear(sllm.get_input_embeddings().weight.detach())
+    expected = hidden @ (small.weight * small.scale[:, None]).T
+    torch.testing.assert_close(sllm.vocabulary_logits(hidden), expected, rtol=1e-4, atol=1e-4)
+    rounded.int8_table = small
+    texts = [model.generate(text="Yes, no.", max_new_tokens=24).texts for model in (sllm, rounded)]
+    assert texts[0] == texts[1]
+    assert sllm.generate(text="Yes, no.", max_new_tokens=24, num_draft=1).texts == texts[0]
