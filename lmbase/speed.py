@@ -87,12 +87,17 @@ def cache_bytes(cache: Cache) -> int:
 
 @torch.no_grad()
 def time_opt(
-    opt: OPTForCausalLM, prompt: Tensor | str, num_new_tokens: int, tokenizer: PreTrainedTokenizerFast | None = None
+    opt: OPTForCausalLM,
+    prompt: Tensor | str,
+    num_new_tokens: int,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    num_copied: int | None = None,
 ) -> Generation:
     """Greedy decoding by Transformers' own `generate` with its cache; end marks disabled.
 
     Args:
         prompt: (B, L) ids that open with `</s>`; or, with a tokenizer, a text, which is then text in, text out.
+        num_copied: Transformers' prompt_lookup_num_tokens, for one text.
     """
     arrivals = Arrivals(tokenizer)
     if isinstance(prompt, str):
@@ -104,6 +109,7 @@ def time_opt(
         max_new_tokens=num_new_tokens,
         min_new_tokens=num_new_tokens,
         do_sample=False,
+        prompt_lookup_num_tokens=num_copied,
         streamer=arrivals if len(prompt) == 1 else None,  # Transformers streams one text at a time
         return_dict_in_generate=True,
     )
@@ -112,7 +118,17 @@ def time_opt(
     first = arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS) if arrivals.moments else seconds
     held = cache_bytes(output.past_key_values)
     cached = positions * len(prompt)
-    return Generation(seconds, first, num_new_tokens * len(prompt), held, cached, positions, batch_size=len(prompt))
+    return Generation(
+        seconds,
+        first,
+        num_new_tokens * len(prompt),
+        held,
+        cached,
+        positions,
+        # each pass hands its tokens over together; the first call brings the prompt
+        tokens_per_forward=num_new_tokens / (len(arrivals.moments) - 1) if num_copied else None,
+        batch_size=len(prompt),
+    )
 
 
 def alternate(runners: Mapping[str, Callable[[], ResultT]], num_rounds: int = 5) -> dict[str, list[ResultT]]:
