@@ -31,6 +31,8 @@ UNDERSTOOD = (
     "pad_token_id",  # Transformers' users give it by habit; a model's own is used
     "return_dict_in_generate",
     "use_cache",  # it always is, and no token depends on it
+    "prompt_lookup_num_tokens",
+    "max_matching_ngram_size",
 )
 # What a model folder's configuration may hold and no written token depends on; ids are those of the model's own config.
 IGNORED = (

@@ -91,12 +91,14 @@ def time_opt(
     prompt: Tensor | str,
     num_new_tokens: int,
     tokenizer: PreTrainedTokenizerFast | None = None,
+    num_copied: int | None = None,
     **settings,
 ) -> Generation:
     """Greedy decoding by Transformers' own `generate` with its cache; end marks disabled.
 
     Args:
         prompt: (B, L) ids that open with `</s>`; or, with a tokenizer, a text, which is then text in, text out.
+        num_copied: Transformers' prompt_lookup_num_tokens, for one text.
         settings: of `generate`, beside those.
     """
     arrivals = Arrivals(tokenizer)
@@ -109,6 +111,7 @@ def time_opt(
         max_new_tokens=num_new_tokens,
         min_new_tokens=num_new_tokens,
         do_sample=False,
+        prompt_lookup_num_tokens=num_copied,
         streamer=arrivals if len(prompt) == 1 else None,  # Transformers streams one text at a time
         return_dict_in_generate=True,
         **settings,
@@ -118,7 +121,17 @@ def time_opt(
     first = arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS) if arrivals.moments else seconds
     held = cache_bytes(output.past_key_values)
     cached = positions * len(prompt)
-    return Generation(seconds, first, num_new_tokens * len(prompt), held, cached, positions, batch_size=len(prompt))
+    return Generation(
+        seconds,
+        first,
+        num_new_tokens * len(prompt),
+        held,
+        cached,
+        positions,
+        # Each pass hands its tokens over together; the first call brings the prompt.
+        tokens_per_forward=num_new_tokens / (len(arrivals.moments) - 1) if num_copied else None,
+        batch_size=len(prompt),
+    )
 
 
 def compiled() -> dict[str, Any]:

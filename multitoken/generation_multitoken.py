@@ -18,6 +18,7 @@ from lmbase.cache import RowCache
 from lmbase.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
 from lmbase.modes import inference_method
 from lmbase.opt import encode_text
+from multitoken.copying import PromptLookup, copied_guesses, make_lookups
 from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, check_drafts, verify
 
 if TYPE_CHECKING:
@@ -82,12 +83,14 @@ class MultiTokenGenerationMixin(GenerationMixin):
             input_ids: (B, L) ids that open with </s>, padded on the left or right; or give `text`.
             attention_mask: of the same shape; default: everything but padding.
             generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...;
-                with return_dict_in_generate=False only the tensor `sequences` is returned.
+                with return_dict_in_generate=False only the tensor `sequences` is returned; prompt_lookup_num_tokens=k
+                drafts up to k tokens by copying what followed the newest ones (max_matching_ngram_size, default 2)
+                earlier in the text, instead of with heads.
             logits_processor: as in Transformers, called for one text at a time with the ids before the token (1, L).
             streamer: a Transformers streamer (one text only); it is handed the tokens of a pass together.
             text: a text or a list of texts.
-            num_draft: k writes with heads 1 to k, 1 is plain decoding; `auto` drafts as long as it pays, by measured
-                acceptance and measured cost of a step.
+            num_draft: k writes with heads 1 to k, 1 is plain decoding; `auto` drafts, or copies, as long as it pays,
+                by measured acceptance and measured cost of a step.
             tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth. Default:
                 for `auto` the tree in the model's configuration, if one was measured for it, else a chain.
             use_mtp: Transformers' word for drafting: True is num_draft="auto", False is num_draft=1.
@@ -99,10 +102,12 @@ class MultiTokenGenerationMixin(GenerationMixin):
         """
         if use_mtp is not None:
             num_draft = num_draft if use_mtp else 1
-        if tree is None and num_draft == "auto":
-            tree = self.config.draft_tree
-        drafts, automatic = check_drafts(num_draft, tree, self.config.num_future_tokens, self.config.vocab_size)
         config = merge_generation_config(self.generation_config, generation_config, kwargs)
+        num_copied = config.prompt_lookup_num_tokens
+        if tree is None and num_draft == "auto" and num_copied is None:
+            tree = self.config.draft_tree
+        heads, vocab_size = self.config.num_future_tokens, self.config.vocab_size
+        drafts, automatic = check_drafts(num_draft, tree, heads, vocab_size, num_copied)
         if (input_ids is None) == (text is None):
             raise ValueError("Give either input_ids or text.")
         if text is not None:
@@ -113,7 +118,8 @@ class MultiTokenGenerationMixin(GenerationMixin):
             raise ValueError(f"A streamer shows one text, and {len(texts)} prompts were given.")
         limit = DEFAULT_NEW_TOKENS if config.max_new_tokens is None else config.max_new_tokens
         sampler = Sampler(config, len(texts), self.config.vocab_size, self.device, seed, logits_processor)
-        writer = _Writer(self, texts, sampler, limit, config.min_new_tokens or 0)
+        lookups = make_lookups(config, (text.prompt for text in texts))
+        writer = _Writer(self, texts, sampler, limit, config.min_new_tokens or 0, lookups)
         if streamer is not None:
             streamer.put(input_ids.cpu())
         shown = 0
@@ -142,8 +148,9 @@ class _Writer:
         sampler: Sampler,
         limit: int,
         min_new_tokens: int,
+        lookups: Sequence[PromptLookup] = (),
     ):
-        self.model, self.texts, self.sampler = model, texts, sampler
+        self.model, self.texts, self.sampler, self.lookups = model, texts, sampler, lookups
         self.limit, self.min_new_tokens = limit, min_new_tokens
         self.statistics = SpeculationStatistics()
         # Anticausal heads: head 1 reads through all others, so their states are there without being asked for.
@@ -157,7 +164,7 @@ class _Writer:
             for text in self.texts:
                 text.finish_reason = "length"
             return
-        self.last_head = drafts.depth + 1
+        self.last_head = 1 if self.lookups else drafts.depth + 1
         capacity = min(longest + self.limit, positions) + len(drafts.nodes)
         self.cache = RowCache(len(self.texts), capacity, model.device)
         self.draft_cache = RowCache(len(self.texts), capacity, model.device)
@@ -174,10 +181,13 @@ class _Writer:
             following = by_depth[max(min(wanted, room - 2), 0)]
             before = self.statistics.num_forwards, sum(self.statistics.accepted)
             self._pass(tree, following)
-            if length is not None and tree.depth == following.depth == wanted:
+            # Copying costs nothing, so a pass takes what verifying takes: any find of up to `wanted` tokens.
+            if length is not None and (
+                tree.depth <= wanted if self.lookups else tree.depth == following.depth == wanted
+            ):
                 accepted = sum(self.statistics.accepted) - before[1]
                 share = accepted / (self.statistics.num_forwards - before[0])
-                length.record(wanted, share, time.perf_counter() - began)
+                length.record(wanted if tree.depth else 0, share, time.perf_counter() - began)
             yield
 
     # -- one pass ------------------------------------------------------------------------------------------------------
@@ -225,7 +235,7 @@ class _Writer:
             # what is behind an end mark or a limit is not accepted
             self.statistics.add(tree.depth, min(len(rows) - 1, num_tokens), num_tokens)
         self._keep(z, states, following.depth, kept)
-        if following.depth:
+        if logits.shape[2]:
             logits = logits[range(len(kept)), [rows[-1] if rows else 0 for rows in kept]]
         self._guess(logits, following)
 
@@ -251,7 +261,7 @@ class _Writer:
         Args:
             z, states: what `step` returned. visible: (R, R) what each row saw of the others.
         """
-        if depth == 0:
+        if depth == 0 or self.lookups:
             return z.new_empty(*z.shape[:2], 0, z.shape[2])
         if self.eager_heads:
             return torch.stack(states[1 : depth + 1], dim=2)
@@ -272,6 +282,9 @@ class _Writer:
 
     def _guess(self, logits: Tensor, tree: DraftTree) -> None:
         """Choose the tree's nodes below its root, which is each text's newest token, from logits (B, depth, V)."""
+        if self.lookups:
+            self._copy(tree.depth)
+            return
         self.guessed = tree
         if not tree.depth:
             self.guesses = torch.empty(len(self.texts), 0, dtype=torch.long, device=logits.device)
@@ -281,6 +294,13 @@ class _Writer:
         ranked = best.view(len(self.texts), tree.depth, -1)  # (B,depth,ranks)
         depths = [len(path) - 1 for path in tree.nodes[1:]]
         self.guesses = ranked[:, depths, [path[-1] for path in tree.nodes[1:]]]  # (B,R-1)
+
+    def _copy(self, depth: int) -> None:
+        """Take guesses from each text so far."""
+        alive = (not text.finish_reason for text in self.texts)
+        rows = copied_guesses(self.lookups, alive, depth, self.model.config.pad_token_id)
+        self.guessed = DraftTree.chain(len(rows[0]))
+        self.guesses = torch.tensor(rows, dtype=torch.long, device=self.model.device).view(len(rows), -1)  # (B,R-1)
 
     def _choose(
         self, states: Tensor, ahead: Tensor, depths: list[int], guesses: Callable[[int, int], list[int]]
@@ -322,6 +342,8 @@ class _Writer:
                 text.finish_reason = "stop"
                 break
             text.new.append(token)
+            if self.lookups:
+                self.lookups[b].extend([token])
             if len(text.new) >= self.limit:
                 text.finish_reason = "length"
                 break

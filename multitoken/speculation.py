@@ -141,14 +141,28 @@ def check_num_draft(num_draft: int | str, num_heads: int) -> tuple[int, bool]:
 
 
 def check_drafts(
-    num_draft: int | str, tree: DraftTree | Sequence[Sequence[int]] | None, num_heads: int, vocab_size: int
+    num_draft: int | str,
+    tree: DraftTree | Sequence[Sequence[int]] | None,
+    num_heads: int,
+    vocab_size: int,
+    num_copied: int | None = None,
 ) -> tuple[DraftTree, bool]:
     """The largest draft that may be made, and whether less is taken where that pays; without a tree a chain.
 
+    Args:
+        num_copied: guesses that are copied out of the text instead of made by heads.
+
     Raises:
-        ValueError: heads or candidates that are not there, or a tree that is none.
+        ValueError: heads or candidates that are not there, a tree that is none, or heads beside copied guesses.
     """
     heads, automatic = check_num_draft(num_draft, num_heads)
+    if num_copied is not None:
+        if tree is not None or num_draft not in (1, "auto"):
+            raise ValueError(
+                f"prompt_lookup_num_tokens={num_copied} copies guesses, num_draft={num_draft!r} or a tree has heads "
+                "make them: give one of the two (with copies num_draft is 1, or 'auto' to copy as long as it pays)."
+            )
+        return DraftTree.chain(num_copied), automatic
     if tree is None:
         return DraftTree.chain(heads - 1), automatic
     paths = tree if isinstance(tree, DraftTree) else DraftTree(tuple(tuple(path) for path in tree))

@@ -5,6 +5,7 @@
     sllm generate --model runs/opt_tiny --prompt "Returns the"
     sllm generate --model runs/mtp_tiny --num_draft 3 --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --dtype bf16 --weights int8 --prompt "Returns the"
+    sllm generate --model runs/opt_large --assistant runs/sllm_small --prompt "Returns the"
 
 An unfinished last sentence of the prompt is continued, not encoded. The prompt is shown too, what is new follows it.
 Afterwards stderr tells how many tokens were written, how fast (reading the prompt included), what ended the text and,
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import TextStreamer
+from transformers import OPTForCausalLM, TextStreamer
 
 from lmbase.config import option, run, single_process
 from lmbase.devices import choose_device
@@ -27,7 +28,10 @@ from lmbase.opt import encode_text
 from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm import SLLM
+from sllm.assisting import SentenceAssistant
 from sllm.loading import load_model, write_in_int8
+
+SETTINGS = ("do_sample", "temperature", "top_k", "top_p", "prompt_lookup_num_tokens")  # Transformers' own
 
 
 @dataclass
@@ -43,6 +47,8 @@ class Config:
     top_p: float | None = option(None, "draw from the most probable tokens that hold this much probability")
     seed: int | None = option(None, "makes draws repeatable")
     num_draft: str = option("auto", "heads to write with; 1: plain decoding; auto: as many as pay, of those there are")
+    prompt_lookup_num_tokens: int | None = option(None, "draft up to so many tokens by copying them out of the text")
+    assistant: str | None = option(None, "an SLLM that drafts for `model`, an OPT with the same tokenizer")
     overflow: str = option("stop", "when the trunk's positions are used up: stop or slide (SLLM)")
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights and of the computation")
     weights: Literal["dtype", "int8"] = option("dtype", "int8: in eight bits (CPU; SLLM, OPT), half of what bf16 reads")
@@ -60,6 +66,20 @@ def read_prompt(config: Config) -> str:
     return config.prompt if config.prompt is not None else sys.stdin.read()
 
 
+def open_assistant(config: Config, model: torch.nn.Module) -> SentenceAssistant | None:
+    if config.assistant is None:
+        return None
+    sllm = load_model(config.assistant).model
+    if not isinstance(model, OPTForCausalLM) or not isinstance(sllm, SLLM):
+        raise ValueError(
+            f"assistant={config.assistant!r}: an SLLM that drafts for an OPT; one of the two is something else."
+        )
+    if config.prompt_lookup_num_tokens is not None:
+        raise ValueError("Either --assistant drafts or --prompt_lookup_num_tokens copies: give one of the two.")
+    parameter = next(model.parameters())
+    return SentenceAssistant(sllm.to(parameter.device, parameter.dtype))  # type: ignore[arg-type]
+
+
 @single_process
 def main(config: Config) -> str:
     prompt = read_prompt(config)
@@ -68,10 +88,11 @@ def main(config: Config) -> str:
     model = loaded.model.to(device, torch.bfloat16 if config.dtype == "bf16" else torch.float32)  # type: ignore[arg-type]
     if isinstance(model, SentenceVAE):
         raise ValueError(f"{config.model} is an autoencoder: it writes what it read. Generate with an SLLM or an OPT.")
+    assistant = open_assistant(config, model)
     if config.weights == "int8":
         write_in_int8(model)
     streamer = TextStreamer(loaded.tokenizer, clean_up_tokenization_spaces=False, skip_special_tokens=True)
-    sampling = {k: getattr(config, k) for k in ("do_sample", "temperature", "top_k", "top_p")}
+    sampling = {k: getattr(config, k) for k in SETTINGS}
     sampling = {k: v for k, v in sampling.items() if v is not None}
     num_draft = int(config.num_draft) if config.num_draft.isdigit() else config.num_draft
     started = time.perf_counter()
@@ -88,7 +109,8 @@ def main(config: Config) -> str:
         )
         assert output.texts is not None
         assert output.statistics is not None
-        drafted = output.statistics.tokens_per_forward if model.draft_heads else None
+        drafts = model.draft_heads or config.prompt_lookup_num_tokens
+        drafted = output.statistics.tokens_per_forward if drafts else None
         tell(output.num_new_tokens[0], started, output.finish_reason[0], output.recut_share, drafted)
         return output.texts[0]
     if isinstance(model, MultiTokenLM):
@@ -115,16 +137,20 @@ def main(config: Config) -> str:
         )
     if config.seed is not None:
         torch.manual_seed(config.seed)
+    if assistant is not None:
+        assistant.streamer = streamer
+        sampling["custom_generate"] = assistant
     sequences = model.generate(
         inputs,
         attention_mask=torch.ones_like(inputs),
         max_new_tokens=config.max_new_tokens,
-        streamer=streamer,
+        streamer=streamer if assistant is None else None,
         **sampling,
     )
     new = sequences[0, inputs.shape[1] :]
     ended = len(new) > 0 and bool(new[-1] == model.config.eos_token_id)
-    tell(len(new) - ended, started, "stop" if ended else "length")
+    drafted = assistant.statistics.tokens_per_forward if assistant is not None else None
+    tell(len(new) - ended, started, "stop" if ended else "length", tokens_per_forward=drafted)
     return str(loaded.tokenizer.decode(new, skip_special_tokens=True))
 
 

@@ -18,6 +18,7 @@ from lmbase.collate import pad_sentences, pad_tokens
 from lmbase.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
 from lmbase.modes import inference_method
 from lmbase.tokenization import token_bytes
+from multitoken.copying import make_lookups
 from multitoken.speculation import DraftTree, SpeculationStatistics, check_drafts
 from sllm.sentence_writer import Sentence, SentenceWriter
 from sllm.stepwise_sllm import ReadingState
@@ -83,6 +84,10 @@ class _Text:
     def ids(self) -> list[int]:
         return [i for sentence in self.all_sentences() for i in sentence]
 
+    def marked_ids(self, end: int) -> list[int]:
+        """Flat, with an end mark after each closed sentence."""
+        return [i for sentence in self.sentences for i in (*sentence, end)] + self.forced
+
 
 class SentenceGenerationMixin(GenerationMixin):
     """`generate` for SLLM."""
@@ -110,15 +115,17 @@ class SentenceGenerationMixin(GenerationMixin):
             input_ids: (B, L) flat ids, cut into sentences here, or (B, S, T) sentences; or the same as `text`.
             attention_mask: of the same shape; default: everything but padding.
             generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...;
-                with return_dict_in_generate=False only the tensor `sequences` is returned.
+                with return_dict_in_generate=False only the tensor `sequences` is returned; prompt_lookup_num_tokens=k
+                drafts up to k tokens of a sentence by copying what followed the newest ones (max_matching_ngram_size,
+                default 2) earlier in the text, instead of with heads.
             logits_processor: as in Transformers; called for one text at a time with the tokens of the sentence that is
                 being written (1, T).
             streamer: a Transformers streamer (one text only); it is handed whole sentences.
             text: a text or a list of texts.
             max_new_sentences: stop after writing this many.
             overflow: when the trunk's positions are used up: `stop`, or `slide` to drop the oldest half and read again.
-            num_draft: k writes sentences with heads 1 to k of the decoder, 1 is token by token; `auto` drafts as long
-                as it pays. The text is the same, in sampling with the same seed.
+            num_draft: k writes sentences with heads 1 to k of the decoder, 1 is token by token; `auto` drafts, or
+                copies, as long as it pays. The text is the same, in sampling with the same seed.
             tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth. Default:
                 each head's first.
             seed: makes sampling repeatable.
@@ -138,8 +145,12 @@ class SentenceGenerationMixin(GenerationMixin):
         if streamer is not None and len(texts) != 1:
             raise ValueError(f"A streamer shows one text, and {len(texts)} prompts were given.")
         sampler = Sampler(config, len(texts), self.config.vocab_size, self.device, seed, logits_processor)
-        drafts, automatic = check_drafts(num_draft, tree, self.config.num_future_tokens, self.config.vocab_size)
-        writer = self.sentence_writer(len(texts), sampler, drafts, automatic)
+        end = self.config.eos_token_id
+        lookups = make_lookups(config, (text.marked_ids(end) for text in texts), end)
+        drafts, automatic = check_drafts(
+            num_draft, tree, self.config.num_future_tokens, self.config.vocab_size, config.prompt_lookup_num_tokens
+        )
+        writer = self.sentence_writer(len(texts), sampler, drafts, automatic, lookups)
         limit = config.max_new_tokens
         if limit is None:
             limit = DEFAULT_NEW_TOKENS if max_new_sentences is None else 2**62

@@ -1,4 +1,5 @@
-"""Writing one sentence of each text: token by token, or draft and verify with further heads on the decoder.
+"""Writing one sentence of each text: token by token, or draft and verify. Drafts are made by further heads on the
+decoder or copied out of the text.
 
 B texts, R rows of a pass (the newest token and guesses after it), T tokens of a sentence, D width, V vocabulary.
 """
@@ -14,6 +15,7 @@ from torch import Tensor
 from lmbase.cache import RowCache
 from lmbase.collate import pad_tokens
 from lmbase.decoding import Sampler
+from multitoken.copying import PromptLookup, copied_guesses
 from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, verify
 from sentencevae.modeling_sentencevae import Branches, DecoderState
 from sllm.stepwise_sllm import ReadingState
@@ -34,15 +36,28 @@ class Sentence:
 
 
 class SentenceWriter:
-    """Writes sentences for the texts of one call; remembers what drafting brings from one to the next."""
+    """Writes sentences for the texts of one call; remembers what drafting brings from one to the next.
 
-    def __init__(self, model: "SLLM", num_texts: int, sampler: Sampler, drafts: DraftTree, automatic: bool):
-        self.model, self.sampler = model, sampler
+    Args:
+        drafts: the largest draft. automatic: draft as long as it pays.
+        lookups: of each text, if drafts are copied; they have read the prompts.
+    """
+
+    def __init__(
+        self,
+        model: "SLLM",
+        num_texts: int,
+        sampler: Sampler,
+        drafts: DraftTree,
+        automatic: bool,
+        lookups: Sequence[PromptLookup] = (),
+    ):
+        self.model, self.sampler, self.lookups = model, sampler, lookups
         self.num_chosen = [0] * num_texts  # tokens and end marks of each text: where its next draw stands
         # At a sentence's first pass at least so much room is left behind the guesses, or no pass would be measured.
         drafts = drafts.pruned(max(model.config.max_sentence_tokens - 3, 0))
         self.drafts = [drafts.pruned(depth) for depth in range(drafts.depth + 1)]
-        self._drafting = model.draft_heads[: drafts.depth]
+        self._drafting = model.draft_heads[: 0 if lookups else drafts.depth]
         self.length = DraftLength(drafts.depth) if automatic else None
         self.statistics = SpeculationStatistics()
 
@@ -77,7 +92,7 @@ class SentenceWriter:
         ids, _ = pad_tokens(rows, model.config.pad_token_id)
         states = model.autoencoder.decoder.read(self._embed(ids), self.written)  # (B,R,D)
         wanted = self._wanted()
-        ahead = self._look_ahead(states, wanted)
+        ahead = self._look_ahead(states, 0 if self.lookups else wanted)
         last = [len(row) - 1 for row in rows]
         own, others = (x[range(len(rows)), last][:, None] for x in (states, ahead))  # (B,1,D), (B,1,k,D)
         chosen, logits = self._choose(own, others, [[[]] for _ in rows])
@@ -85,10 +100,7 @@ class SentenceWriter:
         for b, sentence in enumerate(self.sentences):
             if sentence.writing:
                 self.statistics.add(0, 0, self._append(b, chosen[b]))
-        if wanted:
-            self._guess(logits[:, 0], self.drafts[wanted])
-        else:
-            self._guess_nothing()
+        self._draft(logits[:, 0], wanted)
 
     def _pass(self) -> None:
         """Read the newest token and the guesses after it, keep what the decoder itself would have written, and guess
@@ -99,13 +111,13 @@ class SentenceWriter:
         longest = self.model.config.max_sentence_tokens
         room = max(min(longest - len(sentence.ids), sentence.room - len(sentence.new)) for sentence in alive)
         tree = self.guessed.pruned(room - 1)
-        num_ahead = max(min(wanted, room - 2), 0)
+        following = max(min(wanted, room - 2), 0)
         newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
         num_guesses = len(tree.nodes) - 1
         rows = [[token, *guesses[:num_guesses]] for token, guesses in zip(newest, self.guesses, strict=True)]
         branches = self._branches(tree)
         states = self.model.autoencoder.decoder.read(self._embed(torch.tensor(rows)), self.written, branches)
-        ahead = self._look_ahead(states, num_ahead, branches)
+        ahead = self._look_ahead(states, 0 if self.lookups else following, branches)
         self.guessed = tree
         between = [[[row[above] for above in lineage] for lineage in tree.lineages] for row in rows]
         chosen, logits = self._choose(states, ahead, between)
@@ -121,13 +133,10 @@ class SentenceWriter:
                 self.statistics.add(tree.depth, num_accepted, num_tokens)
                 accepted += num_accepted
         self._keep(states, ahead, kept)
-        if num_ahead:
-            logits = logits[range(len(kept)), [path[-1] for path in kept]]
-            self._guess(logits, self.drafts[num_ahead])
-        else:
-            self._guess_nothing()
-        if self.length is not None and tree.depth == num_ahead == wanted:
-            self.length.record(wanted, accepted / len(alive), time.perf_counter() - began)
+        self._draft(logits[range(len(kept)), [path[-1] for path in kept]], following)
+        # Copying costs nothing, so a pass takes what verifying takes: any find of up to `wanted` tokens.
+        if self.length is not None and (tree.depth <= wanted if self.lookups else tree.depth == following == wanted):
+            self.length.record(wanted if tree.depth else 0, accepted / len(alive), time.perf_counter() - began)
 
     def _let_go(self) -> None:
         """Where half of the rows or more are of finished sentences, go on without them."""
@@ -174,6 +183,8 @@ class SentenceWriter:
             if not sentence.writing:
                 break
             self.num_chosen[text] += 1
+            if self.lookups:
+                self.lookups[text].extend([token])
             if token == config.eos_token_id:
                 sentence.writing, sentence.closed = False, True
                 break
@@ -234,6 +245,22 @@ class SentenceWriter:
             self.unread = [[] for _ in filled]
         # All that may draft read on, so that a longer draft later finds their keys and values.
         return torch.stack(model.draft_states(self._drafting, states, self.ahead, branches)[:num_heads], dim=2)
+
+    def _draft(self, logits: Tensor, depth: int) -> None:
+        """Guess what follows each sentence's newest token. Args: logits: (B, depth, V) of heads, if they draft."""
+        if self.lookups:
+            self._copy(depth)
+        elif depth:
+            self._guess(logits, self.drafts[depth])
+        else:
+            self._guess_nothing()
+
+    def _copy(self, depth: int) -> None:
+        """Take guesses from each text so far."""
+        alive = (sentence.writing for sentence in self.sentences)
+        lookups = [self.lookups[text] for text in self.texts]
+        self.guesses = copied_guesses(lookups, alive, depth, self.model.config.pad_token_id)
+        self.guessed = self.drafts[len(self.guesses[0])]
 
     def _guess_nothing(self) -> None:
         self.guessed, self.guesses = self.drafts[0], [[] for _ in self.sentences]

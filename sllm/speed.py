@@ -21,6 +21,9 @@ from multitoken import DraftTree, MultiTokenLM
 from sllm.loading import LoadedModel
 from sllm.modeling_sllm import SLLM
 
+NUM_COPIED = 5  # prompt_lookup_num_tokens while that is measured
+LOOKUP = ", prompt lookup"
+
 
 def time_sllm(
     model: SLLM,
@@ -28,8 +31,12 @@ def time_sllm(
     num_new_tokens: int,
     num_draft: int | str = "auto",
     tree: DraftTree | None = None,
+    num_copied: int | None = None,
 ) -> Generation:
-    """Greedy writing after a prompt, a text or (B, S, T) sentences; the stop flag is disabled until all is written."""
+    """Greedy writing after a prompt, a text or (B, S, T) sentences; the stop flag is disabled until all is written.
+
+    Args: num_draft, tree: of `generate`. num_copied: its prompt_lookup_num_tokens.
+    """
     arrivals = Arrivals(model.processor.tokenizer if isinstance(prompt, str) else None)
     given: dict = {"text": prompt} if isinstance(prompt, str) else {"input_ids": prompt}
     batch_size = 1 if isinstance(prompt, str) else len(prompt)
@@ -40,6 +47,7 @@ def time_sllm(
         overflow="slide",
         num_draft=num_draft,
         tree=tree,
+        prompt_lookup_num_tokens=num_copied,
         streamer=arrivals if batch_size == 1 else None,
     )
     seconds = arrivals.seconds
@@ -59,20 +67,27 @@ def time_sllm(
         max(tokens, 1),
         positions,
         decoder_cache_bytes(model),
-        tokens_per_forward=output.statistics.tokens_per_forward if model.draft_heads else None,
+        tokens_per_forward=output.statistics.tokens_per_forward if model.draft_heads or num_copied else None,
         break_even=output.statistics.break_even,
         batch_size=batch_size,
     )
 
 
-def time_mtp(model: MultiTokenLM, prompt: str, num_new_tokens: int, num_draft: int | str = "auto") -> Generation:
-    """Greedy writing by drafting and verifying, text in, text out; end marks disabled."""
+def time_mtp(
+    model: MultiTokenLM,
+    prompt: str,
+    num_new_tokens: int,
+    num_draft: int | str = "auto",
+    num_copied: int | None = None,
+) -> Generation:
+    """Greedy writing by drafting and verifying, text in, text out; end marks disabled. Args: as for `time_sllm`."""
     arrivals = Arrivals(model.tokenizer)
     output = model.generate(
         text=prompt,
         max_new_tokens=num_new_tokens,
         min_new_tokens=num_new_tokens,
         num_draft=num_draft,
+        prompt_lookup_num_tokens=num_copied,
         streamer=arrivals,
     )
     seconds = arrivals.seconds
@@ -107,7 +122,8 @@ def compare_generation(
     num_new_tokens: int,
     num_rounds: int,
 ) -> dict[str, dict]:
-    """Figures by model name, with the ratio to `baseline`, one of the models.
+    """Figures by model name, with the ratio to `baseline`, one of the models: written as ever, and (`lookup_*`) with
+    drafts of up to `NUM_COPIED` tokens that are copied out of the text, an OPT's by Transformers' own prompt lookup.
 
     Args:
         text: its first `prompt_tokens` tokens are the prompt of every model, counted by the first model's tokenizer.
@@ -124,15 +140,21 @@ def compare_generation(
     prompt = str(tokenizer.decode(encode_text(tokenizer, text)[:prompt_tokens]))
     runners: dict[str, Callable[[], Generation]] = {}
     for loaded in models:
+        run: Callable[..., Generation]
         if isinstance(loaded.model, OPTForCausalLM):
-            runners[loaded.name] = functools.partial(time_opt, loaded.model, prompt, num_new_tokens, loaded.tokenizer)
+            run = functools.partial(time_opt, loaded.model, prompt, num_new_tokens, loaded.tokenizer)
         elif isinstance(loaded.model, SLLM):
-            runners[loaded.name] = functools.partial(time_sllm, loaded.model, prompt, num_new_tokens)
+            run = functools.partial(time_sllm, loaded.model, prompt, num_new_tokens)
         elif isinstance(loaded.model, MultiTokenLM):
-            runners[loaded.name] = functools.partial(time_mtp, loaded.model, prompt, num_new_tokens)
+            run = functools.partial(time_mtp, loaded.model, prompt, num_new_tokens)
+        else:
+            continue
+        runners[loaded.name] = run
+        runners[loaded.name + LOOKUP] = functools.partial(run, num_copied=NUM_COPIED)
     found = alternate(runners, num_rounds)
     figures: dict[str, dict] = {}
-    for name, generations in found.items():
+    for name in [name for name in found if name + LOOKUP in found]:
+        generations, copied = found[name], found[name + LOOKUP]
         figures[name] = {
             "tokens_per_second": median([g.tokens_per_second for g in generations]),
             "seconds_to_first_sentence": median([g.seconds_to_first_sentence for g in generations]),
@@ -147,4 +169,7 @@ def compare_generation(
         if name != baseline.name:
             ratio, low, high = pairwise_ratio(generations, found[baseline.name])
             figures[name] |= {"speed_ratio": ratio, "speed_ratio_low": low, "speed_ratio_high": high}
+        ratio, low, high = pairwise_ratio(copied, found[baseline.name])
+        figures[name] |= {"lookup_ratio": ratio, "lookup_ratio_low": low, "lookup_ratio_high": high}
+        figures[name]["lookup_tokens_per_forward"] = median([g.tokens_per_forward or 0.0 for g in copied])
     return figures

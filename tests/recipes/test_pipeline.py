@@ -185,6 +185,27 @@ def test_generate_prints_the_prompt_and_what_follows(runs, capsys):
     assert capsys.readouterr().out == first
 
 
+@pytest.mark.parametrize("name", ["opt", "sllm"])
+def test_generate_writes_the_same_text_whatever_drafts(runs, name, capsys):
+    command = f"generate --model {runs}/{name} --prompt Hello --max_new_tokens 12 --device cpu"
+    sllm(command)
+    plain = capsys.readouterr()
+    sllm(f"{command} --prompt_lookup_num_tokens 3")
+    assert capsys.readouterr().out == plain.out
+    if name == "opt":
+        sllm(f"{command} --assistant {runs}/sllm")
+        assisted = capsys.readouterr()
+        assert assisted.out == plain.out
+        assert "tokens per forward pass" in assisted.err
+
+
+def test_an_assistant_is_an_sllm_beside_an_opt(runs, capsys):
+    for models in (f"--model {runs}/sllm --assistant {runs}/sllm", f"--model {runs}/opt --assistant {runs}/opt"):
+        with pytest.raises(SystemExit):
+            sllm(f"generate {models} --prompt Hello --device cpu")
+        assert "an SLLM that drafts for an OPT" in capsys.readouterr().err
+
+
 TOLD = r"\[(\d+) tokens in [\d.]+ s \([\d.,]+ tokens/s\), finished by (stop|length)(.*)\]\n"
 
 
