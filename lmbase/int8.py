@@ -7,8 +7,9 @@ N rows, D inputs, O outputs.
 import torch
 from torch import Tensor, nn
 
-# PyTorch's kernel takes row after row; with more of them (a prompt) a product in the rows' own dtype is faster.
-FEW_ROWS = 8
+# PyTorch's kernel takes row after row; with more of them (a prompt) a product in the rows' own dtype is faster, though
+# it has to make a matrix of that dtype first. A draft's pass should not: the two round differently.
+FEW_ROWS = 32
 WIDTH_STEP = 32  # it reads so many inputs at once and does not look where a row ends
 
 

@@ -121,7 +121,7 @@ def token_nats(
     hidden: Tensor, table: Tensor, targets: Tensor, *, closed_rows: Tensor | None = None, closed_id: int = 0
 ) -> Tensor:
     """-log p of each target in fp32, (M,); arguments as for `vocabulary_loss`. Differentiable."""
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() and hidden.dtype == table.dtype:  # under autocast they may differ
         return _token_nats_in_place(hidden, table, targets, closed_rows, closed_id)
     parts = [hidden.new_zeros(0, dtype=torch.float32)]
     for start in range(0, len(targets), SCORED_ROWS):

@@ -54,12 +54,14 @@ def train_on_windows(
     save_weights: Callable[[Any, Path], None],
     parents: list[str | None],
     before_step: Callable[[Any, int], None] | None = None,
+    flops: Callable[[int, int], float] | None = None,
 ) -> TrainingResult:
     """Train a model that reads `</s>` and the tokens of a window (`lmbase.opt.TokenLM`, for instance).
 
     Args:
         model: besides what `train` asks for, `config` (a PreTrainedConfig) and `flops(num_tokens, context)`.
         parents: the runs that it started from.
+        flops: of forward passes over so many tokens in such windows, where they are not always the model's.
     """
     positions = model.config.max_position_embeddings
     if config.context > positions:
@@ -92,6 +94,6 @@ def train_on_windows(
         save_model=save,
         data_hash=data.hash,
     )
-    flops = FORWARD_AND_BACKWARD * model.flops(result.tokens, config.context)
-    write_training(config.output_dir, result.tokens, result.seconds, flops, parents, seed=config.seed)
+    spent = FORWARD_AND_BACKWARD * (flops or model.flops)(result.tokens, config.context)
+    write_training(config.output_dir, result.tokens, result.seconds, spent, parents, seed=config.seed)
     return result

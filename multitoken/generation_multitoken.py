@@ -106,8 +106,6 @@ class MultiTokenGenerationMixin(GenerationMixin):
         num_copied = config.prompt_lookup_num_tokens
         if tree is None and num_draft == "auto" and num_copied is None:
             tree = self.config.draft_tree
-        heads, vocab_size = self.config.num_future_tokens, self.config.vocab_size
-        drafts, automatic = check_drafts(num_draft, tree, heads, vocab_size, num_copied)
         if (input_ids is None) == (text is None):
             raise ValueError("Give either input_ids or text.")
         if text is not None:
@@ -119,6 +117,8 @@ class MultiTokenGenerationMixin(GenerationMixin):
         limit = DEFAULT_NEW_TOKENS if config.max_new_tokens is None else config.max_new_tokens
         sampler = Sampler(config, len(texts), self.config.vocab_size, self.device, seed, logits_processor)
         lookups = make_lookups(config, (text.prompt for text in texts))
+        heads, vocab_size = self.config.num_future_tokens, self.config.vocab_size
+        drafts, automatic = check_drafts(num_draft, tree, heads, vocab_size, num_copied)
         writer = _Writer(self, texts, sampler, limit, config.min_new_tokens or 0, lookups)
         if streamer is not None:
             streamer.put(input_ids.cpu())
@@ -168,9 +168,9 @@ class _Writer:
         capacity = min(longest + self.limit, positions) + len(drafts.nodes)
         self.cache = RowCache(len(self.texts), capacity, model.device)
         self.draft_cache = RowCache(len(self.texts), capacity, model.device)
-        by_depth = [drafts.pruned(depth) for depth in range(drafts.depth + 1)]
+        self.by_depth = [drafts.pruned(depth) for depth in range(drafts.depth + 1)]
         wanted = drafts.depth if length is None else length.choose()
-        self._read_prompts(by_depth[wanted])
+        self._read_prompts(self.by_depth[wanted])
         yield
         while alive := self._alive_within(positions):
             began = time.perf_counter()
@@ -178,7 +178,7 @@ class _Writer:
             room = max(self.limit - len(text.new) for text in alive)
             held = [n for n, text in zip(self.cache.lengths, self.texts, strict=True) if not text.finish_reason]
             tree = self.guessed.pruned(min(room, positions - max(held)) - 1)
-            following = by_depth[max(min(wanted, room - 2), 0)]
+            following = self.by_depth[max(min(wanted, room - 2), 0)]
             before = self.statistics.num_forwards, sum(self.statistics.accepted)
             self._pass(tree, following)
             # Copying costs nothing, so a pass takes what verifying takes: any find of up to `wanted` tokens.
@@ -299,7 +299,7 @@ class _Writer:
         """Take guesses from each text so far."""
         alive = (not text.finish_reason for text in self.texts)
         rows = copied_guesses(self.lookups, alive, depth, self.model.config.pad_token_id)
-        self.guessed = DraftTree.chain(len(rows[0]))
+        self.guessed = self.by_depth[len(rows[0])]
         self.guesses = torch.tensor(rows, dtype=torch.long, device=self.model.device).view(len(rows), -1)  # (B,R-1)
 
     def _choose(

@@ -306,13 +306,15 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         """
         return score_tokens(self, self._needed_tokenizer(), texts)
 
-    def flops(self, num_tokens: int, context: int) -> float:
-        """Of a forward pass over so many tokens in windows of `context` through all heads, by formula."""
-        config, n = self.config.trunk, len(self.heads)
-        blocks = config.num_hidden_layers + (0 if self.config.head_kind == "linear" else n)
+    def flops(self, num_tokens: int, context: int, num_heads: int | None = None) -> float:
+        """Of a forward pass over so many tokens in windows of `context` through the first heads (default: all), by
+        formula."""
+        config, n = self.config.trunk, num_heads or len(self.heads)
+        heads = self.heads if self.config.head_kind == "anticausal" else self.heads[:n]  # there head 1 reads them all
+        blocks = config.num_hidden_layers + (0 if self.config.head_kind == "linear" else len(heads))
         attention = attention_flops(config.hidden_size, blocks, context / 2)
         table = 2.0 * n * self.unembedding(1).numel()
-        outside = linear_flops(self.trunk) + linear_flops(self.heads)
+        outside = linear_flops(self.trunk) + linear_flops(heads)
         projection = n * linear_flops(self.project_out) if self.project_out is not None else 0.0
         return num_tokens * (outside + projection + attention + table)
 

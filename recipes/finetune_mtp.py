@@ -14,6 +14,7 @@ Logged are the nats of each head (0 for heads that a curriculum leaves out) and,
 head 1.
 """
 
+import statistics
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +91,11 @@ def main(config: Config) -> TrainingResult:
         stage = min(step * n // config.max_steps, n - 1)
         model.num_active_heads = {"static": n, "forward": stage + 1, "reverse": n - stage}[config.curriculum]
 
+    def flops(num_tokens: int, context: int) -> float:
+        n = model.config.num_future_tokens
+        stages = [n] if config.curriculum == "static" else range(1, n + 1)  # as many steps each
+        return statistics.mean(model.flops(num_tokens, context, num_heads) for num_heads in stages)
+
     return train_on_windows(
         model,
         config,
@@ -97,6 +103,7 @@ def main(config: Config) -> TrainingResult:
         save_weights=lambda model, folder: model.save_pretrained(folder),
         parents=[start],
         before_step=before_step,
+        flops=flops,
     )
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -92,8 +93,10 @@ def measure_resident(
         contexts: numbers of tokens after which memory is looked at, two at least.
 
     Raises:
-        ValueError: one context only, or one that OPT has no positions for; bf16 on a CPU.
+        ValueError: one context only, or one that OPT has no positions for; bf16 on a CPU; a system that does not tell.
     """
+    if device == "cpu" and not Path("/proc/self/clear_refs").exists():
+        raise ValueError("The subset `resident` reads a process's memory as Linux tells it; this system does not.")
     if dtype == "bf16" and device == "cpu":
         raise ValueError(
             "dtype=bf16: on a CPU the resident set then grows with every new length of a matrix product, too, by more "
@@ -107,6 +110,8 @@ def measure_resident(
         settings = [json.dumps(value) for value in (asdict(build), list(lengths), contexts)]
         found = in_own_process("sllm.cache_size", kind, dtype, device, *settings)
         tokens, held, resident = zip(*found, strict=True)
+        if len(tokens) < len(contexts):
+            raise ValueError(f"context_tokens={contexts}: one sentence passes two of them; set them further apart.")
         counted, seen = (float(np.polyfit(tokens, values, 1)[0]) for values in (held, resident))
         rows.append(
             Row(
@@ -128,31 +133,37 @@ Reading = tuple[int, int, int]  # tokens read, bytes of the cache, bytes in use
 def growth(model: OPTForCausalLM | SLLM, lengths: Sequence[int], contexts: Sequence[int]) -> list[Reading]:
     """Read one text piece by piece; what is held when each of these numbers of tokens is reached."""
     sentences = random_sentences(lengths, contexts[-1], model.config.vocab_size, np.random.default_rng(0))
-    read = _read_sentences(model, sentences) if isinstance(model, SLLM) else _read_tokens(model, sentences)
+    if isinstance(model, SLLM):
+        read = _read_sentences(model, sentences)
+    else:
+        read = _read_tokens(model, sentences, contexts)
     missing = list(contexts)
     found: list[Reading] = []
     for tokens, cache in read:
-        if tokens >= missing[0]:
+        if missing and tokens >= missing[0]:
             gc.collect()
             found.append((tokens, cache_bytes(cache), start_of_peak(model.device.type)))
             missing = [context for context in missing if context > tokens]
     return found
 
 
-def _read_tokens(opt: OPTForCausalLM, sentences: Sequence[list[int]]) -> Iterator[tuple[int, DynamicCache]]:
+def _read_tokens(
+    opt: OPTForCausalLM, sentences: Sequence[list[int]], contexts: Sequence[int]
+) -> Iterator[tuple[int, DynamicCache]]:
     cache = DynamicCache(config=opt.config)
     flat = [opt.config.bos_token_id, *(i for sentence in sentences for i in sentence)]
     ids = torch.tensor([flat], device=opt.device)  # (1,1+L)
-    for piece in ids.split(READ_AT_ONCE, dim=1):
+    cuts = sorted({*range(READ_AT_ONCE, len(flat), READ_AT_ONCE), *(1 + context for context in contexts)})
+    for piece in ids.tensor_split(cuts, dim=1):
+        if not piece.shape[1]:
+            continue
         opt.model(piece, past_key_values=cache, use_cache=True)
         yield cache.get_seq_length() - 1, cache
 
 
 def _read_sentences(sllm: SLLM, sentences: Sequence[list[int]]) -> Iterator[tuple[int, DynamicCache]]:
-    batches = [
-        {key: value.to(sllm.device) for key, value in vars(pad_sentences([[sentence]], 1)).items()}
-        for sentence in sentences
-    ]
+    padded = [vars(pad_sentences([[sentence]], sllm.config.pad_token_id)) for sentence in sentences]
+    batches = [{key: value.to(sllm.device) for key, value in batch.items()} for batch in padded]
     state = sllm.start_reading(**batches[0])
     tokens = len(sentences[0])
     yield tokens, state.past_key_values

@@ -125,3 +125,11 @@ def test_nats_without_gradients_are_the_same(num_rows):
         found = token_nats(hidden, table, targets, closed_rows=closed, closed_id=2)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(torch.isinf(found), torch.isinf(expected))
+
+
+def test_nats_without_gradients_take_states_of_another_dtype():
+    """As autocast leaves them."""
+    hidden, table, targets, _ = make_problem()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = token_nats(hidden.bfloat16(), table, targets)
+    torch.testing.assert_close(found, token_nats(hidden, table, targets).detach(), rtol=0.05, atol=0.05)

@@ -50,7 +50,7 @@ def test_lookups_are_made_where_the_configuration_says_so():
     assert (lookup.longest_match, lookup.ids) == (4, [5, 6])
 
 
-@pytest.mark.parametrize("options", [{"prompt_lookup_num_tokens": 0}, {"prompt_lookup_num_tokens": True}])
+@pytest.mark.parametrize("options", [{"prompt_lookup_num_tokens": value} for value in (0, True, "3", 2.5)])
 def test_wrong_lengths_are_refused(options):
     with pytest.raises(ValueError, match="1 or more"):
         make_mtp().generate(torch.tensor([PROMPT]), **options)

@@ -134,6 +134,16 @@ def test_nats_by_head_add_up_to_the_losses(mtp):
     torch.testing.assert_close(mtp.nats(**BATCH), next(mtp.nats_by_head(**BATCH)))
 
 
+def test_heads_that_are_left_out_cost_nothing():
+    one, two, four = (make_mtp(num_future_tokens=4).flops(100, 32, n) for n in (1, 2, 4))
+    model = make_mtp(num_future_tokens=4)
+    assert model.flops(100, 32) == four
+    assert four - two == pytest.approx(2 * (two - one))
+    table = 2 * model.get_input_embeddings().weight.numel()
+    head = 2 * sum(w.numel() for w in model.heads[0].parameters() if w.dim() == 2)
+    assert two - one == pytest.approx(100 * (table + head), rel=0.2)  # attention comes on top
+
+
 def test_a_curriculum_leaves_later_heads_out(mtp):
     full = mtp(**BATCH).losses
     mtp.num_active_heads = 2
