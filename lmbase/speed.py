@@ -74,6 +74,13 @@ class Arrivals(BaseStreamer):
         """Until the last token came; until now where none was streamed, as with several texts."""
         return self.moments[-1][0] if self.moments else self.now
 
+    @property
+    def tokens_per_pass(self) -> float | None:
+        """Where each pass hands its tokens over together. The first call brought the prompt; the pass over it is not
+        counted."""
+        tokens = [count for _, count in self.moments[1:]]
+        return (tokens[-1] - tokens[0]) / (len(tokens) - 1) if len(tokens) > 1 else None
+
     def seconds_until(self, num_tokens: int) -> float:
         """Seconds until at least `num_tokens` new tokens had come."""
         return next((t for t, n in self.moments if n >= num_tokens), self.moments[-1][0])
@@ -128,8 +135,7 @@ def time_opt(
         held,
         cached,
         positions,
-        # Each pass hands its tokens over together; the first call brings the prompt.
-        tokens_per_forward=num_new_tokens / (len(arrivals.moments) - 1) if num_copied else None,
+        tokens_per_forward=arrivals.tokens_per_pass if num_copied else None,
         batch_size=len(prompt),
     )
 
