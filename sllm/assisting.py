@@ -76,7 +76,7 @@ class SentenceAssistant:
                 use_cache=True,
                 logits_to_keep=len(guesses) + 1,
             )
-            chosen = _verified(output.logits, read, guesses, logits_processor, bool(generation_config.do_sample))
+            chosen = self._verified(output.logits, read, guesses, logits_processor, bool(generation_config.do_sample))
             for token in chosen:
                 input_ids = torch.cat([input_ids, input_ids.new_tensor([[token]])], dim=1)
                 finished = bool(stopping_criteria(cast(torch.LongTensor, input_ids), None).all())
@@ -105,24 +105,25 @@ class SentenceAssistant:
         if (config.num_beams or 1) > 1 or config.return_dict_in_generate:
             raise ValueError("With a SentenceAssistant there are no beams, and only the ids are returned.")
 
+    def _verified(
+        self, logits: Tensor, ids: Tensor, guesses: list[int], processors: LogitsProcessorList, do_sample: bool
+    ) -> list[int]:
+        """The model's choices (one to R) after the newest token and after each guess that came true.
 
-def _verified(
-    logits: Tensor, ids: Tensor, guesses: list[int], processors: LogitsProcessorList, do_sample: bool
-) -> list[int]:
-    """The model's choices (one to R) after the newest token and after each guess that came true.
-
-    Args:
-        logits: (1, R, V). ids: (1, L) the text with the guesses.
-    """
-    chosen: list[int] = []
-    before = ids.shape[1] - len(guesses)
-    for r, guess in enumerate([*guesses, -1]):
-        scores = processors(cast(torch.LongTensor, ids[:, : before + r]), cast(torch.FloatTensor, logits[:, r].float()))
-        token = torch.multinomial(scores.softmax(-1), 1) if do_sample else scores.argmax(-1)
-        chosen.append(int(token))
-        if chosen[-1] != guess:
-            break
-    return chosen
+        Args:
+            logits: (1, R, V). ids: (1, L) the text with the guesses.
+        """
+        chosen: list[int] = []
+        before = ids.shape[1] - len(guesses)
+        for r, guess in enumerate([*guesses, -1]):
+            scores = processors(
+                cast(torch.LongTensor, ids[:, : before + r]), cast(torch.FloatTensor, logits[:, r].float())
+            )
+            token = torch.multinomial(scores.softmax(-1), 1) if do_sample else scores.argmax(-1)
+            chosen.append(int(token))
+            if chosen[-1] != guess:
+                break
+        return chosen
 
 
 class _Drafter:

@@ -43,6 +43,7 @@ class Build:
     num_future_tokens: int = 1
     draft_head_kind: str = "block"
     max_sentences: int = 512
+    max_sentence_tokens: int = 64
     seed: int = 0
 
     def opt(self) -> OPTForCausalLM:
@@ -58,6 +59,7 @@ class Build:
                 num_attention_heads=heads,
                 num_encoder_layers=self.num_encoder_layers,
                 num_decoder_layers=self.num_decoder_layers,
+                max_sentence_tokens=self.max_sentence_tokens,
             )
         )
 
