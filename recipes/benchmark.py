@@ -10,6 +10,7 @@
     sllm benchmark --subset heads --size small --num_future_tokens 1 2 4 8
     sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting
     sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting --ways plain --rounds 20
+    sllm benchmark --subset assist --size opt-1.3b opt-125m --assist_pair runs/opt_tuned runs/sllm --data runs/novels
 
 Weights do not change speed, so every size runs with random weights; sentence lengths are replayed from the test split
 of `data`, accepted guesses from a trained model. Models run in one process, in turn (A B A B), after a warm-up; a cell
@@ -36,6 +37,9 @@ its operations, peak memory of the loss beside that of a loss that holds all hea
 by drafting with as many accepted guesses as `sllm drafting` found on a trained model (`acceptance_from`), against
 Transformers' generate of the same OPT; its last row is what `auto` loses where no guess ever comes true. Neither reads
 text.
+
+The subset `assist` measures an SLLM that drafts for an OPT: a trained pair (`assist_pair`) after prompts from the test
+split of `data`, then the same acceptance at two sizes, the first that of the OPT, the second that of the SLLM's trunk.
 """
 
 import gc
@@ -63,6 +67,7 @@ from multitoken.replaying import Acceptance, measure_replay, read_acceptance
 from multitoken.replaying import build as build_replayed
 from multitoken.training_cost import Setting, measure_heads
 from sllm import SLLM, SLLMConfig
+from sllm.assisting_benchmark import Trial, load_pair, measure_assisting
 from sllm.cache_size import lengths_by_rule, measure_cache, measure_resident
 from sllm.evaluation import read_texts
 from sllm.generation_benchmark import Case, measure_generation
@@ -80,7 +85,7 @@ NUM_PROMPTS, PROMPT_CHARACTERS = 16, 1000  # of the texts after which a trained 
 class Config:
     size: list[str] = option(["small"], "tiny, small, opt-125m, opt-350m, opt-1.3b")
     subset: list[
-        Literal["generate", "train", "memory", "resident", "evaluate", "cache", "pipeline", "heads", "replay"]
+        Literal["generate", "train", "memory", "resident", "evaluate", "cache", "pipeline", "heads", "replay", "assist"]
     ] = option(["generate", "train"], "what is measured")
     data: str | list[str] = option(
         "stdlib", "where text and sentence lengths come from: a prepared folder, stdlib, hub:NAME, files"
@@ -95,7 +100,9 @@ class Config:
     dtype: Literal["fp32", "bf16"] = option("bf16", "of weights in generation, of the computation in training")
     weights: Literal["dtype", "int8"] = option("dtype", "of the subset generate: int8, all models' in eight bits")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    prompt_tokens: list[PositiveInt] = option([256], "of the prompt; several: speed over context (replay: the first)")
+    prompt_tokens: list[PositiveInt] = option(
+        [256], "of the prompt; several: speed over context (replay, assist: the 1st)"
+    )
     batch_size: list[PositiveInt] = option([1], "texts written at once")
     drafts_from: str | None = option(None, "a trained SLLM with drafting heads: as many of its guesses are accepted")
     compiled_baseline: bool = option(
@@ -113,6 +120,8 @@ class Config:
     vocab_size: PositiveInt = option(VOCABULARY, "of all models, whatever the data's tokenizer has")
     acceptance_from: str | None = option(None, "of the subset replay: what `sllm drafting` wrote")
     ways: list[str] | None = option(None, "of the subset replay: only these ways of drafting, as its table names them")
+    assist_pair: list[str] | None = option(None, "of the subset assist: a trained OPT and an SLLM that drafts for it")
+    num_guesses: list[PositiveInt] = option([4], "of the subset assist: guesses of a pass, at most")
     text_megabytes: float = option(8.0, "of each split, about so much text goes through the pipeline or is cut")
     rounds: PositiveInt = option(5, "timed rounds of each model, after a warm-up")
     seed: int = option(0, "of the random weights and token ids")
@@ -290,6 +299,16 @@ def measure_replayed(config: Config) -> list[Row]:
     return rows
 
 
+def measure_assistant(config: Config) -> tuple[list[Row], dict[str, str]]:
+    """Rows of the trained pair and of the two sizes, and what names the text."""
+    pair = load_pair(config.assist_pair, config.device)
+    texts, corpus = read_texts(config.data, "test", config.text_field, None)
+    builds = [make_build(config, size) for size in config.size]
+    trial = Trial(config.prompt_tokens[0], config.new_tokens, config.num_guesses, config.rounds)
+    common = dict(data=corpus["name"], device=config.device)
+    return measure_assisting(pair, texts, builds, trial, config.dtype, common), corpus
+
+
 def tables(rows: list[Row]) -> str:
     """One for each kind of measurement, which the first word of a protocol names."""
     kinds = dict.fromkeys((row.protocol or "").split()[0] for row in rows)
@@ -320,6 +339,9 @@ def main(config: Config) -> list[Row]:
         rows += measure_training_cost(config)
     if "replay" in config.subset:
         rows += measure_replayed(config)
+    if "assist" in config.subset:
+        of_pair, corpus = measure_assistant(config)
+        rows += of_pair
     table = tables(rows)
     print(table)
     folder = Path(config.output_dir)

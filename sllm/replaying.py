@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from lmbase.collate import pad_sentences
 from lmbase.modes import inference_method
 from multitoken.measuring import NUM_RANKS, accepted_counts
 from multitoken.replaying import Acceptance, choices_that_accept
 from multitoken.speculation import DraftTree
+from sllm.assisting import SentenceAssistant
 from sllm.modeling_sllm import SLLM
 from sllm.sentence_writer import Sentence, SentenceWriter
 from sllm.stepwise_sllm import ReadingState
@@ -68,6 +70,27 @@ class ReplayedWriter(SentenceWriter):
             eos if len(sentence.ids) + len(path) == wanted else token
             for token, path in zip(chosen, between, strict=True)
         ]
+
+
+class ReplayedAssistant(SentenceAssistant):
+    """An assistant of an OPT with random weights: the text goes on as it is told to, and so do accepted guesses.
+
+    Args:
+        text: ids of the prompt and of what is written after it.
+        counts: guesses accepted in each pass, without end; fewer where fewer were made.
+    """
+
+    def __init__(self, sllm: SLLM, num_tokens: int, text: Sequence[int], counts: Iterator[int]):
+        super().__init__(sllm, num_tokens)
+        self._text, self._counts = list(text), counts
+
+    def _verified(
+        self, logits: Tensor, ids: Tensor, guesses: list[int], processors: LogitsProcessorList, do_sample: bool
+    ) -> list[int]:
+        count, before = min(next(self._counts), len(guesses)), ids.shape[1] - len(guesses)
+        for r in range(count + 1):  # choosing each of them costs what it costs
+            super()._verified(logits[:, r : r + 1], ids[:, : before + r], [], processors, do_sample)
+        return self._text[before : before + count + 1]
 
 
 # -- what a trained model accepts --------------------------------------------------------------------------------------

@@ -315,6 +315,50 @@ def test_the_cache_is_counted_for_every_rule(runs):
     assert document["corpus"]["sha256"] == hashlib.sha256(b"".join(texts)).hexdigest()
 
 
+def assist(runs, words: str) -> None:
+    sllm(
+        f"benchmark --subset assist --data {runs}/data --prompt_tokens 24 --new_tokens 40 --num_guesses 1 3 --rounds 1 "
+        f"--vocab_size 64 --dtype fp32 --device cpu --output_dir {runs}/benchmark-assist {words}"
+    )
+
+
+def test_an_assistant_is_measured_and_replayed_at_other_sizes(runs, monkeypatch):
+    monkeypatch.setattr("sllm.assisting_benchmark.NUM_PROMPTS", 4)
+    assist(runs, f"--assist_pair {runs}/opt-tuned {runs}/sllm --size small tiny")
+    document = read_metrics(runs / "benchmark-assist")
+    alone, *trained = document["rows"][:3]
+    assert alone.model == "opt-tuned"
+    assert [row.model for row in trained] == ["opt-tuned, sllm drafts 1", "opt-tuned, sllm drafts 3"]
+    for row in trained:
+        assert row.extra["equal_texts"] == row.extra["prompts"] == 4
+        assert row.extra["speed_ratio"] == pytest.approx(row.tokens_per_second / alone.tokens_per_second)
+    assert len([name for name in trained[1].extra if name.startswith("acceptance_")]) == 3
+    baseline, *replayed = document["rows"][3:]
+    assert baseline.model == "OPT small"
+    assert [row.model for row in replayed] == ["OPT small, SLLM tiny drafts 1", "OPT small, SLLM tiny drafts 3"]
+    for row, source in zip(replayed, trained, strict=True):
+        assert row.protocol == "assist 24+40, acceptance of opt-tuned, sllm"
+        assert row.extra["tokens_per_forward"] == pytest.approx(source.extra["tokens_per_forward"], rel=0.15)
+    assert document["corpus"]["sha256"] == PreparedData.load(runs / "data").hash
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--size small tiny", "assist_pair=None"),
+        ("--assist_pair {runs}/sllm {runs}/opt --size small tiny", "These are SLLM and OPTForCausalLM"),
+        ("--assist_pair {runs}/opt --size small tiny", "two are needed"),
+        ("--assist_pair {runs}/opt {runs}/sllm --size small", "that of the OPT that is assisted"),
+        ("--assist_pair {runs}/opt {runs}/sllm --size small tiny --prompt_tokens 2020", "the last token none"),
+        ("--assist_pair {runs}/opt {runs}/sllm --size small tiny --num_guesses 39", "Write more"),
+    ],
+)
+def test_what_cannot_assist_is_told(runs, words, told, capsys):
+    with pytest.raises(SystemExit):
+        assist(runs, words.format(runs=runs))
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("data", ["text", "data"])
 def test_audit_passes(runs, capsys, data):
     sllm(f"audit --model {runs}/sllm {runs}/opt --data {runs}/{data} --device cpu")
