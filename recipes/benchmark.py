@@ -51,7 +51,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from lmbase.config import option, run, single_process
 from lmbase.corpora import Corpus, open_corpus
@@ -122,6 +122,7 @@ class Config:
     ways: list[str] | None = option(None, "of the subset replay: only these ways of drafting, as its table names them")
     assist_pair: list[str] | None = option(None, "of the subset assist: a trained OPT and an SLLM that drafts for it")
     num_guesses: list[PositiveInt] = option([4], "of the subset assist: guesses of a pass, at most")
+    temperature: PositiveFloat | None = option(None, "of the subset assist: the trained OPT's; default: greedy")
     text_megabytes: float = option(8.0, "of each split, about so much text goes through the pipeline or is cut")
     rounds: PositiveInt = option(5, "timed rounds of each model, after a warm-up")
     seed: int = option(0, "of the random weights and token ids")
@@ -304,7 +305,7 @@ def measure_assistant(config: Config) -> tuple[list[Row], dict[str, str]]:
     pair = load_pair(config.assist_pair, config.device)
     texts, corpus = read_texts(config.data, "test", config.text_field, None)
     builds = [make_build(config, size) for size in config.size]
-    trial = Trial(config.prompt_tokens[0], config.new_tokens, config.num_guesses, config.rounds)
+    trial = Trial(config.prompt_tokens[0], config.new_tokens, config.num_guesses, config.rounds, config.temperature)
     common = dict(data=corpus["name"], device=config.device)
     return measure_assisting(pair, texts, builds, trial, config.dtype, common), corpus
 

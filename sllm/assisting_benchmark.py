@@ -1,6 +1,6 @@
 """What an SLLM brings the OPT that it drafts for: a trained pair, and its acceptance replayed at two other sizes.
 
-Texts are written greedily, one by one, end marks held back. L tokens of a prompt, its opening `</s>` among them.
+Texts are written one by one, end marks held back. L tokens of a prompt, its opening `</s>` among them.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import OPTForCausalLM
 
 from lmbase.metrics import Row
-from lmbase.speed import Arrivals, Generation, alternate, median, pairwise_ratio, time_opt
+from lmbase.speed import Arrivals, Generation, alternate, median, pairwise_ratio
 from lmbase.tokenization import tokenizer_hash
 from multitoken.measuring import accepted_counts, spread_prompts
 from multitoken.speculation import SpeculationStatistics
@@ -35,10 +35,12 @@ class Trial:
     new_tokens: int
     num_guesses: Sequence[int]  # of a pass, at most
     num_rounds: int
+    temperature: float | None = None  # of the trained OPT's draws; None: greedy
 
     @property
     def protocol(self) -> str:
-        return f"assist {self.prompt_tokens}+{self.new_tokens}"
+        drawn = "" if self.temperature is None else f", temperature {self.temperature:g}"
+        return f"assist {self.prompt_tokens}+{self.new_tokens}{drawn}"
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,11 @@ def measure_assisting(
             f"prompt_tokens={trial.prompt_tokens}, new_tokens={trial.new_tokens}: {pair.names[0]} has {positions} "
             "positions, </s> takes one, and the last token none. Lower one of the two."
         )
-    if trial.new_tokens < max(trial.num_guesses) + 2:
+    most = max(trial.num_guesses)
+    if trial.new_tokens < most + 2:
         raise ValueError(
-            f"new_tokens={trial.new_tokens}: with num_guesses={max(trial.num_guesses)} the pass over the prompt, which is "
-            "not counted, may write all of them. Write more."
+            f"new_tokens={trial.new_tokens}, num_guesses={most}: the pass over the prompt, which is not counted, "
+            "may write all of them. Write more."
         )
     rows, counts = measure_pair(pair, texts, trial, common)
     return rows + replay_pair(pair, texts, builds, counts, trial, dtype, common)
@@ -129,18 +132,17 @@ def measure_pair(
     ids = pair.prompts(texts, NUM_PROMPTS, trial.prompt_tokens)
     prompts = [torch.tensor([prompt], device=opt.device) for prompt in ids]  # (1,L) each
     names = {k: f"{helped}, {helper} drafts {k}" for k in trial.num_guesses}
-    runners: dict[str, Callable[[], Generation]] = {helped: partial(time_alone, opt, prompts, trial.new_tokens)}
+    write = partial(time_writing, opt, prompts, trial.new_tokens, temperature=trial.temperature)
+    runners: dict[str, Callable[[], Writing]] = {helped: write}
     for k, name in names.items():
-        runners[name] = partial(time_assisted, opt, SentenceAssistant(pair.sllm, k), prompts, trial.new_tokens)
+        runners[name] = partial(write, assistant=SentenceAssistant(pair.sllm, k))
     found = alternate(runners, trial.num_rounds)
-    alone = [_write(opt, prompt, trial.new_tokens) for prompt in prompts]
+    alone = found[helped][0].ids
     columns: dict[str, dict[str, Any]] = {}
     counts: dict[int, list[int]] = {}
     for k, name in names.items():
-        written = found[name][0]
-        assert isinstance(written, Assisted)
-        statistics = written.statistics
-        equal = sum(a == b for a, b in zip(written.ids, alone, strict=True))
+        written, statistics = found[name][0].ids, found[name][0].statistics
+        equal = sum(a == b for a, b in zip(written, alone, strict=True))
         columns[name] = {"num_guesses": k, "prompts": len(prompts), "equal_texts": equal}
         columns[name] |= {f"acceptance_{i}": rate for i, rate in enumerate(statistics.acceptance, start=1)}
         with_draft = accepted_counts(statistics)
@@ -150,46 +152,49 @@ def measure_pair(
 
 
 @dataclass
-class Assisted(Generation):
-    """Texts written one after another, and what the guesses brought over all."""
+class Writing(Generation):
+    """Texts written one after another, and what guesses brought over all."""
 
     ids: list[list[int]] = field(default_factory=list)  # of each text, the prompt's first
     statistics: SpeculationStatistics = field(default_factory=SpeculationStatistics)
 
 
-def time_assisted(
-    opt: OPTForCausalLM, assistant: SentenceAssistant, prompts: Sequence[Tensor], num_new_tokens: int
-) -> Assisted:
-    """Args: prompts: (1, L) ids of each text."""
-    written = Assisted(0.0, 0.0, 0, 0, 1)
+def time_writing(
+    opt: OPTForCausalLM,
+    prompts: Sequence[Tensor],
+    num_new_tokens: int,
+    assistant: SentenceAssistant | None = None,
+    temperature: float | None = None,
+) -> Writing:
+    """Transformers' `generate` with its cache, alone or assisted; end marks disabled.
+
+    Args:
+        prompts: (1, L) ids of each text.
+        temperature: of draws, which are the same in every call; default: greedy.
+    """
+    written = Writing(0.0, 0.0, 0, 0, 1)
+    drawn = dict(do_sample=False) if temperature is None else dict(do_sample=True, temperature=temperature, top_k=0)
     for prompt in prompts:
-        assistant.streamer = arrivals = Arrivals()
-        ids = _write(opt, prompt, num_new_tokens, custom_generate=assistant)
+        torch.manual_seed(0)
+        arrivals = Arrivals()
+        if assistant is not None:  # Transformers hands no streamer on
+            assistant.streamer = arrivals
+        output: Any = opt.generate(  # type: ignore[misc]
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=num_new_tokens,
+            min_new_tokens=num_new_tokens,
+            streamer=arrivals if assistant is None else None,
+            custom_generate=assistant,
+            **drawn,
+        )
         written.seconds += arrivals.seconds
         written.num_new_tokens += num_new_tokens
-        written.ids.append(ids)
-        written.statistics.include(assistant.statistics)
-    written.tokens_per_forward = written.statistics.tokens_per_forward
+        written.ids.append(output[0].tolist())
+        if assistant is not None:
+            written.statistics.include(assistant.statistics)
+            written.tokens_per_forward = written.statistics.tokens_per_forward
     return written
-
-
-def time_alone(opt: OPTForCausalLM, prompts: Sequence[Tensor], num_new_tokens: int) -> Generation:
-    """Args: prompts: (1, L) ids of each text."""
-    runs = [time_opt(opt, prompt, num_new_tokens) for prompt in prompts]
-    return Generation(sum(run.seconds for run in runs), 0.0, num_new_tokens * len(runs), 0, 1)
-
-
-def _write(opt: OPTForCausalLM, prompt: Tensor, num_new_tokens: int, **settings) -> list[int]:
-    """Ids of the prompt (1, L) and of what is written after it as `time_opt` writes. Settings: of `generate`."""
-    output: Any = opt.generate(  # type: ignore[misc]
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=num_new_tokens,
-        min_new_tokens=num_new_tokens,
-        do_sample=False,
-        **settings,
-    )
-    return output[0].tolist()
 
 
 # -- other sizes -------------------------------------------------------------------------------------------------------
@@ -220,12 +225,12 @@ def replay_pair(
     opt = pair.fitting(big).opt().to(in_dtype).to(device).eval()  # type: ignore[arg-type]
     prompt = torch.tensor([text[: 1 + trial.prompt_tokens]], device=device)  # (1,L)
     baseline = f"OPT {big.size}"
-    runners: dict[str, Callable[[], Generation]] = {baseline: partial(time_alone, opt, [prompt], trial.new_tokens)}
+    runners: dict[str, Callable[[], Writing]] = {baseline: partial(time_writing, opt, [prompt], trial.new_tokens)}
     columns: dict[str, dict[str, Any]] = {}
 
-    def write(num_guesses: int) -> Generation:
+    def write(num_guesses: int) -> Writing:
         assistant = ReplayedAssistant(sllm, num_guesses, text, mixed(counts[num_guesses]))
-        return time_assisted(opt, assistant, [prompt], trial.new_tokens)
+        return time_writing(opt, [prompt], trial.new_tokens, assistant)
 
     for k in trial.num_guesses:
         name = f"{baseline}, SLLM {small.size} drafts {k}"
@@ -241,7 +246,7 @@ def mixed(counts: Sequence[int]) -> Iterator[int]:
     return (ordered[int(i * step % 1 * len(ordered))] for i in itertools.count())
 
 
-def _rows(found: dict[str, list[Generation]], columns: dict[str, dict[str, Any]], common: dict) -> list[Row]:
+def _rows(found: dict[str, list[Writing]], columns: dict[str, dict[str, Any]], common: dict) -> list[Row]:
     """One of each name, compared with the first."""
     baseline = next(iter(found.values()))
     rows = []

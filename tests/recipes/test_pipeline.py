@@ -342,6 +342,15 @@ def test_an_assistant_is_measured_and_replayed_at_other_sizes(runs, monkeypatch)
     assert document["corpus"]["sha256"] == PreparedData.load(runs / "data").hash
 
 
+def test_drawn_text_is_assisted_too(runs, monkeypatch):
+    monkeypatch.setattr("sllm.assisting_benchmark.NUM_PROMPTS", 4)
+    assist(runs, f"--assist_pair {runs}/opt-tuned {runs}/sllm --size tiny tiny --temperature 0.8 --num_guesses 2")
+    rows = read_metrics(runs / "benchmark-assist")["rows"]
+    assert rows[1].protocol == "assist 24+40, temperature 0.8"
+    assert rows[1].extra["equal_texts"] == 4  # the same draws
+    assert rows[1].extra["tokens_per_forward"] < 2  # six steps of training do not make a guesser
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

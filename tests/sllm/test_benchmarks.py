@@ -14,7 +14,7 @@ from lmbase.speed import cache_bytes
 from lmbase.text import RULES
 from multitoken import DraftTree
 from multitoken.replaying import Acceptance
-from sllm.assisting_benchmark import mixed, time_assisted
+from sllm.assisting_benchmark import mixed, time_writing
 from sllm.cache_size import growth, lengths_by_rule, measure_cache, measure_resident
 from sllm.generation_benchmark import Case, measure_generation, random_sentences
 from sllm.replaying import ReplayedAssistant, ReplayedSLLM, measured_acceptance
@@ -67,7 +67,7 @@ def test_a_replayed_assistant_writes_its_text_with_the_guesses_it_is_told(counts
         sllm.get_input_embeddings().weight[sllm.config.eos_token_id] = 0
     text = [2, *sllm.processor.encode("One, two and three. Four? Yes, five: six and seven! " * 2).input_ids]
     assistant = ReplayedAssistant(sllm, 3, text, mixed(counts))
-    written = time_assisted(opt, assistant, [torch.tensor([text[:10]])], 80)
+    written = time_writing(opt, [torch.tensor([text[:10]])], 80, assistant)
     assert written.ids == [text[:90]]
     assert written.tokens_per_forward == pytest.approx(per_forward, rel=0.1)
     assert written.seconds > 0
