@@ -63,22 +63,20 @@ from lmbase.open_data import is_prepared, make_processor, open_data
 from lmbase.speed_html import render_speed
 from lmbase.text import is_unicode
 from lmbase.throughput import measure_pipeline
-from multitoken.replaying import Acceptance, measure_replay, read_acceptance
 from multitoken.replaying import build as build_replayed
+from multitoken.replaying import measure_replay, read_acceptance
 from multitoken.training_cost import Setting, measure_heads
-from sllm import SLLM, SLLMConfig
 from sllm.assisting_benchmark import Trial, load_pair, measure_assisting
 from sllm.cache_size import lengths_by_rule, measure_cache, measure_resident
 from sllm.evaluation import read_texts
 from sllm.generation_benchmark import Case, measure_generation
-from sllm.loading import load_model, write_in_int8
-from sllm.replaying import measured_acceptance
+from sllm.loading import write_in_int8
+from sllm.replaying import TrainedDrafts, trained_drafts
 from sllm.scoring_benchmark import measure_scoring
 from sllm.training_benchmark import Build, measure_memory, measure_training
 
 VOCABULARY = 50272
 MAX_SENTENCE_TOKENS = 64
-NUM_PROMPTS, PROMPT_CHARACTERS = 16, 1000  # of the texts after which a trained SLLM's drafts are counted
 
 
 @dataclass
@@ -186,7 +184,7 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
     machine = Machine(dtype, config.device)
     if not lengths:
         raise ValueError(f"{data.name} has no test sentences, whose lengths are replayed.")
-    source = trained_drafts(config)
+    source = open_drafts(config)
     ways = source.ways if source else []
     rows: list[Row] = []
     for size in config.size:
@@ -206,7 +204,7 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
             rows += measure_resident(build, lengths, config.context_tokens, config.dtype, config.device)
         if "generate" in config.subset:
             opt = build.opt()
-            sllm = (source.on(build) if source else build).sllm(opt).to(dtype).to(config.device).eval()  # type: ignore[arg-type]
+            sllm = (build.like(source.config) if source else build).sllm(opt).to(dtype).to(config.device).eval()  # type: ignore[arg-type]
             opt = opt.to(dtype).to(config.device).eval()  # type: ignore[arg-type]
             if config.weights == "int8":
                 write_in_int8(opt)
@@ -229,36 +227,13 @@ def cases(config: Config) -> list[Case]:
     return [Case(prompt, config.new_tokens, size) for prompt, size in pairs]
 
 
-@dataclass(frozen=True)
-class TrainedDrafts:
-    """What a trained SLLM with drafting heads accepts of its guesses."""
-
-    name: str
-    config: SLLMConfig
-    ways: list[Acceptance]
-
-    def on(self, build: Build) -> Build:
-        """The same heads and the same memory of the decoder at another size."""
-        names = ("num_memory_states", "num_memory_tokens", "num_future_tokens", "draft_head_kind")
-        return replace(build, **{name: getattr(self.config, name) for name in names})
-
-
-def trained_drafts(config: Config) -> TrainedDrafts | None:
+def open_drafts(config: Config) -> TrainedDrafts | None:
     if config.drafts_from is None:
         return None
     if "generate" not in config.subset:
         raise ValueError("drafts_from is of the subset `generate`, which is not among --subset.")
-    loaded = load_model(config.drafts_from)
-    if not isinstance(loaded.model, SLLM) or not loaded.model.draft_heads:
-        raise ValueError(
-            f"drafts_from={config.drafts_from!r}: an SLLM with drafting heads is needed, as "
-            "`sllm finetune-sllm --model RUN --num_future_tokens 3 --train_draft_heads_only true` makes one."
-        )
     texts, _ = read_texts(config.data, "test", config.text_field, None)
-    prompts = [text[:PROMPT_CHARACTERS] for text in texts[:NUM_PROMPTS]]
-    model = loaded.model.to(config.device)  # type: ignore[arg-type]
-    ways = measured_acceptance(model, prompts, config.new_tokens)
-    return TrainedDrafts(f"drafts of {loaded.name}", model.config, ways)
+    return trained_drafts(config.drafts_from, texts, config.new_tokens, config.device)
 
 
 def measure_training_cost(config: Config) -> list[Row]:

@@ -59,8 +59,8 @@ class Pair:
         """The build with what this SLLM has beside its trunk, and room for the tokenizer."""
         config = self.sllm.config
         layers = {name: getattr(config.autoencoder, name) for name in ("num_encoder_layers", "num_decoder_layers")}
-        names = ("num_memory_states", "num_memory_tokens", "max_sentences", "max_sentence_tokens")
-        return replace(self.fitting(build), **layers, **{name: getattr(config, name) for name in names})
+        limits = {name: getattr(config, name) for name in ("max_sentences", "max_sentence_tokens")}
+        return replace(self.fitting(build).like(config), **layers, **limits)
 
     def fitting(self, build: Build) -> Build:
         return replace(build, vocab_size=max(build.vocab_size, self.sllm.config.vocab_size))
