@@ -300,6 +300,13 @@ def test_scoring_is_timed_on_the_test_split(runs):
     assert rows[0].extra["speed_ratio"] == 1
 
 
+def test_drafts_are_taken_from_an_sllm_with_heads(runs, capsys):
+    for name in ("sllm", "opt"):
+        with pytest.raises(SystemExit):
+            sllm(f"benchmark --subset generate --size tiny --quick --data {runs}/data --drafts_from {runs}/{name}")
+        assert "an SLLM with drafting heads is needed" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore:rule .sentence. found no Punkt model")
 def test_the_cache_is_counted_for_every_rule(runs):
     sllm(
