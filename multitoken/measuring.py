@@ -102,17 +102,8 @@ def write(
         found = zip(output.sequences[:, rows.shape[1] :].tolist(), output.num_new_tokens, strict=True)
         for (new, length), reason in zip(found, output.finish_reason, strict=True):
             ids.append(new[:length] + [model.config.eos_token_id] * (reason == "stop"))
-        _add(total, output.statistics)
+        total.include(output.statistics)
     return Written(ids, total)
-
-
-def _add(total: SpeculationStatistics, part: SpeculationStatistics) -> None:
-    total.num_forwards += part.num_forwards
-    total.num_tokens += part.num_tokens
-    for ours, theirs in ((total.offered, part.offered), (total.accepted, part.accepted)):
-        ours += [0] * (len(theirs) - len(ours))
-        for position, count in enumerate(theirs):
-            ours[position] += count
 
 
 def accepted_counts(found: SpeculationStatistics) -> list[int]:

@@ -203,6 +203,15 @@ class SpeculationStatistics:
             for position in range(reached):
                 counts[position] += 1
 
+    def include(self, other: "SpeculationStatistics") -> None:
+        """Add what another call's drafts brought."""
+        self.num_forwards += other.num_forwards
+        self.num_tokens += other.num_tokens
+        for ours, theirs in ((self.offered, other.offered), (self.accepted, other.accepted)):
+            ours += [0] * (len(theirs) - len(ours))
+            for position, count in enumerate(theirs):
+                ours[position] += count
+
 
 class DraftLength:
     """Chooses how many heads to draft with from what it sees: accepted tokens against the cost of a step, which reads

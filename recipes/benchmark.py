@@ -9,7 +9,8 @@
     sllm benchmark --subset cache --size opt-125m opt-1.3b --data my_text/*.txt --tokenizer facebook/opt-125m
     sllm benchmark --subset heads --size small --num_future_tokens 1 2 4 8
     sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting
-    sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting --ways plain --rounds 20
+    sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting --ways auto --rounds 20
+    sllm benchmark --subset assist --size opt-1.3b opt-125m --assist_pair runs/opt_tuned runs/sllm --data runs/novels
 
 Weights do not change speed, so every size runs with random weights; sentence lengths are replayed from the test split
 of `data`, accepted guesses from a trained model. Models run in one process, in turn (A B A B), after a warm-up; a cell
@@ -36,6 +37,9 @@ its operations, peak memory of the loss beside that of a loss that holds all hea
 by drafting with as many accepted guesses as `sllm drafting` found on a trained model (`acceptance_from`), against
 Transformers' generate of the same OPT; its last row is what `auto` loses where no guess ever comes true. Neither reads
 text.
+
+The subset `assist` measures an SLLM that drafts for an OPT: a trained pair (`assist_pair`) after prompts from the test
+split of `data`, then the same acceptance at two sizes, the first that of the OPT, the second that of the SLLM's trunk.
 """
 
 import gc
@@ -47,7 +51,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from lmbase.config import option, run, single_process
 from lmbase.corpora import Corpus, open_corpus
@@ -59,28 +63,27 @@ from lmbase.open_data import is_prepared, make_processor, open_data
 from lmbase.speed_html import render_speed
 from lmbase.text import is_unicode
 from lmbase.throughput import measure_pipeline
-from multitoken.replaying import Acceptance, measure_replay, read_acceptance
 from multitoken.replaying import build as build_replayed
+from multitoken.replaying import measure_replay, read_acceptance
 from multitoken.training_cost import Setting, measure_heads
-from sllm import SLLM, SLLMConfig
+from sllm.assisting_benchmark import Trial, load_pair, measure_assisting
 from sllm.cache_size import lengths_by_rule, measure_cache, measure_resident
 from sllm.evaluation import read_texts
 from sllm.generation_benchmark import Case, measure_generation
-from sllm.loading import load_model, write_in_int8
-from sllm.replaying import measured_acceptance
+from sllm.loading import write_in_int8
+from sllm.replaying import TrainedDrafts, trained_drafts
 from sllm.scoring_benchmark import measure_scoring
 from sllm.training_benchmark import Build, measure_memory, measure_training
 
 VOCABULARY = 50272
 MAX_SENTENCE_TOKENS = 64
-NUM_PROMPTS, PROMPT_CHARACTERS = 16, 1000  # of the texts after which a trained SLLM's drafts are counted
 
 
 @dataclass
 class Config:
     size: list[str] = option(["small"], "tiny, small, opt-125m, opt-350m, opt-1.3b")
     subset: list[
-        Literal["generate", "train", "memory", "resident", "evaluate", "cache", "pipeline", "heads", "replay"]
+        Literal["generate", "train", "memory", "resident", "evaluate", "cache", "pipeline", "heads", "replay", "assist"]
     ] = option(["generate", "train"], "what is measured")
     data: str | list[str] = option(
         "stdlib", "where text and sentence lengths come from: a prepared folder, stdlib, hub:NAME, files"
@@ -95,7 +98,9 @@ class Config:
     dtype: Literal["fp32", "bf16"] = option("bf16", "of weights in generation, of the computation in training")
     weights: Literal["dtype", "int8"] = option("dtype", "of the subset generate: int8, all models' in eight bits")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    prompt_tokens: list[PositiveInt] = option([256], "of the prompt; several: speed over context (replay: the first)")
+    prompt_tokens: list[PositiveInt] = option(
+        [256], "of the prompt; several: speed over context (replay, assist: the 1st)"
+    )
     batch_size: list[PositiveInt] = option([1], "texts written at once")
     drafts_from: str | None = option(None, "a trained SLLM with drafting heads: as many of its guesses are accepted")
     compiled_baseline: bool = option(
@@ -113,6 +118,9 @@ class Config:
     vocab_size: PositiveInt = option(VOCABULARY, "of all models, whatever the data's tokenizer has")
     acceptance_from: str | None = option(None, "of the subset replay: what `sllm drafting` wrote")
     ways: list[str] | None = option(None, "of the subset replay: only these ways of drafting, as its table names them")
+    assist_pair: list[str] | None = option(None, "of the subset assist: a trained OPT and an SLLM that drafts for it")
+    num_guesses: list[PositiveInt] = option([4], "of the subset assist: guesses of a pass, at most")
+    temperature: PositiveFloat | None = option(None, "of the subset assist: the trained OPT's; default: greedy")
     text_megabytes: float = option(8.0, "of each split, about so much text goes through the pipeline or is cut")
     rounds: PositiveInt = option(5, "timed rounds of each model, after a warm-up")
     seed: int = option(0, "of the random weights and token ids")
@@ -176,7 +184,7 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
     machine = Machine(dtype, config.device)
     if not lengths:
         raise ValueError(f"{data.name} has no test sentences, whose lengths are replayed.")
-    source = trained_drafts(config)
+    source = open_drafts(config)
     ways = source.ways if source else []
     rows: list[Row] = []
     for size in config.size:
@@ -196,7 +204,7 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
             rows += measure_resident(build, lengths, config.context_tokens, config.dtype, config.device)
         if "generate" in config.subset:
             opt = build.opt()
-            sllm = (source.on(build) if source else build).sllm(opt).to(dtype).to(config.device).eval()  # type: ignore[arg-type]
+            sllm = (build.like(source.config) if source else build).sllm(opt).to(dtype).to(config.device).eval()  # type: ignore[arg-type]
             opt = opt.to(dtype).to(config.device).eval()  # type: ignore[arg-type]
             if config.weights == "int8":
                 write_in_int8(opt)
@@ -219,36 +227,13 @@ def cases(config: Config) -> list[Case]:
     return [Case(prompt, config.new_tokens, size) for prompt, size in pairs]
 
 
-@dataclass(frozen=True)
-class TrainedDrafts:
-    """What a trained SLLM with drafting heads accepts of its guesses."""
-
-    name: str
-    config: SLLMConfig
-    ways: list[Acceptance]
-
-    def on(self, build: Build) -> Build:
-        """The same heads and the same memory of the decoder at another size."""
-        names = ("num_memory_states", "num_memory_tokens", "num_future_tokens", "draft_head_kind")
-        return replace(build, **{name: getattr(self.config, name) for name in names})
-
-
-def trained_drafts(config: Config) -> TrainedDrafts | None:
+def open_drafts(config: Config) -> TrainedDrafts | None:
     if config.drafts_from is None:
         return None
     if "generate" not in config.subset:
         raise ValueError("drafts_from is of the subset `generate`, which is not among --subset.")
-    loaded = load_model(config.drafts_from)
-    if not isinstance(loaded.model, SLLM) or not loaded.model.draft_heads:
-        raise ValueError(
-            f"drafts_from={config.drafts_from!r}: an SLLM with drafting heads is needed, as "
-            "`sllm finetune-sllm --model RUN --num_future_tokens 3 --train_draft_heads_only true` makes one."
-        )
     texts, _ = read_texts(config.data, "test", config.text_field, None)
-    prompts = [text[:PROMPT_CHARACTERS] for text in texts[:NUM_PROMPTS]]
-    model = loaded.model.to(config.device)  # type: ignore[arg-type]
-    ways = measured_acceptance(model, prompts, config.new_tokens)
-    return TrainedDrafts(f"drafts of {loaded.name}", model.config, ways)
+    return trained_drafts(config.drafts_from, texts, config.new_tokens, config.device)
 
 
 def measure_training_cost(config: Config) -> list[Row]:
@@ -290,6 +275,16 @@ def measure_replayed(config: Config) -> list[Row]:
     return rows
 
 
+def measure_assistant(config: Config) -> tuple[list[Row], dict[str, str]]:
+    """Rows of the trained pair and of the two sizes, and what names the text."""
+    pair = load_pair(config.assist_pair, config.device)
+    texts, corpus = read_texts(config.data, "test", config.text_field, None)
+    builds = [make_build(config, size) for size in config.size]
+    trial = Trial(config.prompt_tokens[0], config.new_tokens, config.num_guesses, config.rounds, config.temperature)
+    common = dict(data=corpus["name"], device=config.device)
+    return measure_assisting(pair, texts, builds, trial, config.dtype, common), corpus
+
+
 def tables(rows: list[Row]) -> str:
     """One for each kind of measurement, which the first word of a protocol names."""
     kinds = dict.fromkeys((row.protocol or "").split()[0] for row in rows)
@@ -320,6 +315,9 @@ def main(config: Config) -> list[Row]:
         rows += measure_training_cost(config)
     if "replay" in config.subset:
         rows += measure_replayed(config)
+    if "assist" in config.subset:
+        of_pair, corpus = measure_assistant(config)
+        rows += of_pair
     table = tables(rows)
     print(table)
     folder = Path(config.output_dir)

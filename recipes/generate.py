@@ -9,8 +9,8 @@
 
 An unfinished last sentence of the prompt is continued, not encoded. The prompt is shown too, what is new follows it.
 Afterwards stderr tells how many tokens were written, how fast (reading the prompt included), what ended the text and,
-for an SLLM, the share of its sentences that cutting and tokenising their text anew would change; for a multi-token
-model, which drafts with its heads, tokens per forward pass.
+for an SLLM, the share of its sentences that cutting and tokenising their text anew would change; where tokens are
+drafted, tokens per forward pass.
 """
 
 import sys
@@ -29,7 +29,7 @@ from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm import SLLM
 from sllm.assisting import SentenceAssistant
-from sllm.loading import load_model, write_in_int8
+from sllm.loading import LoadedModel, load_model, write_in_int8
 
 SETTINGS = ("do_sample", "temperature", "top_k", "top_p", "prompt_lookup_num_tokens")  # Transformers' own
 
@@ -66,18 +66,20 @@ def read_prompt(config: Config) -> str:
     return config.prompt if config.prompt is not None else sys.stdin.read()
 
 
-def open_assistant(config: Config, model: torch.nn.Module) -> SentenceAssistant | None:
+def open_assistant(config: Config, loaded: LoadedModel) -> SentenceAssistant | None:
     if config.assistant is None:
         return None
-    sllm = load_model(config.assistant).model
-    if not isinstance(model, OPTForCausalLM) or not isinstance(sllm, SLLM):
-        raise ValueError(
-            f"assistant={config.assistant!r}: an SLLM that drafts for an OPT; one of the two is something else."
-        )
-    if config.prompt_lookup_num_tokens is not None:
-        raise ValueError("Either --assistant drafts or --prompt_lookup_num_tokens copies: give one of the two.")
-    parameter = next(model.parameters())
-    return SentenceAssistant(sllm.to(parameter.device, parameter.dtype))  # type: ignore[arg-type]
+    if not isinstance(loaded.model, OPTForCausalLM):
+        raise ValueError(f"--assistant drafts for an OPT, and {config.model} is a {type(loaded.model).__name__}.")
+    if config.prompt_lookup_num_tokens is not None or config.num_draft != "auto":
+        raise ValueError("--assistant drafts alone: leave out --prompt_lookup_num_tokens and --num_draft.")
+    assistant = load_model(config.assistant)
+    if not isinstance(assistant.model, SLLM):
+        raise ValueError(f"--assistant is an SLLM, and {config.assistant} is a {type(assistant.model).__name__}.")
+    if assistant.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
+        raise ValueError(f"{config.model} and {config.assistant} have different tokenizers: no guess would come true.")
+    parameter = next(loaded.model.parameters())
+    return SentenceAssistant(assistant.model.to(parameter.device, parameter.dtype))  # type: ignore[arg-type]
 
 
 @single_process
@@ -88,7 +90,7 @@ def main(config: Config) -> str:
     model = loaded.model.to(device, torch.bfloat16 if config.dtype == "bf16" else torch.float32)  # type: ignore[arg-type]
     if isinstance(model, SentenceVAE):
         raise ValueError(f"{config.model} is an autoencoder: it writes what it read. Generate with an SLLM or an OPT.")
-    assistant = open_assistant(config, model)
+    assistant = open_assistant(config, loaded)
     if config.weights == "int8":
         write_in_int8(model)
     streamer = TextStreamer(loaded.tokenizer, clean_up_tokenization_spaces=False, skip_special_tokens=True)

@@ -76,7 +76,7 @@ class SentenceAssistant:
                 use_cache=True,
                 logits_to_keep=len(guesses) + 1,
             )
-            chosen = _verified(output.logits, read, guesses, logits_processor, bool(generation_config.do_sample))
+            chosen = self._verified(output.logits, read, guesses, logits_processor, bool(generation_config.do_sample))
             for token in chosen:
                 input_ids = torch.cat([input_ids, input_ids.new_tensor([[token]])], dim=1)
                 finished = bool(stopping_criteria(cast(torch.LongTensor, input_ids), None).all())
@@ -104,25 +104,30 @@ class SentenceAssistant:
             )
         if (config.num_beams or 1) > 1 or config.return_dict_in_generate:
             raise ValueError("With a SentenceAssistant there are no beams, and only the ids are returned.")
+        if not config.use_cache or config.cache_implementation not in (None, "dynamic"):
+            raise ValueError(
+                "A SentenceAssistant needs a cache that forgets: leave out use_cache, cache_implementation."
+            )
 
+    def _verified(
+        self, logits: Tensor, ids: Tensor, guesses: list[int], processors: LogitsProcessorList, do_sample: bool
+    ) -> list[int]:
+        """The model's choices (one to R) after the newest token and after each guess that came true.
 
-def _verified(
-    logits: Tensor, ids: Tensor, guesses: list[int], processors: LogitsProcessorList, do_sample: bool
-) -> list[int]:
-    """The model's choices (one to R) after the newest token and after each guess that came true.
-
-    Args:
-        logits: (1, R, V). ids: (1, L) the text with the guesses.
-    """
-    chosen: list[int] = []
-    before = ids.shape[1] - len(guesses)
-    for r, guess in enumerate([*guesses, -1]):
-        scores = processors(cast(torch.LongTensor, ids[:, : before + r]), cast(torch.FloatTensor, logits[:, r].float()))
-        token = torch.multinomial(scores.softmax(-1), 1) if do_sample else scores.argmax(-1)
-        chosen.append(int(token))
-        if chosen[-1] != guess:
-            break
-    return chosen
+        Args:
+            logits: (1, R, V). ids: (1, L) the text with the guesses.
+        """
+        chosen: list[int] = []
+        before = ids.shape[1] - len(guesses)
+        for r, guess in enumerate([*guesses, -1]):
+            scores = processors(
+                cast(torch.LongTensor, ids[:, : before + r]), cast(torch.FloatTensor, logits[:, r].float())
+            )
+            token = torch.multinomial(scores.softmax(-1), 1) if do_sample else scores.argmax(-1)
+            chosen.append(int(token))
+            if chosen[-1] != guess:
+                break
+        return chosen
 
 
 class _Drafter:
@@ -130,6 +135,10 @@ class _Drafter:
 
     def __init__(self, model: SLLM):
         self.model = model
+        self.greedy = Sampler(GenerationConfig(), 1, model.config.vocab_size, model.device)
+        tokenizer = model.processor.tokenizer
+        # End marks and ids that no token has are not in an SLLM's vocabulary of sentences, but an OPT may write them.
+        self.readable = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
 
     def restart(self) -> None:
         self.state: ReadingState | None = None
@@ -140,19 +149,14 @@ class _Drafter:
         if num_tokens < 1:
             return []
         start = int(ids[0] == self.model.config.bos_token_id)
-        if any(token in self._special for token in ids[start:]):
-            return []  # end marks inside a text are not in an SLLM's vocabulary of sentences
+        if not self.readable.issuperset(ids[start + self.num_read :]):
+            return []
         with inference(self.model):
             forced = self._read(ids[start:])
             assert self.state is not None
-            greedy = Sampler(GenerationConfig(), 1, self.model.config.vocab_size, self.model.device)
             sentence = Sentence(forced, num_tokens)
-            SentenceWriter(self.model, 1, greedy, DraftTree.chain(0), False).write(self.state, [sentence])
+            SentenceWriter(self.model, 1, self.greedy, DraftTree.chain(0), False).write(self.state, [sentence])
         return sentence.new
-
-    @property
-    def _special(self) -> set[int]:
-        return set(self.model.processor.tokenizer.all_special_ids)
 
     def _read(self, ids: list[int]) -> list[int]:
         """Read the sentences that have closed since the last call; returns the tokens of the open one."""

@@ -10,20 +10,26 @@ B texts, R rows of a pass, k drafting heads, V vocabulary.
 import itertools
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from lmbase.collate import pad_sentences
 from lmbase.modes import inference_method
 from multitoken.measuring import NUM_RANKS, accepted_counts
 from multitoken.replaying import Acceptance, choices_that_accept
 from multitoken.speculation import DraftTree
+from sllm.assisting import SentenceAssistant
+from sllm.configuration_sllm import SLLMConfig
+from sllm.loading import load_model
 from sllm.modeling_sllm import SLLM
 from sllm.sentence_writer import Sentence, SentenceWriter
 from sllm.stepwise_sllm import ReadingState
 
 TREES = (4, 8)  # guesses of the trees that are tried
+NUM_PROMPTS, PROMPT_CHARACTERS = 16, 1000  # of the texts after which a trained SLLM's drafts are counted
 
 
 class ReplayedSLLM(SLLM):
@@ -70,7 +76,54 @@ class ReplayedWriter(SentenceWriter):
         ]
 
 
+class ReplayedAssistant(SentenceAssistant):
+    """An assistant of an OPT with random weights: the text goes on as it is told to, and so do accepted guesses.
+
+    Args:
+        text: ids of the prompt and of what is written after it.
+        counts: guesses accepted in each pass, without end; fewer where fewer were made.
+    """
+
+    def __init__(self, sllm: SLLM, num_tokens: int, text: Sequence[int], counts: Iterator[int]):
+        super().__init__(sllm, num_tokens)
+        self._text, self._counts = list(text), counts
+
+    def _verified(
+        self, logits: Tensor, ids: Tensor, guesses: list[int], processors: LogitsProcessorList, do_sample: bool
+    ) -> list[int]:
+        count, before = min(next(self._counts), len(guesses)), ids.shape[1] - len(guesses)
+        for r in range(count + 1):  # choosing each of them costs what it costs
+            super()._verified(logits[:, r : r + 1], ids[:, : before + r], [], processors, do_sample)
+        return self._text[before : before + count + 1]
+
+
 # -- what a trained model accepts --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainedDrafts:
+    """What a trained SLLM with drafting heads accepts of its guesses."""
+
+    name: str
+    config: SLLMConfig
+    ways: list[Acceptance]
+
+
+def trained_drafts(spec: str, texts: Sequence[str], num_new_tokens: int, device: str) -> TrainedDrafts:
+    """Of the SLLM that `spec` names, after the openings of the first texts.
+
+    Raises:
+        ValueError: no SLLM with drafting heads, or fewer than two texts.
+    """
+    loaded = load_model(spec)
+    if not isinstance(loaded.model, SLLM) or not loaded.model.draft_heads:
+        raise ValueError(
+            f"drafts_from={spec!r}: an SLLM with drafting heads is needed, as "
+            "`sllm finetune-sllm --model RUN --num_future_tokens 3 --train_draft_heads_only true` makes one."
+        )
+    prompts = [text[:PROMPT_CHARACTERS] for text in texts[:NUM_PROMPTS]]
+    model = loaded.model.to(device)  # type: ignore[arg-type]
+    return TrainedDrafts(f"drafts of {loaded.name}", model.config, measured_acceptance(model, prompts, num_new_tokens))
 
 
 def measured_acceptance(model: SLLM, prompts: Sequence[str], num_new_tokens: int) -> list[Acceptance]:

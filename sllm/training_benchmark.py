@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from lmbase.opt import TokenLM, load_opt, vector_shape
 from lmbase.peak_memory import in_own_process, peak, start_of_peak
 from lmbase.speed import alternate, median
 from sentencevae import SentenceVAE, SentenceVAEConfig
+from sllm.configuration_sllm import SLLMConfig
 from sllm.generation_benchmark import random_sentences
 from sllm.replaying import ReplayedSLLM
 
@@ -43,7 +44,13 @@ class Build:
     num_future_tokens: int = 1
     draft_head_kind: str = "block"
     max_sentences: int = 512
+    max_sentence_tokens: int = 64
     seed: int = 0
+
+    def like(self, config: SLLMConfig) -> "Build":
+        """With another SLLM's drafting heads and memory of the decoder."""
+        names = ("num_memory_states", "num_memory_tokens", "num_future_tokens", "draft_head_kind")
+        return replace(self, **{name: getattr(config, name) for name in names})
 
     def opt(self) -> OPTForCausalLM:
         return load_opt(f"random:{self.size}", vocab_size=self.vocab_size, seed=self.seed)
@@ -58,6 +65,7 @@ class Build:
                 num_attention_heads=heads,
                 num_encoder_layers=self.num_encoder_layers,
                 num_decoder_layers=self.num_decoder_layers,
+                max_sentence_tokens=self.max_sentence_tokens,
             )
         )
 

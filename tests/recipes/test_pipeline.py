@@ -200,10 +200,16 @@ def test_generate_writes_the_same_text_whatever_drafts(runs, name, capsys):
 
 
 def test_an_assistant_is_an_sllm_beside_an_opt(runs, capsys):
-    for models in (f"--model {runs}/sllm --assistant {runs}/sllm", f"--model {runs}/opt --assistant {runs}/opt"):
+    pair = f"--model {runs}/opt --assistant {runs}/sllm"
+    for words, told in (
+        (f"--model {runs}/sllm --assistant {runs}/sllm", "drafts for an OPT"),
+        (f"--model {runs}/opt --assistant {runs}/opt", "is an SLLM"),
+        (f"{pair} --num_draft 2", "drafts alone"),
+        (f"{pair} --prompt_lookup_num_tokens 2", "drafts alone"),
+    ):
         with pytest.raises(SystemExit):
-            sllm(f"generate {models} --prompt Hello --device cpu")
-        assert "an SLLM that drafts for an OPT" in capsys.readouterr().err
+            sllm(f"generate {words} --prompt Hello --device cpu")
+        assert told in capsys.readouterr().err
 
 
 TOLD = r"\[(\d+) tokens in [\d.]+ s \([\d.,]+ tokens/s\), finished by (stop|length)(.*)\]\n"
@@ -300,6 +306,13 @@ def test_scoring_is_timed_on_the_test_split(runs):
     assert rows[0].extra["speed_ratio"] == 1
 
 
+def test_drafts_are_taken_from_an_sllm_with_heads(runs, capsys):
+    for name in ("sllm", "opt"):
+        with pytest.raises(SystemExit):
+            sllm(f"benchmark --subset generate --size tiny --quick --data {runs}/data --drafts_from {runs}/{name}")
+        assert "an SLLM with drafting heads is needed" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore:rule .sentence. found no Punkt model")
 def test_the_cache_is_counted_for_every_rule(runs):
     sllm(
@@ -313,6 +326,59 @@ def test_the_cache_is_counted_for_every_rule(runs):
         assert row.kv_bytes_per_token * row.extra["tokens_per_position"] == pytest.approx(opt.kv_bytes_per_token)
     texts = [story(seed).encode() + b"\0" for seed in SEEDS["test"]]
     assert document["corpus"]["sha256"] == hashlib.sha256(b"".join(texts)).hexdigest()
+
+
+def assist(runs, words: str) -> None:
+    sllm(
+        f"benchmark --subset assist --data {runs}/data --prompt_tokens 24 --new_tokens 40 --num_guesses 1 3 --rounds 1 "
+        f"--vocab_size 64 --dtype fp32 --device cpu --output_dir {runs}/benchmark-assist {words}"
+    )
+
+
+def test_an_assistant_is_measured_and_replayed_at_other_sizes(runs, monkeypatch):
+    monkeypatch.setattr("sllm.assisting_benchmark.NUM_PROMPTS", 4)
+    assist(runs, f"--assist_pair {runs}/opt-tuned {runs}/sllm --size small tiny")
+    document = read_metrics(runs / "benchmark-assist")
+    alone, *trained = document["rows"][:3]
+    assert alone.model == "opt-tuned"
+    assert [row.model for row in trained] == ["opt-tuned, sllm drafts 1", "opt-tuned, sllm drafts 3"]
+    for row in trained:
+        assert row.extra["equal_texts"] == row.extra["prompts"] == 4
+        assert row.extra["speed_ratio"] == pytest.approx(row.tokens_per_second / alone.tokens_per_second)
+    assert len([name for name in trained[1].extra if name.startswith("acceptance_")]) == 3
+    baseline, *replayed = document["rows"][3:]
+    assert baseline.model == "OPT small"
+    assert [row.model for row in replayed] == ["OPT small, SLLM tiny drafts 1", "OPT small, SLLM tiny drafts 3"]
+    for row, source in zip(replayed, trained, strict=True):
+        assert row.protocol == "assist 24+40, acceptance of opt-tuned, sllm"
+        assert row.extra["tokens_per_forward"] == pytest.approx(source.extra["tokens_per_forward"], rel=0.15)
+    assert document["corpus"]["sha256"] == PreparedData.load(runs / "data").hash
+
+
+def test_drawn_text_is_assisted_too(runs, monkeypatch):
+    monkeypatch.setattr("sllm.assisting_benchmark.NUM_PROMPTS", 4)
+    assist(runs, f"--assist_pair {runs}/opt-tuned {runs}/sllm --size tiny tiny --temperature 0.8 --num_guesses 2")
+    rows = read_metrics(runs / "benchmark-assist")["rows"]
+    assert rows[1].protocol == "assist 24+40, temperature 0.8"
+    assert rows[1].extra["equal_texts"] == 4  # the same draws
+    assert rows[1].extra["tokens_per_forward"] < 2  # six steps of training do not make a guesser
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--size small tiny", "assist_pair=None"),
+        ("--assist_pair {runs}/sllm {runs}/opt --size small tiny", "These are SLLM and OPTForCausalLM"),
+        ("--assist_pair {runs}/opt --size small tiny", "two are needed"),
+        ("--assist_pair {runs}/opt {runs}/sllm --size small", "that of the OPT that is assisted"),
+        ("--assist_pair {runs}/opt {runs}/sllm --size small tiny --prompt_tokens 2020", "the last token none"),
+        ("--assist_pair {runs}/opt {runs}/sllm --size small tiny --num_guesses 39", "Write more"),
+    ],
+)
+def test_what_cannot_assist_is_told(runs, words, told, capsys):
+    with pytest.raises(SystemExit):
+        assist(runs, words.format(runs=runs))
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("data", ["text", "data"])

@@ -111,3 +111,18 @@ def test_mistakes_are_told(opt, sllm):
         write(make_opt(vocab_size=270, max_position_embeddings=128), ids, custom_generate=SentenceAssistant(sllm))
     with pytest.raises(ValueError, match="only the ids"):
         write(opt, ids, return_dict_in_generate=True, custom_generate=SentenceAssistant(sllm))
+    for options in ({"use_cache": False}, {"cache_implementation": "static"}):
+        with pytest.raises(ValueError, match="leave out use_cache"):
+            write(opt, ids, custom_generate=SentenceAssistant(sllm), **options)
+
+
+@pytest.mark.parametrize("number", [2, 290])
+def test_ids_that_no_sentence_holds_end_the_guesses_and_not_the_text(number):
+    """An end mark inside a text, or an id of a padded vocabulary that no token has."""
+    opt = make_opt(vocab_size=300, max_position_embeddings=128).double()
+    sllm = make_sllm(vae=dict(vocab_size=300), opt=dict(vocab_size=300))
+    ids = prompt(sllm)
+    ids = torch.cat([ids, torch.tensor([[number, 70, 71]])], dim=1)
+    plain = write(opt, ids, do_sample=False, min_new_tokens=40)
+    assisted = write(opt, ids, do_sample=False, min_new_tokens=40, custom_generate=SentenceAssistant(sllm))
+    assert torch.equal(assisted, plain)
