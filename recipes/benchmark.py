@@ -189,6 +189,8 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
     rows: list[Row] = []
     for size in config.size:
         build = make_build(config, size)
+        if "resident" in config.subset:
+            rows += measure_resident(build, lengths, config.context_tokens, config.dtype, config.device)
         if "train" in config.subset:
             rows += measure_training(
                 build, lengths, config.train_tokens, config.dtype, config.device, config.rounds, machine
@@ -200,8 +202,6 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
             sizes = config.window_tokens, config.window_sentences
             num_bytes = int(config.score_megabytes * 1e6)
             rows += measure_scoring(own, data, num_bytes, sizes, config.device, config.rounds)
-        if "resident" in config.subset:
-            rows += measure_resident(build, lengths, config.context_tokens, config.dtype, config.device)
         if "generate" in config.subset:
             opt = build.opt()
             sllm = (build.like(source.config) if source else build).sllm(opt).to(dtype).to(config.device).eval()  # type: ignore[arg-type]
@@ -301,6 +301,8 @@ def main(config: Config) -> list[Row]:
         config.num_future_tokens, config.num_blocks, config.vocab_size = [1, 2], 2, 4096
         config.score_megabytes, config.context_tokens = 0.03, [64, 128]
     config.device = choose_device(config.device)
+    if config.weights == "int8" and config.device != "cpu":
+        raise ValueError(f"weights=int8 are for CPUs, and device is {config.device}: measure bf16 there.")
     rows: list[Row] = []
     corpus: dict[str, str] = {}
     if "pipeline" in config.subset:
