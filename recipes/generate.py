@@ -25,6 +25,7 @@ from transformers import OPTForCausalLM, TextStreamer
 from lmbase.config import option, run, single_process
 from lmbase.devices import choose_device
 from lmbase.opt import encode_text
+from lmbase.tokenization import tokenizer_hash
 from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm import SLLM
@@ -76,7 +77,7 @@ def open_assistant(config: Config, loaded: LoadedModel) -> SentenceAssistant | N
     assistant = load_model(config.assistant)
     if not isinstance(assistant.model, SLLM):
         raise ValueError(f"--assistant is an SLLM, and {config.assistant} is a {type(assistant.model).__name__}.")
-    if assistant.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
+    if tokenizer_hash(assistant.tokenizer) != tokenizer_hash(loaded.tokenizer):
         raise ValueError(f"{config.model} and {config.assistant} have different tokenizers: no guess would come true.")
     parameter = next(loaded.model.parameters())
     return SentenceAssistant(assistant.model.to(parameter.device, parameter.dtype))  # type: ignore[arg-type]
