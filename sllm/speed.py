@@ -123,7 +123,8 @@ def compare_generation(
     num_rounds: int,
 ) -> dict[str, dict]:
     """Figures by model name, with the ratio to `baseline`, one of the models: written as ever, and (`lookup_*`) with
-    drafts of up to `NUM_COPIED` tokens that are copied out of the text, an OPT's by Transformers' own prompt lookup.
+    drafts of up to `NUM_COPIED` tokens that are copied out of the text, an OPT's by Transformers' own prompt lookup
+    (not where its positions are nearly used up).
 
     Args:
         text: its first `prompt_tokens` tokens are the prompt of every model, counted by the first model's tokenizer.
@@ -150,11 +151,14 @@ def compare_generation(
         else:
             continue
         runners[loaded.name] = run
-        runners[loaded.name + LOOKUP] = functools.partial(run, num_copied=NUM_COPIED)
+        # Transformers' prompt lookup guesses beyond the last token that is wanted, and fails where no position is left.
+        positions = loaded.model.config.max_position_embeddings if isinstance(loaded.model, OPTForCausalLM) else 2**62
+        if prompt_tokens + num_new_tokens + NUM_COPIED <= positions:
+            runners[loaded.name + LOOKUP] = functools.partial(run, num_copied=NUM_COPIED)
     found = alternate(runners, num_rounds)
     figures: dict[str, dict] = {}
-    for name in [name for name in found if name + LOOKUP in found]:
-        generations, copied = found[name], found[name + LOOKUP]
+    for name in [name for name in found if not name.endswith(LOOKUP)]:
+        generations, copied = found[name], found.get(name + LOOKUP)
         figures[name] = {
             "tokens_per_second": median([g.tokens_per_second for g in generations]),
             "seconds_to_first_sentence": median([g.seconds_to_first_sentence for g in generations]),
@@ -169,7 +173,8 @@ def compare_generation(
         if name != baseline.name:
             ratio, low, high = pairwise_ratio(generations, found[baseline.name])
             figures[name] |= {"speed_ratio": ratio, "speed_ratio_low": low, "speed_ratio_high": high}
-        ratio, low, high = pairwise_ratio(copied, found[baseline.name])
-        figures[name] |= {"lookup_ratio": ratio, "lookup_ratio_low": low, "lookup_ratio_high": high}
-        figures[name]["lookup_tokens_per_forward"] = median([g.tokens_per_forward or 0.0 for g in copied])
+        if copied is not None:
+            ratio, low, high = pairwise_ratio(copied, found[baseline.name])
+            figures[name] |= {"lookup_ratio": ratio, "lookup_ratio_low": low, "lookup_ratio_high": high}
+            figures[name]["lookup_tokens_per_forward"] = median([g.tokens_per_forward or 0.0 for g in copied])
     return figures
