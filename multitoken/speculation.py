@@ -228,6 +228,7 @@ class DraftLength:
     LONG_WAIT = 128  # the same where even a draft that is accepted whole would lose
     RECENT = 32  # steps over which costs are taken
     MEMORY = 0.95  # of acceptance, per step with a draft
+    PRIOR = 0.25  # successes that are taken for granted; with 0.5 three failures did not end what cost a tenth of a step
 
     def __init__(self, max_drafts: int):
         self.max_drafts = max_drafts
@@ -258,9 +259,10 @@ class DraftLength:
     def record(self, length: int, num_accepted: float, seconds: float) -> None:
         """One step: `num_accepted` is the mean over the texts of a batch."""
         self.waited += length == 0
-        self.trying = None if length == self.trying else self.trying
         self.seconds.setdefault(length, []).append(seconds)
         del self.seconds[length][: -self.RECENT]
+        if length == self.trying and len(self.seconds[length]) > 1:  # the first step of a kind is not timed
+            self.trying = None
         for position in range(length):
             share = min(max(num_accepted - position + 1, 0.0), 1.0)  # of the texts whose draft got so far
             self.offered[position] = self.MEMORY * self.offered[position] + share
@@ -270,8 +272,8 @@ class DraftLength:
     def expected_tokens(self, length: int) -> float:
         tokens = probability = 1.0
         for position in range(length):
-            # half a success more than was seen: a few failures alone do not rule a draft out
-            probability *= (self.accepted[position] + 0.5) / (self.offered[position] + 1.0)
+            # A little more success than was seen: where a draft is cheap, a few failures do not rule it out.
+            probability *= (self.accepted[position] + self.PRIOR) / (self.offered[position] + 1.0)
             tokens += probability
         return tokens
 
