@@ -228,7 +228,7 @@ class DraftLength:
     LONG_WAIT = 128  # the same where even a draft that is accepted whole would lose
     RECENT = 32  # steps over which costs are taken
     MEMORY = 0.95  # of acceptance, per step with a draft
-    PRIOR = 0.25  # successes that are taken for granted; with 0.5 three failures did not end what cost a tenth of a step
+    PRIOR = 0.25  # successes taken for granted; with 0.5 three failures did not end what cost a tenth of a step
 
     def __init__(self, max_drafts: int):
         self.max_drafts = max_drafts
