@@ -1,6 +1,8 @@
-"""Where a recipe computes."""
+"""Where a recipe computes, and in what."""
 
 import torch
+
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}  # as recipes name them
 
 
 def choose_device(name: str) -> str:

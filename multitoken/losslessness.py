@@ -9,12 +9,11 @@ from itertools import zip_longest
 
 import torch
 
+from lmbase.devices import DTYPES
 from lmbase.modes import inference_method
 from multitoken.measuring import PLAIN, Way, write
 from multitoken.modeling_multitoken import MultiTokenLM
 from multitoken.speculation import SpeculationStatistics
-
-DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 TIE = 1e-4  # logits this close are in an order that rounding decides
 LEAST_P_VALUE = 1e-3  # below it, sampled texts are not the model's

@@ -55,7 +55,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from lmbase.config import option, run, single_process
 from lmbase.corpora import Corpus, open_corpus
-from lmbase.devices import choose_device
+from lmbase.devices import DTYPES, choose_device
 from lmbase.files import write_text
 from lmbase.machine import Machine
 from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics
@@ -180,7 +180,7 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
         output_dir=config.output_dir,
     )
     lengths = np.diff(data.split("test").sentence_tokens).tolist()
-    dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
+    dtype = DTYPES[config.dtype]
     machine = Machine(dtype, config.device)
     if not lengths:
         raise ValueError(f"{data.name} has no test sentences, whose lengths are replayed.")
@@ -257,7 +257,7 @@ def measure_replayed(config: Config) -> list[Row]:
         if unknown := sorted(set(config.ways) - {way.way for way in ways}):
             raise ValueError(f"ways={unknown}: {source} was measured with {', '.join(way.way for way in ways)}.")
         ways = [way for way in ways if way.way in config.ways]
-    dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
+    dtype = DTYPES[config.dtype]
     common = dict(
         protocol=f"replay {config.prompt_tokens[0]}+{config.new_tokens}, acceptance of {source}",
         dtype=config.dtype,

@@ -22,12 +22,12 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt
 
 from lmbase.config import option, run, single_process
-from lmbase.devices import choose_device
+from lmbase.devices import DTYPES, choose_device
 from lmbase.files import write_text
 from lmbase.folders import model_folder
 from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics
 from multitoken import DraftTree, MultiTokenLM
-from multitoken.losslessness import DTYPES, Comparison, compare_texts, sampling_test
+from multitoken.losslessness import Comparison, compare_texts, sampling_test
 from multitoken.measuring import (
     PLAIN,
     Way,

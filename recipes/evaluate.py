@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from lmbase.config import option, run, single_process
-from lmbase.devices import choose_device
+from lmbase.devices import DTYPES, choose_device
 from lmbase.files import write_text
 from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics
 from sentencevae import SentenceVAE
@@ -121,7 +119,7 @@ def main(config: Config) -> list[Row]:
     if config.speed and config.protocol == "exact":
         text = max(data.texts[:100], key=len)
         for loaded in language_models:  # from here on nothing is scored
-            loaded.model.to(torch.bfloat16 if config.dtype == "bf16" else torch.float32)  # type: ignore[arg-type]
+            loaded.model.to(DTYPES[config.dtype])  # type: ignore[arg-type]
         figures = compare_generation(
             language_models, baseline, text, config.prompt_tokens, config.new_tokens, config.rounds
         )

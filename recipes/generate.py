@@ -23,7 +23,7 @@ import torch
 from transformers import OPTForCausalLM, TextStreamer
 
 from lmbase.config import option, run, single_process
-from lmbase.devices import choose_device
+from lmbase.devices import DTYPES, choose_device
 from lmbase.opt import encode_text
 from lmbase.tokenization import tokenizer_hash
 from multitoken import MultiTokenLM
@@ -88,7 +88,7 @@ def main(config: Config) -> str:
     prompt = read_prompt(config)
     loaded = load_model(config.model)
     device = choose_device(config.device)
-    model = loaded.model.to(device, torch.bfloat16 if config.dtype == "bf16" else torch.float32)  # type: ignore[arg-type]
+    model = loaded.model.to(device, DTYPES[config.dtype])  # type: ignore[arg-type]
     if isinstance(model, SentenceVAE):
         raise ValueError(f"{config.model} is an autoencoder: it writes what it read. Generate with an SLLM or an OPT.")
     assistant = open_assistant(config, loaded)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import OPTForCausalLM
 
+from lmbase.devices import DTYPES
 from lmbase.metrics import Row
 from lmbase.speed import Arrivals, Generation, alternate, median, pairwise_ratio
 from lmbase.tokenization import tokenizer_hash
@@ -216,7 +217,7 @@ def replay_pair(
     done earlier there, and what is lost by that counts against assisting.
     """
     big, small = builds
-    in_dtype = torch.bfloat16 if dtype == "bf16" else torch.float32
+    in_dtype = DTYPES[dtype]
     # the second of three lies inside the texts: openings are titles and lists of chapters
     text = pair.prompts(texts, 3, trial.prompt_tokens + trial.new_tokens)[1]
     device = pair.opt.device

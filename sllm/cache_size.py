@@ -16,6 +16,7 @@ import torch
 from transformers import DynamicCache, OPTForCausalLM, OPTModel
 
 from lmbase.collate import pad_sentences
+from lmbase.devices import DTYPES
 from lmbase.metrics import Row
 from lmbase.modes import inference_method
 from lmbase.peak_memory import in_own_process, start_of_peak
@@ -28,7 +29,6 @@ from sllm.speed import decoder_cache_bytes
 from sllm.training_benchmark import MOST_SENTENCES, Build
 
 READ_AT_ONCE = 128  # tokens: few enough that what a forward pass takes does not hide what the cache takes
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def lengths_by_rule(texts: Sequence[str], processor: SentenceProcessor) -> dict[str, list[int]]:
