@@ -90,6 +90,18 @@ class DraftTree:
         return found
 
     @cached_property
+    def levels(self) -> list[list[tuple[int, int]]]:
+        """By depth, from 1 on, its nodes in the order of rows: the number of the parent in the level above, and the
+        rank."""
+        above: list[tuple[int, ...]] = [()]
+        found: list[list[tuple[int, int]]] = []
+        for depth in range(1, self.depth + 1):
+            level = [path for path in self.nodes if len(path) == depth]
+            found.append([(above.index(path[:-1]), path[-1]) for path in level])
+            above = level
+        return found
+
+    @cached_property
     def lineages(self) -> list[list[int]]:
         """For each row the rows on the way to it, the root's left out and its own the last."""
         place = {path: row for row, path in enumerate(self.nodes)}

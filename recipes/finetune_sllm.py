@@ -61,6 +61,7 @@ class Config(TrainingConfig):
     draft_head_kind: Literal["block", "residual"] | None = option(
         None, "a layer like the decoder's, or one linear layer; default: the model's, or block"
     )
+    draft_transitions: bool | None = option(None, "guesses know the guess before them; default: the model's, or false")
     train_draft_heads_only: bool | None = option(None, "add drafting heads to a finished `model`, which stays as it is")
     train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
     eval_windows: int = option(64, "windows of the valid split that the log's figures are taken from")
@@ -76,6 +77,7 @@ def build(config: Config) -> SLLM:
         "stop_weight",
         "num_future_tokens",
         "draft_head_kind",
+        "draft_transitions",
         "train_draft_heads_only",
     )
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}

@@ -29,6 +29,7 @@ class SLLMConfig(PreTrainedConfig):
             after the first draft what the first then verifies (arXiv 2404.19737).
         draft_head_kind: what a drafting head is: `block`, a layer like the decoder's, with attention of its own, or
             `residual`, one linear layer on the decoder's state (arXiv 2401.10774), which costs a tenth of it.
+        draft_transitions: guesses know the guess before them (`multitoken.transitions`).
         train_draft_heads_only: everything else stays as it is, and so does the likelihood.
     """
 
@@ -47,6 +48,7 @@ class SLLMConfig(PreTrainedConfig):
         stop_weight: float = 1.0,
         num_future_tokens: int = 1,
         draft_head_kind: str = "block",
+        draft_transitions: bool = False,
         train_draft_heads_only: bool = False,
         **kwargs,
     ):
@@ -60,6 +62,7 @@ class SLLMConfig(PreTrainedConfig):
         self.stop_weight = stop_weight
         self.num_future_tokens = num_future_tokens
         self.draft_head_kind = draft_head_kind
+        self.draft_transitions = draft_transitions
         self.train_draft_heads_only = train_draft_heads_only
         # The one state that predicts the sentence is read as its vector: alone it needs no attention.
         extended = num_memory_states > 1 or num_memory_tokens > 0
@@ -119,8 +122,9 @@ class SLLMConfig(PreTrainedConfig):
                 f"draft_head_kind={self.draft_head_kind!r}: there are no drafting heads; set num_future_tokens to 2 or "
                 "more"
             )
-        if self.train_draft_heads_only and self.num_future_tokens < 2:
-            faults.append("train_draft_heads_only: there are none; set num_future_tokens to 2 or more")
+        for name in ("draft_transitions", "train_draft_heads_only"):
+            if getattr(self, name) and self.num_future_tokens < 2:
+                faults.append(f"{name}: there are no drafting heads; set num_future_tokens to 2 or more")
         if faults:
             raise ValueError("This SLLM cannot be built:\n  " + "\n  ".join(faults))
 

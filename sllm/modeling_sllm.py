@@ -24,6 +24,7 @@ from lmbase.flops import attention_flops, linear_flops
 from lmbase.int8 import Int8Linear
 from lmbase.losses import token_nats, vocabulary_loss
 from lmbase.processing import ProcessorMixin
+from multitoken.transitions import Transition
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sentencevae.grouping import PackedTokens, length_groups
 from sentencevae.modeling_sentencevae import (
@@ -48,7 +49,8 @@ class SLLMOutput(ModelOutput):
     Args:
         loss: () mean training loss per target token.
         losses: named sums in nats: `token` and `stop`, with drafting heads also `drafts`, their sum, and its parts
-            `head_2` .. `head_n`; `loss_counts` has what each is divided by.
+            `head_2` .. `head_n`, with transitions `after_2` .. `after_n` (a head's token, the one before it
+            known); `loss_counts` has what each is divided by.
         correct: () target tokens that were the most probable token.
         stop_logits: (B, S+1) log-odds that the text stops after k sentences.
         states: (B, S+1, D) trunk states; state k predicts sentence k+1.
@@ -164,7 +166,9 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         # Tells states from tokens in the decoder's memory; without one it would be unused, which DDP does not allow.
         self.memory_kinds = nn.Parameter(torch.empty(2, width)) if config.autoencoder.memory_size else None
         head = DraftHead if config.draft_head_kind == "block" else ResidualDraftHead
-        self.draft_heads = nn.ModuleList(head(config.autoencoder) for _ in range(config.num_future_tokens - 1))
+        num_drafts = config.num_future_tokens - 1
+        self.draft_heads = nn.ModuleList(head(config.autoencoder) for _ in range(num_drafts))
+        self.draft_transitions = nn.ModuleList(Transition(width) for _ in range(num_drafts * config.draft_transitions))
         self.int8_table: Int8Linear | None = None  # a copy of the vocabulary table to write with, see `write_in_int8`
         self.post_init()
         self._freeze()
@@ -212,6 +216,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         if self.config.train_draft_heads_only:
             self.requires_grad_(False)
             self.draft_heads.requires_grad_(True)
+            self.draft_transitions.requires_grad_(True)
             return
         kept = self.config.freeze_trunk_layers
         if kept is not None:
@@ -248,7 +253,8 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
 
     @property
     def _draft_names(self) -> list[str]:
-        return [f"head_{i}" for i in range(2, self.config.num_future_tokens + 1)]
+        kinds = ("head", "after") if self.config.draft_transitions else ("head",)
+        return [f"{kind}_{i}" for kind in kinds for i in range(2, self.config.num_future_tokens + 1)]
 
     def loss_counts(self, input_ids: Tensor, attention_mask: Tensor, **_) -> dict[str, Tensor]:
         """Both sums are divided by the number of target tokens: their weighted sum is -log p of the text per token."""
@@ -257,7 +263,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         tokens = targets.sum()
         if not self._draft_names:
             return {"token": tokens, "stop": tokens}
-        heads = {name: (targets - i).clamp(min=0).sum() for i, name in enumerate(self._draft_names, start=1)}
+        heads = {name: (targets - int(name.split("_")[1]) + 1).clamp(min=0).sum() for name in self._draft_names}
         return {"token": tokens, "stop": tokens, "drafts": tokens, **heads}
 
     def forward(
@@ -281,14 +287,14 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         hidden, targets = [states.new_zeros(0, states.shape[-1])], [input_ids.new_zeros(0)]
         first = [sentence_mask.new_zeros(0)]
         memory = self.memory_of_heads(sentences, states)
-        ahead: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.draft_heads]  # states and targets of each head
+        ahead: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.draft_heads]
         for decoded in self._decode(sentences, states):
             cut = decoded.cut
             hidden.append(decoded.hidden[cut.mask])
             targets.append(cut.targets[cut.mask])
             first.append(cut.first[cut.mask])
-            for pairs, pair in zip(ahead, self._look_ahead(decoded, sentences, states, memory), strict=True):
-                pairs.append(pair)
+            for of_head, found in zip(ahead, self._look_ahead(decoded, sentences, states, memory), strict=True):
+                of_head.append(found)
         result = vocabulary_loss(
             torch.cat(hidden),
             self.autoencoder.embed_tokens.weight,
@@ -352,7 +358,8 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         joints = sum(linear_flops(joint) for joint in (self.sentence_in, self.sentence_out))
         trunk = linear_flops(self.trunk) + joints + attention
         table = 2.0 * self.autoencoder.embed_tokens.weight.numel()
-        heads = linear_flops(self.draft_heads) + len(self.draft_heads) * table
+        further = [*self.draft_heads, *self.draft_transitions]
+        heads = sum(map(linear_flops, further)) + len(further) * table
         written = num_tokens + num_sentences
         return self.autoencoder.flops(num_tokens, num_sentences) + num_sentences * trunk + written * heads
 
@@ -413,28 +420,37 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
 
     def _look_ahead(
         self, decoded: Decoded, sentences: Sentences, states: Tensor, memory: list
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each drafting head its states (m,D) and targets (m,): position t predicts the i-th token after it."""
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each drafting head its states (m,D), targets (m,) and the tokens before those (m,): position t predicts
+        the i-th token after it."""
         cut, decoder, width = decoded.cut, self.autoencoder.decoder, decoded.states.shape[1]
         memories = self._memories(sentences, states, decoded.index, memory)
         for i, head in enumerate(self.draft_heads, start=1):
             read = decoder.reading(decoded.vectors, slice(i, i + width))
             x = head(decoded.states, read, memories[i - 1] if memories else None)  # (n,T+1,D)
             mask = cut.mask[:, i:]
-            yield decoder.norm(x[:, : mask.shape[1]][mask]), cut.targets[:, i:][mask]
+            targets, before = cut.targets[:, i:][mask], cut.targets[:, i - 1 : -1][mask]
+            yield decoder.norm(x[:, : mask.shape[1]][mask]), targets, before
 
     def memory_of_heads(self, sentences: Sentences, states: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What `_look_ahead` reads: keys and values of drafting heads with attention."""
         return self._memory_of_all(self.draft_heads, sentences, states) if self.heads_attend else []
 
-    def _draft_losses(self, ahead: list[list[tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
+    def _draft_losses(self, ahead: list[list[tuple[Tensor, Tensor, Tensor]]]) -> dict[str, Tensor]:
         """Their sum, to train on, and each head's, to look at; one pass over the vocabulary for all heads."""
-        table = self.autoencoder.embed_tokens.weight
-        none = (table.new_zeros(0, table.shape[1]), torch.zeros(0, dtype=torch.long, device=table.device))
-        pairs = [pair for of_head in ahead for pair in (of_head or [none])]
-        result = vocabulary_loss(torch.cat([h for h, _ in pairs]), table, torch.cat([t for _, t in pairs]))
-        sizes = [sum(len(t) for _, t in of_head) for of_head in ahead]
-        sums = [part.sum() for part in result.row_nats.split(sizes)]
+        embed = self.autoencoder.embed_tokens
+        table = embed.weight
+        nothing = torch.zeros(0, dtype=torch.long, device=table.device)
+        heads = [map(torch.cat, zip(*of_head, strict=True)) for of_head in ahead if of_head]
+        found = [tuple(head) for head in heads] or [(table.new_zeros(0, table.shape[1]), nothing, nothing)] * len(ahead)
+        hidden, targets = [h for h, _, _ in found], [t for _, t, _ in found]
+        for transition, (h, t, before) in zip(self.draft_transitions, found, strict=False):
+            # Heads go on to say what is likely after whatever token: their best choices are the candidates.
+            h = h.detach()
+            hidden.append(h + transition(embed(before).detach(), h))
+            targets.append(t)
+        result = vocabulary_loss(torch.cat(hidden), table, torch.cat(targets))
+        sums = [part.sum() for part in result.row_nats.split([len(t) for t in targets])]
         return {"drafts": result.loss, **dict(zip(self._draft_names, sums, strict=True))}
 
     def _memory_of_all(

@@ -21,11 +21,12 @@ from lmbase.modes import inference_method
 from multitoken.measuring import NUM_RANKS, accepted_counts
 from multitoken.replaying import Acceptance, choices_that_accept
 from multitoken.speculation import DraftTree
+from multitoken.transitions import ranked_after
 from sllm.assisting import SentenceAssistant
 from sllm.configuration_sllm import SLLMConfig
 from sllm.loading import load_model
 from sllm.modeling_sllm import SLLM
-from sllm.sentence_writer import Sentence, SentenceWriter
+from sllm.sentence_writer import Ahead, Sentence, SentenceWriter
 from sllm.stepwise_sllm import ReadingState
 
 TREES = (4, 8)  # guesses of the trees that are tried
@@ -57,13 +58,13 @@ class ReplayedWriter(SentenceWriter):
         self.wanted = [min(next(self.lengths), longest) for _ in sentences]
         super().write(state, sentences)
 
-    def _choose(self, states: Tensor, ahead: Tensor, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Tensor]:
-        _, logits = super()._choose(states, ahead, guesses)
+    def _choose(self, states: Tensor, ahead: Tensor, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Ahead]:
+        _, heads = super()._choose(states, ahead, guesses)
         chosen = [
             self._replayed(sentence, self.wanted[text], between)
             for sentence, text, between in zip(self.sentences, self.texts, guesses, strict=True)
         ]
-        return chosen, logits
+        return chosen, heads
 
     def _replayed(self, sentence: Sentence, wanted: int, between: list[list[int]]) -> list[int]:
         """What the decoder is to choose after each row: guesses along a path, then a token that was not guessed."""
@@ -163,8 +164,12 @@ def candidate_rates(model: SLLM, texts: Sequence[str], num_ranks: int = NUM_RANK
         states = model._trunk_states(sentences, batch["sentence_mask"])
         memory = model.memory_of_heads(sentences, states)
         for decoded in model._decode(sentences, states):
-            for j, (hidden, targets) in enumerate(model._look_ahead(decoded, sentences, states, memory)):
-                best = (hidden @ table.T).topk(num_ranks).indices
+            for j, (hidden, targets, before) in enumerate(model._look_ahead(decoded, sentences, states, memory)):
+                logits = hidden @ table.T
+                if model.draft_transitions:
+                    best = ranked_after(model.draft_transitions[j], table[before], hidden, logits, table)[:, :num_ranks]
+                else:
+                    best = logits.topk(num_ranks).indices
                 hits[j] += (best == targets[:, None]).sum(0).cpu()
                 counts[j] += len(targets)
     return [(of_head / max(count, 1)).tolist() for of_head, count in zip(hits, counts, strict=True)]

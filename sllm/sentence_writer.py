@@ -17,6 +17,7 @@ from lmbase.collate import pad_tokens
 from lmbase.decoding import Sampler
 from multitoken.copying import PromptLookup, copied_guesses
 from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, verify
+from multitoken.transitions import sequential_guesses
 from sentencevae.modeling_sentencevae import Branches, DecoderState
 from sllm.stepwise_sllm import ReadingState
 
@@ -33,6 +34,19 @@ class Sentence:
     new: list[int] = field(default_factory=list)
     writing: bool = True
     closed: bool = False  # ended by its mark or by the longest length
+
+
+@dataclass
+class Ahead:
+    """What drafting heads say at some places (..): `states` (.., k, D) as the product with the vocabulary reads them,
+    and `logits` (.., k, V)."""
+
+    states: Tensor
+    logits: Tensor
+
+    def at(self, texts: Sequence[int], rows: Sequence[int]) -> "Ahead":
+        """Of (B, R) places one row of each text."""
+        return Ahead(self.states[texts, rows], self.logits[texts, rows])
 
 
 class SentenceWriter:
@@ -95,12 +109,12 @@ class SentenceWriter:
         ahead = self._look_ahead(states, 0 if self.lookups else wanted)
         last = [len(row) - 1 for row in rows]
         own, others = (x[range(len(rows)), last][:, None] for x in (states, ahead))  # (B,1,D), (B,1,k,D)
-        chosen, logits = self._choose(own, others, [[[]] for _ in rows])
+        chosen, heads = self._choose(own, others, [[[]] for _ in rows])
         self._keep(states, ahead, [range(len(row)) for row in rows])
         for b, sentence in enumerate(self.sentences):
             if sentence.writing:
                 self.statistics.add(0, 0, self._append(b, chosen[b]))
-        self._draft(logits[:, 0], wanted)
+        self._draft(heads.at(range(len(rows)), [0] * len(rows)), wanted)
 
     def _pass(self) -> None:
         """Read the newest token and the guesses after it, keep what the decoder itself would have written, and guess
@@ -120,7 +134,7 @@ class SentenceWriter:
         ahead = self._look_ahead(states, 0 if self.lookups else following, branches)
         self.guessed = tree
         between = [[[row[above] for above in lineage] for lineage in tree.lineages] for row in rows]
-        chosen, logits = self._choose(states, ahead, between)
+        chosen, heads = self._choose(states, ahead, between)
         kept: list[Sequence[int]] = []
         accepted = 0
         for b, (sentence, row) in enumerate(zip(self.sentences, rows, strict=True)):
@@ -133,7 +147,7 @@ class SentenceWriter:
                 self.statistics.add(tree.depth, num_accepted, num_tokens)
                 accepted += num_accepted
         self._keep(states, ahead, kept)
-        self._draft(logits[range(len(kept)), [path[-1] for path in kept]], following)
+        self._draft(heads.at(range(len(kept)), [path[-1] for path in kept]), following)
         # Copying costs nothing, so a pass takes what verifying takes: any find of up to `wanted` tokens.
         if self.length is not None and (tree.depth <= wanted if self.lookups else tree.depth == following == wanted):
             self.length.record(wanted if tree.depth else 0, accepted / len(alive), time.perf_counter() - began)
@@ -195,8 +209,8 @@ class SentenceWriter:
         self.sampler.forget(text, self.num_chosen[text])
         return self.num_chosen[text] - before
 
-    def _choose(self, states: Tensor, ahead: Tensor, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Tensor]:
-        """The decoder's choice after each row (B, R), and the logits (B, R, k, V) of k drafting heads there.
+    def _choose(self, states: Tensor, ahead: Tensor, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Ahead]:
+        """The decoder's choice after each row (B, R), and what k drafting heads say there: (B, R, k, ..).
 
         Args:
             states, ahead: (B, R, D) of the decoder and (B, R, k, D) of drafting heads, before the last norm.
@@ -206,7 +220,8 @@ class SentenceWriter:
         b, r = states.shape[:2]
         own = states[:, :, None]
         every_state = torch.cat([own, ahead], dim=2) if ahead.shape[2] else own  # (B,R,1+k,D)
-        every = model.vocabulary_logits(model.autoencoder.decoder.norm(every_state))  # (B,R,1+k,V)
+        hidden = model.autoencoder.decoder.norm(every_state)  # (B,R,1+k,D)
+        every = model.vocabulary_logits(hidden)  # (B,R,1+k,V)
         logits = every[:, :, 0].flatten(0, 1)  # (B*R,V)
         empty = [not (s.ids or between) for s, row in zip(self.sentences, guesses, strict=True) for between in row]
         if any(empty):  # no sentence is without a token
@@ -217,7 +232,7 @@ class SentenceWriter:
             for text, row in zip(self.texts, guesses, strict=True)
             for between in row
         ]
-        return self.sampler.choose(logits, places).view(b, r).tolist(), every[:, :, 1:]
+        return self.sampler.choose(logits, places).view(b, r).tolist(), Ahead(hidden[:, :, 1:], every[:, :, 1:])
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.autoencoder.embed_tokens(ids.to(self.model.device))
@@ -246,12 +261,12 @@ class SentenceWriter:
         # All that may draft read on, so that a longer draft later finds their keys and values.
         return torch.stack(model.draft_states(self._drafting, states, self.ahead, branches)[:num_heads], dim=2)
 
-    def _draft(self, logits: Tensor, depth: int) -> None:
-        """Guess what follows each sentence's newest token. Args: logits: (B, depth, V) of heads, if they draft."""
+    def _draft(self, heads: Ahead, depth: int) -> None:
+        """Guess what follows each sentence's newest token. Args: heads: (B, depth, ..), if they draft."""
         if self.lookups:
             self._copy(depth)
         elif depth:
-            self._guess(logits, self.drafts[depth])
+            self._guess(heads, self.drafts[depth])
         else:
             self._guess_nothing()
 
@@ -265,10 +280,25 @@ class SentenceWriter:
     def _guess_nothing(self) -> None:
         self.guessed, self.guesses = self.drafts[0], [[] for _ in self.sentences]
 
-    def _guess(self, logits: Tensor, tree: DraftTree) -> None:
-        """Choose the tree's nodes below its root, each sentence's newest token, from logits (B, depth, V)."""
-        b, self.guessed = len(logits), tree
+    def _guess(self, heads: Ahead, tree: DraftTree) -> None:
+        """Choose the tree's nodes below its root, each sentence's newest token, from what heads say (B, depth, ..)."""
+        b, self.guessed, model = len(heads.logits), tree, self.model
+        if model.draft_transitions:
+            newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
+            table = model.get_input_embeddings().weight
+            tables = [table] * tree.depth
+            self.guesses = sequential_guesses(
+                tree, newest, heads.states, heads.logits, model.draft_transitions, self._embed, tables, self._scores
+            )
+            return
         places = [(text, self.num_chosen[text] + d) for text in self.texts for d in range(tree.depth)]
-        best = self.sampler.scores(logits.flatten(0, 1), places).topk(tree.num_ranks).indices
+        best = self.sampler.scores(heads.logits.flatten(0, 1), places).topk(tree.num_ranks).indices
         ranked = best.view(b, tree.depth, -1).tolist()  # (B,depth,ranks)
         self.guesses = [[of_text[len(path) - 1][path[-1]] for path in tree.nodes[1:]] for of_text in ranked]
+
+    def _scores(self, depth: int, logits: Tensor, ids: Tensor) -> Tensor:
+        """Of guesses at this depth, from 0, whose candidates (B, m) have logits (B, P, m)."""
+        b, p, m = logits.shape
+        places = [(text, self.num_chosen[text] + depth) for text in self.texts for _ in range(p)]
+        rows = ids[:, None].expand(b, p, m).flatten(0, 1)
+        return self.sampler.scores(logits.flatten(0, 1), places, rows).view(b, p, m)

@@ -31,6 +31,9 @@ from sllm.replaying import ReplayedSLLM
 MOST_SENTENCES = 2048  # OPT's positions
 
 
+COPIED = ("num_memory_states", "num_memory_tokens", "num_future_tokens", "draft_head_kind", "draft_transitions")
+
+
 @dataclass(frozen=True)
 class Build:
     """Which models: an OPT of a size and the SLLM on a copy of it, both with random weights."""
@@ -43,14 +46,14 @@ class Build:
     num_memory_tokens: int = 0
     num_future_tokens: int = 1
     draft_head_kind: str = "block"
+    draft_transitions: bool = False
     max_sentences: int = 512
     max_sentence_tokens: int = 64
     seed: int = 0
 
     def like(self, config: SLLMConfig) -> "Build":
         """With another SLLM's drafting heads and memory of the decoder."""
-        names = ("num_memory_states", "num_memory_tokens", "num_future_tokens", "draft_head_kind")
-        return replace(self, **{name: getattr(config, name) for name in names})
+        return replace(self, **{name: getattr(config, name) for name in COPIED})
 
     def opt(self) -> OPTForCausalLM:
         return load_opt(f"random:{self.size}", vocab_size=self.vocab_size, seed=self.seed)
@@ -70,8 +73,7 @@ class Build:
         )
 
     def sllm(self, opt: OPTForCausalLM) -> ReplayedSLLM:
-        names = ("max_sentences", "num_memory_states", "num_memory_tokens", "num_future_tokens", "draft_head_kind")
-        options = {name: getattr(self, name) for name in names}
+        options = {name: getattr(self, name) for name in ("max_sentences", *COPIED)}
         return ReplayedSLLM.graft(self.vae(opt), opt, **options)  # type: ignore[return-value]
 
 

@@ -227,7 +227,11 @@ def test_heads_that_are_not_there_are_refused(counter, num_draft):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(dict(num_future_tokens=0), "at least 1"), (dict(train_draft_heads_only=True), "there are none")],
+    [
+        (dict(num_future_tokens=0), "at least 1"),
+        (dict(train_draft_heads_only=True), "no drafting heads"),
+        (dict(draft_transitions=True), "no drafting heads"),
+    ],
 )
 def test_impossible_configurations_are_refused(options, words):
     with pytest.raises(ValueError, match=words):

@@ -1,0 +1,101 @@
+"""Guesses that know the guess before them, at no further product with the vocabulary.
+
+Heads that look ahead guess apart from each other: each says what is likely at its place, whatever stands before it. A
+transition makes of the guess before a place, and of the head's state there, a vector; its products with the head's best
+candidates are added to their logits. Sequential drafting heads are those of Hydra (arXiv 2402.05109); there each reads
+the vocabulary once more, here all were read in the pass that verifies.
+
+B texts, d guesses one after another, P nodes of a draft tree's level, m candidates, D width and V rows of the
+vocabulary's table.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from multitoken.speculation import DraftTree
+
+NUM_CANDIDATES = 64  # of a head, judged again; four of five tokens that a small model then writes are among them
+
+
+class Transition(nn.Module):
+    """From the token before a head's guess to what is added to the head's state; nothing in the beginning.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.token_proj = nn.Linear(width, width // 2)
+        self.state_proj = nn.Linear(width, width // 2, bias=False)
+        self.out_proj = nn.Linear(width // 2, width)
+        self.out_proj.starts_silent = True  # type: ignore[assignment]
+
+    def forward(self, embeds: Tensor, states: Tensor) -> Tensor:
+        """Embeddings of tokens and states of the head (..., D) -> (..., D). Both are scaled to a length of sqrt(D)."""
+        embeds, states = (F.rms_norm(x, x.shape[-1:]) for x in (embeds, states))
+        return self.out_proj(F.silu(self.token_proj(embeds) + self.state_proj(states)))
+
+
+def judged_again(transition: nn.Module, embeds: Tensor, states: Tensor, values: Tensor, candidates: Tensor) -> Tensor:
+    """Logits of a head's candidates after each of P tokens.
+
+    Args:
+        embeds: (B, P, D) of the tokens.
+        states: (B, D) of the head, as its product with the table reads it.
+        values: (B, m) the candidates' logits.
+        candidates: (B, m, D) their rows of the table.
+
+    Returns:
+        (B, P, m)
+    """
+    added = transition(embeds, states[:, None]) @ candidates.transpose(1, 2)  # (B,P,m)
+    return values[:, None].float() + added.float()
+
+
+def ranked_after(transition: nn.Module, embeds: Tensor, states: Tensor, logits: Tensor, table: Tensor) -> Tensor:
+    """Candidates (N, m) of a head at N places, best first, after known tokens.
+
+    Args: embeds, states: (N, D); logits: (N, V) of the head; table: (V, D).
+    """
+    top = logits.topk(min(NUM_CANDIDATES, logits.shape[1]))
+    added = (transition(embeds, states) @ table.T).gather(1, top.indices)
+    return top.indices.gather(1, (top.values.float() + added.float()).argsort(1, descending=True))
+
+
+def sequential_guesses(
+    tree: DraftTree,
+    newest: Sequence[int],
+    states: Tensor,
+    logits: Tensor,
+    transitions: nn.ModuleList,
+    embed: Callable[[Tensor], Tensor],
+    tables: Sequence[Tensor],
+    scores: Callable[[int, Tensor, Tensor], Tensor],
+) -> list[list[int]]:
+    """Tokens of the tree's nodes below its root, of each text; a rank counts a head's candidates after its parent.
+
+    Args:
+        newest: (B,) the tokens at the root.
+        states: (B, d, D) of the heads, as their products with the vocabulary read them.
+        logits: (B, d, V) of those products.
+        transitions, tables: of each head; a table is (V, D).
+        embed: token ids (...,) -> (..., D).
+        scores: of guess j = 0, 1 .., from logits (B, P, m) and candidates' ids (B, m); the largest are the choices.
+    """
+    top = logits.topk(min(NUM_CANDIDATES, logits.shape[-1]))  # (B,d,m)
+    tokens = torch.tensor(newest, device=logits.device)[:, None]  # (B,P) of a level
+    guesses = []
+    for j, level in enumerate(tree.levels):
+        ids = top.indices[:, j]  # (B,m)
+        judged = judged_again(transitions[j], embed(tokens), states[:, j], top.values[:, j], tables[j][ids])
+        num_ranks = min(1 + max(rank for _, rank in level), ids.shape[1])
+        best = scores(j, judged, ids).topk(num_ranks).indices  # (B,P,ranks)
+        parents, ranks = ([node[k] for node in level] for k in (0, 1))
+        # A rank beyond the candidates takes the last: a guess that is made twice.
+        tokens = ids.gather(1, best[:, parents, [min(rank, num_ranks - 1) for rank in ranks]])  # (B,P')
+        guesses.append(tokens)
+    return torch.cat(guesses, dim=1).tolist()
