@@ -171,20 +171,23 @@ class Sampler:
             rows.append(self.processors(cast(torch.LongTensor, ids), cast(torch.FloatTensor, one)))
         return torch.cat(rows)
 
-    def scores(self, logits: Tensor, places: list[tuple[int, int]], ids: Tensor | None = None) -> Tensor:
+    def scores(self, logits: Tensor, places: list[tuple[int, int]]) -> Tensor:
         """(R, V) whose largest entries are the choices, best first.
 
         Args:
             places: for each row the text and the number of the token in it that is chosen.
-            ids: (R, m) if `logits` are (R, m) of these tokens only, as guesses may be.
         """
         if self.noise is None:
             return logits
         no_ids = cast(torch.LongTensor, None)  # these warpers look at logits alone
-        noise = self.noise.at(places)
-        return self.warpers(no_ids, cast(torch.FloatTensor, logits.float())) + (
-            noise if ids is None else noise.gather(1, ids)
-        )
+        return self.warpers(no_ids, cast(torch.FloatTensor, logits.float())) + self.noise.at(places)
+
+    def candidate_scores(self, logits: Tensor, ids: Tensor, places: list[tuple[int, int]]) -> Tensor:
+        """The same for guesses among m candidates: logits (R, P, m) in P cases, ids (R, m) -> (R, P, m)."""
+        if self.noise is None:
+            return logits
+        warped = self.warpers(cast(torch.LongTensor, None), cast(torch.FloatTensor, logits.flatten(0, 1)))
+        return warped.view_as(logits) + self.noise.at(places).gather(1, ids)[:, None]
 
     def choose(self, logits: Tensor, places: list[tuple[int, int]]) -> Tensor:
         """Logits (R, V) -> token ids (R,); arguments as for `scores`."""

@@ -2,8 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import TypeVar
+
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from lmbase.checkpoint import MANIFEST, verify_folder
+
+ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
 _whole: dict[Path, list[tuple[str, int, int]]] = {}  # folders that verified in this process, as they looked then
 
@@ -31,6 +37,16 @@ def model_folder(name: str | Path, model_type: str | None = None) -> str:
     if model_type and found != model_type:
         raise ValueError(f"{str(name)!r} holds a model of type {found!r}; {model_type!r} is needed here.")
     return str(folder)
+
+
+def load_with_more(kind: type[ModelT], folder: str, config: PreTrainedConfig) -> ModelT:
+    """A model, perhaps with parts that its folder has not, which Transformers would report as missing."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return kind.from_pretrained(folder, config=config)
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _verify_once(folder: Path) -> None:

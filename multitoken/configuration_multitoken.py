@@ -20,6 +20,8 @@ class MultiTokenLMConfig(PreTrainedConfig):
             `anticausal`: one block on the states of the head after it, the last head's on the trunk's.
         own_unembeddings: each head has its own vocabulary matrix (published for bytes); else all share the trunk's.
         head_weights: factor of each head's loss; default: all 1.
+        draft_transitions: guesses know the guess before them (`multitoken.transitions`).
+        train_transitions_only: everything else stays as it is, and so does the likelihood.
         draft_tree: paths of a tree to draft with, chosen by measured acceptance (see `multitoken.DraftTree`).
     """
 
@@ -33,6 +35,8 @@ class MultiTokenLMConfig(PreTrainedConfig):
         head_kind: str = "parallel",
         own_unembeddings: bool = False,
         head_weights: list[float] | None = None,
+        draft_transitions: bool = False,
+        train_transitions_only: bool = False,
         draft_tree: list[list[int]] | None = None,
         **kwargs,
     ):
@@ -41,6 +45,8 @@ class MultiTokenLMConfig(PreTrainedConfig):
         self.head_kind = head_kind
         self.own_unembeddings = own_unembeddings
         self.head_weights = head_weights
+        self.draft_transitions = draft_transitions
+        self.train_transitions_only = train_transitions_only
         self.draft_tree = draft_tree
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             kwargs.setdefault(name, getattr(self.trunk, name))
@@ -93,5 +99,9 @@ class MultiTokenLMConfig(PreTrainedConfig):
                 faults.append(f"head_weights has {len(self.head_weights)} entries for {n} heads")
             if min(self.head_weights, default=0) < 0:
                 faults.append(f"head_weights={self.head_weights}: must not be negative")
+        if self.draft_transitions and n < 2:
+            faults.append("draft_transitions: there is no drafting head; set num_future_tokens to 2 or more")
+        if self.train_transitions_only and not self.draft_transitions:
+            faults.append("train_transitions_only: there are none; set draft_transitions, too")
         if faults:
             raise ValueError("This MultiTokenLM cannot be built:\n  " + "\n  ".join(faults))

@@ -20,6 +20,7 @@ from lmbase.modes import inference_method
 from lmbase.opt import encode_text
 from multitoken.copying import PromptLookup, copied_guesses, make_lookups
 from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, check_drafts, verify
+from multitoken.transitions import Ahead, sequential_guesses
 
 if TYPE_CHECKING:
     from multitoken.modeling_multitoken import MultiTokenLM
@@ -200,11 +201,11 @@ class _Writer:
         ahead = self._look_ahead(z, states, visible, following.depth)
         rows = torch.arange(len(lengths), device=ids.device), [length - 1 for length in lengths]
         own, others = (x[rows][:, None] for x in (states[0], ahead))
-        chosen, logits = self._choose(own, others, [0], lambda b, r: [])
+        chosen, heads = self._choose(own, others, [0], lambda b, r: [])
         self._keep(z, states, following.depth, [range(length) for length in lengths])
         for b in range(len(self.texts)):
             self._append(b, [chosen[b][0]])
-        self._guess(logits[:, 0], following)
+        self._guess(heads.at(range(len(lengths)), [0] * len(lengths)), following)
 
     def _pass(self, tree: DraftTree, following: DraftTree) -> None:
         """Read the newest token and the guesses after it, keep what head 1 itself would have written, and guess what
@@ -222,7 +223,7 @@ class _Writer:
         ahead = self._look_ahead(z, states, visible, following.depth)
         drafted = ids.tolist()
         between = lambda b, r: [drafted[b][above] for above in tree.lineages[r]]  # noqa: E731
-        chosen, logits = self._choose(states[0], ahead, [len(path) for path in tree.nodes], between)
+        chosen, heads = self._choose(states[0], ahead, [len(path) for path in tree.nodes], between)
         kept: list[Sequence[int]] = []
         for b, text in enumerate(self.texts):
             if text.finish_reason:
@@ -235,9 +236,7 @@ class _Writer:
             # what is behind an end mark or a limit is not accepted
             self.statistics.add(tree.depth, min(len(rows) - 1, num_tokens), num_tokens)
         self._keep(z, states, following.depth, kept)
-        if logits.shape[2]:
-            logits = logits[range(len(kept)), [rows[-1] if rows else 0 for rows in kept]]
-        self._guess(logits, following)
+        self._guess(heads.at(range(len(kept)), [rows[-1] if rows else 0 for rows in kept]), following)
 
     def _keep(self, z: Tensor, states: list[Tensor], depth: int, rows: list[Sequence[int]]) -> None:
         """Of the rows just read those that stand; heads that have not read them will, before their next guess."""
@@ -280,20 +279,34 @@ class _Writer:
         found = dict(model.run_heads(self._source(z, states), 2, last, mask, self.draft_cache))
         return torch.stack([found[i] for i in range(2, depth + 2)], dim=2)
 
-    def _guess(self, logits: Tensor, tree: DraftTree) -> None:
-        """Choose the tree's nodes below its root, which is each text's newest token, from logits (B, depth, V)."""
+    def _guess(self, heads: Ahead, tree: DraftTree) -> None:
+        """Choose the tree's nodes below its root, each text's newest token, from what heads say (B, depth, ..)."""
         if self.lookups:
             self._copy(tree.depth)
             return
         self.guessed = tree
         if not tree.depth:
-            self.guesses = torch.empty(len(self.texts), 0, dtype=torch.long, device=logits.device)
+            self.guesses = torch.empty(len(self.texts), 0, dtype=torch.long, device=self.model.device)
+            return
+        model = self.model
+        if model.draft_transitions:
+            newest = [(text.new or text.prompt)[-1] for text in self.texts]
+            tables = [model.unembedding(j) for j in range(2, tree.depth + 2)]
+            embed = model.get_input_embeddings()
+            self.guesses = sequential_guesses(
+                tree, newest, heads.states, heads.logits, model.draft_transitions, embed, tables, self._scores
+            )
             return
         places = [(b, len(text.new) + d) for b, text in enumerate(self.texts) for d in range(tree.depth)]
-        best = self.sampler.scores(logits.flatten(0, 1), places).topk(tree.num_ranks).indices
+        best = self.sampler.scores(heads.logits.flatten(0, 1), places).topk(tree.num_ranks).indices
         ranked = best.view(len(self.texts), tree.depth, -1)  # (B,depth,ranks)
         depths = [len(path) - 1 for path in tree.nodes[1:]]
         self.guesses = ranked[:, depths, [path[-1] for path in tree.nodes[1:]]]  # (B,R-1)
+
+    def _scores(self, depth: int, logits: Tensor, ids: Tensor) -> Tensor:
+        """Of guesses at this depth, from 0, whose candidates (B, m) have logits (B, P, m)."""
+        places = [(b, len(text.new) + depth) for b, text in enumerate(self.texts)]
+        return self.sampler.candidate_scores(logits, ids, places)
 
     def _copy(self, depth: int) -> None:
         """Take guesses from each text so far."""
@@ -304,8 +317,8 @@ class _Writer:
 
     def _choose(
         self, states: Tensor, ahead: Tensor, depths: list[int], guesses: Callable[[int, int], list[int]]
-    ) -> tuple[list[list[int]], Tensor]:
-        """Head 1's choice after each row (B, R), and the logits (B, R, k, V) of k further heads there.
+    ) -> tuple[list[list[int]], Ahead]:
+        """Head 1's choice after each row (B, R), and what k further heads say there: (B, R, k, ..).
 
         Args:
             states, ahead: (B, R, D) of head 1 and (B, R, k, D) of heads 2, 3 ...
@@ -330,7 +343,7 @@ class _Writer:
         early = [position < self.min_new_tokens for _, position in places]
         if any(early):
             logits[torch.tensor(early, device=logits.device), model.config.eos_token_id] = -torch.inf
-        return self.sampler.choose(logits, places).view(b, r).tolist(), every[:, :, 1:]
+        return self.sampler.choose(logits, places).view(b, r).tolist(), Ahead(hidden[:, :, 1:], every[:, :, 1:])
 
     # -- texts ---------------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from lmbase.opt import encode_text
 from lmbase.speed import Generation, alternate, pairwise_ratio
 from multitoken.modeling_multitoken import MultiTokenLM
 from multitoken.speculation import DraftTree, SpeculationStatistics
+from multitoken.transitions import ranked_after
 
 NUM_RANKS = 8  # candidates of a head that a tree may name
 
@@ -140,8 +141,13 @@ def candidate_rates(
             targets = ids[0, first + j :]
             if j == 1 or not len(targets):
                 continue
-            logits = model.finish(states[0, first : length - j]) @ model.unembedding(j).T
-            ranked = logits.topk(num_ranks).indices  # (targets,ranks)
+            hidden, table = model.finish(states[0, first : length - j]), model.unembedding(j)
+            logits = hidden @ table.T
+            if model.draft_transitions:
+                before = model.get_input_embeddings()(ids[0, first + j - 1 : -1])
+                ranked = ranked_after(model.draft_transitions[j - 2], before, hidden, logits, table)[:, :num_ranks]
+            else:
+                ranked = logits.topk(num_ranks).indices  # (targets,ranks)
             hits[j - 2] += (ranked == targets[:, None]).sum(0).cpu()
             counts[j - 2] += len(targets)
     return [(row / max(count, 1)).tolist() for row, count in zip(hits, counts, strict=True)]

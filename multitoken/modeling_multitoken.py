@@ -29,6 +29,7 @@ from lmbase.opt import DocumentNats, score_tokens
 from lmbase.tokenization import load_tokenizer, vocabulary_size
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.generation_multitoken import MultiTokenGenerationMixin
+from multitoken.transitions import Transition
 
 INIT_STD = 0.02
 
@@ -39,7 +40,8 @@ class MultiTokenLMOutput(ModelOutput):
     Args:
         loss: () weighted sum over heads of mean nats per target of head 1.
         losses: named sums in nats: `heads`, the weighted sum to train on, and, to look at, `token` (head 1) and
-            `head_2` .. `head_n`. `loss_counts` has how many targets each has.
+            `head_2` .. `head_n`, with transitions also `after_2` .. `after_n` (a head's token, the one before it
+            known). `loss_counts` has how many targets each has.
         correct: () targets of head 1 that were its first choice.
     """
 
@@ -76,7 +78,7 @@ class MultiTokenLMPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
-            init.normal_(module.weight, std=INIT_STD)
+            init.normal_(module.weight, std=0.0 if getattr(module, "starts_silent", False) else INIT_STD)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding) and module.padding_idx is not None:
@@ -107,10 +109,18 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         table = decoder.embed_tokens.weight
         own = (nn.Linear(table.shape[1], table.shape[0], bias=False) for _ in range(n))
         self.unembeddings = nn.ModuleList(own) if config.own_unembeddings else None
+        num_transitions = (n - 1) * config.draft_transitions
+        self.draft_transitions = nn.ModuleList(Transition(table.shape[1]) for _ in range(num_transitions))
         self.num_active_heads = n  # a curriculum trains the first ones only
         self.trains_in_part = False  # says that it does, for training in several processes
         self.tokenizer: PreTrainedTokenizerFast | None = None
         self.post_init()
+        self._freeze()
+
+    def _freeze(self) -> None:
+        if self.config.train_transitions_only:
+            self.requires_grad_(False)
+            self.draft_transitions.requires_grad_(True)
 
     @classmethod
     def from_opt(
@@ -190,6 +200,8 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         config = copy.deepcopy(self.config)
         config.num_future_tokens, config.draft_tree = num_future_tokens, None
         config.head_weights = config.head_weights and config.head_weights[:num_future_tokens]
+        if num_future_tokens == 1:
+            config.draft_transitions = config.train_transitions_only = False
         model = type(self)(config)
         kept = {k: v for k, v in self.state_dict().items() if k in model.state_dict()}
         model.load_state_dict(kept)
@@ -213,7 +225,10 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, document_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
         windows = self._windows(input_ids, attention_mask, ends, document_ids)
-        counts = {name: windows.of_head(i)[1].sum() for i, name in enumerate(self._names, start=1)}
+        targets = [windows.of_head(i)[1].sum() for i in range(1, len(self.heads) + 1)]
+        counts = dict(
+            zip(self._names, targets + targets[1:], strict=False)
+        )  # without transitions the last are no one's
         return {"heads": counts["token"], **counts}
 
     def forward(
@@ -228,30 +243,40 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         """
         windows = self._windows(input_ids, attention_mask, ends, document_ids)
         weights = self.config.head_weights or [1.0] * len(self.heads)
-        hidden, targets, sizes, row_weights = [], [], [], []
+        parts: list[tuple[str, int, Tensor, Tensor]] = []  # name, head, states (M,D) and targets (M,)
+        after: list[tuple[str, int, Tensor, Tensor]] = []
         for i, states in self._all_states(windows, self.num_active_heads):
             of_head, mask = windows.of_head(i)
-            hidden.append(self.finish(states[mask]))  # (M,D)
-            targets.append(of_head[mask])
-            sizes.append(len(targets[-1]))
-            row_weights.append(hidden[-1].new_full((sizes[-1],), weights[i - 1], dtype=torch.float32))
+            hidden, targets = self.finish(states[mask]), of_head[mask]
+            parts.append((self._names[i - 1], i, hidden, targets))
+            if self.draft_transitions and i > 1:
+                # Heads go on to say what is likely after whatever token: their best choices are the candidates.
+                hidden, before = hidden.detach(), windows.of_head(i - 1)[0][mask]
+                moved = hidden + self.draft_transitions[i - 2](self.get_input_embeddings()(before).detach(), hidden)
+                after.append((f"after_{i}", i, moved, targets))
+        parts += after
+        names = [name for name, *_ in parts]
+        sizes = [len(targets) for *_, targets in parts]
         # One sum over all heads: its gradient with respect to the table is made chunk by chunk, in one place, so that
         # memory holds neither the heads' logits nor a table's gradient for each of them.
+        row_weights = [h.new_full((len(t),), weights[i - 1], dtype=torch.float32) for _, i, h, t in parts]
         if self.unembeddings is None:
-            groups = [(self.unembedding(1), hidden, targets, row_weights)]
+            groups = [slice(None)]
         else:
-            parts = zip(hidden, targets, row_weights, strict=True)
-            groups = [(self.unembedding(i), [h], [t], [w]) for i, (h, t, w) in enumerate(parts, start=1)]
-        results = [
-            vocabulary_loss(torch.cat(h), table, torch.cat(t), row_weights=torch.cat(w)) for table, h, t, w in groups
-        ]
+            groups = [slice(k, k + 1) for k in range(len(parts))]
+        results = []
+        for group in groups:
+            _, heads, hidden_of, targets_of = zip(*parts[group], strict=True)
+            table = self.unembedding(heads[0])
+            rows = torch.cat(row_weights[group])
+            results.append(vocabulary_loss(torch.cat(hidden_of), table, torch.cat(targets_of), row_weights=rows))
         row_nats = torch.cat([result.row_nats for result in results])
         borders = pairwise(accumulate(sizes, initial=0))
-        sums = [row_nats[start:stop].sum() for start, stop in borders]
-        sums += [row_nats.new_zeros(())] * (len(self.heads) - len(sums))
+        sums = {name: row_nats[start:stop].sum() for name, (start, stop) in zip(names, borders, strict=True)}
+        none = row_nats.new_zeros(())  # of heads that a curriculum leaves out
         losses = {
             "heads": torch.stack([result.loss for result in results]).sum(),
-            **dict(zip(self._names, sums, strict=True)),
+            **{name: sums.get(name, none) for name in self._names},
         }
         correct = results[0].row_correct[: sizes[0]].sum()
         return MultiTokenLMOutput(loss=losses["heads"] / max(sizes[0], 1), losses=losses, correct=correct)
@@ -316,14 +341,16 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         table = 2.0 * n * self.unembedding(1).numel()
         outside = linear_flops(self.trunk) + linear_flops(heads)
         projection = n * linear_flops(self.project_out) if self.project_out is not None else 0.0
-        return num_tokens * (outside + projection + attention + table)
+        between = sum(linear_flops(one) + table / n for one in self.draft_transitions[: n - 1])
+        return num_tokens * (outside + projection + attention + table + between)
 
     # -- the parts -----------------------------------------------------------------------------------------------------
 
     @property
     def _names(self) -> list[str]:
         """Of the heads' losses. Head 1's is the loss of every language model here."""
-        return ["token", *(f"head_{i}" for i in range(2, len(self.heads) + 1))]
+        after = [f"after_{i}" for i in range(2, len(self.draft_transitions) + 2)]
+        return ["token", *(f"head_{i}" for i in range(2, len(self.heads) + 1)), *after]
 
     def _windows(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, document_ids: Tensor | None) -> Windows:
         lengths = attention_mask.sum(1, keepdim=True)  # (B,1)
@@ -446,6 +473,7 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         kwargs["use_safetensors"] = True
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        model._freeze()  # loading makes new parameters, which all want gradients
         folder = str(pretrained_model_name_or_path)
         if cached_file(folder, "tokenizer.json", _raise_exceptions_for_missing_entries=False):
             tokenizer = load_tokenizer(folder)

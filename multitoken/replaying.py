@@ -102,9 +102,19 @@ class Acceptance:
     tree: DraftTree | None = None
 
 
-def read_acceptance(path: str, seed: int = 0) -> tuple[str, int, list[Acceptance]]:
-    """From the metrics.json that `sllm drafting` wrote: the model's name, its number of heads and every way that it
-    drafted in, texts one by one. `auto` replays what its longest draft found.
+@dataclass
+class MeasuredDrafts:
+    """What a trained model accepted of its guesses."""
+
+    model: str
+    num_future_tokens: int
+    draft_transitions: bool
+    ways: list[Acceptance]
+
+
+def read_acceptance(path: str, seed: int = 0) -> MeasuredDrafts:
+    """From the metrics.json that `sllm drafting` wrote, every way that it drafted in, texts one by one. `auto` replays
+    what its longest draft found.
 
     Raises:
         ValueError: another recipe's file.
@@ -132,17 +142,19 @@ def read_acceptance(path: str, seed: int = 0) -> tuple[str, int, list[Acceptance
         counts = [count for count, times in enumerate(source.extra["accepted_counts"]) for _ in range(times)]
         random.Random(seed).shuffle(counts)
         found.append(Acceptance(row.extra["way"], row.extra["num_draft"], counts, tree))
-    return longest.model, longest.extra["num_draft"], found
+    return MeasuredDrafts(
+        longest.model, longest.extra["num_draft"], bool(longest.extra.get("draft_transitions")), found
+    )
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
-def build(size: str, num_future_tokens: int, vocab_size: int, dtype: torch.dtype, device: str, seed: int) -> ReplayedLM:
+def build(size: str, drafts: MeasuredDrafts, vocab_size: int, dtype: torch.dtype, device: str, seed: int) -> ReplayedLM:
     """As many heads on an OPT of a size as `MultiTokenLM.from_opt` would set: head 1 is its last block, the others come
     on top."""
     config = MultiTokenLMConfig.matching(random_config(f"random:{size}", vocab_size=vocab_size, max_positions=2048), 1)
-    config.num_future_tokens = num_future_tokens
+    config.num_future_tokens, config.draft_transitions = drafts.num_future_tokens, drafts.draft_transitions
     torch.manual_seed(seed)
     model = ReplayedLM(config)
     return model.to(dtype).to(device).eval()  # type: ignore[arg-type]

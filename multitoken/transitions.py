@@ -10,6 +10,7 @@ vocabulary's table.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,19 @@ from torch import Tensor, nn
 from multitoken.speculation import DraftTree
 
 NUM_CANDIDATES = 64  # of a head, judged again; four of five tokens that a small model then writes are among them
+
+
+@dataclass
+class Ahead:
+    """What k drafting heads say at some places (..): `states` (.., k, D) as the product with the vocabulary reads them,
+    and `logits` (.., k, V)."""
+
+    states: Tensor
+    logits: Tensor
+
+    def at(self, texts: Sequence[int], rows: Sequence[int]) -> "Ahead":
+        """Of (B, R) places one row of each text."""
+        return Ahead(self.states[texts, rows], self.logits[texts, rows])
 
 
 class Transition(nn.Module):
@@ -75,8 +89,8 @@ def sequential_guesses(
     embed: Callable[[Tensor], Tensor],
     tables: Sequence[Tensor],
     scores: Callable[[int, Tensor, Tensor], Tensor],
-) -> list[list[int]]:
-    """Tokens of the tree's nodes below its root, of each text; a rank counts a head's candidates after its parent.
+) -> Tensor:
+    """Tokens (B, R-1) of the tree's nodes below its root; a rank counts a head's candidates after the node's parent.
 
     Args:
         newest: (B,) the tokens at the root.
@@ -98,4 +112,4 @@ def sequential_guesses(
         # A rank beyond the candidates takes the last: a guess that is made twice.
         tokens = ids.gather(1, best[:, parents, [min(rank, num_ranks - 1) for rank in ranks]])  # (B,P')
         guesses.append(tokens)
-    return torch.cat(guesses, dim=1).tolist()
+    return torch.cat(guesses, dim=1)

@@ -252,21 +252,22 @@ def measure_replayed(config: Config) -> list[Row]:
     """Rows of every size and way of drafting."""
     if config.acceptance_from is None:
         raise ValueError("The subset `replay` needs --acceptance_from: what `sllm drafting` wrote for a trained model.")
-    source, num_heads, ways = read_acceptance(config.acceptance_from, config.seed)
+    drafts = read_acceptance(config.acceptance_from, config.seed)
+    ways = drafts.ways
     if config.ways is not None:
         if unknown := sorted(set(config.ways) - {way.way for way in ways}):
-            raise ValueError(f"ways={unknown}: {source} was measured with {', '.join(way.way for way in ways)}.")
+            raise ValueError(f"ways={unknown}: {drafts.model} was measured with {', '.join(way.way for way in ways)}.")
         ways = [way for way in ways if way.way in config.ways]
     dtype = DTYPES[config.dtype]
     common = dict(
-        protocol=f"replay {config.prompt_tokens[0]}+{config.new_tokens}, acceptance of {source}",
+        protocol=f"replay {config.prompt_tokens[0]}+{config.new_tokens}, acceptance of {drafts.model}",
         dtype=config.dtype,
         device=config.device,
     )
     rng = np.random.default_rng(config.seed)
     rows: list[Row] = []
     for size in config.size:
-        model = build_replayed(size, num_heads, config.vocab_size, dtype, config.device, config.seed)
+        model = build_replayed(size, drafts, config.vocab_size, dtype, config.device, config.seed)
         ids = [model.config.bos_token_id, *rng.integers(4, config.vocab_size, config.prompt_tokens[0]).tolist()]
         prompt = torch.tensor([ids], device=config.device)
         rows += measure_replay(model, size, ways, prompt, config.new_tokens, config.rounds, common)

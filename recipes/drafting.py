@@ -43,7 +43,7 @@ from multitoken.measuring import (
 from sllm.evaluation import read_texts
 from sllm.loading import LoadedModel, load_model
 
-FOR_PROGRAMS = ("accepted_counts", "draft_tree", "differences")  # in metrics.json, not in tables
+FOR_PROGRAMS = ("accepted_counts", "draft_tree", "draft_transitions", "differences")  # in metrics.json, not in tables
 SAMPLED_PROMPT_TOKENS = 8  # a short prompt is read faster, 20,000 times
 
 
@@ -197,7 +197,9 @@ def main(config: Config) -> list[Row]:
         speeds = compare_speed(model, timed, ways, batch_size, config.new_tokens, config.pairs)
         for way in ways:
             comparison = compared[way.name, batch_size]
-            rows.append(drafting_row(way, batch_size, comparison, speeds[way.name], config, common))
+            row = drafting_row(way, batch_size, comparison, speeds[way.name], config, common)
+            row.extra |= {"draft_transitions": True} if model.draft_transitions else {}
+            rows.append(row)
     rows += sampled
     text = tables(rows)
     print(text)

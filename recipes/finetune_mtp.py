@@ -22,7 +22,7 @@ import torch
 from pydantic import PositiveInt
 
 from lmbase.config import option, run
-from lmbase.folders import model_folder
+from lmbase.folders import load_with_more, model_folder
 from lmbase.opt import load_opt, own_tokenizer, random_config
 from lmbase.prepared import PreparedData
 from lmbase.token_training import TokenTrainingConfig, open_for, train_on_windows
@@ -46,6 +46,8 @@ class Config(TokenTrainingConfig):
         None, "a vocabulary matrix for each head (published for bytes); default: the model's, or false"
     )
     head_weights: list[float] | None = option(None, "factor of each head's loss; default: all 1")
+    draft_transitions: bool | None = option(None, "guesses know the guess before them; default: the model's, or false")
+    train_transitions_only: bool | None = option(None, "add them to a finished `model`, which stays as it is")
     curriculum: Literal["static", "forward", "reverse"] = option(
         "static", "forward: 1, 2 .. n heads in equal parts of the training; reverse: n .. 1"
     )
@@ -54,10 +56,16 @@ class Config(TokenTrainingConfig):
 def build(config: Config, data: PreparedData) -> MultiTokenLM:
     torch.manual_seed(config.seed)
     n = config.num_future_tokens
+    names = ("draft_transitions", "train_transitions_only")
+    transitions = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     if config.model:
         if config.opt:
             raise ValueError("Give either `model`, a multi-token model to go on with, or `opt`, not both.")
-        model = MultiTokenLM.from_pretrained(model_folder(config.model, "multi_token_lm"))
+        folder = model_folder(config.model, "multi_token_lm")
+        model_config = MultiTokenLMConfig.from_pretrained(folder)
+        for name, value in transitions.items():
+            setattr(model_config, name, value)
+        model = load_with_more(MultiTokenLM, folder, model_config)
         for name in ("head_kind", "own_unembeddings"):
             given, own = getattr(config, name), getattr(model.config, name)
             if given is not None and given != own:
@@ -70,7 +78,7 @@ def build(config: Config, data: PreparedData) -> MultiTokenLM:
             model.config.head_weights = config.head_weights
             model.config.check()
         return model
-    options = dict(head_weights=config.head_weights, own_unembeddings=bool(config.own_unembeddings))
+    options = dict(transitions, head_weights=config.head_weights, own_unembeddings=bool(config.own_unembeddings))
     kind = config.head_kind or "parallel"
     spec = config.opt or "random:small"
     if not spec.startswith("random:"):

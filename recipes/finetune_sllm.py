@@ -20,11 +20,10 @@ from typing import Literal
 
 import torch
 from pydantic import PositiveInt
-from transformers.utils import logging
 
 from lmbase.config import option, run
 from lmbase.flops import FORWARD_AND_BACKWARD
-from lmbase.folders import model_folder
+from lmbase.folders import load_with_more, model_folder
 from lmbase.items import SentenceWindowItems, count_tokens, steps_for, validation_loss
 from lmbase.lineage import write_training
 from lmbase.open_data import open_data
@@ -101,7 +100,7 @@ def build(config: Config) -> SLLM:
             )
         for name, value in given.items():
             setattr(model_config, name, value)
-        return load_with(folder, model_config)
+        return load_with_more(SLLM, folder, model_config)
     if not (config.vae and config.opt):
         raise ValueError("An SLLM is grafted from two parts: give --vae (a run of pretrain-vae) and --opt (the trunk).")
     vae = SentenceVAE.from_pretrained(model_folder(config.vae, "sentence_vae"))
@@ -110,16 +109,6 @@ def build(config: Config) -> SLLM:
         check_same_tokenizer(own, vae.processor.tokenizer, f"the autoencoder {config.vae}", f"the trunk {config.opt}")
     opt = load_opt(config.opt, vocab_size=vae.config.vocab_size, seed=config.seed)
     return SLLM.graft(vae, opt, **given, **memory)
-
-
-def load_with(folder: str, config: SLLMConfig) -> SLLM:
-    """An SLLM, perhaps with heads that its folder has not: Transformers would report them as missing."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        return SLLM.from_pretrained(folder, config=config)
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def main(config: Config) -> TrainingResult:

@@ -21,12 +21,12 @@ from lmbase.modes import inference_method
 from multitoken.measuring import NUM_RANKS, accepted_counts
 from multitoken.replaying import Acceptance, choices_that_accept
 from multitoken.speculation import DraftTree
-from multitoken.transitions import ranked_after
+from multitoken.transitions import Ahead, ranked_after
 from sllm.assisting import SentenceAssistant
 from sllm.configuration_sllm import SLLMConfig
 from sllm.loading import load_model
 from sllm.modeling_sllm import SLLM
-from sllm.sentence_writer import Ahead, Sentence, SentenceWriter
+from sllm.sentence_writer import Sentence, SentenceWriter
 from sllm.stepwise_sllm import ReadingState
 
 TREES = (4, 8)  # guesses of the trees that are tried

@@ -17,7 +17,7 @@ from lmbase.collate import pad_tokens
 from lmbase.decoding import Sampler
 from multitoken.copying import PromptLookup, copied_guesses
 from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, verify
-from multitoken.transitions import sequential_guesses
+from multitoken.transitions import Ahead, sequential_guesses
 from sentencevae.modeling_sentencevae import Branches, DecoderState
 from sllm.stepwise_sllm import ReadingState
 
@@ -34,19 +34,6 @@ class Sentence:
     new: list[int] = field(default_factory=list)
     writing: bool = True
     closed: bool = False  # ended by its mark or by the longest length
-
-
-@dataclass
-class Ahead:
-    """What drafting heads say at some places (..): `states` (.., k, D) as the product with the vocabulary reads them,
-    and `logits` (.., k, V)."""
-
-    states: Tensor
-    logits: Tensor
-
-    def at(self, texts: Sequence[int], rows: Sequence[int]) -> "Ahead":
-        """Of (B, R) places one row of each text."""
-        return Ahead(self.states[texts, rows], self.logits[texts, rows])
 
 
 class SentenceWriter:
@@ -285,11 +272,10 @@ class SentenceWriter:
         b, self.guessed, model = len(heads.logits), tree, self.model
         if model.draft_transitions:
             newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
-            table = model.get_input_embeddings().weight
-            tables = [table] * tree.depth
+            tables = [model.get_input_embeddings().weight] * tree.depth
             self.guesses = sequential_guesses(
                 tree, newest, heads.states, heads.logits, model.draft_transitions, self._embed, tables, self._scores
-            )
+            ).tolist()
             return
         places = [(text, self.num_chosen[text] + d) for text in self.texts for d in range(tree.depth)]
         best = self.sampler.scores(heads.logits.flatten(0, 1), places).topk(tree.num_ranks).indices
@@ -298,7 +284,6 @@ class SentenceWriter:
 
     def _scores(self, depth: int, logits: Tensor, ids: Tensor) -> Tensor:
         """Of guesses at this depth, from 0, whose candidates (B, m) have logits (B, P, m)."""
-        b, p, m = logits.shape
-        places = [(text, self.num_chosen[text] + depth) for text in self.texts for _ in range(p)]
-        rows = ids[:, None].expand(b, p, m).flatten(0, 1)
-        return self.sampler.scores(logits.flatten(0, 1), places, rows).view(b, p, m)
+        return self.sampler.candidate_scores(
+            logits, ids, [(text, self.num_chosen[text] + depth) for text in self.texts]
+        )

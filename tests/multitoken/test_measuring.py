@@ -247,15 +247,15 @@ def drafting_rows() -> list[Row]:
 
 def test_acceptance_is_read_from_what_drafting_wrote_and_replayed(tmp_path):
     write_metrics(tmp_path, drafting_rows(), config={}, seed=0, wall_seconds=1, corpus=None)
-    source, num_heads, ways = read_acceptance(str(tmp_path))
-    assert (source, num_heads) == ("small", 3)
-    assert {way.way: sorted(way.counts) for way in ways} == {
+    drafts = read_acceptance(str(tmp_path))
+    assert (drafts.model, drafts.num_future_tokens, drafts.draft_transitions) == ("small", 3, False)
+    assert {way.way: sorted(way.counts) for way in drafts.ways} == {
         "3 heads": [0, 0, 1, 2],
         "tree": [1, 1, 1, 2, 2, 2],
         "auto": [0, 0, 1, 2],  # what the longest draft found
         "auto tree": [1, 1, 1, 2, 2, 2],
     }
-    rows = measure_replay(replayed(), "tiny", ways, torch.tensor([[2, 7, 8]]), 41, 1, dict(protocol="replay"))
+    rows = measure_replay(replayed(), "tiny", drafts.ways, torch.tensor([[2, 7, 8]]), 41, 1, dict(protocol="replay"))
     found = {row.extra["way"]: row for row in rows}
     assert set(found) == {"Transformers", "plain", "3 heads", "tree", "auto", "auto tree", "auto, nothing accepted"}
     assert found["plain"].extra["tokens_per_forward"] == 1
