@@ -32,9 +32,12 @@ def trained(kind="parallel", steps=60, **options):
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[*KINDS, "after", "own after"])
 def model(request):
-    return trained(request.param).double()
+    kind, _, after = request.param.rpartition("after") if "after" in request.param else (request.param, "", None)
+    if after is None:
+        return trained(kind).double()
+    return trained(draft_transitions=True, own_unembeddings=bool(kind)).double()
 
 
 @pytest.fixture(scope="module")

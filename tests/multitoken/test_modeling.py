@@ -102,6 +102,48 @@ def test_losses_and_gradients_are_the_naive_sums(kind, own, monkeypatch):
     assert not any(output.losses[name].requires_grad for name in names)
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+def test_transitions_cost_what_heads_say_after_the_true_token(own):
+    model = make_mtp(draft_transitions=True, own_unembeddings=own, head_weights=[1.0, 0.5, 2.0])
+    output = model(**BATCH)
+    windows, table = model._windows(**BATCH, document_ids=None), model.get_input_embeddings().weight
+    expected = {}
+    for i, states in model._all_states(windows, 3):
+        targets, mask = windows.of_head(i)
+        hidden = model.finish(states)
+        if i > 1:
+            total = torch.zeros(())
+            for b, t in mask.nonzero().tolist():
+                before = windows.targets[b, t + i - 2]
+                moved = hidden[b, t] + model.draft_transitions[i - 2](table[before], hidden[b, t])
+                total = total - (moved @ model.unembedding(i).T).log_softmax(-1)[targets[b, t]]
+            expected[f"after_{i}"] = total.detach()
+            torch.testing.assert_close(output.losses[f"after_{i}"], expected[f"after_{i}"])
+            assert model.loss_counts(**BATCH)[f"after_{i}"] == mask.sum()
+    heads = make_mtp(own_unembeddings=own, head_weights=[1.0, 0.5, 2.0])
+    heads.load_state_dict({name: w for name, w in model.state_dict().items() if "transitions" not in name})
+    plain = heads(**BATCH)
+    weighted = 0.5 * expected["after_2"] + 2.0 * expected["after_3"]
+    torch.testing.assert_close(output.losses["heads"], plain.losses["heads"] + weighted)
+    plain.loss.backward()
+    output.loss.backward()
+    for ours, theirs in zip(model.heads.parameters(), heads.heads.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_transitions_alone_are_trained_where_asked_for(tmp_path):
+    make_mtp().save_pretrained(tmp_path)
+    config = MultiTokenLMConfig.from_pretrained(tmp_path)
+    config.draft_transitions = config.train_transitions_only = True
+    model = MultiTokenLM.from_pretrained(tmp_path, config=config).train()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in trained} == {"draft_transitions"}
+    model(**BATCH).loss.backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if name in trained)
+    assert len(model.with_heads(2).draft_transitions) == 1
+    assert len(model.with_heads(1).draft_transitions) == 0
+
+
 @torch.no_grad()
 def test_a_text_shorter_than_the_heads_reach_has_no_target_for_them(mtp):
     batch = dict(input_ids=torch.tensor([[10]]), attention_mask=torch.tensor([[True]]), ends=torch.tensor([False]))
@@ -271,6 +313,8 @@ def test_gradient_checkpointing_changes_nothing(mtp):
         (dict(head_kind="diagonal"), "choose parallel"),
         (dict(head_weights=[1.0]), "1 entries for 3 heads"),
         (dict(head_weights=[1.0, -1.0, 1.0]), "negative"),
+        (dict(num_future_tokens=1, draft_transitions=True), "no drafting head"),
+        (dict(train_transitions_only=True), "set draft_transitions"),
     ],
 )
 def test_impossible_configurations_are_refused(options, words):

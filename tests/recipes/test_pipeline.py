@@ -125,7 +125,7 @@ def test_a_multi_token_model_writes_the_same_whatever_it_drafts(runs, capsys):
 
 
 def test_heads_on_a_finished_sllm_change_neither_its_score_nor_its_text(runs, capsys):
-    heads = "--num_future_tokens 3 --train_draft_heads_only true"
+    heads = "--num_future_tokens 3 --train_draft_heads_only true --draft_transitions true"
     sllm(f"finetune-sllm --model {runs}/sllm {heads} --data {runs}/data {TRAIN} --output_dir {runs}/sllm-drafting")
     plain, drafting = (SLLM.from_pretrained(runs / name / "model") for name in ("sllm", "sllm-drafting"))
     own = drafting.state_dict()

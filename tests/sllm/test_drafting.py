@@ -36,7 +36,12 @@ def trained(**options) -> SLLM:
 RESIDUAL: dict = dict(draft_head_kind="residual")
 
 
-@pytest.fixture(scope="module", params=[{}, MEMORY, MEMORY | RESIDUAL], ids=["plain", "memory", "residual"])
+AFTER: dict = MEMORY | RESIDUAL | dict(draft_transitions=True)
+
+
+@pytest.fixture(
+    scope="module", params=[{}, MEMORY, MEMORY | RESIDUAL, AFTER], ids=["plain", "memory", "residual", "after"]
+)
 def counter(request):
     return trained(**request.param).double()
 
@@ -88,6 +93,43 @@ def test_each_heads_loss_is_the_naive_sum(heads):
     assert output.loss.item() == pytest.approx(total / int(counts["token"]), rel=1e-4)
 
 
+@torch.no_grad()
+def test_transitions_cost_what_heads_say_after_the_true_token():
+    """The token before head i's target is known; heads themselves are not trained to know it."""
+    model = randomised(draft_transitions=True)
+    batch = vars(model.processor(TEXTS))
+    sentences = model._read(**batch)
+    states = model._trunk_states(sentences, batch["sentence_mask"])
+    sums = dict.fromkeys(["after_2", "after_3", "after_4"], 0.0)
+    table = model.get_input_embeddings().weight
+    for decoded in model._decode(sentences, states):
+        for n in range(decoded.num_real):
+            number = sentences.numbers[decoded.index[n]]
+            targets = [*sentences.ids[number][sentences.mask[number]].tolist(), EOS][:CAP]
+            for i, (head, judge) in enumerate(zip(model.draft_heads, model.draft_transitions, strict=True), start=1):
+                read = model.autoencoder.decoder.reading(decoded.vectors, slice(i, i + decoded.states.shape[1]))
+                hidden = model.autoencoder.decoder.norm(head(decoded.states, read, None))[n]
+                for t in range(len(targets) - i):
+                    moved = hidden[t] + judge(table[targets[t + i - 1]], hidden[t])
+                    sums[f"after_{i + 1}"] -= float((moved @ table.T).log_softmax(-1)[targets[t + i]])
+    output = model(**batch)
+    for name, expected in sums.items():
+        assert float(output.losses[name]) == pytest.approx(expected, rel=1e-4)
+        assert model.loss_counts(**batch)[name] == model.loss_counts(**batch)[name.replace("after", "head")]
+    parts = [float(output.losses[f"{kind}_{i}"]) for kind in ("head", "after") for i in (2, 3, 4)]
+    assert float(output.losses["drafts"]) == pytest.approx(sum(parts), rel=1e-4)
+
+
+def test_heads_learn_the_same_with_transitions_as_without():
+    gradients = []
+    for after in (False, True):
+        model = randomised(draft_transitions=after, train_draft_heads_only=True)
+        model.load_state_dict(randomised().state_dict(), strict=False)
+        model(**vars(model.processor(TEXTS))).loss.backward()
+        gradients.append([p.grad for p in model.draft_heads.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
 def test_heads_change_no_likelihood():
     plain, heads = make_sllm(), randomised()
     heads.load_state_dict(plain.state_dict(), strict=False)
@@ -96,10 +138,9 @@ def test_heads_change_no_likelihood():
 
 
 def test_heads_alone_are_trained_where_asked_for():
-    model = randomised(train_draft_heads_only=True)
+    model = randomised(train_draft_heads_only=True, draft_transitions=True)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert trained
-    assert all(name.startswith("draft_heads.") for name in trained)
+    assert {name.split(".")[0] for name in trained} == {"draft_heads", "draft_transitions"}
     model.train()(**vars(model.processor(TEXTS))).loss.backward()
     assert all(p.grad is not None for name, p in model.named_parameters() if name in trained)
 
