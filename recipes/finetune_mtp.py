@@ -2,6 +2,7 @@
 
     sllm finetune-mtp mtp_tiny
     sllm finetune-mtp --opt facebook/opt-125m --data my_text/*.txt --output_dir runs/mtp125m
+    sllm finetune-mtp --model runs/mtp125m --draft_transitions true --train_transitions_only true --data my_text/*.txt
     sllm finetune-mtp --model runs/mtp125m --num_future_tokens 1 --data my_text/*.txt --output_dir runs/mtp125m_1
     torchrun --nproc-per-node 8 recipes/finetune_mtp.py mtp_opt1.3b --data my_text/*.jsonl
 

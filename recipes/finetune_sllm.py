@@ -8,7 +8,8 @@ one vector per sentence.
 With `num_future_tokens` the sentence decoder has drafting heads: it writes the same text, in fewer passes. They can be
 trained together with the rest, or added to a finished model, which then stays as it is:
 
-    sllm finetune-sllm --model runs/sllm_tiny --num_future_tokens 3 --train_draft_heads_only true --data runs/data_tiny
+    sllm finetune-sllm --model runs/sllm_tiny --num_future_tokens 4 --draft_head_kind residual --draft_transitions true \
+        --train_draft_heads_only true --data runs/data_tiny
 
 `vae` is a run of pretrain-vae, `opt` the trunk; `model` instead of both goes on with an SLLM. Logged on the valid
 split: nats per token, nats of the stop flag, bits per byte in training windows; `sllm evaluate` gives the exact,
