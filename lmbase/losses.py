@@ -22,7 +22,8 @@ class VocabularyLoss:
 
     loss: Tensor  # () sum to train on: that of `row_nats` unless focal or weighted
     row_nats: Tensor  # (M,) -log p of each target, detached
-    row_correct: Tensor  # (M,) bool, the target was the most probable token; without gradients only, else empty
+    row_choice: Tensor  # (M,) the most probable token; without gradients only, else empty
+    row_correct: Tensor  # the same length: whether it was the target
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -41,7 +42,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_table = torch.zeros_like(table) if need_table else None
         row_nats = hidden.new_empty(len(targets), dtype=torch.float32)
         row_loss = torch.empty_like(row_nats)
-        row_correct = targets.new_empty(0 if need_hidden or need_table else len(targets), dtype=torch.bool)
+        row_choice = targets.new_empty(0 if need_hidden or need_table else len(targets))
         size = max(1, min(CHUNK_ROWS.get(hidden.device.type, MOST_ROWS), len(targets)))
         part = PART_ROWS.get(hidden.device.type, size)
         # Two matrices for all chunks: making new ones each time costs a CPU a quarter of the loss.
@@ -57,7 +58,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if closed_rows is not None:
                     mine[:, closed_id].masked_fill_(closed_rows[some], float("-inf"))
                 if not (need_hidden or need_table):  # a look at every logit more, so only where nothing is trained
-                    row_correct[some] = mine.argmax(-1) == target[:, 0]
+                    row_choice[some] = mine.argmax(-1)
                 probs = all_probs[: some.stop - first].copy_(mine)
                 torch.softmax(probs, -1, out=probs)
                 p = probs.gather(-1, target)  # (m, 1)
@@ -80,8 +81,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_table is not None:
                 grad_table += logits.T @ states[rows]
         ctx.grads = (grad_hidden.to(hidden.dtype) if grad_hidden is not None else None, grad_table)
-        ctx.mark_non_differentiable(row_nats, row_correct)
-        return row_loss.sum(), row_nats, row_correct
+        ctx.mark_non_differentiable(row_nats, row_choice)
+        return row_loss.sum(), row_nats, row_choice
 
     @staticmethod
     def backward(ctx, grad_loss, *_):
@@ -112,9 +113,10 @@ def vocabulary_loss(
     """
     if not torch.is_grad_enabled():  # what the function sees as needing a gradient, under no_grad, too
         hidden, table = hidden.detach(), table.detach()
-    return VocabularyLoss(
-        *_LinearCrossEntropy.apply(hidden, table, targets, closed_rows, closed_id, focal_gamma, row_weights)
+    loss, row_nats, row_choice = _LinearCrossEntropy.apply(
+        hidden, table, targets, closed_rows, closed_id, focal_gamma, row_weights
     )
+    return VocabularyLoss(loss, row_nats, row_choice, row_choice == targets[: len(row_choice)])
 
 
 def token_nats(

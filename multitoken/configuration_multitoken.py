@@ -4,6 +4,8 @@ import copy
 
 from transformers import OPTConfig, PreTrainedConfig
 
+from multitoken.transitions import draft_target_faults
+
 HEAD_KINDS = ("parallel", "linear", "causal", "anticausal")
 
 
@@ -22,6 +24,8 @@ class MultiTokenLMConfig(PreTrainedConfig):
         head_weights: factor of each head's loss; default: all 1.
         draft_transitions: guesses know the guess before them (`multitoken.transitions`).
         train_transitions_only: everything else stays as it is, and so does the likelihood.
+        draft_targets: what transitions learn then: the `text`, or what head 1 itself would write `greedily` after each
+            of its tokens, which is what guesses are measured by.
         draft_tree: paths of a tree to draft with, chosen by measured acceptance (see `multitoken.DraftTree`).
     """
 
@@ -37,6 +41,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
         head_weights: list[float] | None = None,
         draft_transitions: bool = False,
         train_transitions_only: bool = False,
+        draft_targets: str = "text",
         draft_tree: list[list[int]] | None = None,
         **kwargs,
     ):
@@ -47,6 +52,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
         self.head_weights = head_weights
         self.draft_transitions = draft_transitions
         self.train_transitions_only = train_transitions_only
+        self.draft_targets = draft_targets
         self.draft_tree = draft_tree
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             kwargs.setdefault(name, getattr(self.trunk, name))
@@ -103,5 +109,6 @@ class MultiTokenLMConfig(PreTrainedConfig):
             faults.append("draft_transitions: there is no drafting head; set num_future_tokens to 2 or more")
         if self.train_transitions_only and not self.draft_transitions:
             faults.append("train_transitions_only: there are none; set draft_transitions, too")
+        faults += draft_target_faults(self.draft_targets, self.train_transitions_only, "train_transitions_only")
         if faults:
             raise ValueError("This MultiTokenLM cannot be built:\n  " + "\n  ".join(faults))

@@ -9,9 +9,8 @@ B texts or windows, L tokens, D width, V vocabulary, n heads, M positions that p
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from transformers.utils import ModelOutput, cached_file
 from lmbase.attention import use_fast_attention
 from lmbase.cache import RowCache
 from lmbase.flops import attention_flops, linear_flops
-from lmbase.losses import token_nats, vocabulary_loss
+from lmbase.losses import VocabularyLoss, token_nats, vocabulary_loss
 from lmbase.opt import DocumentNats, score_tokens
 from lmbase.tokenization import load_tokenizer, vocabulary_size
 from multitoken.configuration_multitoken import MultiTokenLMConfig
@@ -66,6 +65,15 @@ class Windows:
         if self.document_ids is not None:  # the last input before a target must be of the same text
             mask &= self.document_ids == self.document_ids.roll(1 - i, dims=1)
         return self.targets.roll(1 - i, dims=1), mask
+
+
+class _Part(NamedTuple):
+    """M predictions of a head, alone or after the token before."""
+
+    name: str  # of their loss
+    head: int
+    hidden: Tensor  # (M,D) as the unembedding reads it
+    targets: Tensor  # (M,)
 
 
 class MultiTokenLMPreTrainedModel(PreTrainedModel):
@@ -242,44 +250,66 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
                 with an opening </s> of its own (which is also what the text before it ends with).
         """
         windows = self._windows(input_ids, attention_mask, ends, document_ids)
-        weights = self.config.head_weights or [1.0] * len(self.heads)
-        parts: list[tuple[str, int, Tensor, Tensor]] = []  # name, head, states (M,D) and targets (M,)
-        after: list[tuple[str, int, Tensor, Tensor]] = []
+        parts: list[_Part] = []
+        masks = []
         for i, states in self._all_states(windows, self.num_active_heads):
             of_head, mask = windows.of_head(i)
-            hidden, targets = self.finish(states[mask]), of_head[mask]
-            parts.append((self._names[i - 1], i, hidden, targets))
-            if self.draft_transitions and i > 1:
-                # Heads go on to say what is likely after whatever token: their best choices are the candidates.
-                hidden, before = hidden.detach(), windows.of_head(i - 1)[0][mask]
-                moved = hidden + self.draft_transitions[i - 2](self.get_input_embeddings()(before).detach(), hidden)
-                after.append((f"after_{i}", i, moved, targets))
-        parts += after
-        names = [name for name, *_ in parts]
-        sizes = [len(targets) for *_, targets in parts]
-        # One sum over all heads: its gradient with respect to the table is made chunk by chunk, in one place, so that
-        # memory holds neither the heads' logits nor a table's gradient for each of them.
-        row_weights = [h.new_full((len(t),), weights[i - 1], dtype=torch.float32) for _, i, h, t in parts]
-        if self.unembeddings is None:
-            groups = [slice(None)]
+            parts.append(_Part(self._names[i - 1], i, self.finish(states[mask]), of_head[mask]))
+            masks.append(mask)
+        if self.config.train_transitions_only:
+            results = self._part_losses(parts)
+            targets = windows.targets
+            if self.config.draft_targets == "greedily":
+                targets = targets.masked_scatter(masks[0], results[0].row_choice[: len(parts[0].targets)])
+            after = self._after(parts, masks, windows, targets)
+            results += self._part_losses(after)
         else:
-            groups = [slice(k, k + 1) for k in range(len(parts))]
-        results = []
-        for group in groups:
-            _, heads, hidden_of, targets_of = zip(*parts[group], strict=True)
-            table = self.unembedding(heads[0])
-            rows = torch.cat(row_weights[group])
-            results.append(vocabulary_loss(torch.cat(hidden_of), table, torch.cat(targets_of), row_weights=rows))
+            after = self._after(parts, masks, windows, windows.targets)
+            results = self._part_losses(parts + after)
+        parts += after
         row_nats = torch.cat([result.row_nats for result in results])
-        borders = pairwise(accumulate(sizes, initial=0))
-        sums = {name: row_nats[start:stop].sum() for name, (start, stop) in zip(names, borders, strict=True)}
+        by_part = row_nats.split([len(part.targets) for part in parts])
+        sums = {part.name: nats.sum() for part, nats in zip(parts, by_part, strict=True)}
         none = row_nats.new_zeros(())  # of heads that a curriculum leaves out
         losses = {
             "heads": torch.stack([result.loss for result in results]).sum(),
             **{name: sums.get(name, none) for name in self._names},
         }
-        correct = results[0].row_correct[: sizes[0]].sum()
-        return MultiTokenLMOutput(loss=losses["heads"] / max(sizes[0], 1), losses=losses, correct=correct)
+        correct = results[0].row_correct[: len(parts[0].targets)].sum()
+        loss = losses["heads"] / max(len(parts[0].targets), 1)
+        return MultiTokenLMOutput(loss=loss, losses=losses, correct=correct)
+
+    def _after(self, parts: "list[_Part]", masks: list[Tensor], windows: Windows, targets: Tensor) -> "list[_Part]":
+        """What the heads' transitions make of the true token before each target.
+
+        Args: masks: (B, L+1) where each head has targets; targets: (B, L+1) of head 1.
+        """
+        found = []
+        for part, mask in list(zip(parts, masks, strict=True))[1 : len(self.draft_transitions) + 1]:
+            # Heads go on to say what is likely after whatever token: their best choices are the candidates.
+            hidden, i = part.hidden.detach(), part.head
+            embeds = self.get_input_embeddings()(windows.of_head(i - 1)[0][mask]).detach()
+            moved = hidden + self.draft_transitions[i - 2](embeds, hidden)
+            found.append(_Part(f"after_{i}", i, moved, targets.roll(1 - i, dims=1)[mask]))
+        return found
+
+    def _part_losses(self, parts: "list[_Part]") -> list[VocabularyLoss]:
+        """Of all parts in one; of each, where heads have vocabularies of their own."""
+        # One sum over all heads: its gradient with respect to the table is made chunk by chunk, in one place, so that
+        # memory holds neither the heads' logits nor a table's gradient for each of them.
+        weights = self.config.head_weights or [1.0] * len(self.heads)
+        results = []
+        for group in [parts] if self.unembeddings is None else [[part] for part in parts]:
+            rows = [h.new_full((len(h),), weights[i - 1], dtype=torch.float32) for _, i, h, _ in group]
+            results.append(
+                vocabulary_loss(
+                    torch.cat([part.hidden for part in group]),
+                    self.unembedding(group[0].head),
+                    torch.cat([part.targets for part in group]),
+                    row_weights=torch.cat(rows),
+                )
+            )
+        return results
 
     def nats(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, first: Tensor | None = None) -> Tensor:
         """-log p of every target under head 1, in fp32, (B, L+1); 0 where there is none.

@@ -21,6 +21,18 @@ from multitoken.speculation import DraftTree
 NUM_CANDIDATES = 64  # of a head, judged again; four of five tokens that a small model then writes are among them
 
 
+DRAFT_TARGETS = ("text", "greedily")
+
+
+def draft_target_faults(targets: str, drafts_only: bool, switch: str) -> list[str]:
+    """What is wrong with a configuration's `draft_targets`, where `switch` says that only drafts are trained."""
+    if targets not in DRAFT_TARGETS:
+        return [f"draft_targets={targets!r}: choose {' or '.join(DRAFT_TARGETS)}"]
+    if targets != "text" and not drafts_only:
+        return [f"draft_targets={targets!r}: the model's own choices are known where it is finished; set {switch}"]
+    return []
+
+
 @dataclass
 class Ahead:
     """What k drafting heads say at some places (..): `states` (.., k, D) as the product with the vocabulary reads them,

@@ -49,6 +49,9 @@ class Config(TokenTrainingConfig):
     head_weights: list[float] | None = option(None, "factor of each head's loss; default: all 1")
     draft_transitions: bool | None = option(None, "guesses know the guess before them; default: the model's, or false")
     train_transitions_only: bool | None = option(None, "add them to a finished `model`, which stays as it is")
+    draft_targets: Literal["text", "greedily"] | None = option(
+        None, "what transitions alone learn: the text, or what head 1 itself would write; default: text"
+    )
     curriculum: Literal["static", "forward", "reverse"] = option(
         "static", "forward: 1, 2 .. n heads in equal parts of the training; reverse: n .. 1"
     )
@@ -57,7 +60,7 @@ class Config(TokenTrainingConfig):
 def build(config: Config, data: PreparedData) -> MultiTokenLM:
     torch.manual_seed(config.seed)
     n = config.num_future_tokens
-    names = ("draft_transitions", "train_transitions_only")
+    names = ("draft_transitions", "train_transitions_only", "draft_targets")
     transitions = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     if config.model:
         if config.opt:

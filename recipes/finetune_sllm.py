@@ -8,8 +8,8 @@ one vector per sentence.
 With `num_future_tokens` the sentence decoder has drafting heads: it writes the same text, in fewer passes. They can be
 trained together with the rest, or added to a finished model, which then stays as it is:
 
-    sllm finetune-sllm --model runs/sllm_tiny --num_future_tokens 4 --draft_head_kind residual --draft_transitions true \
-        --train_draft_heads_only true --data runs/data_tiny
+    sllm finetune-sllm --model runs/sllm_tiny --num_future_tokens 4 --draft_head_kind residual --data runs/data_tiny \
+        --draft_transitions true --train_draft_heads_only true --draft_targets greedily
 
 `vae` is a run of pretrain-vae, `opt` the trunk; `model` instead of both goes on with an SLLM. Logged on the valid
 split: nats per token, nats of the stop flag, bits per byte in training windows; `sllm evaluate` gives the exact,
@@ -63,6 +63,9 @@ class Config(TrainingConfig):
     )
     draft_transitions: bool | None = option(None, "guesses know the guess before them; default: the model's, or false")
     train_draft_heads_only: bool | None = option(None, "add drafting heads to a finished `model`, which stays as it is")
+    draft_targets: Literal["text", "greedily"] | None = option(
+        None, "what drafting heads alone learn: the text, or what the model itself would write; default: text"
+    )
     train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
     eval_windows: int = option(64, "windows of the valid split that the log's figures are taken from")
 
@@ -79,6 +82,7 @@ def build(config: Config) -> SLLM:
         "draft_head_kind",
         "draft_transitions",
         "train_draft_heads_only",
+        "draft_targets",
     )
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     memory = {name: getattr(config, name) for name in ("num_memory_states", "num_memory_tokens")}

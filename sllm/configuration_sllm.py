@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from transformers import OPTConfig, PreTrainedConfig
 
+from multitoken.transitions import draft_target_faults
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 
 ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
@@ -31,6 +32,8 @@ class SLLMConfig(PreTrainedConfig):
             `residual`, one linear layer on the decoder's state (arXiv 2401.10774), which costs a tenth of it.
         draft_transitions: guesses know the guess before them (`multitoken.transitions`).
         train_draft_heads_only: everything else stays as it is, and so does the likelihood.
+        draft_targets: what drafting heads learn then: the `text`, or what the model itself would write `greedily`
+            after each of its tokens, which is what guesses are measured by.
     """
 
     model_type = "sllm"
@@ -50,6 +53,7 @@ class SLLMConfig(PreTrainedConfig):
         draft_head_kind: str = "block",
         draft_transitions: bool = False,
         train_draft_heads_only: bool = False,
+        draft_targets: str = "text",
         **kwargs,
     ):
         self.autoencoder = _as_config(autoencoder, SentenceVAEConfig)
@@ -64,6 +68,7 @@ class SLLMConfig(PreTrainedConfig):
         self.draft_head_kind = draft_head_kind
         self.draft_transitions = draft_transitions
         self.train_draft_heads_only = train_draft_heads_only
+        self.draft_targets = draft_targets
         # The one state that predicts the sentence is read as its vector: alone it needs no attention.
         extended = num_memory_states > 1 or num_memory_tokens > 0
         self.autoencoder.memory_size = num_memory_states + num_memory_tokens if extended else 0
@@ -125,6 +130,7 @@ class SLLMConfig(PreTrainedConfig):
         for name in ("draft_transitions", "train_draft_heads_only"):
             if getattr(self, name) and self.num_future_tokens < 2:
                 faults.append(f"{name}: there are no drafting heads; set num_future_tokens to 2 or more")
+        faults += draft_target_faults(self.draft_targets, self.train_draft_heads_only, "train_draft_heads_only")
         if faults:
             raise ValueError("This SLLM cannot be built:\n  " + "\n  ".join(faults))
 

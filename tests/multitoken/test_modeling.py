@@ -131,6 +131,27 @@ def test_transitions_cost_what_heads_say_after_the_true_token(own):
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+def test_transitions_can_learn_what_head_1_itself_writes(own):
+    options: dict = dict(draft_transitions=True, train_transitions_only=True, own_unembeddings=own)
+    model = make_mtp(**options, draft_targets="greedily")
+    windows, table = model._windows(**BATCH, document_ids=None), model.get_input_embeddings().weight
+    states = dict(model._all_states(windows, 3))
+    chosen = (model.finish(states[1]) @ model.unembedding(1).T).argmax(-1)
+    output = model(**BATCH)
+    for i in (2, 3):
+        hidden, total = model.finish(states[i]), torch.zeros(())
+        for b, t in windows.of_head(i)[1].nonzero().tolist():
+            before = table[windows.targets[b, t + i - 2]]
+            moved = hidden[b, t] + model.draft_transitions[i - 2](before, hidden[b, t])
+            total = total - (moved @ model.unembedding(i).T).log_softmax(-1)[chosen[b, t + i - 1]]
+        torch.testing.assert_close(output.losses[f"after_{i}"], total)
+    text = make_mtp(**options)(**BATCH).losses
+    for name in ("token", "head_2", "head_3"):
+        assert output.losses[name] == text[name]
+
+
 def test_transitions_alone_are_trained_where_asked_for(tmp_path):
     make_mtp().save_pretrained(tmp_path)
     config = MultiTokenLMConfig.from_pretrained(tmp_path)
@@ -315,6 +336,7 @@ def test_gradient_checkpointing_changes_nothing(mtp):
         (dict(head_weights=[1.0, -1.0, 1.0]), "negative"),
         (dict(num_future_tokens=1, draft_transitions=True), "no drafting head"),
         (dict(train_transitions_only=True), "set draft_transitions"),
+        (dict(draft_targets="greedily"), "set train_transitions_only"),
     ],
 )
 def test_impossible_configurations_are_refused(options, words):

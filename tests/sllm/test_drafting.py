@@ -120,6 +120,34 @@ def test_transitions_cost_what_heads_say_after_the_true_token():
     assert float(output.losses["drafts"]) == pytest.approx(sum(parts), rel=1e-4)
 
 
+@torch.no_grad()
+def test_drafts_can_learn_what_the_model_itself_writes():
+    """Targets of heads are its choices after the true tokens, for each sentence as if it were read alone."""
+    options: dict = dict(draft_transitions=True, train_draft_heads_only=True)
+    text, own = (randomised(**options, draft_targets=targets) for targets in ("text", "greedily"))
+    batch = vars(own.processor(TEXTS))
+    sentences = own._read(**batch)
+    states = own._trunk_states(sentences, batch["sentence_mask"])
+    table = own.get_input_embeddings().weight
+    sums = dict.fromkeys(["head_2", "after_2", "head_4", "after_4"], 0.0)
+    for decoded in own._decode(sentences, states):
+        logits = decoded.hidden @ table.T
+        logits[:, 0, EOS] = -torch.inf
+        chosen = logits.argmax(-1)  # (n,T+1)
+        for i in (1, 3):
+            read = own.autoencoder.decoder.reading(decoded.vectors, slice(i, i + chosen.shape[1]))
+            hidden = own.autoencoder.decoder.norm(own.draft_heads[i - 1](decoded.states, read, None))
+            for n, t in decoded.cut.mask[:, i:].nonzero().tolist():
+                before = table[decoded.cut.targets[n, t + i - 1]]
+                moved = hidden[n, t] + own.draft_transitions[i - 1](before, hidden[n, t])
+                for name, x in (("head", hidden[n, t]), ("after", moved)):
+                    sums[f"{name}_{i + 1}"] -= float((x @ table.T).log_softmax(-1)[chosen[n, t + i]])
+    found = own(**batch).losses
+    for name, expected in sums.items():
+        assert float(found[name]) == pytest.approx(expected, rel=1e-4)
+    assert found["token"] == text(**batch).losses["token"]
+
+
 def test_heads_learn_the_same_with_transitions_as_without():
     gradients = []
     for after in (False, True):
@@ -272,6 +300,8 @@ def test_heads_that_are_not_there_are_refused(counter, num_draft):
         (dict(num_future_tokens=0), "at least 1"),
         (dict(train_draft_heads_only=True), "no drafting heads"),
         (dict(draft_transitions=True), "no drafting heads"),
+        (dict(num_future_tokens=2, draft_targets="greedily"), "set train_draft_heads_only"),
+        (dict(draft_targets="all"), "choose text or greedily"),
     ],
 )
 def test_impossible_configurations_are_refused(options, words):
