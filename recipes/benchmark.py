@@ -45,6 +45,7 @@ split of `data`, then the same acceptance at two sizes, the first that of the OP
 import gc
 import hashlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -128,6 +129,9 @@ class Config:
     output_dir: str = option("runs/benchmark", "where metrics.json, table.md and plots.html go")
 
 
+Measured = tuple[list[Row], dict[str, str] | None]  # rows, and what names the text they were measured on
+
+
 def raw_text(config: Config) -> Corpus:
     """The first `text_megabytes` of each split."""
     specs = [config.data] if isinstance(config.data, str) else config.data
@@ -138,16 +142,16 @@ def raw_text(config: Config) -> Corpus:
     return open_corpus(config.data, config.text_field, max_bytes=int(config.text_megabytes * 1e6))
 
 
-def measure_text(config: Config) -> tuple[list[Row], dict[str, str]]:
-    """Rows of the pipeline, and what names the text."""
+def measure_text(config: Config) -> Measured:
+    """Rows of the pipeline."""
     corpus = raw_text(config)
     processor = make_processor(corpus, config.tokenizer, config.rule, MAX_SENTENCE_TOKENS)
     rows, digest = measure_pipeline(corpus, processor, Path(config.output_dir), config.rounds)
     return rows, {"name": corpus.name, "sha256": digest}
 
 
-def measure_rules(config: Config) -> tuple[list[Row], dict[str, str]]:
-    """Rows of every size with every rule, and what names the text."""
+def measure_rules(config: Config) -> Measured:
+    """Rows of every size with every rule."""
     corpus = raw_text(config)
     processor = make_processor(corpus, config.tokenizer, "sentence", MAX_SENTENCE_TOKENS)  # learns Punkt, too
     texts = [text for text in corpus.texts("test") if is_unicode(text)]
@@ -169,8 +173,8 @@ def make_build(config: Config, size: str) -> Build:
     )
 
 
-def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
-    """Rows of every size, and what names the text that sentence lengths are from."""
+def measure_models(config: Config) -> Iterator[Measured]:
+    """Rows of every size, measurement by measurement."""
     data = open_data(
         config.data,
         text_field=config.text_field,
@@ -186,22 +190,21 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
         raise ValueError(f"{data.name} has no test sentences, whose lengths are replayed.")
     source = open_drafts(config)
     ways = source.ways if source else []
-    rows: list[Row] = []
+    corpus = {"name": data.name, "sha256": data.hash}
     for size in config.size:
         build = make_build(config, size)
         if "resident" in config.subset:
-            rows += measure_resident(build, lengths, config.context_tokens, config.dtype, config.device)
+            yield measure_resident(build, lengths, config.context_tokens, config.dtype, config.device), corpus
         if "train" in config.subset:
-            rows += measure_training(
-                build, lengths, config.train_tokens, config.dtype, config.device, config.rounds, machine
-            )
+            steps = config.train_tokens, config.dtype, config.device, config.rounds
+            yield measure_training(build, lengths, *steps, machine), corpus
         if "memory" in config.subset:
-            rows += measure_memory(build, lengths, config.memory_sentences, config.dtype, config.device)
+            yield measure_memory(build, lengths, config.memory_sentences, config.dtype, config.device), corpus
         if "evaluate" in config.subset:
             own = replace(build, vocab_size=len(data.processor.tokenizer))
             sizes = config.window_tokens, config.window_sentences
             num_bytes = int(config.score_megabytes * 1e6)
-            rows += measure_scoring(own, data, num_bytes, sizes, config.device, config.rounds)
+            yield measure_scoring(own, data, num_bytes, sizes, config.device, config.rounds), corpus
         if "generate" in config.subset:
             opt = build.opt()
             sllm = (build.like(source.config) if source else build).sllm(opt).to(dtype).to(config.device).eval()  # type: ignore[arg-type]
@@ -212,12 +215,12 @@ def measure_models(config: Config) -> tuple[list[Row], dict[str, str]]:
             kind = config.dtype if config.weights == "dtype" else f"{config.dtype}, weights int8"
             common = dict(dtype=kind, device=config.device, data=source.name if source else None)
             for case in cases(config):
-                rows += measure_generation(
+                rows = measure_generation(
                     size, opt, sllm, lengths, ways, case, config.rounds, machine, common, config.compiled_baseline
                 )
+                yield rows, corpus
             del opt, sllm
         gc.collect()
-    return rows, {"name": data.name, "sha256": data.hash}
 
 
 def cases(config: Config) -> list[Case]:
@@ -236,19 +239,17 @@ def open_drafts(config: Config) -> TrainedDrafts | None:
     return trained_drafts(config.drafts_from, texts, config.new_tokens, config.device)
 
 
-def measure_training_cost(config: Config) -> list[Row]:
+def measure_training_cost(config: Config) -> Iterator[Measured]:
     """Rows of every size and number of heads."""
-    rows: list[Row] = []
     for size in config.size:
         settings = [
             Setting(size, config.num_blocks, n, config.vocab_size, config.train_tokens, config.dtype, config.device)
             for n in config.num_future_tokens
         ]
-        rows += measure_heads(settings, config.rounds)
-    return rows
+        yield measure_heads(settings, config.rounds), None
 
 
-def measure_replayed(config: Config) -> list[Row]:
+def measure_replayed(config: Config) -> Iterator[Measured]:
     """Rows of every size and way of drafting."""
     if config.acceptance_from is None:
         raise ValueError("The subset `replay` needs --acceptance_from: what `sllm drafting` wrote for a trained model.")
@@ -265,25 +266,40 @@ def measure_replayed(config: Config) -> list[Row]:
         device=config.device,
     )
     rng = np.random.default_rng(config.seed)
-    rows: list[Row] = []
     for size in config.size:
         model = build_replayed(size, drafts, config.vocab_size, dtype, config.device, config.seed)
         ids = [model.config.bos_token_id, *rng.integers(4, config.vocab_size, config.prompt_tokens[0]).tolist()]
         prompt = torch.tensor([ids], device=config.device)
-        rows += measure_replay(model, size, ways, prompt, config.new_tokens, config.rounds, common)
+        yield measure_replay(model, size, ways, prompt, config.new_tokens, config.rounds, common), None
         del model
         gc.collect()
-    return rows
 
 
-def measure_assistant(config: Config) -> tuple[list[Row], dict[str, str]]:
-    """Rows of the trained pair and of the two sizes, and what names the text."""
+def measure_assistant(config: Config) -> Measured:
+    """Rows of the trained pair and of the two sizes."""
     pair = load_pair(config.assist_pair, config.device)
     texts, corpus = read_texts(config.data, "test", config.text_field, None)
     builds = [make_build(config, size) for size in config.size]
     trial = Trial(config.prompt_tokens[0], config.new_tokens, config.num_guesses, config.rounds, config.temperature)
     common = dict(data=corpus["name"], device=config.device)
     return measure_assisting(pair, texts, builds, trial, config.dtype, common), corpus
+
+
+def measure(config: Config) -> Iterator[Measured]:
+    """All that is asked for, in parts."""
+    subset = set(config.subset)
+    if {"generate", "train", "memory", "resident", "evaluate"} & subset:
+        yield from measure_models(config)
+    if "pipeline" in subset:
+        yield measure_text(config)
+    if "cache" in subset:
+        yield measure_rules(config)
+    if "heads" in subset:
+        yield from measure_training_cost(config)
+    if "replay" in subset:
+        yield from measure_replayed(config)
+    if "assist" in subset:
+        yield measure_assistant(config)
 
 
 def tables(rows: list[Row]) -> str:
@@ -306,29 +322,16 @@ def main(config: Config) -> list[Row]:
         raise ValueError(f"weights=int8 are for CPUs, and device is {config.device}: measure bf16 there.")
     rows: list[Row] = []
     corpus: dict[str, str] = {}
-    if "pipeline" in config.subset:
-        rows, corpus = measure_text(config)
-    if "cache" in config.subset:
-        of_rules, corpus = measure_rules(config)
-        rows += of_rules
-    if {"generate", "train", "memory", "resident", "evaluate"} & set(config.subset):
-        of_models, corpus = measure_models(config)
-        rows = of_models + rows
-    if "heads" in config.subset:
-        rows += measure_training_cost(config)
-    if "replay" in config.subset:
-        rows += measure_replayed(config)
-    if "assist" in config.subset:
-        of_pair, corpus = measure_assistant(config)
-        rows += of_pair
-    table = tables(rows)
-    print(table)
     folder = Path(config.output_dir)
-    write_text(folder / "table.md", table + "\n")
-    if plots := render_speed(rows):
-        write_text(folder / "plots.html", plots)
-    seconds = time.perf_counter() - started
-    write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
+    for more, named in measure(config):  # written after each, so that what fails later loses nothing
+        rows += more
+        corpus = named or corpus
+        write_text(folder / "table.md", tables(rows) + "\n")
+        if plots := render_speed(rows):
+            write_text(folder / "plots.html", plots)
+        seconds = time.perf_counter() - started
+        write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
+    print(tables(rows))
     return rows
 
 
