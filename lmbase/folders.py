@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
@@ -39,14 +39,25 @@ def model_folder(name: str | Path, model_type: str | None = None) -> str:
     return str(folder)
 
 
-def load_with_more(kind: type[ModelT], folder: str, config: PreTrainedConfig) -> ModelT:
-    """A model, perhaps with parts that its folder has not, which Transformers would report as missing."""
+def load_with_more(kind: type[ModelT], folder: str, config: PreTrainedConfig, new: tuple[str, ...]) -> ModelT:
+    """A model, perhaps with parts that its folder has not: those whose names begin with one of `new`.
+
+    Raises:
+        ValueError: other weights are missing.
+    """
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # Transformers would report them
     try:
-        return kind.from_pretrained(folder, config=config)
+        loaded: Any = kind.from_pretrained(folder, config=config, output_loading_info=True)
     finally:
         logging.set_verbosity(verbosity)
+    model, found = loaded
+    if missing := [name for name in sorted(found["missing_keys"]) if not name.startswith(new)]:
+        raise ValueError(
+            f"{folder!r} lacks {len(missing)} weights of the model that its config.json describes, {missing[0]} the "
+            "first: the folder is not whole. Copy it again."
+        )
+    return model
 
 
 def _verify_once(folder: Path) -> None:

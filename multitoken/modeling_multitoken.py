@@ -37,8 +37,8 @@ INIT_STD = 0.02
 class MultiTokenLMOutput(ModelOutput):
     """
     Args:
-        loss: () weighted sum over heads of mean nats per target of head 1.
-        losses: named sums in nats: `heads`, the weighted sum to train on, and, to look at, `token` (head 1) and
+        loss: () weighted sum over heads, and their transitions, of mean nats per target of head 1.
+        losses: named sums in nats: `heads`, that sum, and, to look at, `token` (head 1) and
             `head_2` .. `head_n`, with transitions also `after_2` .. `after_n` (a head's token, the one before it
             known). `loss_counts` has how many targets each has.
         correct: () targets of head 1 that were its first choice.
@@ -130,6 +130,13 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
             self.requires_grad_(False)
             self.draft_transitions.requires_grad_(True)
 
+    def train(self, mode: bool = True) -> "MultiTokenLM":
+        super().train(mode)
+        if self.config.train_transitions_only:  # what does not learn drops nothing out
+            self.trunk.eval()
+            self.heads.eval()
+        return self
+
     @classmethod
     def from_opt(
         cls, opt: OPTForCausalLM, num_future_tokens: int = 4, head_kind: str = "parallel", **options
@@ -209,7 +216,7 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         config.num_future_tokens, config.draft_tree = num_future_tokens, None
         config.head_weights = config.head_weights and config.head_weights[:num_future_tokens]
         if num_future_tokens == 1:
-            config.draft_transitions = config.train_transitions_only = False
+            config.draft_transitions, config.train_transitions_only, config.draft_targets = False, False, "text"
         model = type(self)(config)
         kept = {k: v for k, v in self.state_dict().items() if k in model.state_dict()}
         model.load_state_dict(kept)
@@ -234,9 +241,7 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
     ) -> dict[str, Tensor]:
         windows = self._windows(input_ids, attention_mask, ends, document_ids)
         targets = [windows.of_head(i)[1].sum() for i in range(1, len(self.heads) + 1)]
-        counts = dict(
-            zip(self._names, targets + targets[1:], strict=False)
-        )  # without transitions the last are no one's
+        counts = dict(zip(self._names, targets + targets[1:], strict=False))  # the last are those of transitions
         return {"heads": counts["token"], **counts}
 
     def forward(
@@ -256,17 +261,14 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
             of_head, mask = windows.of_head(i)
             parts.append(_Part(self._names[i - 1], i, self.finish(states[mask]), of_head[mask]))
             masks.append(mask)
-        if self.config.train_transitions_only:
-            results = self._part_losses(parts)
+        results = self._part_losses(parts)
+        if self.draft_transitions and len(parts) > 1:
             targets = windows.targets
             if self.config.draft_targets == "greedily":
                 targets = targets.masked_scatter(masks[0], results[0].row_choice[: len(parts[0].targets)])
             after = self._after(parts, masks, windows, targets)
-            results += self._part_losses(after)
-        else:
-            after = self._after(parts, masks, windows, windows.targets)
-            results = self._part_losses(parts + after)
-        parts += after
+            results += self._part_losses(after, trains_table=False)
+            parts += after
         row_nats = torch.cat([result.row_nats for result in results])
         by_part = row_nats.split([len(part.targets) for part in parts])
         sums = {part.name: nats.sum() for part, nats in zip(parts, by_part, strict=True)}
@@ -285,7 +287,7 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         Args: masks: (B, L+1) where each head has targets; targets: (B, L+1) of head 1.
         """
         found = []
-        for part, mask in list(zip(parts, masks, strict=True))[1 : len(self.draft_transitions) + 1]:
+        for part, mask in list(zip(parts, masks, strict=True))[1:]:
             # Heads go on to say what is likely after whatever token: their best choices are the candidates.
             hidden, i = part.hidden.detach(), part.head
             embeds = self.get_input_embeddings()(windows.of_head(i - 1)[0][mask]).detach()
@@ -293,7 +295,7 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
             found.append(_Part(f"after_{i}", i, moved, targets.roll(1 - i, dims=1)[mask]))
         return found
 
-    def _part_losses(self, parts: "list[_Part]") -> list[VocabularyLoss]:
+    def _part_losses(self, parts: "list[_Part]", trains_table: bool = True) -> list[VocabularyLoss]:
         """Of all parts in one; of each, where heads have vocabularies of their own."""
         # One sum over all heads: its gradient with respect to the table is made chunk by chunk, in one place, so that
         # memory holds neither the heads' logits nor a table's gradient for each of them.
@@ -301,10 +303,11 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         results = []
         for group in [parts] if self.unembeddings is None else [[part] for part in parts]:
             rows = [h.new_full((len(h),), weights[i - 1], dtype=torch.float32) for _, i, h, _ in group]
+            table = self.unembedding(group[0].head)
             results.append(
                 vocabulary_loss(
                     torch.cat([part.hidden for part in group]),
-                    self.unembedding(group[0].head),
+                    table if trains_table else table.detach(),
                     torch.cat([part.targets for part in group]),
                     row_weights=torch.cat(rows),
                 )

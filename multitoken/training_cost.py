@@ -57,7 +57,8 @@ class Setting:
         opt = random_config(f"random:{self.size}", vocab_size=self.vocab_size, max_positions=self.window + 1)
         opt.num_hidden_layers = self.num_blocks
         torch.manual_seed(self.seed)
-        return MultiTokenLM(MultiTokenLMConfig.matching(opt, self.num_future_tokens)).train().to(self.device)
+        model = MultiTokenLM(MultiTokenLMConfig.matching(opt, self.num_future_tokens))
+        return model.train().to(self.device)  # type: ignore[arg-type]
 
     def batch(self) -> dict[str, Tensor]:
         """Whole windows of random ids, none of which ends a text."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from multitoken.speculation import DraftTree
 
-NUM_CANDIDATES = 64  # of a head, judged again; four of five tokens that a small model then writes are among them
+NUM_CANDIDATES = 64  # of a head, judged again; of a 7M model's own choices 85% are among head 2's, 77% among head 4's
 
 
 DRAFT_TARGETS = ("text", "greedily")
@@ -29,7 +29,10 @@ def draft_target_faults(targets: str, drafts_only: bool, switch: str) -> list[st
     if targets not in DRAFT_TARGETS:
         return [f"draft_targets={targets!r}: choose {' or '.join(DRAFT_TARGETS)}"]
     if targets != "text" and not drafts_only:
-        return [f"draft_targets={targets!r}: the model's own choices are known where it is finished; set {switch}"]
+        return [
+            f"draft_targets={targets!r}: what the model itself writes can be learnt only while the rest of it stays "
+            f"as it is; set {switch}, or draft_targets=text"
+        ]
     return []
 
 
@@ -62,7 +65,7 @@ class Transition(nn.Module):
 
     def forward(self, embeds: Tensor, states: Tensor) -> Tensor:
         """Embeddings of tokens and states of the head (..., D) -> (..., D). Both are scaled to a length of sqrt(D)."""
-        embeds, states = (F.rms_norm(x, x.shape[-1:]) for x in (embeds, states))
+        embeds, states = (F.rms_norm(x, x.shape[-1:], eps=1e-6) for x in (embeds, states))
         return self.out_proj(F.silu(self.token_proj(embeds) + self.state_proj(states)))
 
 

@@ -251,8 +251,7 @@ def measure_training_cost(config: Config) -> Iterator[Measured]:
 
 def measure_replayed(config: Config) -> Iterator[Measured]:
     """Rows of every size and way of drafting."""
-    if config.acceptance_from is None:
-        raise ValueError("The subset `replay` needs --acceptance_from: what `sllm drafting` wrote for a trained model.")
+    assert config.acceptance_from is not None
     drafts = read_acceptance(config.acceptance_from, config.seed)
     ways = drafts.ways
     if config.ways is not None:
@@ -288,12 +287,12 @@ def measure_assistant(config: Config) -> Measured:
 def measure(config: Config) -> Iterator[Measured]:
     """All that is asked for, in parts."""
     subset = set(config.subset)
-    if {"generate", "train", "memory", "resident", "evaluate"} & subset:
-        yield from measure_models(config)
     if "pipeline" in subset:
         yield measure_text(config)
     if "cache" in subset:
         yield measure_rules(config)
+    if {"generate", "train", "memory", "resident", "evaluate"} & subset:
+        yield from measure_models(config)
     if "heads" in subset:
         yield from measure_training_cost(config)
     if "replay" in subset:
@@ -320,6 +319,8 @@ def main(config: Config) -> list[Row]:
     config.device = choose_device(config.device)
     if config.weights == "int8" and config.device != "cpu":
         raise ValueError(f"weights=int8 are for CPUs, and device is {config.device}: measure bf16 there.")
+    if "replay" in config.subset and config.acceptance_from is None:
+        raise ValueError("The subset `replay` needs --acceptance_from: what `sllm drafting` wrote for a trained model.")
     rows: list[Row] = []
     corpus: dict[str, str] = {}
     folder = Path(config.output_dir)

@@ -48,9 +48,11 @@ class Config(TokenTrainingConfig):
     )
     head_weights: list[float] | None = option(None, "factor of each head's loss; default: all 1")
     draft_transitions: bool | None = option(None, "guesses know the guess before them; default: the model's, or false")
-    train_transitions_only: bool | None = option(None, "add them to a finished `model`, which stays as it is")
+    train_transitions_only: bool | None = option(
+        None, "add them to a finished `model`, which stays as it is; default: the model's, or false"
+    )
     draft_targets: Literal["text", "greedily"] | None = option(
-        None, "what transitions alone learn: the text, or what head 1 itself would write; default: text"
+        None, "what transitions alone learn: the text, or what head 1 itself writes; default: the model's, or text"
     )
     curriculum: Literal["static", "forward", "reverse"] = option(
         "static", "forward: 1, 2 .. n heads in equal parts of the training; reverse: n .. 1"
@@ -67,9 +69,11 @@ def build(config: Config, data: PreparedData) -> MultiTokenLM:
             raise ValueError("Give either `model`, a multi-token model to go on with, or `opt`, not both.")
         folder = model_folder(config.model, "multi_token_lm")
         model_config = MultiTokenLMConfig.from_pretrained(folder)
+        if transitions.get("draft_transitions", model_config.draft_transitions) != model_config.draft_transitions:
+            model_config.draft_tree = None  # was measured with other guesses
         for name, value in transitions.items():
             setattr(model_config, name, value)
-        model = load_with_more(MultiTokenLM, folder, model_config)
+        model = load_with_more(MultiTokenLM, folder, model_config, ("draft_transitions.",))
         for name in ("head_kind", "own_unembeddings"):
             given, own = getattr(config, name), getattr(model.config, name)
             if given is not None and given != own:
@@ -77,11 +81,22 @@ def build(config: Config, data: PreparedData) -> MultiTokenLM:
                     f"{name}={given}: the heads of {config.model} were made with {own}; --opt makes new ones."
                 )
         if n is not None and n != model.config.num_future_tokens:
+            if n == 1 and config.train_transitions_only:
+                raise ValueError("train_transitions_only: a model with one head has none; take more heads.")
             model = model.with_heads(n)
+        if model.config.train_transitions_only and config.curriculum != "static":
+            raise ValueError(
+                f"curriculum={config.curriculum}: only transitions are trained, all of them all the time; leave it "
+                "out, or give --train_transitions_only false."
+            )
         if config.head_weights is not None:
             model.config.head_weights = config.head_weights
             model.config.check()
         return model
+    if config.train_transitions_only:
+        raise ValueError(
+            "train_transitions_only: heads on an OPT have to be trained first; give --model, such a model."
+        )
     options = dict(transitions, head_weights=config.head_weights, own_unembeddings=bool(config.own_unembeddings))
     kind = config.head_kind or "parallel"
     spec = config.opt or "random:small"

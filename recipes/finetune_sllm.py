@@ -64,7 +64,8 @@ class Config(TrainingConfig):
     draft_transitions: bool | None = option(None, "guesses know the guess before them; default: the model's, or false")
     train_draft_heads_only: bool | None = option(None, "add drafting heads to a finished `model`, which stays as it is")
     draft_targets: Literal["text", "greedily"] | None = option(
-        None, "what drafting heads alone learn: the text, or what the model itself would write; default: text"
+        None,
+        "what drafting heads alone learn: the text, or the model's own choices; default: the model's, or text",
     )
     train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
     eval_windows: int = option(64, "windows of the valid split that the log's figures are taken from")
@@ -105,7 +106,7 @@ def build(config: Config) -> SLLM:
             )
         for name, value in given.items():
             setattr(model_config, name, value)
-        return load_with_more(SLLM, folder, model_config)
+        return load_with_more(SLLM, folder, model_config, ("draft_heads.", "draft_transitions."))
     if not (config.vae and config.opt):
         raise ValueError("An SLLM is grafted from two parts: give --vae (a run of pretrain-vae) and --opt (the trunk).")
     vae = SentenceVAE.from_pretrained(model_folder(config.vae, "sentence_vae"))

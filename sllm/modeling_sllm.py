@@ -232,6 +232,13 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         else:
             self.autoencoder.embed_tokens.requires_grad_(True)  # shared with the trunk, which does not read tokens
 
+    def train(self, mode: bool = True) -> "SLLM":
+        super().train(mode)
+        if self.config.train_draft_heads_only:  # what does not learn drops nothing out
+            self.autoencoder.eval()
+            self.trunk.eval()
+        return self
+
     @property
     def heads_attend(self) -> bool:
         """Drafting heads read earlier positions, and so need a cache."""
@@ -451,15 +458,19 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         nothing = torch.zeros(0, dtype=torch.long, device=table.device)
         heads = [map(torch.cat, zip(*of_head, strict=True)) for of_head in ahead if of_head]
         found = [tuple(head) for head in heads] or [(table.new_zeros(0, table.shape[1]), nothing, nothing)] * len(ahead)
-        hidden, targets = [h for h, _, _ in found], [t for _, t, _ in found]
-        for transition, (h, t, before) in zip(self.draft_transitions, found, strict=False):
+        targets = torch.cat([t for _, t, _ in found])
+        results = [vocabulary_loss(torch.cat([h for h, _, _ in found]), table, targets)]
+        if self.draft_transitions:
             # Heads go on to say what is likely after whatever token: their best choices are the candidates.
-            h = h.detach()
-            hidden.append(h + transition(embed(before).detach(), h))
-            targets.append(t)
-        result = vocabulary_loss(torch.cat(hidden), table, torch.cat(targets))
-        sums = [part.sum() for part in result.row_nats.split([len(t) for t in targets])]
-        return {"drafts": result.loss, **dict(zip(self._draft_names, sums, strict=True))}
+            judged = [
+                h.detach() + transition(embed(before).detach(), h.detach())
+                for transition, (h, _, before) in zip(self.draft_transitions, found, strict=True)
+            ]
+            results.append(vocabulary_loss(torch.cat(judged), table.detach(), targets))
+        sizes = [len(t) for _, t, _ in found]
+        sums = [part.sum() for result in results for part in result.row_nats.split(sizes)]
+        loss = torch.stack([result.loss for result in results]).sum()
+        return {"drafts": loss, **dict(zip(self._draft_names, sums, strict=True))}
 
     def _memory_of_all(
         self, layers: nn.ModuleList, sentences: Sentences, states: Tensor
