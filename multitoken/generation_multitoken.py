@@ -20,7 +20,7 @@ from lmbase.modes import inference_method
 from lmbase.opt import encode_text
 from multitoken.copying import PromptLookup, copied_guesses, make_lookups
 from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, check_drafts, verify
-from multitoken.transitions import Ahead, sequential_guesses
+from multitoken.transitions import Ahead, draft
 
 if TYPE_CHECKING:
     from multitoken.modeling_multitoken import MultiTokenLM
@@ -289,24 +289,11 @@ class _Writer:
             self.guesses = torch.empty(len(self.texts), 0, dtype=torch.long, device=self.model.device)
             return
         model = self.model
-        if model.draft_transitions:
-            newest = [(text.new or text.prompt)[-1] for text in self.texts]
-            tables = [model.unembedding(j) for j in range(2, tree.depth + 2)]
-            embed = model.get_input_embeddings()
-            self.guesses = sequential_guesses(
-                tree, newest, heads.states, heads.logits, model.draft_transitions, embed, tables, self._scores
-            )
-            return
-        places = [(b, len(text.new) + d) for b, text in enumerate(self.texts) for d in range(tree.depth)]
-        best = self.sampler.scores(heads.logits.flatten(0, 1), places).topk(tree.num_ranks).indices
-        ranked = best.view(len(self.texts), tree.depth, -1)  # (B,depth,ranks)
-        depths = [len(path) - 1 for path in tree.nodes[1:]]
-        self.guesses = ranked[:, depths, [path[-1] for path in tree.nodes[1:]]]  # (B,R-1)
-
-    def _scores(self, depth: int, logits: Tensor, ids: Tensor) -> Tensor:
-        """Of guesses at this depth, from 0, whose candidates (B, m) have logits (B, P, m)."""
-        places = [(b, len(text.new) + depth) for b, text in enumerate(self.texts)]
-        return self.sampler.candidate_scores(logits, ids, places)
+        newest = [(text.new or text.prompt)[-1] for text in self.texts]
+        tables = [model.unembedding(j) for j in range(2, tree.depth + 2)]
+        places = [(b, len(text.new)) for b, text in enumerate(self.texts)]
+        embed = model.get_input_embeddings()
+        self.guesses = draft(tree, newest, heads, model.draft_transitions, embed, tables, self.sampler, places)
 
     def _copy(self, depth: int) -> None:
         """Take guesses from each text so far."""

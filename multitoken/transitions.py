@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmbase.decoding import Sampler
 from multitoken.speculation import DraftTree
 
 NUM_CANDIDATES = 64  # of a head, judged again; of a 7M model's own choices 85% are among head 2's, 77% among head 4's
@@ -128,3 +129,28 @@ def sequential_guesses(
         tokens = ids.gather(1, best[:, parents, [min(rank, num_ranks - 1) for rank in ranks]])  # (B,P')
         guesses.append(tokens)
     return torch.cat(guesses, dim=1)
+
+
+def draft(
+    tree: DraftTree,
+    newest: Sequence[int],
+    heads: Ahead,
+    transitions: nn.ModuleList,
+    embed: Callable[[Tensor], Tensor],
+    tables: Sequence[Tensor],
+    sampler: Sampler,
+    places: Sequence[tuple[int, int]],
+) -> Tensor:
+    """Tokens (B, R-1) of the tree's nodes below its root, by heads that guess apart or, with transitions, in sequence.
+
+    Args: as for `sequential_guesses`, and
+        heads: (B, d, ..), d at least the tree's depth.
+        places: (B,) each text and the number of its next token, which head 2 guesses.
+    """
+    if transitions:
+        scores = lambda j, logits, ids: sampler.candidate_scores(logits, ids, [(b, n + j) for b, n in places])  # noqa: E731
+        return sequential_guesses(tree, newest, heads.states, heads.logits, transitions, embed, tables, scores)
+    rows = [(b, n + depth) for b, n in places for depth in range(tree.depth)]
+    logits = heads.logits[:, : tree.depth]  # (B,depth,V)
+    best = sampler.scores(logits.flatten(0, 1), rows).topk(tree.num_ranks).indices.view(*logits.shape[:2], -1)
+    return best[:, [len(path) - 1 for path in tree.nodes[1:]], [path[-1] for path in tree.nodes[1:]]]

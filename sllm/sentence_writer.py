@@ -17,7 +17,7 @@ from lmbase.collate import pad_tokens
 from lmbase.decoding import Sampler
 from multitoken.copying import PromptLookup, copied_guesses
 from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, verify
-from multitoken.transitions import Ahead, sequential_guesses
+from multitoken.transitions import Ahead, draft
 from sentencevae.modeling_sentencevae import Branches, DecoderState
 from sllm.stepwise_sllm import ReadingState
 
@@ -253,7 +253,12 @@ class SentenceWriter:
         if self.lookups:
             self._copy(depth)
         elif depth:
-            self._guess(heads, self.drafts[depth])
+            model, tree = self.model, self.drafts[depth]
+            newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
+            tables = [model.get_input_embeddings().weight] * depth
+            places = [(text, self.num_chosen[text]) for text in self.texts]
+            found = draft(tree, newest, heads, model.draft_transitions, self._embed, tables, self.sampler, places)
+            self.guessed, self.guesses = tree, found.tolist()
         else:
             self._guess_nothing()
 
@@ -266,24 +271,3 @@ class SentenceWriter:
 
     def _guess_nothing(self) -> None:
         self.guessed, self.guesses = self.drafts[0], [[] for _ in self.sentences]
-
-    def _guess(self, heads: Ahead, tree: DraftTree) -> None:
-        """Choose the tree's nodes below its root, each sentence's newest token, from what heads say (B, depth, ..)."""
-        b, self.guessed, model = len(heads.logits), tree, self.model
-        if model.draft_transitions:
-            newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
-            tables = [model.get_input_embeddings().weight] * tree.depth
-            self.guesses = sequential_guesses(
-                tree, newest, heads.states, heads.logits, model.draft_transitions, self._embed, tables, self._scores
-            ).tolist()
-            return
-        places = [(text, self.num_chosen[text] + d) for text in self.texts for d in range(tree.depth)]
-        best = self.sampler.scores(heads.logits.flatten(0, 1), places).topk(tree.num_ranks).indices
-        ranked = best.view(b, tree.depth, -1).tolist()  # (B,depth,ranks)
-        self.guesses = [[of_text[len(path) - 1][path[-1]] for path in tree.nodes[1:]] for of_text in ranked]
-
-    def _scores(self, depth: int, logits: Tensor, ids: Tensor) -> Tensor:
-        """Of guesses at this depth, from 0, whose candidates (B, m) have logits (B, P, m)."""
-        return self.sampler.candidate_scores(
-            logits, ids, [(text, self.num_chosen[text] + depth) for text in self.texts]
-        )
