@@ -24,8 +24,8 @@ class MultiTokenLMConfig(PreTrainedConfig):
         head_weights: factor of each head's loss; default: all 1.
         draft_transitions: guesses know the guess before them (`multitoken.transitions`).
         train_transitions_only: everything else stays as it is, and so does the likelihood.
-        draft_targets: what transitions learn then: the `text`, or what head 1 itself would write `greedily` after each
-            of its tokens, which is what guesses are measured by.
+        draft_targets: what transitions learn then: the `text`, or (`greedy`) what head 1 itself would write after each
+            of its tokens, which is what guesses are verified against.
         draft_tree: paths of a tree to draft with, chosen by measured acceptance (see `multitoken.DraftTree`).
     """
 

@@ -264,7 +264,7 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         results = self._part_losses(parts)
         if self.draft_transitions and len(parts) > 1:
             targets = windows.targets
-            if self.config.draft_targets == "greedily":
+            if self.config.draft_targets == "greedy":
                 targets = targets.masked_scatter(masks[0], results[0].row_choice[: len(parts[0].targets)])
             after = self._after(parts, masks, windows, targets)
             results += self._part_losses(after, trains_table=False)

@@ -22,7 +22,7 @@ from multitoken.speculation import DraftTree
 NUM_CANDIDATES = 64  # of a head, judged again; of a 7M model's own choices 85% are among head 2's, 77% among head 4's
 
 
-DRAFT_TARGETS = ("text", "greedily")
+DRAFT_TARGETS = ("text", "greedy")
 
 
 def draft_target_faults(targets: str, drafts_only: bool, switch: str) -> list[str]:

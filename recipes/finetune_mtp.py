@@ -51,7 +51,7 @@ class Config(TokenTrainingConfig):
     train_transitions_only: bool | None = option(
         None, "add them to a finished `model`, which stays as it is; default: the model's, or false"
     )
-    draft_targets: Literal["text", "greedily"] | None = option(
+    draft_targets: Literal["text", "greedy"] | None = option(
         None, "what transitions alone learn: the text, or what head 1 itself writes; default: the model's, or text"
     )
     curriculum: Literal["static", "forward", "reverse"] = option(

@@ -9,7 +9,7 @@ With `num_future_tokens` the sentence decoder has drafting heads: it writes the 
 trained together with the rest, or added to a finished model, which then stays as it is:
 
     sllm finetune-sllm --model runs/sllm_tiny --num_future_tokens 4 --draft_head_kind residual --data runs/data_tiny \
-        --draft_transitions true --train_draft_heads_only true --draft_targets greedily
+        --draft_transitions true --train_draft_heads_only true --draft_targets greedy
 
 `vae` is a run of pretrain-vae, `opt` the trunk; `model` instead of both goes on with an SLLM. Logged on the valid
 split: nats per token, nats of the stop flag, bits per byte in training windows; `sllm evaluate` gives the exact,
@@ -63,7 +63,7 @@ class Config(TrainingConfig):
     )
     draft_transitions: bool | None = option(None, "guesses know the guess before them; default: the model's, or false")
     train_draft_heads_only: bool | None = option(None, "add drafting heads to a finished `model`, which stays as it is")
-    draft_targets: Literal["text", "greedily"] | None = option(
+    draft_targets: Literal["text", "greedy"] | None = option(
         None,
         "what drafting heads alone learn: the text, or the model's own choices; default: the model's, or text",
     )

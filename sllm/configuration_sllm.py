@@ -32,8 +32,8 @@ class SLLMConfig(PreTrainedConfig):
             `residual`, one linear layer on the decoder's state (arXiv 2401.10774), which costs a tenth of it.
         draft_transitions: guesses know the guess before them (`multitoken.transitions`).
         train_draft_heads_only: everything else stays as it is, and so does the likelihood.
-        draft_targets: what drafting heads learn then: the `text`, or what the model itself would write `greedily`
-            after each of its tokens, which is what guesses are measured by.
+        draft_targets: what drafting heads learn then: the `text`, or (`greedy`) what the model itself would write
+            after each of its tokens, which is what guesses are verified against.
     """
 
     model_type = "sllm"

@@ -318,7 +318,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         stop_logits, stop = self._stop(states, sentence_mask, continues)
         losses = {"token": result.loss, "stop": stop.sum()}
         if self.draft_heads:
-            if self.config.draft_targets == "greedily":
+            if self.config.draft_targets == "greedy":
                 for of_head, at in zip(ahead, places, strict=True):
                     of_head[:] = [(h, result.row_choice[k], b) for (h, _, b), k in zip(of_head, at, strict=True)]
             losses |= self._draft_losses(ahead)

@@ -135,7 +135,7 @@ def test_transitions_cost_what_heads_say_after_the_true_token(own):
 @pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
 def test_transitions_can_learn_what_head_1_itself_writes(own):
     options: dict = dict(draft_transitions=True, train_transitions_only=True, own_unembeddings=own)
-    model = make_mtp(**options, draft_targets="greedily")
+    model = make_mtp(**options, draft_targets="greedy")
     windows, table = model._windows(**BATCH, document_ids=None), model.get_input_embeddings().weight
     states = dict(model._all_states(windows, 3))
     chosen = (model.finish(states[1]) @ model.unembedding(1).T).argmax(-1)
@@ -162,7 +162,7 @@ def test_transitions_alone_are_trained_where_asked_for(tmp_path):
     model(**BATCH).loss.backward()
     assert all(p.grad is not None for name, p in model.named_parameters() if name in trained)
     assert not model.trunk.training
-    model.config.draft_targets = "greedily"
+    model.config.draft_targets = "greedy"
     assert len(model.with_heads(2).draft_transitions) == 1
     assert len(model.with_heads(1).draft_transitions) == 0
 
@@ -338,7 +338,7 @@ def test_gradient_checkpointing_changes_nothing(mtp):
         (dict(head_weights=[1.0, -1.0, 1.0]), "negative"),
         (dict(num_future_tokens=1, draft_transitions=True), "no drafting head"),
         (dict(train_transitions_only=True), "set draft_transitions"),
-        (dict(draft_targets="greedily"), "set train_transitions_only"),
+        (dict(draft_targets="greedy"), "set train_transitions_only"),
     ],
 )
 def test_impossible_configurations_are_refused(options, words):

@@ -124,7 +124,7 @@ def test_transitions_cost_what_heads_say_after_the_true_token():
 def test_drafts_can_learn_what_the_model_itself_writes():
     """Targets of heads are its choices after the true tokens, for each sentence as if it were read alone."""
     options: dict = dict(draft_transitions=True, train_draft_heads_only=True)
-    text, own = (randomised(**options, draft_targets=targets) for targets in ("text", "greedily"))
+    text, own = (randomised(**options, draft_targets=targets) for targets in ("text", "greedy"))
     batch = vars(own.processor(TEXTS))
     sentences = own._read(**batch)
     states = own._trunk_states(sentences, batch["sentence_mask"])
@@ -300,8 +300,8 @@ def test_heads_that_are_not_there_are_refused(counter, num_draft):
         (dict(num_future_tokens=0), "at least 1"),
         (dict(train_draft_heads_only=True), "no drafting heads"),
         (dict(draft_transitions=True), "no drafting heads"),
-        (dict(num_future_tokens=2, draft_targets="greedily"), "set train_draft_heads_only"),
-        (dict(draft_targets="all"), "choose text or greedily"),
+        (dict(num_future_tokens=2, draft_targets="greedy"), "set train_draft_heads_only"),
+        (dict(draft_targets="all"), "choose text or greedy"),
     ],
 )
 def test_impossible_configurations_are_refused(options, words):
