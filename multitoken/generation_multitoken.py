@@ -205,7 +205,7 @@ class _Writer:
         self._keep(z, states, following.depth, [range(length) for length in lengths])
         for b in range(len(self.texts)):
             self._append(b, [chosen[b][0]])
-        self._guess(heads.at(range(len(lengths)), [0] * len(lengths)), following)
+        self._guess(heads, [0] * len(lengths), following)
 
     def _pass(self, tree: DraftTree, following: DraftTree) -> None:
         """Read the newest token and the guesses after it, keep what head 1 itself would have written, and guess what
@@ -236,7 +236,7 @@ class _Writer:
             # what is behind an end mark or a limit is not accepted
             self.statistics.add(tree.depth, min(len(rows) - 1, num_tokens), num_tokens)
         self._keep(z, states, following.depth, kept)
-        self._guess(heads.at(range(len(kept)), [rows[-1] if rows else 0 for rows in kept]), following)
+        self._guess(heads, [rows[-1] if rows else 0 for rows in kept], following)
 
     def _keep(self, z: Tensor, states: list[Tensor], depth: int, rows: list[Sequence[int]]) -> None:
         """Of the rows just read those that stand; heads that have not read them will, before their next guess."""
@@ -279,8 +279,9 @@ class _Writer:
         found = dict(model.run_heads(self._source(z, states), 2, last, mask, self.draft_cache))
         return torch.stack([found[i] for i in range(2, depth + 2)], dim=2)
 
-    def _guess(self, heads: Ahead, tree: DraftTree) -> None:
-        """Choose the tree's nodes below its root, each text's newest token, from what heads say (B, depth, ..)."""
+    def _guess(self, heads: Ahead, rows: list[int], tree: DraftTree) -> None:
+        """Choose the tree's nodes below its root, each text's newest token, from what heads (B, R, k, ..) say at one of
+        the rows (B,)."""
         if self.lookups:
             self._copy(tree.depth)
             return
@@ -293,7 +294,8 @@ class _Writer:
         tables = [model.unembedding(j) for j in range(2, tree.depth + 2)]
         places = [(b, len(text.new)) for b, text in enumerate(self.texts)]
         embed = model.get_input_embeddings()
-        self.guesses = draft(tree, newest, heads, model.draft_transitions, embed, tables, self.sampler, places)
+        last = heads.at(range(len(rows)), rows)
+        self.guesses = draft(tree, newest, last, model.draft_transitions, embed, tables, self.sampler, places)
 
     def _copy(self, depth: int) -> None:
         """Take guesses from each text so far."""

@@ -101,7 +101,7 @@ class SentenceWriter:
         for b, sentence in enumerate(self.sentences):
             if sentence.writing:
                 self.statistics.add(0, 0, self._append(b, chosen[b]))
-        self._draft(heads.at(range(len(rows)), [0] * len(rows)), wanted)
+        self._draft(heads, [0] * len(rows), wanted)
 
     def _pass(self) -> None:
         """Read the newest token and the guesses after it, keep what the decoder itself would have written, and guess
@@ -134,7 +134,7 @@ class SentenceWriter:
                 self.statistics.add(tree.depth, num_accepted, num_tokens)
                 accepted += num_accepted
         self._keep(states, ahead, kept)
-        self._draft(heads.at(range(len(kept)), [path[-1] for path in kept]), following)
+        self._draft(heads, [path[-1] for path in kept], following)
         # Copying costs nothing, so a pass takes what verifying takes: any find of up to `wanted` tokens.
         if self.length is not None and (tree.depth <= wanted if self.lookups else tree.depth == following == wanted):
             self.length.record(wanted if tree.depth else 0, accepted / len(alive), time.perf_counter() - began)
@@ -248,8 +248,8 @@ class SentenceWriter:
         # All that may draft read on, so that a longer draft later finds their keys and values.
         return torch.stack(model.draft_states(self._drafting, states, self.ahead, branches)[:num_heads], dim=2)
 
-    def _draft(self, heads: Ahead, depth: int) -> None:
-        """Guess what follows each sentence's newest token. Args: heads: (B, depth, ..), if they draft."""
+    def _draft(self, heads: Ahead, rows: list[int], depth: int) -> None:
+        """Guess what follows each sentence's newest token, which was chosen at one of the rows (B,) of (B, R, k, ..)."""
         if self.lookups:
             self._copy(depth)
         elif depth:
@@ -257,7 +257,8 @@ class SentenceWriter:
             newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
             tables = [model.get_input_embeddings().weight] * depth
             places = [(text, self.num_chosen[text]) for text in self.texts]
-            found = draft(tree, newest, heads, model.draft_transitions, self._embed, tables, self.sampler, places)
+            last = heads.at(range(len(rows)), rows)
+            found = draft(tree, newest, last, model.draft_transitions, self._embed, tables, self.sampler, places)
             self.guessed, self.guesses = tree, found.tolist()
         else:
             self._guess_nothing()
