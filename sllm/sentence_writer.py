@@ -249,7 +249,7 @@ class SentenceWriter:
         return torch.stack(model.draft_states(self._drafting, states, self.ahead, branches)[:num_heads], dim=2)
 
     def _draft(self, heads: Ahead, rows: list[int], depth: int) -> None:
-        """Guess what follows each sentence's newest token, which was chosen at one of the rows (B,) of (B, R, k, ..)."""
+        """Guess what follows each sentence's newest token, chosen at one of the rows (B,) of heads (B, R, k, ..)."""
         if self.lookups:
             self._copy(depth)
         elif depth:
