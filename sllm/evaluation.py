@@ -155,7 +155,8 @@ def nats_of_heads(model: MultiTokenLM, documents: Sequence[list[int]], window: i
         ids, mask = pad_tokens(rows, model.config.pad_token_id)
         batch = (ids.to(model.device), mask.to(model.device), torch.tensor(ends, device=model.device))
         sums += [float(nats.sum(dtype=torch.float64)) for nats in model.nats_by_head(*batch)]
-        counts += [float(count) for name, count in model.loss_counts(*batch).items() if name != "heads"]
+        found = model.loss_counts(*batch)
+        counts += [float(found["token" if i == 1 else f"head_{i}"]) for i in range(1, len(counts) + 1)]
     return (sums / counts.clip(min=1)).tolist()
 
 
