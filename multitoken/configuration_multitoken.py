@@ -4,9 +4,8 @@ import copy
 
 from transformers import OPTConfig, PreTrainedConfig
 
-from multitoken.transitions import draft_target_faults
-
 HEAD_KINDS = ("parallel", "linear", "causal", "anticausal")
+DRAFT_TARGETS = ("text", "greedy")
 
 
 class MultiTokenLMConfig(PreTrainedConfig):
@@ -112,3 +111,15 @@ class MultiTokenLMConfig(PreTrainedConfig):
         faults += draft_target_faults(self.draft_targets, self.train_transitions_only, "train_transitions_only")
         if faults:
             raise ValueError("This MultiTokenLM cannot be built:\n  " + "\n  ".join(faults))
+
+
+def draft_target_faults(targets: str, drafts_only: bool, switch: str) -> list[str]:
+    """What is wrong with a configuration's `draft_targets`, where `switch` says that only drafts are trained."""
+    if targets not in DRAFT_TARGETS:
+        return [f"draft_targets={targets!r}: choose {' or '.join(DRAFT_TARGETS)}"]
+    if targets != "text" and not drafts_only:
+        return [
+            f"draft_targets={targets!r}: what the model itself writes can be learnt only while the rest of it stays "
+            f"as it is; set {switch}, or draft_targets=text"
+        ]
+    return []

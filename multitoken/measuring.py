@@ -24,7 +24,7 @@ from lmbase.opt import encode_text
 from lmbase.speed import Generation, alternate, pairwise_ratio
 from multitoken.modeling_multitoken import MultiTokenLM
 from multitoken.speculation import DraftTree, SpeculationStatistics
-from multitoken.transitions import ranked_after
+from multitoken.transitions import best_candidates
 
 NUM_RANKS = 8  # candidates of a head that a tree may name
 
@@ -142,12 +142,10 @@ def candidate_rates(
             if j == 1 or not len(targets):
                 continue
             hidden, table = model.finish(states[0, first : length - j]), model.unembedding(j)
-            logits = hidden @ table.T
-            if model.draft_transitions:
-                before = model.get_input_embeddings()(ids[0, first + j - 1 : -1])
-                ranked = ranked_after(model.draft_transitions[j - 2], before, hidden, logits, table)[:, :num_ranks]
-            else:
-                ranked = logits.topk(num_ranks).indices  # (targets,ranks)
+            before = model.get_input_embeddings()(ids[0, first + j - 1 : -1])
+            ranked = best_candidates(
+                model.draft_transitions, j - 2, before, hidden, hidden @ table.T, table, num_ranks
+            )  # (targets,ranks)
             hits[j - 2] += (ranked == targets[:, None]).sum(0).cpu()
             counts[j - 2] += len(targets)
     return [(row / max(count, 1)).tolist() for row, count in zip(hits, counts, strict=True)]

@@ -22,21 +22,6 @@ from multitoken.speculation import DraftTree
 NUM_CANDIDATES = 64  # of a head, judged again; of a 7M model's own choices 85% are among head 2's, 77% among head 4's
 
 
-DRAFT_TARGETS = ("text", "greedy")
-
-
-def draft_target_faults(targets: str, drafts_only: bool, switch: str) -> list[str]:
-    """What is wrong with a configuration's `draft_targets`, where `switch` says that only drafts are trained."""
-    if targets not in DRAFT_TARGETS:
-        return [f"draft_targets={targets!r}: choose {' or '.join(DRAFT_TARGETS)}"]
-    if targets != "text" and not drafts_only:
-        return [
-            f"draft_targets={targets!r}: what the model itself writes can be learnt only while the rest of it stays "
-            f"as it is; set {switch}, or draft_targets=text"
-        ]
-    return []
-
-
 @dataclass
 class Ahead:
     """What k drafting heads say at some places (..): `states` (.., k, D) as the product with the vocabulary reads them,
@@ -94,6 +79,18 @@ def ranked_after(transition: nn.Module, embeds: Tensor, states: Tensor, logits: 
     top = logits.topk(min(NUM_CANDIDATES, logits.shape[1]))
     added = (transition(embeds, states) @ table.T).gather(1, top.indices)
     return top.indices.gather(1, (top.values.float() + added.float()).argsort(1, descending=True))
+
+
+def best_candidates(
+    transitions: nn.ModuleList, j: int, embeds: Tensor, states: Tensor, logits: Tensor, table: Tensor, num_ranks: int
+) -> Tensor:
+    """Tokens (N, num_ranks) that guess j = 0, 1 .. names first: after known tokens, where there are transitions.
+
+    Args: as for `ranked_after`.
+    """
+    if not transitions:
+        return logits.topk(num_ranks).indices
+    return ranked_after(transitions[j], embeds, states, logits, table)[:, :num_ranks]
 
 
 def sequential_guesses(

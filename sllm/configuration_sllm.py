@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from transformers import OPTConfig, PreTrainedConfig
 
-from multitoken.transitions import draft_target_faults
+from multitoken.configuration_multitoken import draft_target_faults
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 
 ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)

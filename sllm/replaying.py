@@ -21,7 +21,7 @@ from lmbase.modes import inference_method
 from multitoken.measuring import NUM_RANKS, accepted_counts
 from multitoken.replaying import Acceptance, choices_that_accept
 from multitoken.speculation import DraftTree
-from multitoken.transitions import Ahead, ranked_after
+from multitoken.transitions import Ahead, best_candidates
 from sllm.assisting import SentenceAssistant
 from sllm.configuration_sllm import SLLMConfig
 from sllm.loading import load_model
@@ -165,11 +165,9 @@ def candidate_rates(model: SLLM, texts: Sequence[str], num_ranks: int = NUM_RANK
         memory = model.memory_of_heads(sentences, states)
         for decoded in model._decode(sentences, states):
             for j, (hidden, targets, before) in enumerate(model._look_ahead(decoded, sentences, states, memory)):
-                logits = hidden @ table.T
-                if model.draft_transitions:
-                    best = ranked_after(model.draft_transitions[j], table[before], hidden, logits, table)[:, :num_ranks]
-                else:
-                    best = logits.topk(num_ranks).indices
+                best = best_candidates(
+                    model.draft_transitions, j, table[before], hidden, hidden @ table.T, table, num_ranks
+                )
                 hits[j] += (best == targets[:, None]).sum(0).cpu()
                 counts[j] += len(targets)
     return [(of_head / max(count, 1)).tolist() for of_head, count in zip(hits, counts, strict=True)]
