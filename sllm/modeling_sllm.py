@@ -295,18 +295,15 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         first = [sentence_mask.new_zeros(0)]
         memory = self.memory_of_heads(sentences, states)
         ahead: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.draft_heads]
-        places: list[list[Tensor]] = [[] for _ in self.draft_heads]  # of their targets among those of head 1
-        num_targets = 0
+        masks = []
         for decoded in self._decode(sentences, states):
             cut = decoded.cut
             hidden.append(decoded.hidden[cut.mask])
             targets.append(cut.targets[cut.mask])
             first.append(cut.first[cut.mask])
-            place = num_targets + cut.mask.flatten().cumsum(0).view_as(cut.mask) - 1  # (n,T+1)
-            num_targets += len(targets[-1])
-            for i, found in enumerate(self._look_ahead(decoded, sentences, states, memory)):
-                ahead[i].append(found)
-                places[i].append(place[:, i + 1 :][cut.mask[:, i + 1 :]])
+            masks.append(cut.mask)
+            for of_head, found in zip(ahead, self._look_ahead(decoded, sentences, states, memory), strict=True):
+                of_head.append(found)
         result = vocabulary_loss(
             torch.cat(hidden),
             self.autoencoder.embed_tokens.weight,
@@ -319,8 +316,12 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         losses = {"token": result.loss, "stop": stop.sum()}
         if self.draft_heads:
             if self.config.draft_targets == "greedy":
-                for of_head, at in zip(ahead, places, strict=True):
-                    of_head[:] = [(h, result.row_choice[k], b) for (h, _, b), k in zip(of_head, at, strict=True)]
+                choices = result.row_choice.split([len(of_group) for of_group in targets])[1:]
+                for group, (mask, chosen) in enumerate(zip(masks, choices, strict=True)):
+                    own = torch.zeros_like(mask, dtype=chosen.dtype).masked_scatter(mask, chosen)  # (n,T+1)
+                    for i, of_head in enumerate(ahead, start=1):
+                        hidden_there, _, before = of_head[group]
+                        of_head[group] = hidden_there, own[:, i:][mask[:, i:]], before
             losses |= self._draft_losses(ahead)
         count = self.loss_counts(input_ids, attention_mask)["token"].clamp(min=1)
         loss = torch.stack([w * losses[name] for name, w in self.loss_weights.items()]).sum() / count
