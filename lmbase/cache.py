@@ -4,9 +4,45 @@ B texts, H heads, R rows of a forward pass, C positions held, d width of a head.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def visible_rows(within: Tensor, starts: Tensor, size: int) -> Tensor:
+    """(B, 1, R, C) bool: of C = `size` positions those that each of R new rows sees. These are all before `starts`
+    (B,), where the first new row stands, and of the new rows what `within` (R, R) says."""
+    r = len(within)
+    offset = torch.arange(size, device=starts.device) - starts[:, None]  # (B, C) from each text's end
+    new = within[:, offset.clamp(0, r - 1)].transpose(0, 1)  # (B, R, C)
+    return ((offset < 0)[:, None] | (new & ((offset >= 0) & (offset < r))[:, None]))[:, None]
+
+
+@dataclass
+class FixedRows:
+    """A `RowCache` of fixed size as compiled code sees it in one pass: tensors alone say where rows stand, so shapes
+    recur from pass to pass."""
+
+    layers: list[tuple[Tensor, Tensor]]  # keys and values (B, H, C, d)
+    starts: Tensor  # (B,) where the pass begins
+    even = False
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_, **__) -> tuple[Tensor, Tensor]:
+        """Write (B, H, R, d) from the starts on; returns all C positions."""
+        place = self.places(keys.shape[2])[:, None, :, None].expand_as(keys)
+        for held, new in zip(self.layers[layer_idx], (keys, values), strict=True):
+            held.scatter_(2, place, new)
+        return self.layers[layer_idx]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0  # the caller says positions and mask
+
+    def places(self, num_rows: int) -> Tensor:
+        return self.starts[:, None] + torch.arange(num_rows, device=self.starts.device)
+
+    def visible(self, within: Tensor) -> Tensor:
+        return visible_rows(within, self.starts, self.layers[0][0].shape[2])
 
 
 class RowCache:
@@ -24,6 +60,18 @@ class RowCache:
         self.capacity = capacity
         self.device = device
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values (B, H, C, d)
+
+    @classmethod
+    def of_fixed_size(
+        cls, layers: Sequence[tuple[Tensor, Tensor]], capacity: int, lengths: Sequence[int]
+    ) -> "RowCache":
+        """A cache that holds these keys and values (B, H, c, d) already, in tensors that stay as they are while no text
+        outgrows the capacity."""
+        cache = cls(len(lengths), capacity, layers[0][0].device)
+        cache.lengths = list(lengths)
+        for number, held in enumerate(layers):
+            cache.layers[number] = tuple(_fixed(x, capacity) for x in held)  # type: ignore[assignment]
+        return cache
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_, **__) -> tuple[Tensor, Tensor]:
         """Write (B, H, R, d) behind the texts' lengths; returns all that this pass may look at."""
@@ -48,6 +96,11 @@ class RowCache:
         return max(self.lengths)
 
     @property
+    def starts(self) -> Tensor:
+        """(B,) where a pass begins."""
+        return torch.tensor(self.lengths, device=self.device)
+
+    @property
     def even(self) -> bool:
         """All texts are of one length."""
         return len(set(self.lengths)) == 1
@@ -56,7 +109,7 @@ class RowCache:
         """Where a pass of R rows stands: a slice for all texts, or (B, R)."""
         if self.even:
             return slice(self.lengths[0], self.lengths[0] + num_rows)
-        return self._starts()[:, None] + torch.arange(num_rows, device=self.device)
+        return self.starts[:, None] + torch.arange(num_rows, device=self.device)
 
     def visible(self, within: Tensor) -> Tensor:
         """(B, 1, R, C) bool: what each of R new rows sees of all that is held, given what it sees of the new (R, R)."""
@@ -64,9 +117,7 @@ class RowCache:
         if self.even:
             past = within.new_ones(r, longest)
             return torch.cat([past, within], dim=1).expand(len(self.lengths), 1, -1, -1)
-        offset = torch.arange(longest + r, device=self.device) - self._starts()[:, None]  # (B, C) from each text's end
-        new = within[:, offset.clamp(0, r - 1)].transpose(0, 1)  # (B, R, C)
-        return ((offset < 0)[:, None] | (new & ((offset >= 0) & (offset < r))[:, None]))[:, None]
+        return visible_rows(within, self.starts, longest + r)
 
     def keep(self, rows: Sequence[Sequence[int]]) -> None:
         """For each text the rows of the last pass that stay, in their order; the others are forgotten."""
@@ -92,5 +143,11 @@ class RowCache:
         per_place = sum(t.nbytes / (t.shape[0] * t.shape[2]) for layer in self.layers.values() for t in layer)
         return round(per_place * sum(self.lengths))
 
-    def _starts(self) -> Tensor:
-        return torch.tensor(self.lengths, device=self.device)
+
+def _fixed(x: Tensor, capacity: int) -> Tensor:
+    """(B, H, c, d) in the beginning of a tensor (B, H, C, d) whose address a CUDA graph may rely on."""
+    b, h, c, d = x.shape
+    held = x.new_zeros(b, h, capacity, d)
+    held[:, :, :c] = x
+    torch._dynamo.mark_static_address(held)
+    return held

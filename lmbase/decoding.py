@@ -41,12 +41,12 @@ IGNORED = (
     "decoder_start_token_id",
     "transformers_version",
     "_from_model_config",
-    "cache_implementation",
     "cache_config",
     "max_cache_len",
-    "compile_config",
     "disable_compile",
 )
+CACHES = (None, "dynamic", "static")
+COMPILING = ("cache_implementation", "compile_config")  # understood where steps can be compiled, else IGNORED
 # Sampling settings, with the values that change nothing.
 SAMPLING = {"temperature": (None, 1.0), "top_k": (None, 0), "top_p": (None, 1.0)}
 # Every other setting is refused where it is set to something else than None, False or the value here.
@@ -62,29 +62,40 @@ NEUTRAL = {
 }
 
 
-def merge_generation_config(base: GenerationConfig, given: GenerationConfig | None, kwargs: dict) -> GenerationConfig:
+def merge_generation_config(
+    base: GenerationConfig, given: GenerationConfig | None, kwargs: dict, compiles: bool = False
+) -> GenerationConfig:
     """The settings of one call: keywords over the given configuration over the model's own.
+
+    Args:
+        compiles: the model has compiled steps and a cache of fixed size.
 
     Raises:
         ValueError: a keyword that generation does not know, or a setting that it does not support.
     """
     config = copy.deepcopy(given if given is not None else base)
     defaults = GenerationConfig().to_dict()
-    unknown = [name for name in kwargs if name not in defaults or name in IGNORED]
+    understood = UNDERSTOOD + COMPILING * compiles
+    ignored = IGNORED + COMPILING * (not compiles)
+    unknown = [name for name in kwargs if name not in defaults or name in ignored]
     if unknown:
         raise ValueError(
-            f"generate() does not know {', '.join(unknown)}; it understands {', '.join(sorted(UNDERSTOOD))}."
+            f"generate() does not know {', '.join(unknown)}; it understands {', '.join(sorted(understood))}."
         )
     for name, value in kwargs.items():  # not config.update, which refuses max_new_tokens=0
         setattr(config, name, value)
     unsupported = [
         f"{name}={value!r}"
         for name, value in config.to_dict().items()
-        if name not in UNDERSTOOD + IGNORED
+        if name not in understood + ignored
         and not (value is None or value is False or value == NEUTRAL.get(name, defaults.get(name)))
     ]
     if unsupported:
         raise ValueError(f"{', '.join(unsupported)}: not supported; greedy decoding and sampling are, always cached.")
+    if compiles and config.cache_implementation not in CACHES:
+        raise ValueError(
+            f"cache_implementation={config.cache_implementation!r}: choose 'static', which compiles the steps, or None."
+        )
     if config.max_new_tokens is not None and config.max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={config.max_new_tokens} must not be negative.")
     if config.do_sample and config.temperature is not None and config.temperature <= 0:

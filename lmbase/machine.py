@@ -36,6 +36,10 @@ class Machine:
         self.dtype, self.device = dtype, torch.device(device)
         self._products: dict[tuple[int, Shape], float] = {}
 
+    def anew(self) -> "Machine":
+        """The same one, to be measured again: what it can do may depend on who else uses it."""
+        return Machine(self.dtype, str(self.device))
+
     @cached_property
     def matrix_rate(self) -> float:
         """Floating-point operations per second of large matrix products."""

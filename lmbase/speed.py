@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
-from transformers import Cache, CompileConfig, OPTForCausalLM, PreTrainedTokenizerFast
+from transformers import Cache, OPTForCausalLM, PreTrainedTokenizerFast
 from transformers.cache_utils import CacheLayerMixin
 from transformers.generation.streamers import BaseStreamer
 
@@ -124,7 +124,7 @@ def time_opt(
         **settings,
     )
     seconds = arrivals.seconds
-    positions = output.past_key_values.get_seq_length()
+    positions = int(output.past_key_values.get_seq_length())  # a static cache has a tensor
     first = arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS) if arrivals.moments else seconds
     held = cache_bytes(output.past_key_values)
     cached = positions * len(prompt)
@@ -140,21 +140,18 @@ def time_opt(
     )
 
 
-def compiled() -> dict[str, Any]:
-    """Settings of `generate` that give it a cache of fixed size and compile its step, on CPUs too."""
-    config = CompileConfig()
-    config._compile_all_devices = True  # type: ignore[assignment]  # else Transformers compiles on accelerators only
-    return {"cache_implementation": "static", "compile_config": config}
-
-
-def alternate(runners: Mapping[str, Callable[[], ResultT]], num_rounds: int = 5) -> dict[str, list[ResultT]]:
-    """Run all in turn, A B A B, `num_rounds` times after one warm-up each."""
+def alternate(
+    runners: Mapping[str, Callable[[], ResultT]], num_rounds: int = 5, after_each: Callable[[], None] | None = None
+) -> dict[str, list[ResultT]]:
+    """Run all in turn, A B A B, `num_rounds` times after one warm-up each, and something else after each round."""
     for run in runners.values():
         run()
     found: dict[str, list[ResultT]] = {name: [] for name in runners}
     for _ in range(num_rounds):
         for name, run in runners.items():
             found[name].append(run())
+        if after_each is not None:
+            after_each()
     return found
 
 

@@ -70,7 +70,7 @@ from multitoken.training_cost import Setting, measure_heads
 from sllm.assisting_benchmark import Trial, load_pair, measure_assisting
 from sllm.cache_size import lengths_by_rule, measure_cache, measure_resident
 from sllm.evaluation import read_texts
-from sllm.generation_benchmark import Case, measure_generation
+from sllm.generation_benchmark import Case, Contest, measure_generation
 from sllm.loading import write_in_int8
 from sllm.replaying import TrainedDrafts, trained_drafts
 from sllm.scoring_benchmark import measure_scoring
@@ -104,8 +104,8 @@ class Config:
     )
     batch_size: list[PositiveInt] = option([1], "texts written at once")
     drafts_from: str | None = option(None, "a trained SLLM with drafting heads: as many of its guesses are accepted")
-    compiled_baseline: bool = option(
-        False, "also OPT with a static cache and its step compiled by torch.compile, which takes minutes"
+    compiled: bool = option(
+        False, "of the subset generate: also with caches of fixed size and compiled steps, which takes minutes"
     )
     memory_sentences: PositiveInt = option(512, "of the subset memory: sentences of the text of a training step")
     context_tokens: list[PositiveInt] = option([256, 1024, 2047], "of the subset resident: where memory is looked at")
@@ -214,12 +214,10 @@ def measure_models(config: Config) -> Iterator[Measured]:
                 write_in_int8(sllm)
             kind = config.dtype if config.weights == "dtype" else f"{config.dtype}, weights int8"
             common = dict(dtype=kind, device=config.device, data=source.name if source else None)
+            contest = Contest(size, opt, sllm, lengths, ways, machine, config.rounds, config.compiled)
             for case in cases(config):
-                rows = measure_generation(
-                    size, opt, sllm, lengths, ways, case, config.rounds, machine, common, config.compiled_baseline
-                )
-                yield rows, corpus
-            del opt, sllm
+                yield measure_generation(contest, case, common), corpus
+            del opt, sllm, contest
         gc.collect()
 
 

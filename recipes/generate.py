@@ -5,6 +5,7 @@
     sllm generate --model runs/opt_tiny --prompt "Returns the"
     sllm generate --model runs/mtp_tiny --num_draft 3 --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --dtype bf16 --weights int8 --prompt "Returns the"
+    sllm generate --model runs/sllm_tiny --compile true --max_new_tokens 2000 --prompt "Returns the"
     sllm generate --model runs/opt_large --assistant runs/sllm_small --prompt "Returns the"
 
 An unfinished last sentence of the prompt is continued, not encoded. The prompt is shown too, what is new follows it.
@@ -17,11 +18,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import OPTForCausalLM, TextStreamer
 
+from lmbase.compiling import compile_settings
 from lmbase.config import option, run, single_process
 from lmbase.devices import DTYPES, choose_device
 from lmbase.opt import encode_text
@@ -53,6 +55,7 @@ class Config:
     overflow: str = option("stop", "when the trunk's positions are used up: stop or slide (SLLM)")
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights and of the computation")
     weights: Literal["dtype", "int8"] = option("dtype", "int8: in eight bits (CPU; SLLM, OPT), half of what bf16 reads")
+    compile: bool = option(False, "compile the steps, which takes up to minutes and pays in long texts (SLLM, OPT)")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
 
 
@@ -95,8 +98,12 @@ def main(config: Config) -> str:
     if config.weights == "int8":
         write_in_int8(model)
     streamer = TextStreamer(loaded.tokenizer, clean_up_tokenization_spaces=False, skip_special_tokens=True)
-    sampling = {k: getattr(config, k) for k in SETTINGS}
+    sampling: dict[str, Any] = {k: getattr(config, k) for k in SETTINGS}
     sampling = {k: v for k, v in sampling.items() if v is not None}
+    if config.compile:
+        if isinstance(model, MultiTokenLM) or assistant is not None:
+            raise ValueError("--compile is for an SLLM or an OPT that writes alone: leave it out.")
+        sampling |= compile_settings()
     num_draft = int(config.num_draft) if config.num_draft.isdigit() else config.num_draft
     started = time.perf_counter()
     if isinstance(model, SLLM):

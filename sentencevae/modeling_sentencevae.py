@@ -20,7 +20,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from lmbase.attention import attention
-from lmbase.cache import RowCache
+from lmbase.cache import FixedRows, RowCache
 from lmbase.flops import linear_flops
 from lmbase.losses import vocabulary_loss
 from lmbase.processing import ProcessorMixin
@@ -189,7 +189,7 @@ class DecoderLayer(nn.Module):
 class CachedLayer:
     """Where a layer finds the keys and values of earlier positions, and what each new position sees (N,1,T,C)."""
 
-    cache: RowCache
+    cache: RowCache | FixedRows
     number: int
     visible: Tensor | None  # None: everything
 
@@ -223,14 +223,14 @@ class DecoderState:
             return None
         if branches is not None:
             return self.cache.visible(branches.visible)
-        square = torch.ones(num_rows, num_rows, dtype=torch.bool, device=self.cache.device)
+        square = torch.ones(num_rows, num_rows, dtype=torch.bool, device=self.sentence_embeds.device)
         return self.cache.visible(square.tril())
 
     def places(self, num_rows: int, branches: Branches | None = None) -> Places:
         """Positions of T new rows in their sentences."""
         if branches is None:
             return self.cache.places(num_rows)
-        return torch.tensor(self.cache.lengths, device=self.cache.device)[:, None] + branches.depths
+        return self.cache.starts[:, None] + branches.depths
 
 
 def memory_keys_values(layers: nn.ModuleList, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -166,11 +167,11 @@ def _read_sentences(sllm: SLLM, sentences: Sequence[list[int]]) -> Iterator[tupl
     batches = [{key: value.to(sllm.device) for key, value in batch.items()} for batch in padded]
     state = sllm.start_reading(**batches[0])
     tokens = len(sentences[0])
-    yield tokens, state.past_key_values
+    yield tokens, cast(DynamicCache, state.past_key_values)
     for sentence, batch in zip(sentences[1:], batches[1:], strict=True):
         sllm.read_sentence(batch["input_ids"][0], batch["attention_mask"][0], state)
         tokens += len(sentence)
-        yield tokens, state.past_key_values
+        yield tokens, cast(DynamicCache, state.past_key_values)
 
 
 def _main(kind: str, dtype: str, device: str, *settings: str) -> list[Reading]:

@@ -18,13 +18,24 @@ from torch import nn
 from transformers import OPTForCausalLM
 
 from lmbase.collate import pad_sentences
+from lmbase.compiling import compile_settings
 from lmbase.int8 import Int8Linear
 from lmbase.machine import Machine, Shape, linear_shapes
 from lmbase.metrics import Row
-from lmbase.speed import Generation, alternate, compiled, median, pairwise_ratio, time_opt
+from lmbase.speed import Generation, alternate, median, pairwise_ratio, time_opt
 from multitoken.replaying import FIRST_WORD, Acceptance
 from sllm.replaying import ReplayedSLLM
 from sllm.speed import time_sllm
+
+COMPILED = ", compiled"
+
+
+@dataclass(frozen=True)
+class Names:
+    """Of the rows that others are compared with."""
+
+    opt: str
+    sllm: str
 
 
 @dataclass(frozen=True)
@@ -54,26 +65,30 @@ def random_sentences(
     return sentences
 
 
-def measure_generation(
-    size: str,
-    opt: OPTForCausalLM,
-    sllm: ReplayedSLLM,
-    lengths: Sequence[int],
-    ways: Sequence[Acceptance],
-    case: Case,
-    num_rounds: int,
-    machine: Machine,
-    common: dict,
-    compiled_baseline: bool = False,
-) -> list[Row]:
-    """OPT through Transformers' `generate` (also compiled, if that is wanted), the SLLM one by one, in each way of
-    drafting, and `auto` with the last.
+@dataclass
+class Contest:
+    """An OPT and the SLLM on it, and how they are measured."""
+
+    size: str
+    opt: OPTForCausalLM
+    sllm: ReplayedSLLM
+    lengths: Sequence[int]  # tokens of the sentences of a text, those of the prompt first
+    ways: Sequence[Acceptance]  # of drafting, with how many guesses of each draft come true
+    machine: Machine
+    num_rounds: int
+    compiled: bool = False  # everything once more with compiled steps
+
+
+def measure_generation(contest: Contest, case: Case, common: dict) -> list[Row]:
+    """OPT through Transformers' `generate`, the SLLM one by one, in each way of drafting, and `auto` with the last.
 
     Args:
-        lengths: tokens of the sentences of a text, those of the prompt first.
-        ways: of drafting, with how many guesses of each draft come true.
         common: columns of every row.
+
+    Raises:
+        ValueError: more sentences than the trunk has positions.
     """
+    opt, sllm, lengths, ways = contest.opt, contest.sllm, contest.lengths, contest.ways
     vocabulary = sllm.config.vocab_size
     sentences = random_sentences(lengths, case.prompt_tokens, vocabulary, np.random.default_rng(0))
     ids = [opt.config.bos_token_id, *(i for sentence in sentences for i in sentence)]
@@ -82,67 +97,73 @@ def measure_generation(
     begun = len(sentences) % len(lengths)
     to_come = [*lengths[begun:], *lengths[:begun]]
     written = _until(case.new_tokens, to_come)
-    runners: dict[str, Callable[[], Generation]] = {}
-    baseline = f"OPT {size}"
     if len(sentences) + len(written) + 1 > sllm.config.trunk.max_position_embeddings:
         raise ValueError(
             f"prompt_tokens={case.prompt_tokens}: that many sentences have no position in the trunk, which has "
             f"{sllm.config.trunk.max_position_embeddings}. Choose fewer tokens, or rule sentence."
         )
-    fits = case.prompt_tokens + case.new_tokens <= opt.config.max_position_embeddings
-    if fits:
-        runners[baseline] = functools.partial(time_opt, opt, flat, case.new_tokens)
-        if compiled_baseline:
-            runners[f"{baseline}, compiled"] = functools.partial(time_opt, opt, flat, case.new_tokens, **compiled())
     plain = Acceptance("", 1, [0])
     automatic = [Acceptance("auto", "auto", ways[-1].counts, ways[-1].tree)] if ways else []
     worst = [Acceptance("auto, nothing accepted", "auto", [0], ways[-1].tree)] if ways else []
 
-    def write(way: Acceptance, counts: Iterator[int]) -> Generation:
+    def write(way: Acceptance, counts: Iterator[int], settings: dict) -> Generation:
         sllm.replay(to_come, counts)
-        return time_sllm(sllm, nested, case.new_tokens, way.num_draft, way.tree)
+        return time_sllm(sllm, nested, case.new_tokens, way.num_draft, way.tree, **settings)
 
-    for way in (plain, *ways, *automatic, *worst):
-        name = f"SLLM {size}" + (f", {way.way}" if way.way else "")
-        runners[name] = functools.partial(write, way, itertools.cycle(way.counts))
-    found = alternate(runners, num_rounds)
-    limits: dict[str, Limit] = {}
+    runners: dict[str, Callable[[], Generation]] = {}
+    names = Names(f"OPT {contest.size}", f"SLLM {contest.size}")
+    fits = case.prompt_tokens + case.new_tokens <= opt.config.max_position_embeddings
+    kinds: dict[str, dict] = {"": {}} | ({COMPILED: compile_settings()} if contest.compiled else {})
+    for kind, settings in kinds.items():
+        if fits:
+            runners[names.opt + kind] = functools.partial(time_opt, opt, flat, case.new_tokens, **settings)
+        for way in (plain, *ways, *automatic, *worst):
+            name = names.sllm + (f", {way.way}" if way.way else "") + kind
+            runners[name] = functools.partial(write, way, itertools.cycle(way.counts), settings)
+    limits: dict[str, list[Limit]] = {names.opt: [], names.sllm: []}
+
+    def measure_limits() -> None:
+        machine = contest.machine.anew()
+        limits[names.opt].append(opt_limit(opt, machine, case.batch_size))
+        limits[names.sllm].append(sllm_limit(sllm, machine, case.batch_size, statistics.mean(written)))
+
     # On a GPU the products are too short to be timed one by one; those of int8 weights are not the machine's.
-    if opt.device.type == "cpu" and not any(isinstance(module, Int8Linear) for module in opt.modules()):
-        limits[baseline] = opt_limit(opt, machine, case.batch_size)
-        limits[f"SLLM {size}"] = sllm_limit(sllm, machine, case.batch_size, statistics.mean(written))
-    rows = [] if fits else [_no_positions(baseline, opt, case, common)]
-    for name, runs in found.items():
-        rows.append(_row(name, runs, found, baseline, f"SLLM {size}", limits.get(name), machine, case, common))
+    limited = opt.device.type == "cpu" and not any(isinstance(module, Int8Linear) for module in opt.modules())
+    found = alternate(runners, contest.num_rounds, after_each=measure_limits if limited else None)
+    rows = [] if fits else [_no_positions(names.opt, opt, case, common)]
+    for name in found:
+        limit = limits[name.removesuffix(COMPILED)] if limited and name.removesuffix(COMPILED) in limits else None
+        rows.append(_row(name, found, names, limit, contest.machine, case, common))
     return rows
 
 
 def _row(
     name: str,
-    runs: list[Generation],
     found: dict[str, list[Generation]],
-    baseline: str,
-    plain: str,
-    limit: "Limit | None",
+    names: Names,
+    limits: "list[Limit] | None",
     machine: Machine,
     case: Case,
     common: dict,
 ) -> Row:
+    runs = found[name]
     speed = median([g.tokens_per_second for g in runs])
     extra: dict = {"batch_size": case.batch_size, "context": case.prompt_tokens}
-    references = {"speed_ratio": baseline} | ({"plain_ratio": plain} if name.startswith(plain) else {})
+    references = {"speed_ratio": names.opt} | ({"plain_ratio": names.sllm} if name.startswith(names.sllm) else {})
     for prefix, other in references.items():
         if other in found and name != other:
             ratio, low, high = pairwise_ratio(runs, found[other])
             extra |= {prefix: ratio, f"{prefix}_low": low, f"{prefix}_high": high}
     extra["milliseconds_per_token"] = 1000 * case.batch_size / speed
-    if limit is not None:
-        seconds = sum(limit.seconds.values())
-        extra["of_limit"] = speed * seconds / case.batch_size
-        extra["read_share"] = limit.num_bytes * speed / case.batch_size / machine.read_rate
-        extra |= {f"limit_ms_{part}": 1000 * value for part, value in limit.seconds.items()}
+    if limits is not None:  # what the machine could do in the same minute
+        speeds = [run.tokens_per_second / case.batch_size for run in runs]
+        shares = [x * sum(limit.seconds.values()) for x, limit in zip(speeds, limits, strict=True)]
+        extra["of_limit"] = median(shares)
+        extra["read_share"] = limits[0].num_bytes * median(speeds) / machine.read_rate
+        for part in limits[0].seconds:
+            extra[f"limit_ms_{part}"] = 1000 * median([limit.seconds[part] for limit in limits])
     extra["tokens_per_position"] = median([g.tokens_per_position for g in runs])
-    if runs[0].tokens_per_forward is not None and name not in (baseline, plain):
+    if runs[0].tokens_per_forward is not None and name.removesuffix(COMPILED) not in (names.opt, names.sllm):
         extra["tokens_per_forward"] = median([g.tokens_per_forward or 0.0 for g in runs])
     return Row(
         model=name,

@@ -14,12 +14,14 @@ from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput
 
+from lmbase.cache import RowCache
 from lmbase.collate import pad_sentences, pad_tokens
 from lmbase.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
 from lmbase.modes import inference_method
 from lmbase.tokenization import token_bytes
 from multitoken.copying import make_lookups
 from multitoken.speculation import DraftTree, SpeculationStatistics, check_drafts
+from sllm.compiled_steps import CompiledSteps
 from sllm.sentence_writer import Sentence, SentenceWriter
 from sllm.stepwise_sllm import ReadingState
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from sllm.modeling_sllm import SLLM
 
 OVERFLOWS = ("stop", "slide")
+SENTENCE_TOKENS = 4  # that compiled steps reckon with: clauses of novels have 9; if short, a cache is made anew
 
 
 @dataclass
@@ -55,7 +58,7 @@ class SentenceGenerateOutput(ModelOutput):
     finish_reason: list[str] = None  # type: ignore[assignment]
     recut_share: float | None = None
     texts: list[str] | None = None
-    past_key_values: Cache | None = None
+    past_key_values: Cache | RowCache | None = None
     statistics: SpeculationStatistics | None = None
 
 
@@ -130,6 +133,10 @@ class SentenceGenerationMixin(GenerationMixin):
                 each head's first.
             seed: makes sampling repeatable.
 
+        With cache_implementation="static" (and, if that is to be told how, a compile_config) the steps run compiled, as
+        Transformers' models do on a GPU: the first call takes up to minutes, later ones are faster, mostly for one text
+        at a time. Rounding apart the text is the same.
+
         An unfinished last sentence of a prompt is not encoded: it is forced as the decoder's first tokens.
 
         Raises:
@@ -137,7 +144,7 @@ class SentenceGenerationMixin(GenerationMixin):
         """
         if overflow not in OVERFLOWS:
             raise ValueError(f"overflow={overflow!r}: choose {' or '.join(OVERFLOWS)}.")
-        config = merge_generation_config(self.generation_config, generation_config, kwargs)
+        config = merge_generation_config(self.generation_config, generation_config, kwargs, compiles=True)
         if (input_ids is None) == (text is None):
             raise ValueError("Give either input_ids or text.")
         prompt = input_ids if text is None else text
@@ -150,7 +157,10 @@ class SentenceGenerationMixin(GenerationMixin):
         drafts, automatic = check_drafts(
             num_draft, tree, self.config.num_future_tokens, self.config.vocab_size, config.prompt_lookup_num_tokens
         )
-        writer = self.sentence_writer(len(texts), sampler, drafts, automatic, lookups)
+        steps = None
+        if config.cache_implementation == "static":
+            steps = CompiledSteps(self, config.compile_config, len(texts), len(drafts.nodes))
+        writer = self.sentence_writer(len(texts), sampler, drafts, automatic, lookups, steps)
         limit = config.max_new_tokens
         if limit is None:
             limit = DEFAULT_NEW_TOKENS if max_new_sentences is None else 2**62
@@ -237,7 +247,8 @@ def _write(
     """Write sentences until every text has a finish_reason; returns what was read."""
     positions = model.config.trunk.max_position_embeddings
     _slide_or_stop(texts, positions, overflow)
-    state = _read_all(model, texts) if _alive(texts) else None
+    expected = min(limit // SENTENCE_TOKENS + 1, sentence_limit)
+    state = _read_all(model, texts, writer.steps, expected) if _alive(texts) else None
     num_sentences = 0
     while _alive(texts):
         assert state is not None
@@ -258,12 +269,12 @@ def _write(
         if not _alive(texts) or num_sentences >= sentence_limit:
             continue
         if _slide_or_stop(texts, positions, overflow):
-            state = _read_all(model, texts)
+            state = _read_all(model, texts, writer.steps, expected)
         elif _alive(texts):
             ids, mask = pad_tokens([sentence.ids for sentence in sentences], model.config.pad_token_id)
             keep = torch.tensor([not text.finish_reason for text in texts])[:, None]
             ids, mask = _at_least_one_column(ids, mask & keep, model.config.pad_token_id)
-            model.read_sentence(ids.to(model.device), mask.to(model.device), state)
+            (writer.steps or model).read_sentence(ids.to(model.device), mask.to(model.device), state)
     return state
 
 
@@ -301,13 +312,15 @@ def _slide_or_stop(texts: list[_Text], positions: int, overflow: str) -> bool:
     return slid
 
 
-def _read_all(model: "SLLM", texts: list[_Text]) -> ReadingState:
+def _read_all(model: "SLLM", texts: list[_Text], steps: CompiledSteps | None, expected: int) -> ReadingState:
+    """Args: expected: about how many sentences will follow."""
     kept = [t.sentences[t.first_kept :] if not t.finish_reason else [] for t in texts]
     batch = pad_sentences(kept, model.config.pad_token_id)
     device = model.device
-    return model.start_reading(
+    state = model.start_reading(
         batch.input_ids.to(device), batch.attention_mask.to(device), batch.sentence_mask.to(device)
     )
+    return state if steps is None else steps.fix(state, expected)
 
 
 def _at_least_one_column(ids: Tensor, mask: Tensor, pad_token_id: int) -> tuple[Tensor, Tensor]:

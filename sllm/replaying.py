@@ -26,7 +26,7 @@ from sllm.assisting import SentenceAssistant
 from sllm.configuration_sllm import SLLMConfig
 from sllm.loading import load_model
 from sllm.modeling_sllm import SLLM
-from sllm.sentence_writer import Sentence, SentenceWriter
+from sllm.sentence_writer import Read, Sentence, SentenceWriter
 from sllm.stepwise_sllm import ReadingState
 
 TREES = (4, 8)  # guesses of the trees that are tried
@@ -58,8 +58,8 @@ class ReplayedWriter(SentenceWriter):
         self.wanted = [min(next(self.lengths), longest) for _ in sentences]
         super().write(state, sentences)
 
-    def _choose(self, states: Tensor, ahead: Tensor, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Ahead]:
-        _, heads = super()._choose(states, ahead, guesses)
+    def _choose(self, read: Read, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Ahead]:
+        _, heads = super()._choose(read, guesses)
         chosen = [
             self._replayed(sentence, self.wanted[text], between)
             for sentence, text, between in zip(self.sentences, self.texts, guesses, strict=True)

@@ -19,6 +19,7 @@ from multitoken.copying import PromptLookup, copied_guesses
 from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, verify
 from multitoken.transitions import Ahead, draft
 from sentencevae.modeling_sentencevae import Branches, DecoderState
+from sllm.compiled_steps import CompiledSteps
 from sllm.stepwise_sllm import ReadingState
 
 if TYPE_CHECKING:
@@ -36,12 +37,23 @@ class Sentence:
     closed: bool = False  # ended by its mark or by the longest length
 
 
+@dataclass
+class Read:
+    """What a pass over R rows of each sentence brings."""
+
+    states: Tensor  # (B,R,D) of the decoder, before the last norm
+    num_heads: int  # k drafting heads that read along
+    hidden: Tensor  # (B,R,1+k,D) of the decoder and these, after it, at all rows or only at the last
+    logits: Tensor  # (B,R,1+k,V)
+
+
 class SentenceWriter:
     """Writes sentences for the texts of one call; remembers what drafting brings from one to the next.
 
     Args:
         drafts: the largest draft. automatic: draft as long as it pays.
         lookups: of each text, if drafts are copied; they have read the prompts.
+        steps: what runs the passes whose shapes recur; by default they run as they are written.
     """
 
     def __init__(
@@ -52,8 +64,9 @@ class SentenceWriter:
         drafts: DraftTree,
         automatic: bool,
         lookups: Sequence[PromptLookup] = (),
+        steps: CompiledSteps | None = None,
     ):
-        self.model, self.sampler, self.lookups = model, sampler, lookups
+        self.model, self.sampler, self.lookups, self.steps = model, sampler, lookups, steps
         self.num_chosen = [0] * num_texts  # tokens and end marks of each text: where its next draw stands
         # At a sentence's first pass at least so much room is left behind the guesses, or no pass would be measured.
         drafts = drafts.pruned(max(model.config.max_sentence_tokens - 3, 0))
@@ -66,7 +79,7 @@ class SentenceWriter:
         """Write on until no sentence is `writing`. Those that are not from the start are left alone."""
         self.sentences = list(sentences)
         self.texts = list(range(len(sentences)))  # whose sentence each row is: rows of finished ones are let go
-        self.written = self.model.start_writing(state)
+        self.written = (self.steps or self.model).start_writing(state)
         self.read = state
         self.ahead: DecoderState | None = None  # of the drafting heads, from the first draft on
         self.unread: list[list[Tensor]] = [[] for _ in sentences]  # (r, D) of the decoder, what they have yet to read
@@ -91,13 +104,10 @@ class SentenceWriter:
             if len(sentence.ids) >= model.config.max_sentence_tokens:
                 sentence.writing, sentence.closed = False, True
         ids, _ = pad_tokens(rows, model.config.pad_token_id)
-        states = model.autoencoder.decoder.read(self._embed(ids), self.written)  # (B,R,D)
         wanted = self._wanted()
-        ahead = self._look_ahead(states, 0 if self.lookups else wanted)
-        last = [len(row) - 1 for row in rows]
-        own, others = (x[range(len(rows)), last][:, None] for x in (states, ahead))  # (B,1,D), (B,1,k,D)
-        chosen, heads = self._choose(own, others, [[[]] for _ in rows])
-        self._keep(states, ahead, [range(len(row)) for row in rows])
+        read = self._read_rows(ids, 0 if self.lookups else wanted, last=[len(row) - 1 for row in rows])
+        chosen, heads = self._choose(read, [[[]] for _ in rows])
+        self._keep(read, [range(len(row)) for row in rows])
         for b, sentence in enumerate(self.sentences):
             if sentence.writing:
                 self.statistics.add(0, 0, self._append(b, chosen[b]))
@@ -116,12 +126,11 @@ class SentenceWriter:
         newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
         num_guesses = len(tree.nodes) - 1
         rows = [[token, *guesses[:num_guesses]] for token, guesses in zip(newest, self.guesses, strict=True)]
-        branches = self._branches(tree)
-        states = self.model.autoencoder.decoder.read(self._embed(torch.tensor(rows)), self.written, branches)
-        ahead = self._look_ahead(states, 0 if self.lookups else following, branches)
+        usual = tree.depth in (0, wanted) and following in (0, wanted)  # not a draft cut to the room that is left
+        read = self._read_rows(torch.tensor(rows), 0 if self.lookups else following, self._branches(tree), usual=usual)
         self.guessed = tree
         between = [[[row[above] for above in lineage] for lineage in tree.lineages] for row in rows]
-        chosen, heads = self._choose(states, ahead, between)
+        chosen, heads = self._choose(read, between)
         kept: list[Sequence[int]] = []
         accepted = 0
         for b, (sentence, row) in enumerate(zip(self.sentences, rows, strict=True)):
@@ -133,14 +142,44 @@ class SentenceWriter:
                 num_accepted = min(len(path) - 1, num_tokens)  # what is behind an end mark or a limit is not
                 self.statistics.add(tree.depth, num_accepted, num_tokens)
                 accepted += num_accepted
-        self._keep(states, ahead, kept)
+        self._keep(read, kept)
         self._draft(heads, [path[-1] for path in kept], following)
         # Copying costs nothing, so a pass takes what verifying takes: any find of up to `wanted` tokens.
         if self.length is not None and (tree.depth <= wanted if self.lookups else tree.depth == following == wanted):
             self.length.record(wanted if tree.depth else 0, accepted / len(alive), time.perf_counter() - began)
 
+    def _read_rows(
+        self,
+        ids: Tensor,
+        num_heads: int,
+        branches: Branches | None = None,
+        last: Sequence[int] | None = None,
+        usual: bool = True,
+    ) -> "Read":
+        """Read R rows (B, R) with the decoder and k drafting heads.
+
+        Args:
+            last: only what follows this row of each sentence (B,) is asked for.
+            usual: the shapes recur, so that compiling them pays.
+        """
+        model = self.model
+        compiled = usual and (last is None or ids.shape[1] == 1) and not (model.heads_attend and num_heads)
+        if self.steps is not None and compiled:
+            states, hidden, logits = self.steps.write_rows(ids.to(model.device), self.written, branches, num_heads)
+            return Read(states, num_heads, hidden, logits)
+        states = model.autoencoder.decoder.read(self._embed(ids), self.written, branches)  # (B,R,D)
+        ahead = self._look_ahead(states, num_heads, branches)  # (B,R,k,D)
+        own, others = (x if last is None else x[range(len(ids)), last][:, None] for x in (states, ahead))
+        own = own[:, :, None]
+        every = torch.cat([own, others], dim=2) if num_heads else own  # (B,R,1+k,D)
+        hidden = model.autoencoder.decoder.norm(every)
+        return Read(states, num_heads, hidden, model.vocabulary_logits(hidden))
+
     def _let_go(self) -> None:
-        """Where half of the rows or more are of finished sentences, go on without them."""
+        """Where half of the rows or more are of finished sentences, go on without them. Not in compiled steps, which
+        want their shapes to recur."""
+        if self.steps is not None:
+            return
         alive = [b for b, sentence in enumerate(self.sentences) if sentence.writing]
         if 2 * len(alive) > len(self.sentences) or not alive:
             return
@@ -164,17 +203,17 @@ class SentenceWriter:
         depths = torch.tensor([len(path) for path in tree.nodes], device=self.model.device)
         return Branches(tree.visible.to(self.model.device), depths)
 
-    def _keep(self, states: Tensor, ahead: Tensor, rows: list[Sequence[int]]) -> None:
+    def _keep(self, read: "Read", rows: list[Sequence[int]]) -> None:
         """Of the rows just read those that stand; heads that have not read them will, before their next guess."""
         self.written.cache.keep(rows)
         if not self.model.heads_attend:
             return
-        if ahead.shape[2]:
+        if read.num_heads:
             assert self.ahead is not None
             self.ahead.cache.keep(rows)
         elif self._drafting:
             for b, kept in enumerate(rows):
-                self.unread[b].append(states[b, list(kept)])
+                self.unread[b].append(read.states[b, list(kept)])
 
     def _append(self, b: int, tokens: list[int]) -> int:
         """Add chosen tokens as far as sentence b goes; returns how many, its end mark among them."""
@@ -196,30 +235,25 @@ class SentenceWriter:
         self.sampler.forget(text, self.num_chosen[text])
         return self.num_chosen[text] - before
 
-    def _choose(self, states: Tensor, ahead: Tensor, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Ahead]:
+    def _choose(self, read: "Read", guesses: list[list[list[int]]]) -> tuple[list[list[int]], Ahead]:
         """The decoder's choice after each row (B, R), and what k drafting heads say there: (B, R, k, ..).
 
         Args:
-            states, ahead: (B, R, D) of the decoder and (B, R, k, D) of drafting heads, before the last norm.
             guesses: (B, R) what is guessed between a sentence's newest token and each row's choice.
         """
-        model = self.model
-        b, r = states.shape[:2]
-        own = states[:, :, None]
-        every_state = torch.cat([own, ahead], dim=2) if ahead.shape[2] else own  # (B,R,1+k,D)
-        hidden = model.autoencoder.decoder.norm(every_state)  # (B,R,1+k,D)
-        every = model.vocabulary_logits(hidden)  # (B,R,1+k,V)
-        logits = every[:, :, 0].flatten(0, 1)  # (B*R,V)
+        b, r = read.logits.shape[:2]
+        logits = read.logits[:, :, 0].flatten(0, 1)  # (B*R,V)
         empty = [not (s.ids or between) for s, row in zip(self.sentences, guesses, strict=True) for between in row]
         if any(empty):  # no sentence is without a token
-            logits[torch.tensor(empty, device=logits.device), model.config.eos_token_id] = -torch.inf
+            logits[torch.tensor(empty, device=logits.device), self.model.config.eos_token_id] = -torch.inf
         logits = self.sampler.process(logits, lambda row: self.sentences[row // r].ids + guesses[row // r][row % r])
         places = [
             (text, self.num_chosen[text] + len(between))
             for text, row in zip(self.texts, guesses, strict=True)
             for between in row
         ]
-        return self.sampler.choose(logits, places).view(b, r).tolist(), Ahead(hidden[:, :, 1:], every[:, :, 1:])
+        heads = Ahead(read.hidden[:, :, 1:], read.logits[:, :, 1:])
+        return self.sampler.choose(logits, places).view(b, r).tolist(), heads
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.autoencoder.embed_tokens(ids.to(self.model.device))

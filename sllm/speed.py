@@ -6,6 +6,7 @@ from collections.abc import Callable
 from torch import Tensor
 from transformers import OPTForCausalLM
 
+from lmbase.cache import RowCache
 from lmbase.opt import encode_text
 from lmbase.speed import (
     PUBLISHED_SENTENCE_TOKENS,
@@ -32,10 +33,11 @@ def time_sllm(
     num_draft: int | str = "auto",
     tree: DraftTree | None = None,
     num_copied: int | None = None,
+    **settings,
 ) -> Generation:
     """Greedy writing after a prompt, a text or (B, S, T) sentences; the stop flag is disabled until all is written.
 
-    Args: num_draft, tree: of `generate`. num_copied: its prompt_lookup_num_tokens.
+    Args: num_draft, tree, settings: of `generate`. num_copied: its prompt_lookup_num_tokens.
     """
     arrivals = Arrivals(model.processor.tokenizer if isinstance(prompt, str) else None)
     given: dict = {"text": prompt} if isinstance(prompt, str) else {"input_ids": prompt}
@@ -49,6 +51,7 @@ def time_sllm(
         tree=tree,
         prompt_lookup_num_tokens=num_copied,
         streamer=arrivals if batch_size == 1 else None,
+        **settings,
     )
     seconds = arrivals.seconds
     cache = output.past_key_values
@@ -63,7 +66,7 @@ def time_sllm(
         seconds,
         arrivals.moments[1][0] if arrivals.moments else seconds,
         sum(output.num_new_tokens),
-        cache_bytes(cache),
+        cache.num_bytes if isinstance(cache, RowCache) else cache_bytes(cache),
         max(tokens, 1),
         positions,
         decoder_cache_bytes(model),

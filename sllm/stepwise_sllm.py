@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from lmbase.cache import RowCache
 from lmbase.int8 import Int8Linear, linear_layers_to_int8
 from sentencevae.modeling_sentencevae import (
     Branches,
@@ -34,12 +35,25 @@ if TYPE_CHECKING:
 class ReadingState:
     """What step-by-step reading of B texts remembers: the trunk's cache and the decoder's memory."""
 
-    past_key_values: DynamicCache
-    attention_mask: Tensor  # (B, C) states read so far; a text that is shorter or over has zeros
+    past_key_values: DynamicCache | RowCache
+    attention_mask: Tensor  # (B, C) states read so far; a text that is shorter or over has zeros, and so has free room
     states: Tensor  # (B, K, D) the latest trunk states, newest last
     states_mask: Tensor  # (B, K)
     tokens: Tensor  # (B, W, D) the encoder's states of the latest tokens, newest last
     tokens_mask: Tensor  # (B, W)
+
+    def add(self, new: Tensor, alive: Tensor) -> None:
+        """The trunk's next state (B, 1, D), of those texts (B,) that go on."""
+        self.states = torch.cat([self.states, new], dim=1)[:, 1:]
+        self.states_mask = torch.cat([self.states_mask, alive[:, None]], dim=1)[:, 1:]
+
+
+def newest_tokens(tokens: Tensor, tokens_mask: Tensor, new: Tensor, new_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The latest W of W tokens (B, W, D) and the T of a sentence that follow them (B, T, D)."""
+    # Old tokens end at the right border, new ones begin behind it: the latest W end where each new sentence does.
+    latest = new_mask.sum(1, keepdim=True) + torch.arange(tokens.shape[1], device=new.device)  # (B,W)
+    rows = torch.arange(len(tokens), device=new.device)[:, None]
+    return torch.cat([tokens, new], dim=1)[rows, latest], torch.cat([tokens_mask, new_mask], dim=1)[rows, latest]
 
 
 class StepwiseMixin:
@@ -87,13 +101,8 @@ class StepwiseMixin:
             past_key_values=state.past_key_values,
             use_cache=True,
         ).last_hidden_state  # (B,1,D)
-        state.states = torch.cat([state.states, new], dim=1)[:, 1:]
-        state.states_mask = torch.cat([state.states_mask, alive[:, None]], dim=1)[:, 1:]
-        # Old tokens end at the right border, new ones begin behind it: the latest W end where each new sentence does.
-        latest = attention_mask.sum(1, keepdim=True) + torch.arange(state.tokens.shape[1], device=new.device)  # (B,W)
-        rows = torch.arange(len(alive), device=new.device)[:, None]
-        state.tokens = torch.cat([state.tokens, token_states], dim=1)[rows, latest]
-        state.tokens_mask = torch.cat([state.tokens_mask, attention_mask], dim=1)[rows, latest]
+        state.add(new, alive)
+        state.tokens, state.tokens_mask = newest_tokens(state.tokens, state.tokens_mask, token_states, attention_mask)
 
     def vocabulary_logits(self: "SLLM", hidden: Tensor) -> Tensor:
         """The decoder's states (..., D) after its last norm -> (..., V)."""

@@ -8,7 +8,7 @@ import torch
 
 from lmbase.machine import Machine
 from multitoken.replaying import Acceptance
-from sllm.generation_benchmark import Case, measure_generation
+from sllm.generation_benchmark import Case, Contest, measure_generation
 from sllm.training_benchmark import Build, measure_training
 
 BUILD = Build("small", 8192, num_future_tokens=3)
@@ -25,7 +25,7 @@ def test_an_sllm_writes_faster_than_opt(machine):
     opt = BUILD.opt().eval()
     sllm = BUILD.sllm(opt).eval()
     ways = [Acceptance("3 heads", 3, [1, 0])]
-    rows = measure_generation("small", opt, sllm, LENGTHS, ways, Case(64, 96, 1), 3, machine, {})
+    rows = measure_generation(Contest("small", opt, sllm, LENGTHS, ways, machine, 3), Case(64, 96, 1), {})
     ratio = {row.model: row.extra["speed_ratio"] for row in rows[1:]}
     assert ratio["SLLM small"] > 1.2  # 2.5 where nothing else runs
     plain = {row.model: row.extra["plain_ratio"] for row in rows[2:]}

@@ -1,12 +1,13 @@
 """Measuring at any size: what is replayed happens, every model gets the same text, rows say what they should."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from tiny import CAP, MEMORY, make_opt, make_processor, make_sllm, make_vae
-from transformers import DynamicCache
+from transformers import CompileConfig, DynamicCache
 
 from lmbase.collate import pad_sentences
 from lmbase.machine import Machine
@@ -16,7 +17,7 @@ from multitoken import DraftTree
 from multitoken.replaying import Acceptance
 from sllm.assisting_benchmark import mixed, time_writing
 from sllm.cache_size import growth, lengths_by_rule, measure_cache, measure_resident
-from sllm.generation_benchmark import Case, measure_generation, random_sentences
+from sllm.generation_benchmark import Case, Contest, measure_generation, random_sentences
 from sllm.replaying import ReplayedAssistant, ReplayedSLLM, measured_acceptance
 from sllm.training_benchmark import Build, measure_memory, measure_training, opt_batch, sllm_batch, vae_batch
 
@@ -171,9 +172,8 @@ def test_rows_of_generation(monkeypatch):
     opt.config.max_position_embeddings = 40
     tree = DraftTree(((0,), (1,), (0, 0)))
     ways = [Acceptance("3 heads", 3, [2, 0]), Acceptance("tree", 3, [2, 1], tree)]
-    measure = lambda *case: measure_generation(  # noqa: E731
-        "tiny", opt, sllm, LENGTHS, ways, Case(*case), 1, machine, dict(dtype="fp32")
-    )
+    contest = Contest("tiny", opt, sllm, LENGTHS, ways, machine, 1)
+    measure = lambda *case: measure_generation(contest, Case(*case), dict(dtype="fp32"))  # noqa: E731
     rows = {row.model: row for row in measure(20, 16, 1)}
     drafting = ["3 heads", "tree", "auto", "auto, nothing accepted"]
     assert list(rows) == ["OPT tiny", "SLLM tiny", *(f"SLLM tiny, {way}" for way in drafting)]
@@ -184,10 +184,14 @@ def test_rows_of_generation(monkeypatch):
         assert rows[name].extra["of_limit"] == pytest.approx(limit / rows[name].extra["milliseconds_per_token"])
     assert rows["SLLM tiny, 3 heads"].extra["tokens_per_forward"] > 1.3
     assert [row.extra["batch_size"] for row in measure(8, 8, 2)] == [2] * 6
-    monkeypatch.setattr("sllm.generation_benchmark.compiled", lambda: {"cache_implementation": "static"})
-    fixed = measure_generation("tiny", opt, sllm, LENGTHS, [], Case(8, 8, 1), 1, machine, {}, compiled_baseline=True)
-    assert [row.model for row in fixed] == ["OPT tiny", "OPT tiny, compiled", "SLLM tiny"]
-    assert {"speed_ratio", "plain_ratio"} & set(fixed[1].extra) == {"speed_ratio"}
+    settings = dict(cache_implementation="static", compile_config=CompileConfig(backend="eager", mode=None))  # type: ignore[arg-type]
+    monkeypatch.setattr("sllm.generation_benchmark.compile_settings", lambda: settings)
+    rows = {row.model: row for row in measure_generation(replace(contest, compiled=True), Case(8, 8, 1), {})}
+    assert len(rows) == 2 * (2 + len(drafting))
+    assert "plain_ratio" not in rows["OPT tiny, compiled"].extra
+    assert {"speed_ratio", "plain_ratio", "of_limit"} <= set(rows["SLLM tiny, compiled"].extra)
+    assert rows["SLLM tiny, compiled"].kv_bytes_per_token == rows["SLLM tiny"].kv_bytes_per_token
+    assert rows["SLLM tiny, tree, compiled"].extra["tokens_per_forward"] > 1.5
     beyond = measure(32, 16, 1)
     assert beyond[0].tokens_per_second is None
     assert beyond[0].extra["note"] == "has 40 positions"
