@@ -94,8 +94,8 @@ def best_candidates(
 
 
 def sequential_guesses(
-    tree: DraftTree,
-    newest: Sequence[int],
+    levels: Sequence[Sequence[tuple[int, int]]],
+    newest: Tensor,
     states: Tensor,
     logits: Tensor,
     transitions: nn.ModuleList,
@@ -103,9 +103,10 @@ def sequential_guesses(
     tables: Sequence[Tensor],
     scores: Callable[[int, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Tokens (B, R-1) of the tree's nodes below its root; a rank counts a head's candidates after the node's parent.
+    """Tokens (B, R-1) of a tree's nodes below its root; a rank counts a head's candidates after the node's parent.
 
     Args:
+        levels: `DraftTree.levels`.
         newest: (B,) the tokens at the root.
         states: (B, d, D) of the heads, as their products with the vocabulary read them.
         logits: (B, d, V) of those products.
@@ -114,9 +115,9 @@ def sequential_guesses(
         scores: of guess j = 0, 1 .., from logits (B, P, m) and candidates' ids (B, m); the largest are the choices.
     """
     top = logits.topk(min(NUM_CANDIDATES, logits.shape[-1]))  # (B,d,m)
-    tokens = torch.tensor(newest, device=logits.device)[:, None]  # (B,P) of a level
+    tokens = newest[:, None]  # (B,P) of a level
     guesses = []
-    for j, level in enumerate(tree.levels):
+    for j, level in enumerate(levels):
         ids = top.indices[:, j]  # (B,m)
         judged = judged_again(transitions[j], embed(tokens), states[:, j], top.values[:, j], tables[j][ids])
         num_ranks = min(1 + max(rank for _, rank in level), ids.shape[1])
@@ -141,12 +142,14 @@ def draft(
     """Tokens (B, R-1) of the tree's nodes below its root, by heads that guess apart or, with transitions, in sequence.
 
     Args: as for `sequential_guesses`, and
+        tree, newest: what is guessed, after which tokens (B,).
         heads: (B, d, ..), d at least the tree's depth.
         places: (B,) each text and the number of its next token, which head 2 guesses.
     """
     if transitions:
         scores = lambda j, logits, ids: sampler.candidate_scores(logits, ids, [(b, n + j) for b, n in places])  # noqa: E731
-        return sequential_guesses(tree, newest, heads.states, heads.logits, transitions, embed, tables, scores)
+        root = torch.tensor(newest, device=heads.logits.device)
+        return sequential_guesses(tree.levels, root, heads.states, heads.logits, transitions, embed, tables, scores)
     rows = [(b, n + depth) for b, n in places for depth in range(tree.depth)]
     logits = heads.logits[:, : tree.depth]  # (B,depth,V)
     best = sampler.scores(logits.flatten(0, 1), rows).topk(tree.num_ranks).indices.view(*logits.shape[:2], -1)

@@ -4,7 +4,7 @@ B texts, R rows of a pass, T tokens of a sentence, W memory tokens, C positions 
 V vocabulary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +16,8 @@ from transformers.cache_utils import CacheLayerMixin
 
 from lmbase.cache import FixedRows, RowCache
 from lmbase.compiling import compiled
+from multitoken.speculation import DraftTree
+from multitoken.transitions import Ahead, sequential_guesses
 from sentencevae.modeling_sentencevae import Branches, DecoderState, Memories
 from sllm.stepwise_sllm import ReadingState, newest_tokens
 
@@ -34,7 +36,8 @@ class CompiledSteps:
 
     def __init__(self, model: "SLLM", config: CompileConfig | None, num_texts: int, num_rows: int):
         self.model = model
-        self._write, self._encode, self._trunk = (compiled(f, config) for f in (_write_rows, _encode, _read_state))
+        steps = _write_rows, _encode, _read_state, _draft
+        self._write, self._encode, self._trunk, self._draft = (compiled(step, config) for step in steps)
         autoencoder = model.config.autoencoder
         heads = autoencoder.num_attention_heads
         nothing = model.start_state.new_empty(num_texts, heads, 0, autoencoder.hidden_size // heads)
@@ -87,6 +90,26 @@ class CompiledSteps:
         layers = list(written.cache.layers.values())
         rest = written.sentence_embeds, written.memories, branches, num_heads
         return self._write(self.model, ids, written.cache.starts, layers, *rest)
+
+    def draft(self, tree: DraftTree, newest: Sequence[int], rows: Sequence[int], heads: Ahead) -> Tensor:
+        """Guesses (B, R-1) of greedy writing, by transitions; `newest` tokens were chosen at these rows (B,)."""
+        chosen = torch.tensor([newest, rows], device=heads.logits.device)
+        return self._draft(self.model, tree.levels, chosen, heads.states, heads.logits)
+
+
+def _draft(
+    model: "SLLM", levels: list[list[tuple[int, int]]], chosen: Tensor, states: Tensor, logits: Tensor
+) -> Tensor:
+    newest, rows = chosen
+    texts = torch.arange(len(rows), device=rows.device)
+    embed = model.autoencoder.embed_tokens
+    tables = [embed.weight] * len(levels)
+    last = states[texts, rows], logits[texts, rows]
+    return sequential_guesses(levels, newest, *last, model.draft_transitions, embed, tables, _logits)
+
+
+def _logits(j: int, logits: Tensor, ids: Tensor) -> Tensor:
+    return logits
 
 
 def _write_rows(

@@ -131,19 +131,22 @@ class SentenceWriter:
         self.guessed = tree
         between = [[[row[above] for above in lineage] for lineage in tree.lineages] for row in rows]
         chosen, heads = self._choose(read, between)
-        kept: list[Sequence[int]] = []
+        kept: list[Sequence[int]] = []  # of the rows just read
+        ends: list[int] = []  # where each sentence's newest token was chosen
         accepted = 0
         for b, (sentence, row) in enumerate(zip(self.sentences, rows, strict=True)):
-            # A finished sentence grows like one that accepts nothing: one by one all stay of one length, which is fast.
             path = verify(tree, row, chosen[b]) if sentence.writing else [0]
-            kept.append(path)
+            ends.append(path[-1])
+            # A finished sentence grows like one that accepts nothing: one by one all stay of one length, which is fast.
+            # Caches of fixed size have no room for that, and gain nothing by it.
+            kept.append(path if sentence.writing or self.steps is None else [])
             if sentence.writing:
                 num_tokens = self._append(b, [*(row[r] for r in path[1:]), chosen[b][path[-1]]])
                 num_accepted = min(len(path) - 1, num_tokens)  # what is behind an end mark or a limit is not
                 self.statistics.add(tree.depth, num_accepted, num_tokens)
                 accepted += num_accepted
         self._keep(read, kept)
-        self._draft(heads, [path[-1] for path in kept], following)
+        self._draft(heads, ends, following)
         # Copying costs nothing, so a pass takes what verifying takes: any find of up to `wanted` tokens.
         if self.length is not None and (tree.depth <= wanted if self.lookups else tree.depth == following == wanted):
             self.length.record(wanted if tree.depth else 0, accepted / len(alive), time.perf_counter() - began)
@@ -289,11 +292,15 @@ class SentenceWriter:
         elif depth:
             model, tree = self.model, self.drafts[depth]
             newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
+            self.guessed = tree
+            if self.steps is not None and model.draft_transitions and self.sampler.noise is None:
+                self.guesses = self.steps.draft(tree, newest, rows, heads).tolist()
+                return
             tables = [model.get_input_embeddings().weight] * depth
             places = [(text, self.num_chosen[text]) for text in self.texts]
             last = heads.at(range(len(rows)), rows)
             found = draft(tree, newest, last, model.draft_transitions, self._embed, tables, self.sampler, places)
-            self.guessed, self.guesses = tree, found.tolist()
+            self.guesses = found.tolist()
         else:
             self._guess_nothing()
 

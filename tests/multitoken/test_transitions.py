@@ -28,7 +28,9 @@ def parts():
 def guesses(tree, judges, table, states):
     embed = lambda ids: table[ids]  # noqa: E731
     best = lambda depth, logits, ids: logits  # noqa: E731
-    found = sequential_guesses(tree, [5, 6], states, states @ table.T, judges, embed, [table] * 3, best)
+    found = sequential_guesses(
+        tree.levels, torch.tensor([5, 6]), states, states @ table.T, judges, embed, [table] * 3, best
+    )
     return found.tolist()
 
 

@@ -1,0 +1,120 @@
+"""Compiled steps and caches of fixed size: what is read and written is what the model itself reads and writes."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from tiny import MEMORY, SLLMS, make_mtp, make_sllm
+from transformers import CompileConfig
+
+from lmbase.collate import pad_sentences, pad_tokens
+from sllm import compiled_steps
+from sllm.compiled_steps import CompiledSteps
+
+PAD = 1
+# What torch.compile captures, whole, and runs as it is: kernels are made in the last test.
+CAPTURED = CompileConfig(backend="eager", fullgraph=True, mode=None)  # type: ignore[arg-type]
+FIXED: dict = dict(cache_implementation="static", compile_config=CAPTURED)
+PROMPTS = [[[10, 11, 12], [20, 21]], [[30, 31, 32, 33]], []]
+TREE = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)]
+
+
+@pytest.fixture(autouse=True)
+def few_positions(monkeypatch):
+    """So that the trunk's cache is outgrown."""
+    monkeypatch.setattr(compiled_steps, "FEWEST_POSITIONS", 4)
+
+
+@pytest.fixture(scope="module", params=sorted(SLLMS))
+def model(request):
+    return SLLMS[request.param]().double()
+
+
+@pytest.fixture(scope="module", params=["block", "residual"])
+def drafting(request):
+    after = request.param == "residual"
+    options = MEMORY | dict(num_future_tokens=4, draft_head_kind=request.param, draft_transitions=after)
+    return make_sllm(**options, stop_bias=-4.0).double()
+
+
+def same(model, prompts, **options):
+    """Sentences of both ways, and what drafting brought."""
+    ids = pad_sentences(prompts, PAD).input_ids
+    ways = [model.generate(ids, **options), model.generate(ids, **options, **FIXED)]
+    for one, other in zip(ways[0].sequences, ways[1].sequences, strict=True):
+        assert one.tolist() == other.tolist()
+    assert ways[0].sentence_lengths == ways[1].sentence_lengths
+    assert ways[0].finish_reason == ways[1].finish_reason
+    assert ways[0].statistics == ways[1].statistics
+    return ways[1]
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=["one", "three"])
+def test_texts_are_the_same(model, prompts):
+    output = same(model, prompts, max_new_tokens=60, min_new_tokens=60, overflow="slide")
+    assert max(map(len, output.sentence_lengths)) > 8
+    sampled = same(model, prompts, max_new_tokens=30, do_sample=True, temperature=1.3, seed=4)
+    assert sampled.sequences.shape != output.sequences.shape or not torch.equal(sampled.sequences, output.sequences)
+
+
+def test_a_cut_off_sentence_and_the_last_position(model):
+    for text in ("It rained. Nobody ca", "a", "One. Two. Three. Four. " * 6):
+        whole, fixed = (model.generate(text=text, max_new_tokens=40, **options) for options in ({}, FIXED))
+        assert whole.texts == fixed.texts
+        assert whole.finish_reason == fixed.finish_reason
+
+
+@pytest.mark.parametrize("tree", [None, TREE], ids=["chain", "tree"])
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=["one", "three"])
+def test_drafting_is_the_same(drafting, prompts, tree):
+    for num_draft in (1, 2, 4):
+        greedy = dict(max_new_tokens=40, min_new_tokens=40, num_draft=num_draft, tree=tree)
+        same(drafting, prompts, **greedy)
+    same(drafting, prompts, **greedy, do_sample=True, seed=1)
+    ids = pad_sentences(prompts, PAD).input_ids
+    texts = [drafting.generate(ids, max_new_tokens=40, tree=tree, **way).sequences.tolist() for way in ({}, FIXED)]
+    assert texts[0] == texts[1]  # `auto` times its passes, so it may have drafted elsewhere
+    same(drafting, prompts, max_new_tokens=40, num_draft=1, prompt_lookup_num_tokens=3)
+
+
+def test_states_are_the_same(model):
+    """Sentence after sentence, some texts over early."""
+    batch = pad_sentences(PROMPTS, PAD)
+    ours = model.start_reading(batch.input_ids, batch.attention_mask, batch.sentence_mask)
+    steps = CompiledSteps(model, CAPTURED, 3, 1)
+    fixed = steps.fix(model.start_reading(batch.input_ids, batch.attention_mask, batch.sentence_mask), 2)
+    alive = torch.tensor([[True], [True], [True]])
+    for number, length in enumerate((3, 1, 12, 5, 2)):
+        ids, mask = pad_tokens([[40 + number] * length, [50] * max(1, length - 2), [60]], PAD)
+        alive = alive & torch.tensor([[True], [number < 2], [number < 3]])
+        with torch.no_grad():
+            model.read_sentence(ids, mask & alive, ours)
+            steps.read_sentence(ids, mask & alive, fixed)
+        for name in ("states_mask", "tokens_mask"):
+            assert torch.equal(getattr(ours, name), getattr(fixed, name))
+        assert torch.equal(ours.attention_mask, fixed.attention_mask[:, : ours.attention_mask.shape[1]])
+        assert not fixed.attention_mask[:, ours.attention_mask.shape[1] :].any()
+        going_on = alive[:, 0]
+        torch.testing.assert_close(ours.states[going_on], fixed.states[going_on])
+        seen = ours.tokens_mask & alive
+        torch.testing.assert_close(ours.tokens[seen], fixed.tokens[seen])
+    assert fixed.past_key_values.get_seq_length() == ours.past_key_values.get_seq_length()
+
+
+def test_what_is_not_known_is_refused():
+    model = make_sllm()
+    with pytest.raises(ValueError, match=r"cache_implementation='sliding'.*static"):
+        model.generate(text="a", max_new_tokens=2, cache_implementation="sliding")
+    with pytest.raises(ValueError, match="cache_implementation"):
+        make_mtp().generate(text="a", max_new_tokens=2, cache_implementation="static")
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
+def test_kernels_are_made_and_write_the_same(monkeypatch):
+    monkeypatch.setattr(compiled_steps, "FEWEST_POSITIONS", 64)
+    model = make_sllm(**MEMORY, num_future_tokens=2, draft_head_kind="residual", draft_transitions=True).double()
+    ids = pad_sentences(PROMPTS[:1], PAD).input_ids
+    plain = model.generate(ids, max_new_tokens=30, min_new_tokens=30, num_draft=2)
+    made = model.generate(ids, max_new_tokens=30, min_new_tokens=30, num_draft=2, cache_implementation="static")
+    assert plain.sequences.tolist() == made.sequences.tolist()
