@@ -1,6 +1,9 @@
 """torch.compile for the steps of generation: functions of tensors whose shapes recur."""
 
 import functools
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +13,19 @@ from transformers import CompileConfig
 SHAPES = 64  # of one function that are compiled; others run as they are written
 
 
-def compile_settings() -> dict[str, Any]:
+def compile_settings(device: str) -> dict[str, Any]:
     """Settings of `generate`, of SLLMs and of Transformers' models, that give it caches of fixed size and compiled
-    steps, on CPUs too."""
+    steps, on CPUs too.
+
+    Raises:
+        ValueError: a CPU without a C++ compiler, which kernels for it are made with.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if device == "cpu" and sys.platform != "win32" and shutil.which(compiler.split()[0]) is None:
+        raise ValueError(
+            f"Compiling steps for a CPU takes a C++ compiler, and {compiler!r} is not here: install g++ (or name yours "
+            "in the environment variable CXX), or write without compiling."
+        )
     config = CompileConfig()
     config._compile_all_devices = True  # type: ignore[assignment]  # else Transformers compiles on accelerators only
     return {"cache_implementation": "static", "compile_config": config}

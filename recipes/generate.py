@@ -103,7 +103,8 @@ def main(config: Config) -> str:
     if config.compile:
         if isinstance(model, MultiTokenLM) or assistant is not None:
             raise ValueError("--compile is for an SLLM or an OPT that writes alone: leave it out.")
-        sampling |= compile_settings()
+        sampling |= compile_settings(device)
+        print("[compiling while it writes: seconds to minutes, less where it was done before]", file=sys.stderr)
     num_draft = int(config.num_draft) if config.num_draft.isdigit() else config.num_draft
     started = time.perf_counter()
     if isinstance(model, SLLM):

@@ -113,7 +113,7 @@ def measure_generation(contest: Contest, case: Case, common: dict) -> list[Row]:
     runners: dict[str, Callable[[], Generation]] = {}
     names = Names(f"OPT {contest.size}", f"SLLM {contest.size}")
     fits = case.prompt_tokens + case.new_tokens <= opt.config.max_position_embeddings
-    kinds: dict[str, dict] = {"": {}} | ({COMPILED: compile_settings()} if contest.compiled else {})
+    kinds: dict[str, dict] = {"": {}} | ({COMPILED: compile_settings(opt.device.type)} if contest.compiled else {})
     for kind, settings in kinds.items():
         if fits:
             runners[names.opt + kind] = functools.partial(time_opt, opt, flat, case.new_tokens, **settings)

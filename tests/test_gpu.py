@@ -73,6 +73,17 @@ def test_greedy_text_equals_the_cpus(pair):
     assert on_gpu.finish_reason == on_cpu.finish_reason
 
 
+def test_compiled_steps_write_the_same():
+    model = make_sllm(num_future_tokens=3, draft_head_kind="residual", draft_transitions=True, **MEMORY).to("cuda")
+    for num_draft in (1, 3):
+        options = dict(text=TEXTS, max_new_tokens=24, min_new_tokens=8, num_draft=num_draft)
+        plain = model.generate(**options)
+        for _ in range(3):  # the third call replays what the second recorded
+            found = model.generate(**options, cache_implementation="static")
+            assert found.texts == plain.texts
+            assert found.sentence_lengths == plain.sentence_lengths
+
+
 @torch.no_grad()
 def test_opts_greedy_text_equals_the_cpus():
     opt = make_opt()

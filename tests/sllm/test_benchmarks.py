@@ -185,7 +185,7 @@ def test_rows_of_generation(monkeypatch):
     assert rows["SLLM tiny, 3 heads"].extra["tokens_per_forward"] > 1.3
     assert [row.extra["batch_size"] for row in measure(8, 8, 2)] == [2] * 6
     settings = dict(cache_implementation="static", compile_config=CompileConfig(backend="eager", mode=None))  # type: ignore[arg-type]
-    monkeypatch.setattr("sllm.generation_benchmark.compile_settings", lambda: settings)
+    monkeypatch.setattr("sllm.generation_benchmark.compile_settings", lambda device: settings)
     rows = {row.model: row for row in measure_generation(replace(contest, compiled=True), Case(8, 8, 1), {})}
     assert len(rows) == 2 * (2 + len(drafting))
     assert "plain_ratio" not in rows["OPT tiny, compiled"].extra
