@@ -32,7 +32,7 @@ class FixedRows:
         """Write (B, H, R, d) from the starts on; returns all C positions."""
         place = self.places(keys.shape[2])[:, None, :, None].expand_as(keys)
         for held, new in zip(self.layers[layer_idx], (keys, values), strict=True):
-            held.scatter_(2, place, new)
+            held.scatter_(2, place, new.to(held.dtype))
         return self.layers[layer_idx]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -61,17 +61,13 @@ class RowCache:
         self.device = device
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values (B, H, C, d)
 
-    @classmethod
-    def of_fixed_size(
-        cls, layers: Sequence[tuple[Tensor, Tensor]], capacity: int, lengths: Sequence[int]
-    ) -> "RowCache":
-        """A cache that holds these keys and values (B, H, c, d) already, in tensors that stay as they are while no text
-        outgrows the capacity."""
-        cache = cls(len(lengths), capacity, layers[0][0].device)
-        cache.lengths = list(lengths)
-        for number, held in enumerate(layers):
-            cache.layers[number] = tuple(_fixed(x, capacity) for x in held)  # type: ignore[assignment]
-        return cache
+    def allocate(self, num_layers: int, num_heads: int, head_width: int, dtype: torch.dtype) -> None:
+        """Take the memory of all layers now, at addresses that stay while no text outgrows the capacity."""
+        shape = len(self.lengths), num_heads, self.capacity, head_width
+        for number in range(num_layers):
+            self.layers[number] = tuple(torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(2))  # type: ignore[assignment]
+            for held in self.layers[number]:
+                torch._dynamo.mark_static_address(held)  # a CUDA graph may rely on it
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_, **__) -> tuple[Tensor, Tensor]:
         """Write (B, H, R, d) behind the texts' lengths; returns all that this pass may look at."""
@@ -142,12 +138,3 @@ class RowCache:
         """Of the keys and values that stand for text."""
         per_place = sum(t.nbytes / (t.shape[0] * t.shape[2]) for layer in self.layers.values() for t in layer)
         return round(per_place * sum(self.lengths))
-
-
-def _fixed(x: Tensor, capacity: int) -> Tensor:
-    """(B, H, c, d) in the beginning of a tensor (B, H, C, d) whose address a CUDA graph may rely on."""
-    b, h, c, d = x.shape
-    held = x.new_zeros(b, h, capacity, d)
-    held[:, :, :c] = x
-    torch._dynamo.mark_static_address(held)
-    return held

@@ -12,6 +12,8 @@ from transformers import CompileConfig
 
 SHAPES = 64  # of one function that are compiled; others run as they are written
 
+_known: dict[tuple[Callable, str], Callable] = {}
+
 
 def compile_settings(device: str) -> dict[str, Any]:
     """Settings of `generate`, of SLLMs and of Transformers' models, that give it caches of fixed size and compiled
@@ -20,7 +22,7 @@ def compile_settings(device: str) -> dict[str, Any]:
     Raises:
         ValueError: a CPU without a C++ compiler, which kernels for it are made with.
     """
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if device == "cpu" and sys.platform != "win32" and shutil.which(compiler.split()[0]) is None:
         raise ValueError(
             f"Compiling steps for a CPU takes a C++ compiler, and {compiler!r} is not here: install g++ (or name yours "
@@ -32,30 +34,28 @@ def compile_settings(device: str) -> dict[str, Any]:
 
 
 def compiled(function: Callable, config: CompileConfig | None = None) -> Callable:
-    """`function`, compiled as Transformers would compile a forward pass: the first call with each shape takes seconds
-    to minutes. What was compiled once serves every later call in this process.
+    """`function` of tensors by torch.compile, each shape apart unless the configuration says dynamic=True; the first
+    call with a shape takes seconds to minutes. What was compiled serves every later call in this process.
 
-    On a GPU a call may reuse the memory that earlier calls' results lie in: clone what is to live on.
+    On a GPU a call may reuse the memory that earlier results of compiled functions lie in: copy what is to live on.
     """
-    config = CompileConfig() if config is None else config
-    options = tuple(sorted((config.options or {}).items()))
-    return _compiled(function, config.backend, config.mode, config.fullgraph, config.dynamic, options)
+    settings = (CompileConfig() if config is None else config).to_dict()
+    settings["dynamic"] = bool(settings["dynamic"])
+    if settings["options"]:
+        del settings["mode"]  # torch.compile takes one of the two
+    key = function, repr(sorted(settings.items()))
+    if key not in _known:
+        _known[key] = _wrapped(function, torch.compile(function, **settings))
+    return _known[key]
 
 
-@functools.cache
-def _compiled(function: Callable, backend, mode: str | None, fullgraph: bool, dynamic: bool | None, options: tuple):
-    step = torch.compile(
-        function,
-        backend=backend,
-        fullgraph=fullgraph,
-        dynamic=bool(dynamic),  # shapes recur, so each gets kernels of its own
-        **({"options": dict(options)} if options else {"mode": mode}),
-    )
+def _wrapped(function: Callable, step: Callable) -> Callable:
+    limit = torch._dynamo.config.patch(recompile_limit=SHAPES)
 
     @functools.wraps(function)
     def run(*args):
         torch.compiler.cudagraph_mark_step_begin()
-        with torch._dynamo.config.patch(recompile_limit=SHAPES):
+        with limit:
             return step(*args)
 
     return run

@@ -43,10 +43,13 @@ IGNORED = (
     "_from_model_config",
     "cache_config",
     "max_cache_len",
-    "disable_compile",
 )
 CACHES = (None, "dynamic", "static")
-COMPILING = ("cache_implementation", "compile_config")  # understood where steps can be compiled, else IGNORED
+COMPILING = (
+    "cache_implementation",
+    "compile_config",
+    "disable_compile",
+)  # understood where steps can be compiled, else IGNORED
 # Sampling settings, with the values that change nothing.
 SAMPLING = {"temperature": (None, 1.0), "top_k": (None, 0), "top_p": (None, 1.0)}
 # Every other setting is refused where it is set to something else than None, False or the value here.
@@ -92,10 +95,9 @@ def merge_generation_config(
     ]
     if unsupported:
         raise ValueError(f"{', '.join(unsupported)}: not supported; greedy decoding and sampling are, always cached.")
-    if compiles and config.cache_implementation not in CACHES:
-        raise ValueError(
-            f"cache_implementation={config.cache_implementation!r}: choose 'static', which compiles the steps, or None."
-        )
+    cache = kwargs.get("cache_implementation")
+    if compiles and cache not in CACHES:
+        raise ValueError(f"cache_implementation={cache!r}: choose 'static', which compiles the steps, or 'dynamic'.")
     if config.max_new_tokens is not None and config.max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={config.max_new_tokens} must not be negative.")
     if config.do_sample and config.temperature is not None and config.temperature <= 0:

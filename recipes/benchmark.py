@@ -218,6 +218,7 @@ def measure_models(config: Config) -> Iterator[Measured]:
             for case in cases(config):
                 yield measure_generation(contest, case, common), corpus
             del opt, sllm, contest
+            torch.compiler.reset()  # or shapes of one size would count against the next
         gc.collect()
 
 

@@ -101,8 +101,9 @@ def main(config: Config) -> str:
     sampling: dict[str, Any] = {k: getattr(config, k) for k in SETTINGS}
     sampling = {k: v for k, v in sampling.items() if v is not None}
     if config.compile:
-        if isinstance(model, MultiTokenLM) or assistant is not None:
-            raise ValueError("--compile is for an SLLM or an OPT that writes alone: leave it out.")
+        copies = isinstance(model, OPTForCausalLM) and config.prompt_lookup_num_tokens is not None
+        if isinstance(model, MultiTokenLM) or assistant is not None or copies:
+            raise ValueError("--compile is for an SLLM, or for an OPT that writes token by token: leave it out.")
         sampling |= compile_settings(device)
         print("[compiling while it writes: seconds to minutes, less where it was done before]", file=sys.stderr)
     num_draft = int(config.num_draft) if config.num_draft.isdigit() else config.num_draft

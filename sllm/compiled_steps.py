@@ -4,14 +4,15 @@ B texts, R rows of a pass, T tokens of a sentence, W memory tokens, C positions 
 V vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers import CompileConfig, DynamicCache
+from torch import Tensor, nn
+from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import CacheLayerMixin
 
 from lmbase.cache import FixedRows, RowCache
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from sllm.modeling_sllm import SLLM
 
 FEWEST_POSITIONS, FEWEST_TOKENS = 64, 16  # of a trunk's cache, of a sentence: fewer shapes to compile
+PLACES = 32  # the decoder's cache grows by so many, so that drafts of all sizes share it
+SENTENCE_TOKENS = 4  # clauses of novels have 9; where sentences are shorter yet, the trunk's cache is doubled
+
+# By model what its last call used: compiled code relies on the addresses.
+_held: WeakKeyDictionary[nn.Module, dict[str, RowCache]] = WeakKeyDictionary()
 
 
 class CompiledSteps:
@@ -32,39 +38,76 @@ class CompiledSteps:
 
     Args:
         num_rows: the most rows of a pass, guesses among them.
+        num_tokens, num_sentences: that will be written at most.
+
+    Raises:
+        ValueError: attention that takes no mask.
     """
 
-    def __init__(self, model: "SLLM", config: CompileConfig | None, num_texts: int, num_rows: int):
-        self.model = model
-        steps = _write_rows, _encode, _read_state, _draft
-        self._write, self._encode, self._trunk, self._draft = (compiled(step, config) for step in steps)
+    def __init__(
+        self,
+        model: "SLLM",
+        config: GenerationConfig,
+        num_texts: int,
+        num_rows: int,
+        num_tokens: int,
+        num_sentences: int,
+    ):
+        if "flash" in model.config.trunk._attn_implementation:
+            raise ValueError("cache_implementation='static' needs attn_implementation='sdpa' or 'eager' in the trunk.")
+        self.model, self.num_texts = model, num_texts
+        self.num_sentences = min(num_tokens // SENTENCE_TOKENS + 1, num_sentences)
+        steps: list[Callable] = [_write_rows, _encode, _read_state, _draft]
+        if not config.disable_compile:
+            steps = [compiled(step, config.compile_config) for step in steps]
+        self._write, self._encode, self._trunk, self._draft = steps
         autoencoder = model.config.autoencoder
-        heads = autoencoder.num_attention_heads
-        nothing = model.start_state.new_empty(num_texts, heads, 0, autoencoder.hidden_size // heads)
-        layers = [(nothing, nothing)] * autoencoder.num_decoder_layers
-        # Its tensors serve one sentence after another. Guesses may lie behind the last position.
-        capacity = model.autoencoder.decoder.max_positions + num_rows
-        self._cache = RowCache.of_fixed_size(layers, capacity, [0] * num_texts)
+        places = model.autoencoder.decoder.max_positions + num_rows  # guesses may lie behind the last position
+        heads, layers = autoencoder.num_attention_heads, autoencoder.num_decoder_layers
+        capacity = -(-places // PLACES) * PLACES
+        self._cache = self._fixed("decoder", capacity, layers, heads, autoencoder.hidden_size // heads)
 
-    def fix(self, state: ReadingState, num_sentences: int) -> ReadingState:
-        """A state with a trunk's cache of fixed size, with room for so many sentences."""
-        held = state.attention_mask.shape[1]
-        most = self.model.config.trunk.max_position_embeddings
-        wanted = max(held + num_sentences, FEWEST_POSITIONS)
-        capacity = max(held, min(1 << (wanted - 1).bit_length(), most))
-        read = cast(Iterable[CacheLayerMixin], cast(DynamicCache, state.past_key_values).layers)
-        layers = [(cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in read]
-        cache = RowCache.of_fixed_size(layers, capacity, [held] * len(state.states))
-        return replace(state, past_key_values=cache, attention_mask=_widened(state.attention_mask, capacity))
+    def _fixed(self, name: str, capacity: int, num_layers: int, num_heads: int, head_width: int) -> RowCache:
+        """An empty cache of fixed size, the one of the last call if that was alike."""
+        like = self.model.start_state
+        cache = _held.setdefault(self.model, {}).get(name)
+        shape = self.num_texts, num_heads, capacity, head_width
+        if cache is None or any(
+            x.shape != shape or x.dtype != like.dtype or x.device != like.device for x in cache.layers[0]
+        ):
+            cache = RowCache(self.num_texts, capacity, like.device)
+            cache.allocate(num_layers, num_heads, head_width, like.dtype)
+            _held[self.model][name] = cache
+        cache.lengths = [0] * self.num_texts
+        return cache
+
+    def fix(self, state: ReadingState) -> ReadingState:
+        """A state with a trunk's cache of fixed size, with room for the sentences to come."""
+        layers = cast(Iterable[CacheLayerMixin], cast(DynamicCache, state.past_key_values).layers)
+        read = [(cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in layers]
+        return self._with_room(state, read, self.num_sentences)
+
+    def _with_room(self, state: ReadingState, read: list[tuple[Tensor, Tensor]], more: int) -> ReadingState:
+        held, most = read[0][0].shape[2], self.model.config.trunk.max_position_embeddings
+        wanted = max(held + more, FEWEST_POSITIONS)
+        capacity = max(held + 1, min(1 << (wanted - 1).bit_length(), most))
+        _, heads, _, width = read[0][0].shape
+        cache = self._fixed("trunk", capacity, len(read), heads, width)
+        cache.lengths = [held] * self.num_texts
+        for number, layer in enumerate(read):
+            for tensor, known in zip(cache.layers[number], layer, strict=True):
+                tensor[:, :, :held] = known
+        mask = F.pad(state.attention_mask[:, :held], (0, capacity - held))
+        return replace(state, past_key_values=cache, attention_mask=mask)
 
     def read_sentence(self, input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
         """As SLLM.read_sentence."""
         cache = cast(RowCache, state.past_key_values)
         held = cache.lengths[0]
         if held == cache.capacity:
-            layers = list(cache.layers.values())
-            cache = RowCache.of_fixed_size(layers, 2 * held, cache.lengths)
-            state.past_key_values, state.attention_mask = cache, _widened(state.attention_mask, 2 * held)
+            grown = self._with_room(state, list(cache.layers.values()), held)
+            cache = cast(RowCache, grown.past_key_values)
+            state.past_key_values, state.attention_mask = cache, grown.attention_mask
         longest = self.model.config.max_sentence_tokens
         width = min(max(1 << (input_ids.shape[1] - 1).bit_length(), FEWEST_TOKENS), longest)
         padding = (0, width - input_ids.shape[1])
@@ -91,25 +134,20 @@ class CompiledSteps:
         rest = written.sentence_embeds, written.memories, branches, num_heads
         return self._write(self.model, ids, written.cache.starts, layers, *rest)
 
-    def draft(self, tree: DraftTree, newest: Sequence[int], rows: Sequence[int], heads: Ahead) -> Tensor:
-        """Guesses (B, R-1) of greedy writing, by transitions; `newest` tokens were chosen at these rows (B,)."""
-        chosen = torch.tensor([newest, rows], device=heads.logits.device)
-        return self._draft(self.model, tree.levels, chosen, heads.states, heads.logits)
+    def draft(self, tree: DraftTree, newest: Sequence[int], heads: Ahead) -> Tensor:
+        """Guesses (B, R-1) of greedy writing, by transitions, from what heads (B, k, ..) said where the newest tokens
+        (B,) were chosen."""
+        tokens = torch.tensor(newest, device=heads.logits.device)
+        return self._draft(self.model, tree.levels, tokens, heads.states, heads.logits)
 
 
 def _draft(
-    model: "SLLM", levels: list[list[tuple[int, int]]], chosen: Tensor, states: Tensor, logits: Tensor
+    model: "SLLM", levels: list[list[tuple[int, int]]], newest: Tensor, states: Tensor, logits: Tensor
 ) -> Tensor:
-    newest, rows = chosen
-    texts = torch.arange(len(rows), device=rows.device)
     embed = model.autoencoder.embed_tokens
     tables = [embed.weight] * len(levels)
-    last = states[texts, rows], logits[texts, rows]
-    return sequential_guesses(levels, newest, *last, model.draft_transitions, embed, tables, _logits)
-
-
-def _logits(j: int, logits: Tensor, ids: Tensor) -> Tensor:
-    return logits
+    best = lambda j, logits, ids: logits  # noqa: E731
+    return sequential_guesses(levels, newest, states, logits, model.draft_transitions, embed, tables, best)
 
 
 def _write_rows(
@@ -125,16 +163,14 @@ def _write_rows(
     decoder = model.autoencoder.decoder
     rows = cast(RowCache, FixedRows(layers, starts))  # all of one that reading asks for
     states = decoder.read(model.autoencoder.embed_tokens(ids), DecoderState(rows, sentence_embeds, memories), branches)
-    ahead = [head(states) for head in model.draft_heads[:num_heads]]
-    hidden = decoder.norm(torch.stack([states, *ahead], dim=2))
-    return states, hidden, model.vocabulary_logits(hidden)
+    return states, *model.say(states, [head(states) for head in model.draft_heads[:num_heads]])
 
 
 def _encode(
     model: "SLLM", ids: Tensor, mask: Tensor, tokens: Tensor, tokens_mask: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the trunk reads of each sentence (B, T) -> (B, 1, D), and the memory's tokens (B, W, D) with theirs."""
-    readable = mask | F.one_hot(mask.new_zeros(len(mask), dtype=torch.long), mask.shape[1]).bool()  # see read_sentence
+    readable = F.pad(mask[:, 1:], (1, 0), value=True)  # the encoder needs one token also where a text is over
     pooled, states = model.autoencoder.encoder(model.autoencoder.embed_tokens(ids), readable)
     embeds, _ = model.autoencoder._latent(pooled)
     return model.sentence_in(embeds)[:, None], *newest_tokens(tokens, tokens_mask, states, mask)
@@ -152,7 +188,3 @@ def _read_state(
         past_key_values=FixedRows(layers, starts),
         use_cache=True,
     ).last_hidden_state
-
-
-def _widened(mask: Tensor, capacity: int) -> Tensor:
-    return F.pad(mask, (0, capacity - mask.shape[1]))

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sllm.modeling_sllm import SLLM
 
 OVERFLOWS = ("stop", "slide")
-SENTENCE_TOKENS = 4  # that compiled steps reckon with: clauses of novels have 9; if short, a cache is made anew
 
 
 @dataclass
@@ -46,7 +45,8 @@ class SentenceGenerateOutput(ModelOutput):
         recut_share: share of the written sentences that cutting and tokenising their text again would change;
             None without a processor or without new sentences.
         texts: for each text the new part, decoded; None without a processor.
-        past_key_values: the trunk's cache as it was left; None if nothing had to be read.
+        past_key_values: the trunk's cache as it was left; None if nothing had to be read. One of fixed size serves the
+            model's next call, too.
         statistics: what drafting inside sentences brought, end marks counted as tokens.
     """
 
@@ -133,9 +133,10 @@ class SentenceGenerationMixin(GenerationMixin):
                 each head's first.
             seed: makes sampling repeatable.
 
-        With cache_implementation="static" (and, if that is to be told how, a compile_config) the steps run compiled, as
-        Transformers' models do on a GPU: the first call takes up to minutes, later ones are faster, mostly for one text
-        at a time. Rounding apart the text is the same.
+        cache_implementation="static" (Transformers' word; with a compile_config, if that is to say how, or with
+        disable_compile) gives caches of fixed size and compiled steps: the first call takes up to minutes, later ones
+        are faster where one text is written at a time. Rounding apart the text is the same. Drafts of heads with
+        attention (`draft_head_kind: block`), or of other than the largest size, are made uncompiled.
 
         An unfinished last sentence of a prompt is not encoded: it is forced as the decoder's first tokens.
 
@@ -157,14 +158,14 @@ class SentenceGenerationMixin(GenerationMixin):
         drafts, automatic = check_drafts(
             num_draft, tree, self.config.num_future_tokens, self.config.vocab_size, config.prompt_lookup_num_tokens
         )
-        steps = None
-        if config.cache_implementation == "static":
-            steps = CompiledSteps(self, config.compile_config, len(texts), len(drafts.nodes))
-        writer = self.sentence_writer(len(texts), sampler, drafts, automatic, lookups, steps)
         limit = config.max_new_tokens
         if limit is None:
             limit = DEFAULT_NEW_TOKENS if max_new_sentences is None else 2**62
         sentence_limit = 2**62 if max_new_sentences is None else max_new_sentences
+        steps = None
+        if config.cache_implementation == "static":
+            steps = CompiledSteps(self, config, len(texts), len(drafts.nodes), limit, sentence_limit)
+        writer = self.sentence_writer(len(texts), sampler, drafts, automatic, lookups, steps)
         if streamer is not None:
             streamer.put(torch.tensor(texts[0].ids()))
         state = _write(self, texts, writer, limit, sentence_limit, config.min_new_tokens or 0, overflow, streamer)
@@ -247,8 +248,7 @@ def _write(
     """Write sentences until every text has a finish_reason; returns what was read."""
     positions = model.config.trunk.max_position_embeddings
     _slide_or_stop(texts, positions, overflow)
-    expected = min(limit // SENTENCE_TOKENS + 1, sentence_limit)
-    state = _read_all(model, texts, writer.steps, expected) if _alive(texts) else None
+    state = _read_all(model, texts, writer.steps) if _alive(texts) else None
     num_sentences = 0
     while _alive(texts):
         assert state is not None
@@ -269,7 +269,7 @@ def _write(
         if not _alive(texts) or num_sentences >= sentence_limit:
             continue
         if _slide_or_stop(texts, positions, overflow):
-            state = _read_all(model, texts, writer.steps, expected)
+            state = _read_all(model, texts, writer.steps)
         elif _alive(texts):
             ids, mask = pad_tokens([sentence.ids for sentence in sentences], model.config.pad_token_id)
             keep = torch.tensor([not text.finish_reason for text in texts])[:, None]
@@ -312,15 +312,14 @@ def _slide_or_stop(texts: list[_Text], positions: int, overflow: str) -> bool:
     return slid
 
 
-def _read_all(model: "SLLM", texts: list[_Text], steps: CompiledSteps | None, expected: int) -> ReadingState:
-    """Args: expected: about how many sentences will follow."""
+def _read_all(model: "SLLM", texts: list[_Text], steps: CompiledSteps | None) -> ReadingState:
     kept = [t.sentences[t.first_kept :] if not t.finish_reason else [] for t in texts]
     batch = pad_sentences(kept, model.config.pad_token_id)
     device = model.device
     state = model.start_reading(
         batch.input_ids.to(device), batch.attention_mask.to(device), batch.sentence_mask.to(device)
     )
-    return state if steps is None else steps.fix(state, expected)
+    return state if steps is None else steps.fix(state)
 
 
 def _at_least_one_column(ids: Tensor, mask: Tensor, pad_token_id: int) -> tuple[Tensor, Tensor]:

@@ -105,7 +105,8 @@ class SentenceWriter:
                 sentence.writing, sentence.closed = False, True
         ids, _ = pad_tokens(rows, model.config.pad_token_id)
         wanted = self._wanted()
-        read = self._read_rows(ids, 0 if self.lookups else wanted, last=[len(row) - 1 for row in rows])
+        last, usual = [len(row) - 1 for row in rows], not any(s.ids for s in self.sentences) and self._usual(wanted)
+        read = self._read_rows(ids, 0 if self.lookups else wanted, last=last, usual=usual)
         chosen, heads = self._choose(read, [[[]] for _ in rows])
         self._keep(read, [range(len(row)) for row in rows])
         for b, sentence in enumerate(self.sentences):
@@ -126,7 +127,7 @@ class SentenceWriter:
         newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
         num_guesses = len(tree.nodes) - 1
         rows = [[token, *guesses[:num_guesses]] for token, guesses in zip(newest, self.guesses, strict=True)]
-        usual = tree.depth in (0, wanted) and following in (0, wanted)  # not a draft cut to the room that is left
+        usual = tree.depth == following and self._usual(following)
         read = self._read_rows(torch.tensor(rows), 0 if self.lookups else following, self._branches(tree), usual=usual)
         self.guessed = tree
         between = [[[row[above] for above in lineage] for lineage in tree.lineages] for row in rows]
@@ -137,14 +138,14 @@ class SentenceWriter:
         for b, (sentence, row) in enumerate(zip(self.sentences, rows, strict=True)):
             path = verify(tree, row, chosen[b]) if sentence.writing else [0]
             ends.append(path[-1])
-            # A finished sentence grows like one that accepts nothing: one by one all stay of one length, which is fast.
-            # Caches of fixed size have no room for that, and gain nothing by it.
-            kept.append(path if sentence.writing or self.steps is None else [])
             if sentence.writing:
                 num_tokens = self._append(b, [*(row[r] for r in path[1:]), chosen[b][path[-1]]])
                 num_accepted = min(len(path) - 1, num_tokens)  # what is behind an end mark or a limit is not
                 self.statistics.add(tree.depth, num_accepted, num_tokens)
                 accepted += num_accepted
+            # A finished sentence grows like one that accepts nothing: one by one all stay of one length, which is fast.
+            # Caches of fixed size have no room for that, and gain nothing by it.
+            kept.append(path if sentence.writing or self.steps is None else [])
         self._keep(read, kept)
         self._draft(heads, ends, following)
         # Copying costs nothing, so a pass takes what verifying takes: any find of up to `wanted` tokens.
@@ -157,26 +158,23 @@ class SentenceWriter:
         num_heads: int,
         branches: Branches | None = None,
         last: Sequence[int] | None = None,
-        usual: bool = True,
+        usual: bool = False,
     ) -> "Read":
         """Read R rows (B, R) with the decoder and k drafting heads.
 
         Args:
             last: only what follows this row of each sentence (B,) is asked for.
-            usual: the shapes recur, so that compiling them pays.
+            usual: a shape that recurs, so that compiling it pays.
         """
         model = self.model
-        compiled = usual and (last is None or ids.shape[1] == 1) and not (model.heads_attend and num_heads)
-        if self.steps is not None and compiled:
+        if self.steps is not None and usual and not (model.heads_attend and num_heads):
             states, hidden, logits = self.steps.write_rows(ids.to(model.device), self.written, branches, num_heads)
             return Read(states, num_heads, hidden, logits)
-        states = model.autoencoder.decoder.read(self._embed(ids), self.written, branches)  # (B,R,D)
+        states = every = model.autoencoder.decoder.read(self._embed(ids), self.written, branches)  # (B,R,D)
         ahead = self._look_ahead(states, num_heads, branches)  # (B,R,k,D)
-        own, others = (x if last is None else x[range(len(ids)), last][:, None] for x in (states, ahead))
-        own = own[:, :, None]
-        every = torch.cat([own, others], dim=2) if num_heads else own  # (B,R,1+k,D)
-        hidden = model.autoencoder.decoder.norm(every)
-        return Read(states, num_heads, hidden, model.vocabulary_logits(hidden))
+        if last is not None:
+            states, ahead = (x[range(len(ids)), last][:, None] for x in (states, ahead))
+        return Read(every, num_heads, *model.say(states, ahead.unbind(2)))
 
     def _let_go(self) -> None:
         """Where half of the rows or more are of finished sentences, go on without them. Not in compiled steps, which
@@ -196,6 +194,10 @@ class SentenceWriter:
         self.texts = [self.texts[b] for b in kept]
         self.unread = [self.unread[b] for b in kept]
         self.guesses = [self.guesses[b] for b in kept]
+
+    def _usual(self, depth: int) -> bool:
+        """Drafts of this size are made in compiled steps: few sizes are, since each takes a while."""
+        return depth in (0, len(self.drafts) - 1)
 
     def _wanted(self) -> int:
         return len(self.drafts) - 1 if self.length is None else self.length.choose()
@@ -292,14 +294,20 @@ class SentenceWriter:
         elif depth:
             model, tree = self.model, self.drafts[depth]
             newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
-            self.guessed = tree
-            if self.steps is not None and model.draft_transitions and self.sampler.noise is None:
-                self.guesses = self.steps.draft(tree, newest, rows, heads).tolist()
-                return
-            tables = [model.get_input_embeddings().weight] * depth
-            places = [(text, self.num_chosen[text]) for text in self.texts]
             last = heads.at(range(len(rows)), rows)
-            found = draft(tree, newest, last, model.draft_transitions, self._embed, tables, self.sampler, places)
+            if (
+                self.steps is not None
+                and tree is self.drafts[-1]
+                and model.draft_transitions
+                and not self.sampler.noise
+            ):
+                found = self.steps.draft(tree, newest, last)
+            else:
+                tables = [model.get_input_embeddings().weight] * depth
+                places = [(text, self.num_chosen[text]) for text in self.texts]
+                transitions = model.draft_transitions
+                found = draft(tree, newest, last, transitions, self._embed, tables, self.sampler, places)
+            self.guessed = tree
             self.guesses = found.tolist()
         else:
             self._guess_nothing()

@@ -109,6 +109,12 @@ class StepwiseMixin:
         table = self.get_input_embeddings().weight
         return hidden @ table.T if self.int8_table is None else self.int8_table(hidden)
 
+    def say(self: "SLLM", states: Tensor, ahead: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Of the decoder's states (B, R, D) and those of k drafting heads there: all after the last norm
+        (B, R, 1+k, D), and their logits (B, R, 1+k, V)."""
+        hidden = self.autoencoder.decoder.norm(torch.stack([states, *ahead], dim=2))
+        return hidden, self.vocabulary_logits(hidden)
+
     def write_in_int8(self: "SLLM") -> None:
         """Hold the weights that writing reads in eight bits: the linear layers, and a second table of the vocabulary,
         from which no embedding is taken. On a CPU, for inference; see `lmbase.int8`."""

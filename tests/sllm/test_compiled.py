@@ -1,16 +1,18 @@
 """Compiled steps and caches of fixed size: what is read and written is what the model itself reads and writes."""
 
-import os
-import shutil
+import copy
+import itertools
 
 import pytest
 import torch
-from tiny import MEMORY, SLLMS, make_mtp, make_sllm
-from transformers import CompileConfig
+from tiny import CAP, MEMORY, SLLMS, make_mtp, make_opt, make_sllm, make_vae
+from transformers import CompileConfig, GenerationConfig
 
 from lmbase.collate import pad_sentences, pad_tokens
+from lmbase.compiling import compile_settings
 from sllm import compiled_steps
 from sllm.compiled_steps import CompiledSteps
+from sllm.replaying import ReplayedSLLM
 
 PAD = 1
 # What torch.compile captures, whole, and runs as it is: kernels are made in the last test.
@@ -78,12 +80,40 @@ def test_drafting_is_the_same(drafting, prompts, tree):
     same(drafting, prompts, max_new_tokens=40, num_draft=1, prompt_lookup_num_tokens=3)
 
 
+def test_a_finished_sentence_takes_no_room_while_others_go_on():
+    """One text ends at the longest length, with guesses accepted behind its end, the other accepts none."""
+    options = dict(num_future_tokens=4, draft_head_kind="residual", max_sentences=16)
+    replayed = ReplayedSLLM.graft(make_vae(processor=False), make_opt(), **options).eval()
+    for _ in range(2):
+        replayed.replay([CAP], itertools.cycle([3, 0]))
+        ids = torch.zeros(2, 0, 0, dtype=torch.long)
+        output = replayed.generate(ids, max_new_tokens=3 * CAP, min_new_tokens=3 * CAP, num_draft=4, **FIXED)
+        assert output.sentence_lengths == [[CAP] * 3] * 2
+
+
+def test_a_second_call_and_another_model_start_afresh(model):
+    first = model.generate(text="It rained. Nobody came.", max_new_tokens=30, **FIXED)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.autoencoder.embed_tokens.weight.mul_(-1)
+    other = twin.generate(text="It rained. Nobody came.", max_new_tokens=30, **FIXED)
+    assert other.texts == twin.generate(text="It rained. Nobody came.", max_new_tokens=30).texts != first.texts
+    assert model.generate(text="It rained. Nobody came.", max_new_tokens=30, **FIXED).texts == first.texts
+
+
+@pytest.mark.parametrize("opt", [{}, dict(attn_implementation="eager"), dict(word_embed_proj_dim=8)])
+def test_other_trunks_and_bf16(opt):
+    model = make_sllm(vae=dict(hidden_size=opt.get("word_embed_proj_dim", 16)), opt=opt, **MEMORY)
+    same(model.double(), PROMPTS, max_new_tokens=40, min_new_tokens=40)
+    model.to(torch.bfloat16).generate(text="It rained. No", max_new_tokens=40, min_new_tokens=40, **FIXED)
+
+
 def test_states_are_the_same(model):
     """Sentence after sentence, some texts over early."""
     batch = pad_sentences(PROMPTS, PAD)
     ours = model.start_reading(batch.input_ids, batch.attention_mask, batch.sentence_mask)
-    steps = CompiledSteps(model, CAPTURED, 3, 1)
-    fixed = steps.fix(model.start_reading(batch.input_ids, batch.attention_mask, batch.sentence_mask), 2)
+    steps = CompiledSteps(model, GenerationConfig(**FIXED), num_texts=3, num_rows=1, num_tokens=8, num_sentences=2)
+    fixed = steps.fix(model.start_reading(batch.input_ids, batch.attention_mask, batch.sentence_mask))
     alive = torch.tensor([[True], [True], [True]])
     for number, length in enumerate((3, 1, 12, 5, 2)):
         ids, mask = pad_tokens([[40 + number] * length, [50] * max(1, length - 2), [60]], PAD)
@@ -106,11 +136,21 @@ def test_what_is_not_known_is_refused():
     model = make_sllm()
     with pytest.raises(ValueError, match=r"cache_implementation='sliding'.*static"):
         model.generate(text="a", max_new_tokens=2, cache_implementation="sliding")
+    model.config.trunk._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="needs attn_implementation"):
+        model.generate(text="a", max_new_tokens=2, cache_implementation="static")
     with pytest.raises(ValueError, match="cache_implementation"):
         make_mtp().generate(text="a", max_new_tokens=2, cache_implementation="static")
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
+def compiler_is_here() -> bool:
+    try:
+        return bool(compile_settings("cpu"))
+    except ValueError:
+        return False
+
+
+@pytest.mark.skipif(not compiler_is_here(), reason="torch.compile needs a C++ compiler")
 def test_kernels_are_made_and_write_the_same(monkeypatch):
     monkeypatch.setattr(compiled_steps, "FEWEST_POSITIONS", 64)
     model = make_sllm(**MEMORY, num_future_tokens=2, draft_head_kind="residual", draft_transitions=True).double()
@@ -118,3 +158,10 @@ def test_kernels_are_made_and_write_the_same(monkeypatch):
     plain = model.generate(ids, max_new_tokens=30, min_new_tokens=30, num_draft=2)
     made = model.generate(ids, max_new_tokens=30, min_new_tokens=30, num_draft=2, cache_implementation="static")
     assert plain.sequences.tolist() == made.sequences.tolist()
+
+
+def test_a_missing_compiler_is_told(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -O3")
+    with pytest.raises(ValueError, match="no-such-compiler"):
+        compile_settings("cpu")
+    assert compile_settings("cuda")["cache_implementation"] == "static"
