@@ -45,11 +45,8 @@ IGNORED = (
     "max_cache_len",
 )
 CACHES = (None, "dynamic", "static")
-COMPILING = (
-    "cache_implementation",
-    "compile_config",
-    "disable_compile",
-)  # understood where steps can be compiled, else IGNORED
+# Understood by models whose steps can be compiled, ignored by others.
+COMPILING = ("cache_implementation", "compile_config", "disable_compile")
 # Sampling settings, with the values that change nothing.
 SAMPLING = {"temperature": (None, 1.0), "top_k": (None, 0), "top_p": (None, 1.0)}
 # Every other setting is refused where it is set to something else than None, False or the value here.

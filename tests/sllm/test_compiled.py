@@ -24,8 +24,9 @@ TREE = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)]
 
 @pytest.fixture(autouse=True)
 def few_positions(monkeypatch):
-    """So that the trunk's cache is outgrown."""
+    """So that the trunk's cache is outgrown, and the decoder's has nothing to spare."""
     monkeypatch.setattr(compiled_steps, "FEWEST_POSITIONS", 4)
+    monkeypatch.setattr(compiled_steps, "PLACES", 1)
 
 
 @pytest.fixture(scope="module", params=sorted(SLLMS))
