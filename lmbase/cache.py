@@ -5,9 +5,10 @@ B texts, H heads, R rows of a forward pass, C positions held, d width of a head.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def visible_rows(within: Tensor, starts: Tensor, size: int) -> Tensor:
@@ -60,14 +61,6 @@ class RowCache:
         self.capacity = capacity
         self.device = device
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values (B, H, C, d)
-
-    def allocate(self, num_layers: int, num_heads: int, head_width: int, dtype: torch.dtype) -> None:
-        """Take the memory of all layers now, at addresses that stay while no text outgrows the capacity."""
-        shape = len(self.lengths), num_heads, self.capacity, head_width
-        for number in range(num_layers):
-            self.layers[number] = tuple(torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(2))  # type: ignore[assignment]
-            for held in self.layers[number]:
-                torch._dynamo.mark_static_address(held)  # a CUDA graph may rely on it
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_, **__) -> tuple[Tensor, Tensor]:
         """Write (B, H, R, d) behind the texts' lengths; returns all that this pass may look at."""
@@ -138,3 +131,29 @@ class RowCache:
         """Of the keys and values that stand for text."""
         per_place = sum(t.nbytes / (t.shape[0] * t.shape[2]) for layer in self.layers.values() for t in layer)
         return round(per_place * sum(self.lengths))
+
+
+# What a model's last call used, by name.
+_held: WeakKeyDictionary[nn.Module, dict[str, RowCache]] = WeakKeyDictionary()
+
+
+def fixed_cache(
+    owner: nn.Module, name: str, num_layers: int, shape: tuple[int, int, int, int], like: Tensor
+) -> RowCache:
+    """An empty cache whose layers (B, H, C, d) stay where they are while no text outgrows C positions: the one that the
+    model `owner` used last under this name, if that was alike, since CUDA graphs rely on addresses.
+
+    Args:
+        like: has its dtype and device.
+    """
+    caches = _held.setdefault(owner, {})
+    cache, wanted = caches.get(name), (num_layers, shape, like.dtype, like.device)
+    first = cache.layers[0][0] if cache is not None else None
+    if cache is None or first is None or wanted != (len(cache.layers), first.shape, first.dtype, first.device):
+        cache = caches[name] = RowCache(shape[0], shape[2], like.device)
+        for number in range(num_layers):
+            cache.layers[number] = like.new_zeros(shape), like.new_zeros(shape)
+            for held in cache.layers[number]:
+                torch._dynamo.mark_static_address(held)
+    cache.lengths = [0] * shape[0]
+    return cache

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import CompileConfig
+from transformers import CompileConfig, GenerationConfig
 
 SHAPES = 64  # of one function that are compiled; others run as they are written
+
+COMPILED = ", compiled"  # ends the names of rows
 
 _known: dict[tuple[Callable, str], Callable] = {}
 
@@ -33,18 +35,38 @@ def compile_settings(device: str) -> dict[str, Any]:
     return {"cache_implementation": "static", "compile_config": config}
 
 
-def compiled(function: Callable, config: CompileConfig | None = None) -> Callable:
+def compared_settings(both: bool, device: str) -> dict[str, dict[str, Any]]:
+    """Settings of `generate` by what the names of their rows end with: none, and if both are wanted those above."""
+    return {"": {}} | ({COMPILED: compile_settings(device)} if both else {})
+
+
+def check_attention(implementation: str) -> None:
+    """
+    Raises:
+        ValueError: attention that takes no mask of a fixed size.
+    """
+    if "flash" in implementation:
+        raise ValueError(
+            f"cache_implementation='static' needs attn_implementation='sdpa' or 'eager', not {implementation!r}."
+        )
+
+
+def compiled(function: Callable, generation: GenerationConfig) -> Callable:
     """`function` of tensors by torch.compile, each shape apart unless the configuration says dynamic=True; the first
     call with a shape takes seconds to minutes. What was compiled serves every later call in this process.
 
     On a GPU a call may reuse the memory that earlier results of compiled functions lie in: copy what is to live on.
     """
-    settings = (CompileConfig() if config is None else config).to_dict()
+    if generation.disable_compile:
+        return function
+    settings = (generation.compile_config or CompileConfig()).to_dict()
     settings["dynamic"] = bool(settings["dynamic"])
     if settings["options"]:
         del settings["mode"]  # torch.compile takes one of the two
     key = function, repr(sorted(settings.items()))
-    if key not in _known:
+    if key not in COMPILED = ", compiled"  # ends the names of rows
+
+_known:
         _known[key] = _wrapped(function, torch.compile(function, **settings))
     return _known[key]
 

@@ -33,6 +33,9 @@ UNDERSTOOD = (
     "use_cache",  # it always is, and no token depends on it
     "prompt_lookup_num_tokens",
     "max_matching_ngram_size",
+    "cache_implementation",
+    "compile_config",
+    "disable_compile",
 )
 # What a model folder's configuration may hold and no written token depends on; ids are those of the model's own config.
 IGNORED = (
@@ -45,8 +48,6 @@ IGNORED = (
     "max_cache_len",
 )
 CACHES = (None, "dynamic", "static")
-# Understood by models whose steps can be compiled, ignored by others.
-COMPILING = ("cache_implementation", "compile_config", "disable_compile")
 # Sampling settings, with the values that change nothing.
 SAMPLING = {"temperature": (None, 1.0), "top_k": (None, 0), "top_p": (None, 1.0)}
 # Every other setting is refused where it is set to something else than None, False or the value here.
@@ -62,38 +63,31 @@ NEUTRAL = {
 }
 
 
-def merge_generation_config(
-    base: GenerationConfig, given: GenerationConfig | None, kwargs: dict, compiles: bool = False
-) -> GenerationConfig:
+def merge_generation_config(base: GenerationConfig, given: GenerationConfig | None, kwargs: dict) -> GenerationConfig:
     """The settings of one call: keywords over the given configuration over the model's own.
-
-    Args:
-        compiles: the model has compiled steps and a cache of fixed size.
 
     Raises:
         ValueError: a keyword that generation does not know, or a setting that it does not support.
     """
     config = copy.deepcopy(given if given is not None else base)
     defaults = GenerationConfig().to_dict()
-    understood = UNDERSTOOD + COMPILING * compiles
-    ignored = IGNORED + COMPILING * (not compiles)
-    unknown = [name for name in kwargs if name not in defaults or name in ignored]
+    unknown = [name for name in kwargs if name not in defaults or name in IGNORED]
     if unknown:
         raise ValueError(
-            f"generate() does not know {', '.join(unknown)}; it understands {', '.join(sorted(understood))}."
+            f"generate() does not know {', '.join(unknown)}; it understands {', '.join(sorted(UNDERSTOOD))}."
         )
     for name, value in kwargs.items():  # not config.update, which refuses max_new_tokens=0
         setattr(config, name, value)
     unsupported = [
         f"{name}={value!r}"
         for name, value in config.to_dict().items()
-        if name not in understood + ignored
+        if name not in UNDERSTOOD + IGNORED
         and not (value is None or value is False or value == NEUTRAL.get(name, defaults.get(name)))
     ]
     if unsupported:
         raise ValueError(f"{', '.join(unsupported)}: not supported; greedy decoding and sampling are, always cached.")
     cache = kwargs.get("cache_implementation")
-    if compiles and cache not in CACHES:
+    if cache not in CACHES:
         raise ValueError(f"cache_implementation={cache!r}: choose 'static', which compiles the steps, or 'dynamic'.")
     if config.max_new_tokens is not None and config.max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={config.max_new_tokens} must not be negative.")

@@ -33,6 +33,7 @@ class Generation:
     tokens_per_forward: float | None = None  # of the verifying model, where tokens are drafted
     break_even: float | None = None  # tokens per forward above which drafting pays
     batch_size: int = 1
+    steady_rate: float | None = None  # tokens per second after the first of them, or after the first sentence
 
     @property
     def tokens_per_second(self) -> float:
@@ -80,6 +81,14 @@ class Arrivals(BaseStreamer):
         counted."""
         tokens = [count for _, count in self.moments[1:]]
         return (tokens[-1] - tokens[0]) / (len(tokens) - 1) if len(tokens) > 1 else None
+
+    @property
+    def steady_rate(self) -> float | None:
+        """Tokens per second once the first of them had come, so without the prompt; None where nothing was streamed."""
+        if len(self.moments) < 3:
+            return None
+        (_, (began, first), *_), (ended, last) = self.moments, self.moments[-1]
+        return (last - first) / (ended - began)
 
     def seconds_until(self, num_tokens: int) -> float:
         """Seconds until at least `num_tokens` new tokens had come."""
@@ -137,6 +146,7 @@ def time_opt(
         positions,
         tokens_per_forward=arrivals.tokens_per_pass if num_copied else None,
         batch_size=len(prompt),
+        steady_rate=arrivals.steady_rate,
     )
 
 

@@ -18,6 +18,7 @@ from lmbase.cache import RowCache
 from lmbase.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
 from lmbase.modes import inference_method
 from lmbase.opt import encode_text
+from multitoken.compiled_step import compiled_step, trunk_cache
 from multitoken.copying import PromptLookup, copied_guesses, make_lookups
 from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, check_drafts, verify
 from multitoken.transitions import Ahead, draft
@@ -97,6 +98,10 @@ class MultiTokenGenerationMixin(GenerationMixin):
             use_mtp: Transformers' word for drafting: True is num_draft="auto", False is num_draft=1.
             seed: makes sampling repeatable.
 
+        cache_implementation="static" (Transformers' word; with a compile_config, if that is to say how, or with
+        disable_compile) gives a cache of fixed size and compiles the step of trunk and head 1 with no guesses or with
+        the largest draft: the first call takes up to minutes. Rounding apart the text is the same.
+
         Raises:
             ValueError: more heads than the model has, a tree that names one, ids outside the vocabulary, a prompt
                 without a position left, an unsupported setting, a text with a lone surrogate.
@@ -104,6 +109,7 @@ class MultiTokenGenerationMixin(GenerationMixin):
         if use_mtp is not None:
             num_draft = num_draft if use_mtp else 1
         config = merge_generation_config(self.generation_config, generation_config, kwargs)
+        compiled = compiled_step(self, config)
         num_copied = config.prompt_lookup_num_tokens
         if tree is None and num_draft == "auto" and num_copied is None:
             tree = self.config.draft_tree
@@ -120,7 +126,7 @@ class MultiTokenGenerationMixin(GenerationMixin):
         lookups = make_lookups(config, (text.prompt for text in texts))
         heads, vocab_size = self.config.num_future_tokens, self.config.vocab_size
         drafts, automatic = check_drafts(num_draft, tree, heads, vocab_size, num_copied)
-        writer = _Writer(self, texts, sampler, limit, config.min_new_tokens or 0, lookups)
+        writer = _Writer(self, texts, sampler, limit, config.min_new_tokens or 0, lookups, compiled)
         if streamer is not None:
             streamer.put(input_ids.cpu())
         shown = 0
@@ -150,8 +156,10 @@ class _Writer:
         limit: int,
         min_new_tokens: int,
         lookups: Sequence[PromptLookup] = (),
+        compiled: Callable | None = None,
     ):
         self.model, self.texts, self.sampler, self.lookups = model, texts, sampler, lookups
+        self.compiled = compiled  # what reads rows in shapes that recur
         self.limit, self.min_new_tokens = limit, min_new_tokens
         self.statistics = SpeculationStatistics()
         # Anticausal heads: head 1 reads through all others, so their states are there without being asked for.
@@ -167,7 +175,9 @@ class _Writer:
             return
         self.last_head = 1 if self.lookups else drafts.depth + 1
         capacity = min(longest + self.limit, positions) + len(drafts.nodes)
-        self.cache = RowCache(len(self.texts), capacity, model.device)
+        fixed = self.compiled is not None
+        num_texts = len(self.texts)
+        self.cache = trunk_cache(model, num_texts, capacity) if fixed else RowCache(num_texts, capacity, model.device)
         self.draft_cache = RowCache(len(self.texts), capacity, model.device)
         self.by_depth = [drafts.pruned(depth) for depth in range(drafts.depth + 1)]
         wanted = drafts.depth if length is None else length.choose()
@@ -219,24 +229,29 @@ class _Writer:
         # a text that is over may have no position left; what becomes of it is thrown away
         positions = positions.clamp(max=model.config.max_position_embeddings - 1)
         visible = tree.visible.to(device)
-        z, states = model.step(ids, positions, visible, self.cache)
+        usual = tree.depth in (0, self.by_depth[-1].depth)  # few shapes, since compiling each takes a while
+        z, states = model.step(ids, positions, visible, self.cache, self.compiled if usual else None)
         ahead = self._look_ahead(z, states, visible, following.depth)
         drafted = ids.tolist()
         between = lambda b, r: [drafted[b][above] for above in tree.lineages[r]]  # noqa: E731
         chosen, heads = self._choose(states[0], ahead, [len(path) for path in tree.nodes], between)
-        kept: list[Sequence[int]] = []
+        kept: list[Sequence[int]] = []  # of the rows just read
+        ends: list[int] = []  # where each text's newest token was chosen
         for b, text in enumerate(self.texts):
             if text.finish_reason:
                 kept.append(())
+                ends.append(0)
                 continue
             rows = verify(tree, drafted[b], chosen[b])
-            kept.append(rows)
+            ends.append(rows[-1])
             written = [*(drafted[b][row] for row in rows[1:]), chosen[b][rows[-1]]]
             num_tokens = self._append(b, written)
             # what is behind an end mark or a limit is not accepted
             self.statistics.add(tree.depth, min(len(rows) - 1, num_tokens), num_tokens)
+            # A cache of fixed size has no room for what was accepted behind a text's end.
+            kept.append(rows if self.compiled is None or not text.finish_reason else ())
         self._keep(z, states, following.depth, kept)
-        self._guess(heads, [rows[-1] if rows else 0 for rows in kept], following)
+        self._guess(heads, ends, following)
 
     def _keep(self, z: Tensor, states: list[Tensor], depth: int, rows: list[Sequence[int]]) -> None:
         """Of the rows just read those that stand; heads that have not read them will, before their next guess."""

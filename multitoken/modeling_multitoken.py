@@ -7,7 +7,7 @@ B texts or windows, L tokens, D width, V vocabulary, n heads, M positions that p
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,7 +21,7 @@ from transformers.models.opt.modeling_opt import OPTDecoderLayer
 from transformers.utils import ModelOutput, cached_file
 
 from lmbase.attention import use_fast_attention
-from lmbase.cache import RowCache
+from lmbase.cache import FixedRows, RowCache
 from lmbase.flops import attention_flops, linear_flops
 from lmbase.losses import VocabularyLoss, token_nats, vocabulary_loss
 from lmbase.opt import DocumentNats, score_tokens
@@ -409,7 +409,11 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         yield from sorted(found) if self.config.head_kind == "anticausal" else found
 
     def read(
-        self, input_ids: Tensor, positions: Tensor | None, mask: Tensor | None, cache: RowCache | None = None
+        self,
+        input_ids: Tensor,
+        positions: Tensor | None,
+        mask: Tensor | None,
+        cache: RowCache | FixedRows | None = None,
     ) -> Tensor:
         """The trunk: ids (B, R) -> states (B, R, D) that heads read.
 
@@ -428,7 +432,7 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
         ).last_hidden_state
 
     def run_heads(
-        self, x: Tensor, first: int, last: int, mask: Tensor | None, cache: RowCache | None = None
+        self, x: Tensor, first: int, last: int, mask: Tensor | None, cache: RowCache | FixedRows | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """Numbers and states (B, R, D) of heads `first` to `last`, in the order in which they read each other.
 
@@ -445,20 +449,33 @@ class MultiTokenLM(MultiTokenGenerationMixin, MultiTokenLMPreTrainedModel):
                 x = y
 
     def step(
-        self, input_ids: Tensor, positions: Tensor | None, visible: Tensor, cache: RowCache
+        self,
+        input_ids: Tensor,
+        positions: Tensor | None,
+        visible: Tensor,
+        cache: RowCache,
+        compiled: Callable | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Read R more ids of each text (B, R) with a cache, which the caller then tells what to `keep`.
 
         Args:
             positions: (B, R); default: those after each text's length.
             visible: (R, R) bool, what each row sees of the others.
+            compiled: what reads them in a cache of fixed size, see `compiled_step`.
 
         Returns:
             the trunk's states (B, R, D), and those of head 1 and of all heads that head 1 reads through.
         """
         if positions is None:
-            starts = torch.tensor(cache.lengths, device=input_ids.device)[:, None]
-            positions = starts + torch.arange(input_ids.shape[1], device=input_ids.device)
+            positions = cache.starts[:, None] + torch.arange(input_ids.shape[1], device=input_ids.device)
+        if compiled is not None:
+            return compiled(self, input_ids, positions, visible, cache.starts, list(cache.layers.values()))
+        return self.read_rows(input_ids, positions, visible, cache)
+
+    def read_rows(
+        self, input_ids: Tensor, positions: Tensor, visible: Tensor, cache: RowCache | FixedRows
+    ) -> tuple[Tensor, list[Tensor]]:
+        """`step` with any cache."""
         mask = cache.visible(visible)
         z = self.read(input_ids, positions, mask, cache)
         last = len(self.heads) if self.config.head_kind == "anticausal" else 1

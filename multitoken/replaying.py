@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lmbase.cache import RowCache
+from lmbase.compiling import compared_settings
 from lmbase.metrics import Row, read_metrics
 from lmbase.opt import random_config
 from lmbase.speed import Arrivals, Generation, alternate, median, pairwise_ratio, time_opt
@@ -46,10 +47,15 @@ class ReplayedLM(MultiTokenLM):
         self._paths = {}
 
     def step(
-        self, input_ids: Tensor, positions: Tensor | None, visible: Tensor, cache: RowCache
+        self,
+        input_ids: Tensor,
+        positions: Tensor | None,
+        visible: Tensor,
+        cache: RowCache,
+        compiled: Callable | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         reads_prompts = not any(cache.lengths)
-        z, states = super().step(input_ids, positions, visible, cache)
+        z, states = super().step(input_ids, positions, visible, cache, compiled)
         if not reads_prompts and input_ids.shape[1] > 1:
             wanted = torch.tensor([self._choices(row, visible) for row in input_ids.tolist()], device=z.device)
             vectors = self.unembedding(1)[wanted]  # (B,R,word_embed_proj_dim)
@@ -168,6 +174,7 @@ def measure_replay(
     num_new_tokens: int,
     num_rounds: int,
     common: dict,
+    compiled: bool = False,
 ) -> list[Row]:
     """Greedy writing of one text: the same OPT by Transformers' `generate`, plain decoding, every way of drafting, and
     `auto` where no guess ever comes true, all in turn.
@@ -175,13 +182,17 @@ def measure_replay(
     Args:
         prompt: (1, L) ids.
         common: columns of every row.
+        compiled: everything once more with compiled steps.
     """
     opt = model.to_opt()
     plain = Acceptance("plain", 1, [0])
     worst = Acceptance("auto, nothing accepted", "auto", [0])
     tried = [plain, *ways, worst]
-    runners: dict[str, Callable[[], Generation]] = {"Transformers": partial(time_opt, opt, prompt, num_new_tokens)}
-    runners |= {way.way: partial(_time_replay, model, way, prompt, num_new_tokens) for way in tried}
+    runners: dict[str, Callable[[], Generation]] = {}
+    for kind, settings in compared_settings(compiled, prompt.device.type).items():
+        runners["Transformers" + kind] = partial(time_opt, opt, prompt, num_new_tokens, **settings)
+        for way in tried:
+            runners[way.way + kind] = partial(_time_replay, model, way, prompt, num_new_tokens, **settings)
     found = alternate(runners, num_rounds)
     rows = []
     for way, runs in found.items():
@@ -203,7 +214,7 @@ def measure_replay(
     return rows
 
 
-def _time_replay(model: ReplayedLM, way: Acceptance, prompt: Tensor, num_new_tokens: int) -> Generation:
+def _time_replay(model: ReplayedLM, way: Acceptance, prompt: Tensor, num_new_tokens: int, **settings) -> Generation:
     model.replay(way.counts)
     arrivals = Arrivals()
     output = model.generate(
@@ -214,6 +225,7 @@ def _time_replay(model: ReplayedLM, way: Acceptance, prompt: Tensor, num_new_tok
         num_draft=way.num_draft,
         tree=way.tree,
         streamer=arrivals,
+        **settings,
     )
     cached = output.sequences.shape[1] - 1  # the last token was written, and not read
     return Generation(

@@ -105,7 +105,7 @@ class Config:
     batch_size: list[PositiveInt] = option([1], "texts written at once")
     drafts_from: str | None = option(None, "a trained SLLM with drafting heads: as many of its guesses are accepted")
     compiled: bool = option(
-        False, "of the subset generate: also with caches of fixed size and compiled steps, which takes minutes"
+        False, "of generate and replay: also with caches of fixed size and compiled steps, which takes minutes"
     )
     memory_sentences: PositiveInt = option(512, "of the subset memory: sentences of the text of a training step")
     context_tokens: list[PositiveInt] = option([256, 1024, 2047], "of the subset resident: where memory is looked at")
@@ -268,7 +268,8 @@ def measure_replayed(config: Config) -> Iterator[Measured]:
         model = build_replayed(size, drafts, config.vocab_size, dtype, config.device, config.seed)
         ids = [model.config.bos_token_id, *rng.integers(4, config.vocab_size, config.prompt_tokens[0]).tolist()]
         prompt = torch.tensor([ids], device=config.device)
-        yield measure_replay(model, size, ways, prompt, config.new_tokens, config.rounds, common), None
+        rounds, both = config.rounds, config.compiled
+        yield measure_replay(model, size, ways, prompt, config.new_tokens, rounds, common, both), None
         del model
         gc.collect()
 

@@ -55,7 +55,7 @@ class Config:
     overflow: str = option("stop", "when the trunk's positions are used up: stop or slide (SLLM)")
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights and of the computation")
     weights: Literal["dtype", "int8"] = option("dtype", "int8: in eight bits (CPU; SLLM, OPT), half of what bf16 reads")
-    compile: bool = option(False, "compile the steps, which takes up to minutes and pays in long texts (SLLM, OPT)")
+    compile: bool = option(False, "compile the steps, which takes up to minutes and pays in long texts")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
 
 
@@ -102,8 +102,8 @@ def main(config: Config) -> str:
     sampling = {k: v for k, v in sampling.items() if v is not None}
     if config.compile:
         copies = isinstance(model, OPTForCausalLM) and config.prompt_lookup_num_tokens is not None
-        if isinstance(model, MultiTokenLM) or assistant is not None or copies:
-            raise ValueError("--compile is for an SLLM, or for an OPT that writes token by token: leave it out.")
+        if assistant is not None or copies:
+            raise ValueError("--compile does not go with --assistant, nor with copied drafts of an OPT: leave one out.")
         sampling |= compile_settings(device)
         print("[compiling while it writes: seconds to minutes, less where it was done before]", file=sys.stderr)
     num_draft = int(config.num_draft) if config.num_draft.isdigit() else config.num_draft

@@ -4,19 +4,18 @@ B texts, R rows of a pass, T tokens of a sentence, W memory tokens, C positions 
 V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import CacheLayerMixin
 
-from lmbase.cache import FixedRows, RowCache
-from lmbase.compiling import compiled
+from lmbase.cache import FixedRows, RowCache, fixed_cache
+from lmbase.compiling import check_attention, compiled
 from multitoken.speculation import DraftTree
 from multitoken.transitions import Ahead, sequential_guesses
 from sentencevae.modeling_sentencevae import Branches, DecoderState, Memories
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 FEWEST_POSITIONS, FEWEST_TOKENS = 64, 16  # of a trunk's cache, of a sentence: fewer shapes to compile
 PLACES = 32  # the decoder's cache grows by so many, so that drafts of all sizes share it
 SENTENCE_TOKENS = 4  # clauses of novels have 9; where sentences are shorter yet, the trunk's cache is doubled
-
-# By model what its last call used: compiled code relies on the addresses.
-_held: WeakKeyDictionary[nn.Module, dict[str, RowCache]] = WeakKeyDictionary()
 
 
 class CompiledSteps:
@@ -53,33 +49,16 @@ class CompiledSteps:
         num_tokens: int,
         num_sentences: int,
     ):
-        if "flash" in model.config.trunk._attn_implementation:
-            raise ValueError("cache_implementation='static' needs attn_implementation='sdpa' or 'eager' in the trunk.")
+        check_attention(model.config.trunk._attn_implementation)
         self.model, self.num_texts = model, num_texts
         self.num_sentences = min(num_tokens // SENTENCE_TOKENS + 1, num_sentences)
-        steps: list[Callable] = [_write_rows, _encode, _read_state, _draft]
-        if not config.disable_compile:
-            steps = [compiled(step, config.compile_config) for step in steps]
-        self._write, self._encode, self._trunk, self._draft = steps
+        steps = _write_rows, _encode, _read_state, _draft
+        self._write, self._encode, self._trunk, self._draft = (compiled(step, config) for step in steps)
         autoencoder = model.config.autoencoder
         places = model.autoencoder.decoder.max_positions + num_rows  # guesses may lie behind the last position
-        heads, layers = autoencoder.num_attention_heads, autoencoder.num_decoder_layers
-        capacity = -(-places // PLACES) * PLACES
-        self._cache = self._fixed("decoder", capacity, layers, heads, autoencoder.hidden_size // heads)
-
-    def _fixed(self, name: str, capacity: int, num_layers: int, num_heads: int, head_width: int) -> RowCache:
-        """An empty cache of fixed size, the one of the last call if that was alike."""
-        like = self.model.start_state
-        cache = _held.setdefault(self.model, {}).get(name)
-        shape = self.num_texts, num_heads, capacity, head_width
-        if cache is None or any(
-            x.shape != shape or x.dtype != like.dtype or x.device != like.device for x in cache.layers[0]
-        ):
-            cache = RowCache(self.num_texts, capacity, like.device)
-            cache.allocate(num_layers, num_heads, head_width, like.dtype)
-            _held[self.model][name] = cache
-        cache.lengths = [0] * self.num_texts
-        return cache
+        heads, capacity = autoencoder.num_attention_heads, -(-places // PLACES) * PLACES
+        shape = num_texts, heads, capacity, autoencoder.hidden_size // heads
+        self._cache = fixed_cache(model, "decoder", autoencoder.num_decoder_layers, shape, model.start_state)
 
     def fix(self, state: ReadingState) -> ReadingState:
         """A state with a trunk's cache of fixed size, with room for the sentences to come."""
@@ -92,7 +71,8 @@ class CompiledSteps:
         wanted = max(held + more, FEWEST_POSITIONS)
         capacity = max(held + 1, min(1 << (wanted - 1).bit_length(), most))
         _, heads, _, width = read[0][0].shape
-        cache = self._fixed("trunk", capacity, len(read), heads, width)
+        shape = self.num_texts, heads, capacity, width
+        cache = fixed_cache(self.model, "trunk", len(read), shape, self.model.start_state)
         cache.lengths = [held] * self.num_texts
         for number, layer in enumerate(read):
             for tensor, known in zip(cache.layers[number], layer, strict=True):

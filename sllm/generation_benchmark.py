@@ -18,7 +18,7 @@ from torch import nn
 from transformers import OPTForCausalLM
 
 from lmbase.collate import pad_sentences
-from lmbase.compiling import compile_settings
+from lmbase.compiling import COMPILED, compared_settings
 from lmbase.int8 import Int8Linear
 from lmbase.machine import Machine, Shape, linear_shapes
 from lmbase.metrics import Row
@@ -26,8 +26,6 @@ from lmbase.speed import Generation, alternate, median, pairwise_ratio, time_opt
 from multitoken.replaying import FIRST_WORD, Acceptance
 from sllm.replaying import ReplayedSLLM
 from sllm.speed import time_sllm
-
-COMPILED = ", compiled"
 
 
 @dataclass(frozen=True)
@@ -113,8 +111,7 @@ def measure_generation(contest: Contest, case: Case, common: dict) -> list[Row]:
     runners: dict[str, Callable[[], Generation]] = {}
     names = Names(f"OPT {contest.size}", f"SLLM {contest.size}")
     fits = case.prompt_tokens + case.new_tokens <= opt.config.max_position_embeddings
-    kinds: dict[str, dict] = {"": {}} | ({COMPILED: compile_settings(opt.device.type)} if contest.compiled else {})
-    for kind, settings in kinds.items():
+    for kind, settings in compared_settings(contest.compiled, opt.device.type).items():
         if fits:
             runners[names.opt + kind] = functools.partial(time_opt, opt, flat, case.new_tokens, **settings)
         for way in (plain, *ways, *automatic, *worst):
@@ -125,7 +122,8 @@ def measure_generation(contest: Contest, case: Case, common: dict) -> list[Row]:
     def measure_limits() -> None:
         machine = contest.machine.anew()
         limits[names.opt].append(opt_limit(opt, machine, case.batch_size))
-        limits[names.sllm].append(sllm_limit(sllm, machine, case.batch_size, statistics.mean(written)))
+        timed = written if case.batch_size > 1 else written[1:] or written  # those of the steady rate
+        limits[names.sllm].append(sllm_limit(sllm, machine, case.batch_size, statistics.mean(timed)))
 
     # On a GPU the products are too short to be timed one by one; those of int8 weights are not the machine's.
     limited = opt.device.type == "cpu" and not any(isinstance(module, Int8Linear) for module in opt.modules())
@@ -156,7 +154,7 @@ def _row(
             extra |= {prefix: ratio, f"{prefix}_low": low, f"{prefix}_high": high}
     extra["milliseconds_per_token"] = 1000 * case.batch_size / speed
     if limits is not None:  # what the machine could do in the same minute
-        speeds = [run.tokens_per_second / case.batch_size for run in runs]
+        speeds = [run.steady_rate or run.tokens_per_second / case.batch_size for run in runs]
         shares = [x * sum(limit.seconds.values()) for x, limit in zip(speeds, limits, strict=True)]
         extra["of_limit"] = median(shares)
         extra["read_share"] = limits[0].num_bytes * median(speeds) / machine.read_rate

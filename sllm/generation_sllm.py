@@ -145,7 +145,7 @@ class SentenceGenerationMixin(GenerationMixin):
         """
         if overflow not in OVERFLOWS:
             raise ValueError(f"overflow={overflow!r}: choose {' or '.join(OVERFLOWS)}.")
-        config = merge_generation_config(self.generation_config, generation_config, kwargs, compiles=True)
+        config = merge_generation_config(self.generation_config, generation_config, kwargs)
         if (input_ids is None) == (text is None):
             raise ValueError("Give either input_ids or text.")
         prompt = input_ids if text is None else text

@@ -73,6 +73,7 @@ def time_sllm(
         tokens_per_forward=output.statistics.tokens_per_forward if model.draft_heads or num_copied else None,
         break_even=output.statistics.break_even,
         batch_size=batch_size,
+        steady_rate=arrivals.steady_rate,
     )
 
 

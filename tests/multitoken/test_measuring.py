@@ -245,7 +245,7 @@ def drafting_rows() -> list[Row]:
     return [Row("small", protocol="drafting", extra=extra) for extra in (chain, tree, auto, auto_tree, more)]
 
 
-def test_acceptance_is_read_from_what_drafting_wrote_and_replayed(tmp_path):
+def test_acceptance_is_read_from_what_drafting_wrote_and_replayed(tmp_path, monkeypatch):
     write_metrics(tmp_path, drafting_rows(), config={}, seed=0, wall_seconds=1, corpus=None)
     drafts = read_acceptance(str(tmp_path))
     assert (drafts.model, drafts.num_future_tokens, drafts.draft_transitions) == ("small", 3, False)
@@ -262,6 +262,13 @@ def test_acceptance_is_read_from_what_drafting_wrote_and_replayed(tmp_path):
     assert found["tree"].extra["tokens_per_forward"] == pytest.approx(2.5, abs=0.2)
     assert found["auto, nothing accepted"].extra["tokens_per_forward"] == 1
     assert found["Transformers"].extra["speed_ratio"] == found["plain"].extra["plain_ratio"] == 1
+    settings = dict(cache_implementation="static", disable_compile=True)
+    monkeypatch.setattr("lmbase.compiling.compile_settings", lambda device: settings)
+    rows = measure_replay(replayed(), "tiny", drafts.ways[:1], torch.tensor([[2, 7, 8]]), 41, 1, {}, compiled=True)
+    both = {row.extra["way"]: row.extra.get("tokens_per_forward") for row in rows}
+    ways = ["Transformers", "plain", "3 heads", "auto, nothing accepted"]
+    assert list(both) == ways + [f"{way}, compiled" for way in ways]
+    assert both["3 heads, compiled"] == both["3 heads"]
 
 
 def test_acceptance_of_another_recipe_is_refused(tmp_path):
