@@ -64,9 +64,7 @@ def compiled(function: Callable, generation: GenerationConfig) -> Callable:
     if settings["options"]:
         del settings["mode"]  # torch.compile takes one of the two
     key = function, repr(sorted(settings.items()))
-    if key not in COMPILED = ", compiled"  # ends the names of rows
-
-_known:
+    if key not in _known:
         _known[key] = _wrapped(function, torch.compile(function, **settings))
     return _known[key]
 

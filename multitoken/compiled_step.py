@@ -45,10 +45,6 @@ def trunk_cache(model: "MultiTokenLM", num_texts: int, capacity: int) -> RowCach
     """An empty cache of fixed size for the trunk and the heads that `step` reads."""
     config, trunk = model.config, model.config.trunk
     heads_read = {"linear": 0, "anticausal": len(model.heads)}.get(config.head_kind, 1)
-    shape = (
-        num_texts,
-        trunk.num_attention_heads,
-        -(-capacity // PLACES) * PLACES,
-        trunk.hidden_size // trunk.num_attention_heads,
-    )
+    heads, places = trunk.num_attention_heads, -(-capacity // PLACES) * PLACES
+    shape = num_texts, heads, places, trunk.hidden_size // heads
     return fixed_cache(model, "trunk", trunk.num_hidden_layers + heads_read, shape, model.get_input_embeddings().weight)

@@ -195,8 +195,8 @@ def measure_replay(
             runners[way.way + kind] = partial(_time_replay, model, way, prompt, num_new_tokens, **settings)
     found = alternate(runners, num_rounds)
     rows = []
-    for way, runs in found.items():
-        extra: dict = {"way": way}
+    for name_of_way, runs in found.items():
+        extra: dict = {"way": name_of_way}
         if runs[0].tokens_per_forward is not None:
             extra["tokens_per_forward"] = median([run.tokens_per_forward or 0.0 for run in runs])
         for prefix, baseline in (("speed_ratio", "Transformers"), ("plain_ratio", plain.way)):

@@ -16,11 +16,6 @@ PROMPTS = torch.tensor([[1, 1, 2, 40, 41], [2, 50, 51, 52, 53]])
 TREE = [(0,), (1,), (0, 0), (1, 0)]
 
 
-@pytest.fixture(autouse=True)
-def no_room_to_spare(monkeypatch):
-    monkeypatch.setattr(compiled_step, "PLACES", 1)
-
-
 @pytest.fixture(
     scope="module",
     params=[{}, dict(head_kind="causal"), dict(head_kind="anticausal"), dict(head_kind="linear")],
@@ -46,8 +41,9 @@ def test_texts_are_the_same(model, prompts):
     assert automatic.sequences.tolist() == model.generate(prompts, max_new_tokens=20, num_draft=1).sequences.tolist()
 
 
-def test_what_was_accepted_behind_an_end_takes_no_room():
+def test_what_was_accepted_behind_an_end_takes_no_room(monkeypatch):
     """All guesses of one text come true until it ends, none of the other's."""
+    monkeypatch.setattr(compiled_step, "PLACES", 1)
     replayed = ReplayedLM(make_mtp(num_future_tokens=4).config).eval()
     for limit in range(9, 13):
         replayed.replay([3, 0])

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from tiny import CAP, MEMORY, SLLMS, make_mtp, make_opt, make_sllm, make_vae
+from tiny import CAP, MEMORY, SLLMS, make_opt, make_sllm, make_vae
 from transformers import CompileConfig, GenerationConfig
 
 from lmbase.collate import pad_sentences, pad_tokens
@@ -140,8 +140,6 @@ def test_what_is_not_known_is_refused():
     model.config.trunk._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="needs attn_implementation"):
         model.generate(text="a", max_new_tokens=2, cache_implementation="static")
-    with pytest.raises(ValueError, match="cache_implementation"):
-        make_mtp().generate(text="a", max_new_tokens=2, cache_implementation="static")
 
 
 def compiler_is_here() -> bool:
