@@ -133,27 +133,36 @@ class RowCache:
         return round(per_place * sum(self.lengths))
 
 
-# What a model's last call used, by name.
-_held: WeakKeyDictionary[nn.Module, dict[str, RowCache]] = WeakKeyDictionary()
+# What a model's last call used and no call uses now, by name.
+_free: WeakKeyDictionary[nn.Module, dict[str, RowCache]] = WeakKeyDictionary()
 
 
-def fixed_cache(
+def take_fixed_cache(
     owner: nn.Module, name: str, num_layers: int, shape: tuple[int, int, int, int], like: Tensor
 ) -> RowCache:
     """An empty cache whose layers (B, H, C, d) stay where they are while no text outgrows C positions: the one that the
-    model `owner` used last under this name, if that was alike, since CUDA graphs rely on addresses.
+    model `owner` gave back last under this name, if that was alike, since CUDA graphs rely on addresses.
 
     Args:
         like: has its dtype and device.
     """
-    caches = _held.setdefault(owner, {})
-    cache, wanted = caches.get(name), (num_layers, shape, like.dtype, like.device)
-    first = cache.layers[0][0] if cache is not None else None
-    if cache is None or first is None or wanted != (len(cache.layers), first.shape, first.dtype, first.device):
-        cache = caches[name] = RowCache(shape[0], shape[2], like.device)
-        for number in range(num_layers):
-            cache.layers[number] = like.new_zeros(shape), like.new_zeros(shape)
-            for held in cache.layers[number]:
-                torch._dynamo.mark_static_address(held)
+    cache = _free.get(owner, {}).pop(name, None)
+    held = [x for layer in cache.layers.values() for x in layer] if cache is not None else []
+    wanted = shape, like.dtype, like.device
+    if cache is None or len(held) != 2 * num_layers or any((x.shape, x.dtype, x.device) != wanted for x in held):
+        cache = RowCache(shape[0], shape[2], like.device)
+        with torch.inference_mode(False):  # or a later call could not write into them
+            for number in range(num_layers):
+                cache.layers[number] = like.new_zeros(shape), like.new_zeros(shape)
+        for layer in cache.layers.values():
+            for x in layer:
+                torch._dynamo.mark_static_address(x)
+    for x in held:
+        x.zero_()  # what is masked must be finite
     cache.lengths = [0] * shape[0]
     return cache
+
+
+def give_back(owner: nn.Module, name: str, cache: RowCache) -> None:
+    """Keep a cache for the next call; it holds its memory as long as the model lives."""
+    _free.setdefault(owner, {})[name] = cache

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import CompileConfig, GenerationConfig
 
-SHAPES = 64  # of one function that are compiled; others run as they are written
+from lmbase.attention import NAME
 
-COMPILED = ", compiled"  # ends the names of rows
+SHAPES = 64  # of one function that are compiled; others run as they are written (an error with fullgraph=True)
 
 _known: dict[tuple[Callable, str], Callable] = {}
 
@@ -35,17 +35,12 @@ def compile_settings(device: str) -> dict[str, Any]:
     return {"cache_implementation": "static", "compile_config": config}
 
 
-def compared_settings(both: bool, device: str) -> dict[str, dict[str, Any]]:
-    """Settings of `generate` by what the names of their rows end with: none, and if both are wanted those above."""
-    return {"": {}} | ({COMPILED: compile_settings(device)} if both else {})
-
-
 def check_attention(implementation: str) -> None:
     """
     Raises:
         ValueError: attention that takes no mask of a fixed size.
     """
-    if "flash" in implementation:
+    if implementation not in ("eager", "sdpa", NAME):
         raise ValueError(
             f"cache_implementation='static' needs attn_implementation='sdpa' or 'eager', not {implementation!r}."
         )

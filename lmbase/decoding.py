@@ -86,8 +86,8 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
     ]
     if unsupported:
         raise ValueError(f"{', '.join(unsupported)}: not supported; greedy decoding and sampling are, always cached.")
-    cache = kwargs.get("cache_implementation")
-    if cache not in CACHES:
+    cache = config.cache_implementation
+    if cache not in CACHES and (given is not None or "cache_implementation" in kwargs):
         raise ValueError(f"cache_implementation={cache!r}: choose 'static', which compiles the steps, or 'dynamic'.")
     if config.max_new_tokens is not None and config.max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={config.max_new_tokens} must not be negative.")

@@ -12,10 +12,12 @@ from transformers import Cache, OPTForCausalLM, PreTrainedTokenizerFast
 from transformers.cache_utils import CacheLayerMixin
 from transformers.generation.streamers import BaseStreamer
 
+from lmbase.compiling import compile_settings
 from lmbase.opt import encode_text
 
 ResultT = TypeVar("ResultT")
 
+COMPILED = ", compiled"  # ends the names of rows
 PUBLISHED_SENTENCE_TOKENS = 10  # tokens after which a token-level model is taken to have written a first sentence
 
 
@@ -148,6 +150,11 @@ def time_opt(
         batch_size=len(prompt),
         steady_rate=arrivals.steady_rate,
     )
+
+
+def compared_settings(both: bool, device: str) -> dict[str, dict[str, Any]]:
+    """Settings of `generate` by what the names of their rows end with: none, and if both are wanted compiled steps."""
+    return {"": {}} | ({COMPILED: compile_settings(device)} if both else {})
 
 
 def alternate(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from transformers import GenerationConfig
 
-from lmbase.cache import FixedRows, RowCache, fixed_cache
+from lmbase.cache import FixedRows, RowCache, take_fixed_cache
 from lmbase.compiling import check_attention, compiled
 
 if TYPE_CHECKING:
@@ -47,4 +47,5 @@ def trunk_cache(model: "MultiTokenLM", num_texts: int, capacity: int) -> RowCach
     heads_read = {"linear": 0, "anticausal": len(model.heads)}.get(config.head_kind, 1)
     heads, places = trunk.num_attention_heads, -(-capacity // PLACES) * PLACES
     shape = num_texts, heads, places, trunk.hidden_size // heads
-    return fixed_cache(model, "trunk", trunk.num_hidden_layers + heads_read, shape, model.get_input_embeddings().weight)
+    like = model.get_input_embeddings().weight
+    return take_fixed_cache(model, "trunk", trunk.num_hidden_layers + heads_read, shape, like)

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput
 
-from lmbase.cache import RowCache
+from lmbase.cache import RowCache, give_back
 from lmbase.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
 from lmbase.modes import inference_method
 from lmbase.opt import encode_text
@@ -100,7 +100,8 @@ class MultiTokenGenerationMixin(GenerationMixin):
 
         cache_implementation="static" (Transformers' word; with a compile_config, if that is to say how, or with
         disable_compile) gives a cache of fixed size and compiles the step of trunk and head 1 with no guesses or with
-        the largest draft: the first call takes up to minutes. Rounding apart the text is the same.
+        the largest draft: the first call takes up to minutes, and the cache stays with the model. Rounding apart the
+        text is the same.
 
         Raises:
             ValueError: more heads than the model has, a tree that names one, ids outside the vocabulary, a prompt
@@ -140,6 +141,8 @@ class MultiTokenGenerationMixin(GenerationMixin):
         if length is not None:
             writer.statistics.break_even = length.break_even
         output = _output(self, texts, input_ids, writer)
+        if compiled is not None and limit:
+            give_back(self, "trunk", writer.cache)
         if config.return_dict_in_generate is False:
             return output.sequences  # type: ignore[return-value]  # for code that was written for Transformers' models
         return output
@@ -174,7 +177,8 @@ class _Writer:
                 text.finish_reason = "length"
             return
         self.last_head = 1 if self.lookups else drafts.depth + 1
-        capacity = min(longest + self.limit, positions) + len(drafts.nodes)
+        # Behind the text the pass that ends it may leave guesses, and later ones of other texts write there.
+        capacity = min(longest + self.limit, positions) + 2 * len(drafts.nodes)
         fixed = self.compiled is not None
         num_texts = len(self.texts)
         self.cache = trunk_cache(model, num_texts, capacity) if fixed else RowCache(num_texts, capacity, model.device)
@@ -235,23 +239,19 @@ class _Writer:
         drafted = ids.tolist()
         between = lambda b, r: [drafted[b][above] for above in tree.lineages[r]]  # noqa: E731
         chosen, heads = self._choose(states[0], ahead, [len(path) for path in tree.nodes], between)
-        kept: list[Sequence[int]] = []  # of the rows just read
-        ends: list[int] = []  # where each text's newest token was chosen
+        kept: list[Sequence[int]] = []
         for b, text in enumerate(self.texts):
             if text.finish_reason:
                 kept.append(())
-                ends.append(0)
                 continue
             rows = verify(tree, drafted[b], chosen[b])
-            ends.append(rows[-1])
+            kept.append(rows)
             written = [*(drafted[b][row] for row in rows[1:]), chosen[b][rows[-1]]]
             num_tokens = self._append(b, written)
             # what is behind an end mark or a limit is not accepted
             self.statistics.add(tree.depth, min(len(rows) - 1, num_tokens), num_tokens)
-            # A cache of fixed size has no room for what was accepted behind a text's end.
-            kept.append(rows if self.compiled is None or not text.finish_reason else ())
         self._keep(z, states, following.depth, kept)
-        self._guess(heads, ends, following)
+        self._guess(heads, [rows[-1] if rows else 0 for rows in kept], following)
 
     def _keep(self, z: Tensor, states: list[Tensor], depth: int, rows: list[Sequence[int]]) -> None:
         """Of the rows just read those that stand; heads that have not read them will, before their next guess."""

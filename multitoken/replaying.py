@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from lmbase.cache import RowCache
-from lmbase.compiling import compared_settings
 from lmbase.metrics import Row, read_metrics
 from lmbase.opt import random_config
-from lmbase.speed import Arrivals, Generation, alternate, median, pairwise_ratio, time_opt
+from lmbase.speed import Arrivals, Generation, alternate, compared_settings, median, pairwise_ratio, time_opt
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.modeling_multitoken import MultiTokenLM
 from multitoken.speculation import DraftTree

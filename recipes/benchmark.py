@@ -218,7 +218,7 @@ def measure_models(config: Config) -> Iterator[Measured]:
             for case in cases(config):
                 yield measure_generation(contest, case, common), corpus
             del opt, sllm, contest
-            torch.compiler.reset()  # or shapes of one size would count against the next
+            torch.compiler.reset()  # or shapes of one size would count against those of the next
         gc.collect()
 
 
@@ -271,6 +271,7 @@ def measure_replayed(config: Config) -> Iterator[Measured]:
         rounds, both = config.rounds, config.compiled
         yield measure_replay(model, size, ways, prompt, config.new_tokens, rounds, common, both), None
         del model
+        torch.compiler.reset()
         gc.collect()
 
 

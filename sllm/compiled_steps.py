@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import CacheLayerMixin
 
-from lmbase.cache import FixedRows, RowCache, fixed_cache
+from lmbase.cache import FixedRows, RowCache, give_back, take_fixed_cache
 from lmbase.compiling import check_attention, compiled
 from multitoken.speculation import DraftTree
 from multitoken.transitions import Ahead, sequential_guesses
@@ -34,7 +34,7 @@ class CompiledSteps:
 
     Args:
         num_rows: the most rows of a pass, guesses among them.
-        num_tokens, num_sentences: that will be written at most.
+        num_tokens, num_sentences: to be written at most; the trunk's cache has room for about as much.
 
     Raises:
         ValueError: attention that takes no mask.
@@ -58,25 +58,39 @@ class CompiledSteps:
         places = model.autoencoder.decoder.max_positions + num_rows  # guesses may lie behind the last position
         heads, capacity = autoencoder.num_attention_heads, -(-places // PLACES) * PLACES
         shape = num_texts, heads, capacity, autoencoder.hidden_size // heads
-        self._cache = fixed_cache(model, "decoder", autoencoder.num_decoder_layers, shape, model.start_state)
+        self._trunk_cache: RowCache | None = None
+        self._cache = take_fixed_cache(model, "decoder", autoencoder.num_decoder_layers, shape, model.start_state)
+
+    def give_back(self) -> None:
+        """Nothing more is read or written: the caches may serve the model's next call."""
+        give_back(self.model, "decoder", self._cache)
+        self._give_back_trunk()
+
+    def _give_back_trunk(self) -> None:
+        if self._trunk_cache is not None:
+            give_back(self.model, "trunk", self._trunk_cache)
 
     def fix(self, state: ReadingState) -> ReadingState:
         """A state with a trunk's cache of fixed size, with room for the sentences to come."""
         layers = cast(Iterable[CacheLayerMixin], cast(DynamicCache, state.past_key_values).layers)
         read = [(cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in layers]
+        self._give_back_trunk()
         return self._with_room(state, read, self.num_sentences)
 
     def _with_room(self, state: ReadingState, read: list[tuple[Tensor, Tensor]], more: int) -> ReadingState:
         held, most = read[0][0].shape[2], self.model.config.trunk.max_position_embeddings
+        if held >= most:  # beside texts that are over others go on
+            most = 2 * held
         wanted = max(held + more, FEWEST_POSITIONS)
-        capacity = max(held + 1, min(1 << (wanted - 1).bit_length(), most))
+        capacity = min(1 << (wanted - 1).bit_length(), most)
         _, heads, _, width = read[0][0].shape
         shape = self.num_texts, heads, capacity, width
-        cache = fixed_cache(self.model, "trunk", len(read), shape, self.model.start_state)
+        cache = take_fixed_cache(self.model, "trunk", len(read), shape, self.model.start_state)
         cache.lengths = [held] * self.num_texts
         for number, layer in enumerate(read):
             for tensor, known in zip(cache.layers[number], layer, strict=True):
                 tensor[:, :, :held] = known
+        self._trunk_cache = cache
         mask = F.pad(state.attention_mask[:, :held], (0, capacity - held))
         return replace(state, past_key_values=cache, attention_mask=mask)
 

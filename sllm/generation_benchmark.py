@@ -18,11 +18,10 @@ from torch import nn
 from transformers import OPTForCausalLM
 
 from lmbase.collate import pad_sentences
-from lmbase.compiling import COMPILED, compared_settings
 from lmbase.int8 import Int8Linear
 from lmbase.machine import Machine, Shape, linear_shapes
 from lmbase.metrics import Row
-from lmbase.speed import Generation, alternate, median, pairwise_ratio, time_opt
+from lmbase.speed import COMPILED, Generation, alternate, compared_settings, median, pairwise_ratio, time_opt
 from multitoken.replaying import FIRST_WORD, Acceptance
 from sllm.replaying import ReplayedSLLM
 from sllm.speed import time_sllm

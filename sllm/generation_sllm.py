@@ -135,8 +135,9 @@ class SentenceGenerationMixin(GenerationMixin):
 
         cache_implementation="static" (Transformers' word; with a compile_config, if that is to say how, or with
         disable_compile) gives caches of fixed size and compiled steps: the first call takes up to minutes, later ones
-        are faster where one text is written at a time. Rounding apart the text is the same. Drafts of heads with
-        attention (`draft_head_kind: block`), or of other than the largest size, are made uncompiled.
+        are faster where one text is written at a time, and the caches stay with the model. Rounding apart the text is
+        the same. Drafts of heads with attention (`draft_head_kind: block`), or of other than the largest size, are made
+        uncompiled.
 
         An unfinished last sentence of a prompt is not encoded: it is forced as the decoder's first tokens.
 
@@ -171,6 +172,8 @@ class SentenceGenerationMixin(GenerationMixin):
         state = _write(self, texts, writer, limit, sentence_limit, config.min_new_tokens or 0, overflow, streamer)
         if streamer is not None:
             streamer.end()
+        if steps is not None:
+            steps.give_back()
         output = _output(self, texts, state, prompt.shape[1] if isinstance(prompt, Tensor) and prompt.dim() == 2 else 0)
         output.statistics = writer.statistics
         if config.return_dict_in_generate is False:

@@ -105,8 +105,9 @@ class SentenceWriter:
                 sentence.writing, sentence.closed = False, True
         ids, _ = pad_tokens(rows, model.config.pad_token_id)
         wanted = self._wanted()
-        last, usual = [len(row) - 1 for row in rows], not any(s.ids for s in self.sentences) and self._usual(wanted)
-        read = self._read_rows(ids, 0 if self.lookups else wanted, last=last, usual=usual)
+        num_heads = 0 if self.lookups else wanted
+        usual = ids.shape[1] == 1 and self._usual(num_heads)
+        read = self._read_rows(ids, num_heads, last=[len(row) - 1 for row in rows], usual=usual)
         chosen, heads = self._choose(read, [[[]] for _ in rows])
         self._keep(read, [range(len(row)) for row in rows])
         for b, sentence in enumerate(self.sentences):
@@ -127,7 +128,7 @@ class SentenceWriter:
         newest = [sentence.ids[-1] if sentence.ids else 0 for sentence in self.sentences]
         num_guesses = len(tree.nodes) - 1
         rows = [[token, *guesses[:num_guesses]] for token, guesses in zip(newest, self.guesses, strict=True)]
-        usual = tree.depth == following and self._usual(following)
+        usual = self._usual(tree.depth) and (bool(self.lookups) or tree.depth == following)
         read = self._read_rows(torch.tensor(rows), 0 if self.lookups else following, self._branches(tree), usual=usual)
         self.guessed = tree
         between = [[[row[above] for above in lineage] for lineage in tree.lineages] for row in rows]

@@ -263,7 +263,7 @@ def test_acceptance_is_read_from_what_drafting_wrote_and_replayed(tmp_path, monk
     assert found["auto, nothing accepted"].extra["tokens_per_forward"] == 1
     assert found["Transformers"].extra["speed_ratio"] == found["plain"].extra["plain_ratio"] == 1
     settings = dict(cache_implementation="static", disable_compile=True)
-    monkeypatch.setattr("lmbase.compiling.compile_settings", lambda device: settings)
+    monkeypatch.setattr("lmbase.speed.compile_settings", lambda device: settings)
     rows = measure_replay(replayed(), "tiny", drafts.ways[:1], torch.tensor([[2, 7, 8]]), 41, 1, {}, compiled=True)
     both = {row.extra["way"]: row.extra.get("tokens_per_forward") for row in rows}
     ways = ["Transformers", "plain", "3 heads", "auto, nothing accepted"]

@@ -195,7 +195,7 @@ def test_rows_of_generation(monkeypatch):
         limit = sum(v for k, v in rows[name].extra.items() if k.startswith("limit_ms"))
         assert rows[name].extra["of_limit"] > 0.8 * limit / rows[name].extra["milliseconds_per_token"]
     settings = dict(cache_implementation="static", compile_config=CompileConfig(backend="eager", mode=None))  # type: ignore[arg-type]
-    monkeypatch.setattr("lmbase.compiling.compile_settings", lambda device: settings)
+    monkeypatch.setattr("lmbase.speed.compile_settings", lambda device: settings)
     rows = {row.model: row for row in measure_generation(replace(contest, compiled=True), Case(8, 8, 1), {})}
     assert len(rows) == 2 * (2 + len(drafting))
     assert "plain_ratio" not in rows["OPT tiny, compiled"].extra

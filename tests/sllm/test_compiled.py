@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 from tiny import CAP, MEMORY, SLLMS, make_opt, make_sllm, make_vae
-from transformers import CompileConfig, GenerationConfig
+from transformers import CompileConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from lmbase.collate import pad_sentences, pad_tokens
 from lmbase.compiling import compile_settings
@@ -100,6 +100,45 @@ def test_a_second_call_and_another_model_start_afresh(model):
     other = twin.generate(text="It rained. Nobody came.", max_new_tokens=30, **FIXED)
     assert other.texts == twin.generate(text="It rained. Nobody came.", max_new_tokens=30).texts != first.texts
     assert model.generate(text="It rained. Nobody came.", max_new_tokens=30, **FIXED).texts == first.texts
+
+
+def test_calls_do_not_disturb_each_other(model):
+    """One within another, one under inference_mode before one without, one after weights that were no numbers."""
+    prompt = dict(text="It rained. Nobody came.", max_new_tokens=20, min_new_tokens=20)
+    expected = model.generate(**prompt).texts
+
+    class Interrupting(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            assert model.generate(text="Why? Because.", max_new_tokens=4, **FIXED).texts
+            return scores
+
+    assert model.generate(**prompt, logits_processor=LogitsProcessorList([Interrupting()]), **FIXED).texts == expected
+    twin = copy.deepcopy(model)
+    with torch.inference_mode():
+        assert twin.generate(**prompt, **FIXED).texts == expected
+    assert twin.generate(**prompt, **FIXED).texts == expected
+    weights = {name: weight.clone() for name, weight in twin.state_dict().items()}
+    with torch.no_grad():
+        twin.trunk.decoder.layers[0].fc1.weight.fill_(torch.nan)
+    twin.generate(**prompt, **FIXED)
+    twin.load_state_dict(weights)
+    assert twin.generate(**prompt, **FIXED).texts == expected
+
+
+def test_the_trunks_cache_doubles_also_beyond_its_positions():
+    """Beside a text that is over another goes on: more sentences than either may have."""
+    model = make_sllm()
+    steps = CompiledSteps(model, GenerationConfig(**FIXED), num_texts=2, num_rows=1, num_tokens=8, num_sentences=2)
+    batch = pad_sentences([[], []], PAD)
+    with torch.no_grad():
+        state = steps.fix(model.start_reading(batch.input_ids, batch.attention_mask, batch.sentence_mask))
+        capacities = set()
+        for number in range(50):
+            first = number < 25
+            steps.read_sentence(torch.tensor([[9], [9]]), torch.tensor([[first], [not first]]), state)
+            capacities.add(state.past_key_values.capacity)
+    assert len(capacities) <= 5
+    assert state.attention_mask.sum(1).tolist() == [26, 26]
 
 
 @pytest.mark.parametrize("opt", [{}, dict(attn_implementation="eager"), dict(word_embed_proj_dim=8)])
