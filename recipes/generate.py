@@ -55,7 +55,7 @@ class Config:
     overflow: str = option("stop", "when the trunk's positions are used up: stop or slide (SLLM)")
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights and of the computation")
     weights: Literal["dtype", "int8"] = option("dtype", "int8: in eight bits (CPU; SLLM, OPT), half of what bf16 reads")
-    compile: bool = option(False, "compile the steps, which takes up to minutes and pays in long texts")
+    compile: bool = option(False, "compile the steps, which takes up to minutes; on a CPU long texts gain a little")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
 
 
