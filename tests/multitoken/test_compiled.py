@@ -8,10 +8,8 @@ from transformers import CompileConfig
 from multitoken import compiled_step
 from multitoken.replaying import ReplayedLM
 
-FIXED: dict = dict(
-    cache_implementation="static",
-    compile_config=CompileConfig(backend="eager", fullgraph=True, mode=None),  # type: ignore[arg-type]
-)
+# The step as it is written; what torch.compile makes of it is asked at the end.
+FIXED: dict = dict(cache_implementation="static", disable_compile=True)
 PROMPTS = torch.tensor([[1, 1, 2, 40, 41], [2, 50, 51, 52, 53]])
 TREE = [(0,), (1,), (0, 0), (1, 0)]
 
@@ -50,3 +48,13 @@ def test_what_was_accepted_behind_an_end_takes_no_room(monkeypatch):
         found = replayed.generate(PROMPTS, max_new_tokens=limit, min_new_tokens=limit, num_draft=4, **FIXED)
         assert found.num_new_tokens == [limit] * 2
         assert found.statistics.tokens_per_forward > 1.2
+
+
+@pytest.mark.parametrize("kind", ["parallel", "anticausal"])
+def test_the_step_is_one_graph(kind):
+    whole = CompileConfig(backend="eager", fullgraph=True, mode=None)  # type: ignore[arg-type]
+    model = make_mtp(head_kind=kind).double()
+    for num_draft in (1, 3):
+        options = dict(max_new_tokens=14, min_new_tokens=14, num_draft=num_draft)
+        found = model.generate(PROMPTS, **options, cache_implementation="static", compile_config=whole)
+        assert found.sequences.tolist() == model.generate(PROMPTS, **options).sequences.tolist()

@@ -8,6 +8,7 @@ import torch
 from tiny import CAP, MEMORY, SLLMS, make_opt, make_sllm, make_vae
 from transformers import CompileConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from lmbase import compiling
 from lmbase.collate import pad_sentences, pad_tokens
 from lmbase.compiling import compile_settings
 from sllm import compiled_steps
@@ -15,9 +16,8 @@ from sllm.compiled_steps import CompiledSteps
 from sllm.replaying import ReplayedSLLM
 
 PAD = 1
-# What torch.compile captures, whole, and runs as it is: kernels are made in the last test.
-CAPTURED = CompileConfig(backend="eager", fullgraph=True, mode=None)  # type: ignore[arg-type]
-FIXED: dict = dict(cache_implementation="static", compile_config=CAPTURED)
+# The steps as they are written; what torch.compile makes of them is asked at the end.
+FIXED: dict = dict(cache_implementation="static", disable_compile=True)
 PROMPTS = [[[10, 11, 12], [20, 21]], [[30, 31, 32, 33]], []]
 TREE = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)]
 
@@ -41,10 +41,10 @@ def drafting(request):
     return make_sllm(**options, stop_bias=-4.0).double()
 
 
-def same(model, prompts, **options):
+def same(model, prompts, fixed=FIXED, **options):
     """Sentences of both ways, and what drafting brought."""
     ids = pad_sentences(prompts, PAD).input_ids
-    ways = [model.generate(ids, **options), model.generate(ids, **options, **FIXED)]
+    ways = [model.generate(ids, **options), model.generate(ids, **options, **fixed)]
     for one, other in zip(ways[0].sequences, ways[1].sequences, strict=True):
         assert one.tolist() == other.tolist()
     assert ways[0].sentence_lengths == ways[1].sentence_lengths
@@ -179,6 +179,18 @@ def test_what_is_not_known_is_refused():
     model.config.trunk._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="needs attn_implementation"):
         model.generate(text="a", max_new_tokens=2, cache_implementation="static")
+
+
+@pytest.mark.parametrize("tree", [None, TREE], ids=["chain", "tree"])
+def test_each_step_is_one_graph(tree):
+    """torch.compile captures it whole, and what it captured does the same."""
+    whole = CompileConfig(backend="eager", fullgraph=True, mode=None)  # type: ignore[arg-type]
+    captured = dict(cache_implementation="static", compile_config=whole)
+    options = MEMORY | dict(num_future_tokens=4, draft_head_kind="residual", draft_transitions=True)
+    model = make_sllm(**options, stop_bias=-4.0).double()
+    for num_draft in (1, 4):
+        same(model, PROMPTS, captured, max_new_tokens=30, min_new_tokens=30, num_draft=num_draft, tree=tree)
+    assert compiled_steps._write_rows in {function for function, _ in compiling._known}
 
 
 def compiler_is_here() -> bool:
