@@ -1,12 +1,24 @@
-"""Files that are whole or absent, whatever interrupts the one who writes them; and a full disk, in words."""
+"""Files and folders that are whole or absent, whatever interrupts the one who writes them; a full disk, in words.
+
+A folder is written under another name, synced to the disk, described by a manifest (SHA-256 and size of every file;
+safetensors itself has no checksum) and then renamed.
+"""
 
 import errno
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from safetensors import SafetensorError
+
+MANIFEST = "manifest.json"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
 
 
@@ -53,3 +65,66 @@ def told_if_disk_is_full(folder: Path, kept: str) -> Iterator[None]:
             raise
         message = f"No space left on the disk; {kept}. Free some and run the same command again: it continues"
         raise OSError(error.errno, message, str(folder)) from error
+
+
+def write_folder(target: Path, write: Callable[[Path], object]) -> None:
+    """Make the folder `target` from what `write(folder)` puts into an empty folder; replaces an older `target`.
+
+    Until the last moment `target` stays as it was; whatever goes wrong, no half-written folder is left under its name.
+
+    Raises:
+        OSError: the disk is full, the folder may not be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
+    beside.mkdir()
+    try:
+        write(beside)
+        files = {str(path.relative_to(beside)): path for path in sorted(beside.rglob("*")) if path.is_file()}
+        manifest = {name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
+        (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        for path in [*files.values(), beside / MANIFEST, beside]:
+            sync_path(path)
+        if target.exists():
+            replaced = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.replaced"
+            target.rename(replaced)
+            beside.rename(target)
+            shutil.rmtree(replaced)
+        else:
+            beside.rename(target)
+        sync_path(target.parent)
+    except SafetensorError as error:  # a full disk reads like any other fault there
+        number = re.search(r"os error (\d+)", str(error))
+        if number:
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from error
+        raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def verify_folder(folder: Path) -> None:
+    """Check every file of a folder against its manifest.
+
+    Raises:
+        ValueError: a file is missing, too short or too long, or has other contents; the message names it.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        expected = [(folder / name, entry["bytes"], entry["sha256"]) for name, entry in manifest.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder} has no readable {MANIFEST} ({error}): it was not written completely.") from None
+    for path, size, _ in expected:
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: the folder was copied incompletely or a file was deleted.")
+        if path.stat().st_size != size:
+            raise ValueError(
+                f"{path} has {path.stat().st_size} bytes instead of {size}: it was cut off or overwritten."
+            )
+    for path, _, digest in expected:
+        if _sha256(path) != digest:
+            raise ValueError(f"{path} is damaged: its contents do not match their checksum in {MANIFEST}.")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from transformers import GenerationConfig
 
-from lmbase.cache import FixedRows, RowCache, take_fixed_cache
-from lmbase.compiling import check_attention, compiled
+from lmbase.modeling.cache import FixedRows, RowCache, take_fixed_cache
+from lmbase.modeling.compiling import check_attention, compiled
 
 if TYPE_CHECKING:
     from multitoken.modeling_multitoken import MultiTokenLM

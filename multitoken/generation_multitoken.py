@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput
 
-from lmbase.cache import RowCache, give_back
-from lmbase.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
-from lmbase.modes import inference_method
-from lmbase.opt import encode_text
+from lmbase.modeling.cache import RowCache, give_back
+from lmbase.modeling.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
+from lmbase.modeling.inference import inference_method
+from lmbase.text.tokenizers import encode_text
 from multitoken.compiled_step import compiled_step, trunk_cache
 from multitoken.copying import PromptLookup, copied_guesses, make_lookups
 from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, check_drafts, verify

@@ -20,12 +20,12 @@ from transformers import initialization as init
 from transformers.models.opt.modeling_opt import OPTDecoderLayer
 from transformers.utils import ModelOutput, cached_file
 
-from lmbase.attention import use_fast_attention
-from lmbase.cache import FixedRows, RowCache
-from lmbase.flops import attention_flops, linear_flops
-from lmbase.losses import VocabularyLoss, token_nats, vocabulary_loss
-from lmbase.opt import DocumentNats, score_tokens
-from lmbase.tokenization import load_tokenizer, vocabulary_size
+from lmbase.modeling.attention import use_fast_attention
+from lmbase.modeling.cache import FixedRows, RowCache
+from lmbase.modeling.flops import attention_flops, linear_flops
+from lmbase.modeling.losses import VocabularyLoss, token_nats, vocabulary_loss
+from lmbase.modeling.token_lm import DocumentNats, score_tokens
+from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.generation_multitoken import MultiTokenGenerationMixin
 from multitoken.transitions import Transition

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmbase.decoding import Sampler
+from lmbase.modeling.decoding import Sampler
 from multitoken.speculation import DraftTree
 
 NUM_CANDIDATES = 64  # of a head, judged again; of a 7M model's own choices 85% are among head 2's, 77% among head 4's

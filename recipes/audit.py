@@ -11,9 +11,9 @@ finding of each that does.
 
 from dataclasses import dataclass
 
-from lmbase.config import option, run, single_process
-from lmbase.devices import choose_device
-from sllm.evaluation import AUDIT_TEXTS, audit_loaded, read_texts
+from lmbase.config.command_line import option, run, single_process
+from lmbase.modeling.devices import choose_device
+from sllm.evaluation.likelihood import AUDIT_TEXTS, audit_loaded, read_texts
 from sllm.loading import load_model
 
 

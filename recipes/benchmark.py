@@ -54,27 +54,27 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from lmbase.config import option, run, single_process
-from lmbase.corpora import Corpus, open_corpus
-from lmbase.devices import DTYPES, choose_device
+from lmbase.benchmarking.roofline import Machine
+from lmbase.config.command_line import option, run, single_process
 from lmbase.files import write_text
-from lmbase.machine import Machine
-from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics
-from lmbase.open_data import is_prepared, make_processor, open_data
-from lmbase.speed_html import render_speed
+from lmbase.modeling.devices import DTYPES, choose_device
+from lmbase.report.rows import Row, filled_columns, markdown_table, write_metrics
+from lmbase.report.speed_page import render_speed
 from lmbase.text import is_unicode
-from lmbase.throughput import measure_pipeline
-from multitoken.replaying import build as build_replayed
-from multitoken.replaying import measure_replay, read_acceptance
-from multitoken.training_cost import Setting, measure_heads
-from sllm.assisting_benchmark import Trial, load_pair, measure_assisting
-from sllm.cache_size import lengths_by_rule, measure_cache, measure_resident
-from sllm.evaluation import read_texts
-from sllm.generation_benchmark import Case, Contest, measure_generation
+from multitoken.benchmarks.replaying import build as build_replayed
+from multitoken.benchmarks.replaying import measure_replay, read_acceptance
+from multitoken.benchmarks.training_cost import Setting, measure_heads
+from sllm.benchmarks.assisting import Trial, load_pair, measure_assisting
+from sllm.benchmarks.cache_size import lengths_by_rule, measure_cache, measure_resident
+from sllm.benchmarks.generation import Case, Contest, measure_generation
+from sllm.benchmarks.replaying import TrainedDrafts, trained_drafts
+from sllm.benchmarks.scoring import measure_scoring
+from sllm.benchmarks.training import Build, measure_memory, measure_training
+from sllm.evaluation.likelihood import read_texts
 from sllm.loading import write_in_int8
-from sllm.replaying import TrainedDrafts, trained_drafts
-from sllm.scoring_benchmark import measure_scoring
-from sllm.training_benchmark import Build, measure_memory, measure_training
+from sllm_data.corpora import Corpus, open_corpus
+from sllm_data.open_data import is_prepared, make_processor, open_data
+from sllm_data.throughput import measure_pipeline
 
 VOCABULARY = 50272
 MAX_SENTENCE_TOKENS = 64

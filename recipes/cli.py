@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+NOT_RECIPES = ("__init__", "cli", "training_run")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_recipe(name: str, argv: Sequence[str]) -> None:
     """Run one recipe with the rest of the command line. Its keys are the dataclass that its `main` takes."""
-    from lmbase.config import run
+    from lmbase.config.command_line import run
 
     recipe = importlib.import_module(f"{__package__}.{name}")
     config_class = next(iter(typing.get_type_hints(recipe.main).values()))
@@ -50,7 +51,7 @@ def run_recipe(name: str, argv: Sequence[str]) -> None:
 
 def recipes() -> list[str]:
     """Names of the recipes, as modules."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "cli"))
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in NOT_RECIPES)
 
 
 def _list_recipes() -> str:

@@ -21,14 +21,14 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from lmbase.config import option, run, single_process
-from lmbase.devices import DTYPES, choose_device
+from lmbase.config.command_line import option, run, single_process
 from lmbase.files import write_text
-from lmbase.folders import model_folder
-from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics
+from lmbase.modeling.devices import DTYPES, choose_device
+from lmbase.modeling.folders import model_folder
+from lmbase.report.rows import Row, filled_columns, markdown_table, write_metrics
 from multitoken import DraftTree, MultiTokenLM
-from multitoken.losslessness import Comparison, compare_texts, sampling_test
-from multitoken.measuring import (
+from multitoken.benchmarks.losslessness import Comparison, compare_texts, sampling_test
+from multitoken.benchmarks.measuring import (
     PLAIN,
     Way,
     WaySpeed,
@@ -40,7 +40,7 @@ from multitoken.measuring import (
     ways_of,
     write,
 )
-from sllm.evaluation import read_texts
+from sllm.evaluation.likelihood import read_texts
 from sllm.loading import LoadedModel, load_model
 
 FOR_PROGRAMS = ("accepted_counts", "draft_tree", "draft_transitions", "differences")  # in metrics.json, not in tables

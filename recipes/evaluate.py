@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lmbase.config import option, run, single_process
-from lmbase.devices import DTYPES, choose_device
+from lmbase.config.command_line import option, run, single_process
 from lmbase.files import write_text
-from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics
+from lmbase.modeling.devices import DTYPES, choose_device
+from lmbase.report.rows import Row, filled_columns, markdown_table, write_metrics
 from sentencevae import SentenceVAE
-from sllm.evaluation import (
+from sllm.evaluation.likelihood import (
     audit_loaded,
     compare,
     evaluate_likelihood,
@@ -33,9 +33,9 @@ from sllm.evaluation import (
     paper_row,
     read_texts,
 )
+from sllm.evaluation.samples import show_samples
+from sllm.evaluation.speed import compare_generation
 from sllm.loading import LoadedModel, is_opt, load_model
-from sllm.samples import show_samples
-from sllm.speed import compare_generation
 
 
 @dataclass

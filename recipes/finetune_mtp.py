@@ -22,14 +22,14 @@ from typing import Literal
 import torch
 from pydantic import PositiveInt
 
-from lmbase.config import option, run
-from lmbase.folders import load_with_more, model_folder
-from lmbase.opt import load_opt, own_tokenizer, random_config
-from lmbase.prepared import PreparedData
-from lmbase.token_training import TokenTrainingConfig, open_for, train_on_windows
-from lmbase.tokenization import vocabulary_size
-from lmbase.training import TrainingResult
+from lmbase.config.command_line import option, run
+from lmbase.modeling.folders import load_with_more, model_folder
+from lmbase.modeling.trunk import load_opt, own_tokenizer, random_config
+from lmbase.text.tokenizers import vocabulary_size
+from lmbase.training.loop import TrainingResult
 from multitoken import MultiTokenLM, MultiTokenLMConfig
+from sllm_data.prepared import PreparedData
+from sllm_recipes.training_run import TokenTrainingConfig, open_for, train_on_windows
 
 
 @dataclass

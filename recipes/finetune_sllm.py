@@ -22,17 +22,19 @@ from typing import Literal
 import torch
 from pydantic import PositiveInt
 
-from lmbase.config import option, run
-from lmbase.flops import FORWARD_AND_BACKWARD
-from lmbase.folders import load_with_more, model_folder
-from lmbase.items import SentenceWindowItems, count_tokens, steps_for, validation_loss
-from lmbase.lineage import write_training
-from lmbase.open_data import open_data
-from lmbase.opt import load_opt, own_tokenizer
-from lmbase.tokenization import check_same_tokenizer
-from lmbase.training import TrainingConfig, TrainingResult, train
+from lmbase.config.command_line import option, run
+from lmbase.modeling.flops import FORWARD_AND_BACKWARD
+from lmbase.modeling.folders import load_with_more, model_folder
+from lmbase.modeling.trunk import load_opt, own_tokenizer
+from lmbase.text.tokenizers import check_same_tokenizer
+from lmbase.training.batches import count_tokens, steps_for
+from lmbase.training.cost import write_training
+from lmbase.training.loop import TrainingConfig, TrainingResult, train
+from lmbase.training.validation import validation_loss
 from sentencevae import SentenceVAE
 from sllm import SLLM, SLLMConfig
+from sllm_data.datasets import SentenceWindowItems
+from sllm_data.open_data import open_data
 
 
 @dataclass

@@ -23,15 +23,14 @@ from typing import Any, Literal
 import torch
 from transformers import OPTForCausalLM, TextStreamer
 
-from lmbase.compiling import compile_settings
-from lmbase.config import option, run, single_process
-from lmbase.devices import DTYPES, choose_device
-from lmbase.opt import encode_text
-from lmbase.tokenization import tokenizer_hash
+from lmbase.config.command_line import option, run, single_process
+from lmbase.modeling.compiling import compile_settings
+from lmbase.modeling.devices import DTYPES, choose_device
+from lmbase.text.tokenizers import encode_text, tokenizer_hash
 from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm import SLLM
-from sllm.assisting import SentenceAssistant
+from sllm.assistant import SentenceAssistant
 from sllm.loading import LoadedModel, load_model, write_in_int8
 
 SETTINGS = ("do_sample", "temperature", "top_k", "top_p", "prompt_lookup_num_tokens")  # Transformers' own

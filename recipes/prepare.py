@@ -18,13 +18,13 @@ output_dir then holds train/ valid/ test/ (Arrow), processor/ (tokenizer and rul
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmbase.checkpoint import MANIFEST
-from lmbase.config import differing_keys, option, run, save_config
-from lmbase.corpora import open_corpus
-from lmbase.open_data import make_processor
-from lmbase.prepared import PROCESSOR, PreparedData
-from lmbase.preparing import prepare
-from lmbase.processing import SentenceProcessor
+from lmbase.config.command_line import differing_keys, option, run, save_config
+from lmbase.files import MANIFEST
+from lmbase.text.processor import SentenceProcessor
+from sllm_data.corpora import open_corpus
+from sllm_data.open_data import make_processor
+from sllm_data.prepare import prepare
+from sllm_data.prepared import PROCESSOR, PreparedData
 
 QUICK_BYTES = 200_000
 

@@ -15,16 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lmbase.config import option, run
-from lmbase.flops import FORWARD_AND_BACKWARD
-from lmbase.items import SentenceItems, count_tokens, steps_for, validation_loss
-from lmbase.lineage import write_training
-from lmbase.open_data import open_data
-from lmbase.opt import load_opt, own_tokenizer, vector_shape
-from lmbase.prepared import PreparedData
-from lmbase.tokenization import check_same_tokenizer, vocabulary_size
-from lmbase.training import TrainingConfig, TrainingResult, train
+from lmbase.config.command_line import option, run
+from lmbase.modeling.flops import FORWARD_AND_BACKWARD
+from lmbase.modeling.trunk import load_opt, own_tokenizer, vector_shape
+from lmbase.text.tokenizers import check_same_tokenizer, vocabulary_size
+from lmbase.training.batches import count_tokens, steps_for
+from lmbase.training.cost import write_training
+from lmbase.training.loop import TrainingConfig, TrainingResult, train
+from lmbase.training.validation import validation_loss
 from sentencevae import SentenceVAE, SentenceVAEConfig
+from sllm_data.datasets import SentenceItems
+from sllm_data.open_data import open_data
+from sllm_data.prepared import PreparedData
 
 
 @dataclass

@@ -10,15 +10,15 @@ tokens per sentence, generated text, reconstructions with their differences mark
 
     sllm report --fill README.md results/README.md
 
-makes the tables in Markdown files anew from the metrics files that their comments name (see lmbase.tables).
+makes the tables in Markdown files anew from the metrics files that their comments name (see lmbase.report.tables).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmbase.config import option, run, single_process
-from lmbase.report import write_report
-from lmbase.tables import fill_tables
+from lmbase.config.command_line import option, run, single_process
+from lmbase.report.tables import fill_tables
+from lmbase.report.write import write_report
 
 
 @dataclass

@@ -41,20 +41,19 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor
 from transformers import OPTConfig
 
-from lmbase import induction, polynomials
-from lmbase.checkpoint import MANIFEST
-from lmbase.config import option, run, single_process
-from lmbase.devices import choose_device
-from lmbase.files import write_text
-from lmbase.flops import FORWARD_AND_BACKWARD
-from lmbase.induction import InductionStories
-from lmbase.items import count_tokens
-from lmbase.lineage import write_training
-from lmbase.metrics import Row, filled_columns, markdown_table, write_metrics
-from lmbase.modes import inference_method
-from lmbase.polynomials import PolynomialRows
-from lmbase.training import QUICK_STEPS, TrainingConfig, train
+from lmbase.config.command_line import option, run, single_process
+from lmbase.files import MANIFEST, write_text
+from lmbase.modeling.devices import choose_device
+from lmbase.modeling.flops import FORWARD_AND_BACKWARD
+from lmbase.modeling.inference import inference_method
+from lmbase.report.rows import Row, filled_columns, markdown_table, write_metrics
+from lmbase.training.batches import count_tokens
+from lmbase.training.cost import write_training
+from lmbase.training.loop import QUICK_STEPS, TrainingConfig, train
 from multitoken import MultiTokenLM, MultiTokenLMConfig
+from sllm_data.synthetic import induction, polynomials
+from sllm_data.synthetic.induction import InductionStories
+from sllm_data.synthetic.polynomials import PolynomialRows
 
 # The published sizes, by parameters of their blocks: with few words, tables are small beside them.
 SIZES = {

@@ -13,11 +13,12 @@ byte on the valid split are logged; `sllm evaluate` gives the exact figures.
 
 from dataclasses import dataclass
 
-from lmbase.config import option, run
-from lmbase.opt import TokenLM, load_opt, own_tokenizer
-from lmbase.token_training import TokenTrainingConfig, open_for, train_on_windows
-from lmbase.tokenization import vocabulary_size
-from lmbase.training import TrainingResult
+from lmbase.config.command_line import option, run
+from lmbase.modeling.token_lm import TokenLM
+from lmbase.modeling.trunk import load_opt, own_tokenizer
+from lmbase.text.tokenizers import vocabulary_size
+from lmbase.training.loop import TrainingResult
+from sllm_recipes.training_run import TokenTrainingConfig, open_for, train_on_windows
 
 
 @dataclass

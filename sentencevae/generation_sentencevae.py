@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lmbase.collate import pad_tokens
-from lmbase.losses import close_token
-from lmbase.modes import inference_method
+from lmbase.modeling.inference import inference_method
+from lmbase.modeling.losses import close_token
+from lmbase.text.padding import pad_tokens
 
 if TYPE_CHECKING:
     from sentencevae.modeling_sentencevae import SentenceVAE

@@ -19,11 +19,11 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
-from lmbase.attention import attention
-from lmbase.cache import FixedRows, RowCache
-from lmbase.flops import linear_flops
-from lmbase.losses import vocabulary_loss
-from lmbase.processing import ProcessorMixin
+from lmbase.modeling.attention import attention
+from lmbase.modeling.cache import FixedRows, RowCache
+from lmbase.modeling.flops import linear_flops
+from lmbase.modeling.losses import vocabulary_loss
+from lmbase.text.text_model import ProcessorMixin
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sentencevae.generation_sentencevae import SentenceVAEGenerationMixin
 from sentencevae.grouping import Group, PackedTokens, length_groups

@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import CacheLayerMixin
 
-from lmbase.cache import FixedRows, RowCache, give_back, take_fixed_cache
-from lmbase.compiling import check_attention, compiled
+from lmbase.modeling.cache import FixedRows, RowCache, give_back, take_fixed_cache
+from lmbase.modeling.compiling import check_attention, compiled
 from multitoken.speculation import DraftTree
 from multitoken.transitions import Ahead, sequential_guesses
 from sentencevae.modeling_sentencevae import Branches, DecoderState, Memories
-from sllm.stepwise_sllm import ReadingState, newest_tokens
+from sllm.reading import ReadingState, newest_tokens
 
 if TYPE_CHECKING:
     from sllm.modeling_sllm import SLLM

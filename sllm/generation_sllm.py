@@ -14,16 +14,16 @@ from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput
 
-from lmbase.cache import RowCache
-from lmbase.collate import pad_sentences, pad_tokens
-from lmbase.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
-from lmbase.modes import inference_method
-from lmbase.tokenization import token_bytes
+from lmbase.modeling.cache import RowCache
+from lmbase.modeling.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
+from lmbase.modeling.inference import inference_method
+from lmbase.text.padding import pad_sentences, pad_tokens
+from lmbase.text.tokenizers import token_bytes
 from multitoken.copying import make_lookups
 from multitoken.speculation import DraftTree, SpeculationStatistics, check_drafts
 from sllm.compiled_steps import CompiledSteps
+from sllm.reading import ReadingState
 from sllm.sentence_writer import Sentence, SentenceWriter
-from sllm.stepwise_sllm import ReadingState
 
 if TYPE_CHECKING:
     from sllm.modeling_sllm import SLLM

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, OPTForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from lmbase.folders import model_folder
-from lmbase.int8 import linear_layers_to_int8
-from lmbase.lineage import Training, read_training
-from lmbase.opt import TokenLM, load_opt
-from lmbase.tokenization import load_tokenizer
+from lmbase.modeling.folders import model_folder
+from lmbase.modeling.int8 import linear_layers_to_int8
+from lmbase.modeling.token_lm import TokenLM
+from lmbase.modeling.trunk import load_opt
+from lmbase.text.tokenizers import load_tokenizer
+from lmbase.training.cost import Training, read_training
 from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm.modeling_sllm import SLLM

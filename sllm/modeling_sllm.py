@@ -19,11 +19,11 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
-from lmbase.attention import use_fast_attention
-from lmbase.flops import attention_flops, linear_flops
-from lmbase.int8 import Int8Linear
-from lmbase.losses import token_nats, vocabulary_loss
-from lmbase.processing import ProcessorMixin
+from lmbase.modeling.attention import use_fast_attention
+from lmbase.modeling.flops import attention_flops, linear_flops
+from lmbase.modeling.int8 import Int8Linear
+from lmbase.modeling.losses import token_nats, vocabulary_loss
+from lmbase.text.text_model import ProcessorMixin
 from multitoken.transitions import Transition
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sentencevae.grouping import PackedTokens, length_groups
@@ -39,8 +39,8 @@ from sentencevae.modeling_sentencevae import (
 )
 from sllm.configuration_sllm import SLLMConfig
 from sllm.generation_sllm import SentenceGenerationMixin
+from sllm.reading import StepwiseMixin, latest
 from sllm.scoring import Scores, score_texts
-from sllm.stepwise_sllm import StepwiseMixin, latest
 
 
 @dataclass

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lmbase.collate import pad_sentences
-from lmbase.modes import inference_method
-from lmbase.opt import DocumentNats
-from lmbase.windows import Window, sentence_windows, windows
+from lmbase.modeling.inference import inference_method
+from lmbase.modeling.token_lm import DocumentNats
+from lmbase.text.padding import pad_sentences
+from lmbase.text.windows import Window, sentence_windows, windows
 
 if TYPE_CHECKING:
     from sllm.modeling_sllm import SLLM

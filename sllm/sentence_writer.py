@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lmbase.cache import RowCache
-from lmbase.collate import pad_tokens
-from lmbase.decoding import Sampler
+from lmbase.modeling.cache import RowCache
+from lmbase.modeling.decoding import Sampler
+from lmbase.text.padding import pad_tokens
 from multitoken.copying import PromptLookup, copied_guesses
 from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, verify
 from multitoken.transitions import Ahead, draft
 from sentencevae.modeling_sentencevae import Branches, DecoderState
 from sllm.compiled_steps import CompiledSteps
-from sllm.stepwise_sllm import ReadingState
+from sllm.reading import ReadingState
 
 if TYPE_CHECKING:
     from sllm.modeling_sllm import SLLM

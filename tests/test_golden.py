@@ -191,9 +191,7 @@ def assert_close(found: Any, expected: Any, tolerance: float) -> None:
         assert found.keys() == expected.keys()
         for key in expected:
             assert_close(found[key], expected[key], tolerance)
-    elif isinstance(expected, list) and expected and isinstance(expected[0], float):
-        assert found == pytest.approx(expected, rel=tolerance)
-    elif isinstance(expected, float):
+    elif (isinstance(expected, list) and expected and isinstance(expected[0], float)) or isinstance(expected, float):
         assert found == pytest.approx(expected, rel=tolerance)
     else:
         assert found == expected

@@ -21,22 +21,23 @@ from tiny import CAP, WIDTH, make_opt, make_processor, make_sllm, make_vae
 from torch import nn
 from toy_training import ToyModel, toy_train
 
-from lmbase.audit import audit_tokens
-from lmbase.collate import pad_sentences, pad_tokens
-from lmbase.corpora import open_corpus
-from lmbase.lineage import Training
-from lmbase.metrics import Row, bits_per_byte, perplexity, read_metrics
-from lmbase.opt import SIZES, DocumentNats
-from lmbase.speed import Arrivals, Generation, alternate, time_opt
+from lmbase.benchmarking.timing import Arrivals, Generation, alternate, time_opt
+from lmbase.modeling.causality import audit_tokens
+from lmbase.modeling.token_lm import DocumentNats
+from lmbase.modeling.trunk import SIZES
+from lmbase.report.rows import Row, bits_per_byte, perplexity, read_metrics
 from lmbase.text import choose_rule, segment
+from lmbase.text.padding import pad_sentences, pad_tokens
+from lmbase.training.cost import Training
 from sentencevae import SentenceVAE, modeling_sentencevae
 from sentencevae.modeling_sentencevae import SentenceTargets, sentence_targets
 from sllm import SLLM, SLLMConfig
-from sllm import speed as sllm_speed
-from sllm.audit import audit_sentences
-from sllm.evaluation import Texts, audit_loaded, evaluate_likelihood
+from sllm.evaluation import speed as sllm_speed
+from sllm.evaluation.audit import audit_sentences
+from sllm.evaluation.likelihood import Texts, audit_loaded, evaluate_likelihood
 from sllm.loading import LoadedModel
 from sllm.scoring import score_sentences
+from sllm_data.corpora import open_corpus
 from sllm_recipes import evaluate
 
 PAD, EOS = 1, 2
@@ -420,7 +421,7 @@ class Clock:
 def test_fault_07_clock(monkeypatch):
     """Tokens per second: tokens of text over all the time from the prompt's text to the last token's text."""
     model, clock = make_sllm(), Clock()
-    monkeypatch.setattr("lmbase.speed.time", clock)
+    monkeypatch.setattr("lmbase.benchmarking.timing.time", clock)
     encode = model.processor.encode_batch
     clock.charge(monkeypatch, model.processor, "encode_batch", chain([READING_TEXT], count(0, 0)))  # the prompt only
     clock.charge(monkeypatch, model, "start_reading", count(READING_PROMPT, 0))

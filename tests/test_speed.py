@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lmbase.machine import Machine
-from multitoken.replaying import Acceptance
-from sllm.generation_benchmark import Case, Contest, measure_generation
-from sllm.training_benchmark import Build, measure_training
+from lmbase.benchmarking.roofline import Machine
+from multitoken.benchmarks.replaying import Acceptance
+from sllm.benchmarks.generation import Case, Contest, measure_generation
+from sllm.benchmarks.training import Build, measure_training
 
 BUILD = Build("small", 8192, num_future_tokens=3)
 LENGTHS = (np.random.default_rng(0).gamma(2.2, 4.3, 200).astype(int) + 1).clip(1, 60).tolist()  # 10 tokens on average
@@ -17,7 +17,7 @@ LENGTHS = (np.random.default_rng(0).gamma(2.2, 4.3, 200).astype(int) + 1).clip(1
 
 @pytest.fixture
 def machine(monkeypatch):
-    monkeypatch.setattr("lmbase.machine.BYTES_IN_TURN", 2**22)
+    monkeypatch.setattr("lmbase.benchmarking.roofline.BYTES_IN_TURN", 2**22)
     return Machine(torch.float32, "cpu")
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# Import name of each package, and the folder that it lies in.
+PACKAGES = {name: name for name in ("lmbase", "sentencevae", "multitoken", "sllm")}
+PACKAGES |= {"sllm_data": "data/sllm_data", "sllm_recipes": "recipes"}
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "*.egg-info")
 
 
@@ -40,15 +43,13 @@ def run_outside(unpacked: Path, *words: str) -> str:
 def test_it_holds_the_packages_and_nothing_else(unpacked: Path) -> None:
     """No bare `data`, `recipes` or `tests`, which would land in everybody's site-packages."""
     top = {path.name for path in unpacked.iterdir() if path.suffix != ".dist-info"}
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert {"lmbase", "multitoken", "sentencevae", "sllm", "recipes"} <= packages
-    assert top == packages - {"recipes"} | {"sllm_recipes"}
+    assert top == set(PACKAGES)
 
 
 def test_it_holds_every_module_recipe_and_configuration(unpacked: Path) -> None:
-    for package in ("lmbase", "sentencevae", "sllm", "multitoken", "recipes"):
-        modules = {path.relative_to(ROOT / package) for path in (ROOT / package).rglob("*.py")}
-        shipped = unpacked / ("sllm_recipes" if package == "recipes" else package)
+    for package, folder in PACKAGES.items():
+        modules = {path.relative_to(ROOT / folder) for path in (ROOT / folder).rglob("*.py")}
+        shipped = unpacked / package
         assert {path.relative_to(shipped) for path in shipped.rglob("*.py")} == modules
     configs = {path.name for path in (ROOT / "recipes" / "configs").glob("*.yaml")}
     assert configs

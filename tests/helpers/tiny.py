@@ -5,8 +5,8 @@ from functools import partial
 import torch
 from transformers import OPTConfig, OPTForCausalLM
 
-from lmbase.processing import SentenceProcessor
-from lmbase.tokenization import load_tokenizer
+from lmbase.text.processor import SentenceProcessor
+from lmbase.text.tokenizers import load_tokenizer
 from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE, SentenceVAEConfig
 from sllm import SLLM

@@ -16,8 +16,8 @@ from safetensors.torch import save_model
 from torch import nn
 from transformers.utils import ModelOutput
 
-from lmbase.parallel import leave_processes
-from lmbase.training import TrainingConfig, TrainingResult, train
+from lmbase.processes import leave_processes
+from lmbase.training.loop import TrainingConfig, TrainingResult, train
 
 VOCABULARY, WIDTH, NUM_ITEMS = 11, 8, 60
 _random = np.random.default_rng(0)

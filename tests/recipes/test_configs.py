@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lmbase.config import load_config
-from lmbase.opt import SIZES
+from lmbase.config.command_line import load_config
+from lmbase.modeling.trunk import SIZES
 from sllm_recipes.cli import recipes
 
 CONFIGS = Path(importlib.import_module("sllm_recipes.cli").__file__ or "").parent / "configs"

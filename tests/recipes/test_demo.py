@@ -2,8 +2,8 @@
 
 import shlex
 
-from lmbase.config import load_config
-from lmbase.metrics import read_metrics
+from lmbase.config.command_line import load_config
+from lmbase.report.rows import read_metrics
 from sllm_recipes import cli, demo
 
 

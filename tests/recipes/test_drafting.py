@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny import make_mtp, make_opt
 
-from lmbase.checkpoint import verify_folder, write_folder
-from lmbase.metrics import read_metrics
-from lmbase.tokenization import load_tokenizer
+from lmbase.files import verify_folder, write_folder
+from lmbase.report.rows import read_metrics
+from lmbase.text.tokenizers import load_tokenizer
 from multitoken import MultiTokenLM, generation_multitoken
-from multitoken.training_cost import step_memory_here
+from multitoken.benchmarks.training_cost import step_memory_here
 from sllm_recipes import cli
 
 
@@ -107,7 +107,7 @@ def test_a_lossy_decoder_is_told_loudly_and_ends_with_status_2(folder, capsys, m
 
 
 def test_heads_are_compared_in_time_and_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("multitoken.training_cost.step_memory", step_memory_here)
+    monkeypatch.setattr("multitoken.benchmarks.training_cost.step_memory", step_memory_here)
     command = f"--size tiny --quick --dtype fp32 --device cpu --output_dir {tmp_path} --acceptance_from {tmp_path}"
     with pytest.raises(SystemExit):  # no drafts were measured there; what comes before replay is not lost
         sllm(f"benchmark --subset heads replay {command}")

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmbase.metrics import read_metrics
-from lmbase.prepared import PreparedData
+from lmbase.report.rows import read_metrics
 from lmbase.text import RULES
 from multitoken import MultiTokenLM
 from sllm import SLLM
+from sllm_data.prepared import PreparedData
 from sllm_recipes import cli
 
 WORDS = [
@@ -336,7 +336,7 @@ def assist(runs, words: str) -> None:
 
 
 def test_an_assistant_is_measured_and_replayed_at_other_sizes(runs, monkeypatch):
-    monkeypatch.setattr("sllm.assisting_benchmark.NUM_PROMPTS", 4)
+    monkeypatch.setattr("sllm.benchmarks.assisting.NUM_PROMPTS", 4)
     assist(runs, f"--assist_pair {runs}/opt-tuned {runs}/sllm --size small tiny")
     document = read_metrics(runs / "benchmark-assist")
     alone, *trained = document["rows"][:3]
@@ -356,7 +356,7 @@ def test_an_assistant_is_measured_and_replayed_at_other_sizes(runs, monkeypatch)
 
 
 def test_drawn_text_is_assisted_too(runs, monkeypatch):
-    monkeypatch.setattr("sllm.assisting_benchmark.NUM_PROMPTS", 4)
+    monkeypatch.setattr("sllm.benchmarks.assisting.NUM_PROMPTS", 4)
     assist(runs, f"--assist_pair {runs}/opt-tuned {runs}/sllm --size tiny tiny --temperature 0.8 --num_guesses 2")
     rows = read_metrics(runs / "benchmark-assist")["rows"]
     assert rows[1].protocol == "assist 24+40, temperature 0.8"

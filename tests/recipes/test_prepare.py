@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lmbase import preparing
-from lmbase.config import run
-from lmbase.corpora import open_corpus
-from lmbase.prepared import PreparedData
-from lmbase.tokenization import vocabulary_size
+from lmbase.config.command_line import run
+from lmbase.text.tokenizers import vocabulary_size
+from sllm_data import prepare as preparing
+from sllm_data.corpora import open_corpus
+from sllm_data.prepared import PreparedData
 from sllm_recipes import prepare as recipe
 
 

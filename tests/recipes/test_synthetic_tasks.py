@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from lmbase import polynomials
-from lmbase.config import load_config
-from lmbase.metrics import read_metrics
-from lmbase.polynomials import PolynomialRows
+from lmbase.config.command_line import load_config
+from lmbase.report.rows import read_metrics
 from multitoken import MultiTokenLM
+from sllm_data.synthetic import polynomials
+from sllm_data.synthetic.polynomials import PolynomialRows
 from sllm_recipes import cli, synthetic_tasks
 from sllm_recipes.synthetic_tasks import Config
 

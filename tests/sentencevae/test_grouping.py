@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmbase.collate import pad_tokens
+from lmbase.text.padding import pad_tokens
 from sentencevae.grouping import GROUP_TOKENS, PackedTokens, length_groups
 
 MOST = 64

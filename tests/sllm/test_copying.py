@@ -5,7 +5,7 @@ import torch
 from tiny import CAP, MEMORY, make_sllm
 from transformers import LogitsProcessorList
 
-from lmbase.collate import pad_sentences
+from lmbase.text.padding import pad_sentences
 
 PROMPTS = [[[10, 11, 12], [10, 11]], [[30, 31, 30, 33]], []]
 

@@ -5,7 +5,7 @@ import torch
 from tiny import CAP, MEMORY, make_sllm
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from lmbase.collate import pad_sentences
+from lmbase.text.padding import pad_sentences
 from sllm import SLLM, SLLMConfig
 from sllm.sentence_writer import SentenceWriter
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import CAP, SLLMS, make_sllm
 
-from lmbase.collate import pad_sentences
-from lmbase.windows import Window
+from lmbase.text.padding import pad_sentences
+from lmbase.text.windows import Window
 from sllm.scoring import score_plans, score_sentences
 
 TEXTS = ["One, two. Four? Yes, five: six.", "", "Why", " ", "</s><pad>.", "naïve 你好。\n", "x" * (CAP + 1)]

@@ -1,0 +1,321 @@
+"""Corpora: what a `data` spec names, as streams of documents, split into train, valid and test.
+
+stdlib                  the documentation inside every Python installation
+hub:NAME[:CONFIG]       a dataset of the Hugging Face hub, streamed
+files, globs, folders   .txt .jsonl .json .csv .parquet, all but the last also as .gz .bz2 .xz .zst
+"""
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+from sllm_data.readers import Document, Skip, file_kind, read_file, record_document
+from sllm_data.stdlib import read_stdlib
+
+SPLITS = ("train", "valid", "test")
+SPLIT_WORDS = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
+HELD_OUT_SHARE = 0.01  # of the documents, for valid and for test each, where the data has no splits of its own
+# Where chance gave valid or test no document, they get one of the first so many.
+FIRST_DOCUMENTS = 1000
+SKIPPED_NAMES_KEPT = 100
+LEARNING_CHARACTERS = 256 * 2**20
+
+Source = Callable[[], Iterator[Document | Skip]]
+
+
+class SkipLog:
+    """What was left out: for each reason how many, and the names of the first ones."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.names: dict[str, list[str]] = {}
+
+    def add(self, skip: Skip) -> None:
+        self.counts[skip.reason] = self.counts.get(skip.reason, 0) + 1
+        names = self.names.setdefault(skip.reason, [])
+        if len(names) < SKIPPED_NAMES_KEPT:
+            names.append(f"{skip.name} ({skip.detail})" if skip.detail else skip.name)
+
+    def update(self, other: dict[str, dict]) -> None:
+        """Add what another log's `to_dict` gave."""
+        for reason, entry in other.items():
+            self.counts[reason] = self.counts.get(reason, 0) + entry["count"]
+            names = self.names.setdefault(reason, [])
+            names += entry["names"][: SKIPPED_NAMES_KEPT - len(names)]
+
+    def to_dict(self) -> dict[str, dict]:
+        """{reason: {"count": how many, "names": [the first ones]}}"""
+        return {reason: {"count": n, "names": self.names[reason]} for reason, n in sorted(self.counts.items())}
+
+    def __str__(self) -> str:
+        parts = []
+        for reason, count in sorted(self.counts.items()):
+            names = self.names[reason][:3]
+            parts.append(f"{count} x {reason}: {', '.join(names)}{' ...' if count > len(names) else ''}")
+        return "; ".join(parts)
+
+
+class Corpus:
+    """Documents in splits, streamed: reading a split holds one document (of Parquet: 256 rows) at a time.
+
+    Args:
+        name: what tables call it.
+        fingerprint: changes when the data changes, as far as that can be told without reading it all.
+        sources: for each split a function that starts reading it; or {None: function} for documents without a split,
+            which are then dealt out 98 / 1 / 1 by a hash of their names.
+        max_bytes: read about so many bytes of each split only.
+
+    Attributes:
+        splits: those that there are, in the order train, valid, test.
+        skipped: for each split, what its last reading left out.
+    """
+
+    def __init__(self, name: str, fingerprint: str, sources: dict[str | None, Source], max_bytes: int | None = None):
+        assert sources.keys() <= set(SPLITS) or sources.keys() == {None}, sources.keys()
+        self.name = name if max_bytes is None else f"{name}-first-{max_bytes}"
+        self.fingerprint = fingerprint if max_bytes is None else f"{fingerprint}-first-{max_bytes}"
+        self.max_bytes = max_bytes
+        self.skipped: dict[str, SkipLog] = {}
+        self._sources = sources
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        if None in self._sources:
+            # All three where three documents are; with fewer, everything is train.
+            return SPLITS if len(self._first_names) >= 3 else SPLITS[:1]
+        return tuple(split for split in SPLITS if split in self._sources)
+
+    def read(self, split: str) -> Iterator[Document]:
+        """Stream the documents of a split, always in the same order; what is left out is counted in `skipped[split]`.
+
+        Raises:
+            ValueError: there is no such split, or the records have no field of the name given.
+        """
+        if split not in self.splits:
+            raise ValueError(
+                f"The data {self.name!r} has no split {split!r}, only {', '.join(self.splits)}. {SPLIT_HINT}"
+            )
+        skipped = self.skipped[split] = SkipLog()
+        size = 0
+        for item in self._items(split):
+            if isinstance(item, Skip):
+                skipped.add(item)
+                continue
+            yield item
+            size += len(item.text.encode("utf-8", errors="surrogatepass")) if self.max_bytes else 0
+            if self.max_bytes and size >= self.max_bytes:
+                return
+
+    def texts(self, split: str = "train") -> Iterator[str]:
+        """The texts alone, for what is learned from a split (a tokenizer, Punkt): the first 256 MB, which is plenty."""
+        size = 0
+        for document in self.read(split):
+            yield document.text
+            size += len(document.text)
+            if size >= LEARNING_CHARACTERS:
+                return
+
+    def check_not_empty(self) -> "Corpus":
+        """Raise ValueError if nothing at all can be read, naming what was left out and why."""
+        skipped = SkipLog()
+        for source in self._sources.values():
+            for item in source():
+                if isinstance(item, Document):
+                    return self
+                skipped.add(item)
+        left_out = f" Left out: {skipped}." if skipped.counts else ""
+        raise ValueError(f"The data {self.name!r} has no document that can be read.{left_out}")
+
+    def _items(self, split: str) -> Iterator[Document | Skip]:
+        if None not in self._sources:
+            yield from self._sources[split]()
+        else:
+            yield from (item for item in self._sources[None]() if self._split_of(item.name) == split)
+
+    def _split_of(self, name: str) -> str:
+        return "train" if len(self.splits) == 1 else self._forced_splits.get(name) or _drawn_split(name)
+
+    @cached_property
+    def _first_names(self) -> list[str]:
+        """Names of the first documents that can be read, in the order of their hashes."""
+        documents = (item.name for item in self._sources[None]() if isinstance(item, Document))
+        return sorted(islice(documents, FIRST_DOCUMENTS), key=_draw)
+
+    @cached_property
+    def _forced_splits(self) -> dict[str, str]:
+        names = self._first_names
+        if {_drawn_split(name) for name in names} == set(SPLITS):
+            return {}
+        return {names[0]: "valid", names[1]: "test", names[-1]: "train"}
+
+
+SPLIT_HINT = "Files and folders named train, valid and test make splits."
+
+
+def open_corpus(data: str | list[str], text_field: str = "text", max_bytes: int | None = None) -> Corpus:
+    """The corpus behind a `data` spec, or behind several specs of files.
+
+    A file belongs to the split that the first or last word of its name says, or a folder below the given one
+    (`train.jsonl`, `wiki-valid.txt`, `test/a.txt`). If some files say so and others do not, the others are train. If
+    none does, documents are dealt out by a hash of their names.
+
+    Args:
+        text_field: the field of `.jsonl`, `.json`, `.csv`, `.parquet` and hub records that holds the text.
+        max_bytes: read about so many bytes of each split only.
+
+    Raises:
+        ValueError: no such file, a file type that no reader knows, nothing in it that can be read, or a wrong field.
+    """
+    specs = [data] if isinstance(data, str) else list(data)
+    single = specs[0] if len(specs) == 1 else ""
+    if single == "stdlib":
+        name, splits = read_stdlib()
+        sources: dict[str | None, Source] = {split: _source_of(documents) for split, documents in splits.items()}
+        return Corpus(name, name, sources, max_bytes)
+    if single.startswith("hub:"):
+        return _open_hub(single, text_field, max_bytes)
+    mixed = [spec for spec in specs if spec == "stdlib" or spec.startswith("hub:")]
+    if mixed:
+        raise ValueError(f"data={specs}: {mixed[0]!r} cannot be joined with others; give it alone, or files only.")
+    return _open_files(specs, text_field, max_bytes)
+
+
+def _source_of(documents: list[tuple[str, str]]) -> Source:
+    return lambda: (Document(text, name) for name, text in documents)
+
+
+def _draw(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+
+def _drawn_split(name: str) -> str:
+    draw = _draw(name)
+    return "valid" if draw < HELD_OUT_SHARE else "test" if draw < 2 * HELD_OUT_SHARE else "train"
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _open_files(specs: list[str], text_field: str, max_bytes: int | None) -> Corpus:
+    unknown: list[Path] = []
+    paths = sorted({path for spec in specs for path in _find(spec, unknown)})
+    if not paths:
+        seen = f" ({len(unknown)} of other types, such as {unknown[0].name})" if unknown else ""
+        raise ValueError(f"data={_join(specs)!r}: no file to read there{seen}. {KNOWN_TYPES}")
+    base = Path(os.path.commonpath([path.parent for path in paths]))
+    names = {
+        path: _printable(path.relative_to(base).as_posix()) for path in [*paths, *unknown] if path.is_relative_to(base)
+    }
+    split_of = {path: _split_in_name(Path(names[path])) for path in paths}
+    if any(split_of.values()):
+        split_of = {path: split or "train" for path, split in split_of.items()}
+
+    def source(split: str | None) -> Source:
+        def read() -> Iterator[Document | Skip]:
+            for path in paths:
+                if split_of[path] == split:
+                    yield from read_file(path, names[path], text_field)
+            if split in ("train", None):
+                yield from (Skip(names.get(path, str(path)), "unknown file type") for path in unknown)
+
+        return read
+
+    sizes = [f"{names[path]}\0{path.stat().st_size}\0" for path in paths]
+    fingerprint = hashlib.sha256("".join([text_field, "\0", *sizes]).encode()).hexdigest()
+    name = paths[0].name.partition(".")[0] if len(paths) == 1 else base.name or "files"
+    sources: dict[str | None, Source] = {split: source(split) for split in dict.fromkeys(split_of.values())}
+    return Corpus(_printable(name), fingerprint, sources, max_bytes).check_not_empty()
+
+
+def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
+    """The files that a path, folder or glob stands for; those of unknown types go to `unknown`."""
+    path = Path(spec).expanduser()
+    if path.is_file():
+        if file_kind(path) is None:
+            raise ValueError(f"data={spec!r}: no reader for this file type. {KNOWN_TYPES}")
+        yield Path(os.path.abspath(path))
+        return
+    if path.is_dir():
+        found = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+    else:
+        found = [Path(match) for match in glob.glob(str(path), recursive=True)]
+        if not found:
+            raise ValueError(
+                f"data={spec!r}: no such file or folder, and nothing matches it as a pattern (from {os.getcwd()!r}). "
+                "`stdlib` is the embedded corpus, `hub:NAME` a dataset of the Hugging Face hub."
+            )
+    for match in sorted(found):
+        absolute = Path(os.path.abspath(match))  # links stay: their targets may have names without a suffix
+        if match.is_file() and file_kind(match) is not None:
+            yield absolute
+        elif not match.is_dir():
+            unknown.append(absolute)
+
+
+KNOWN_TYPES = (
+    "Known are .txt, .jsonl, .json, .csv and .parquet, and all but the last with .gz, .bz2, .xz or .zst added."
+)
+
+
+def _split_in_name(path: Path) -> str | None:
+    """The split that the first or last word of a file's name says, or else the nearest folder named like one."""
+    stem = path.name.lower()
+    while Path(stem).suffix in {".txt", ".jsonl", ".json", ".csv", ".parquet", ".gz", ".bz2", ".xz", ".zst"}:
+        stem = Path(stem).stem
+    words = [word for word in re.split(r"[^a-z]+", stem) if word] or [""]
+    folders = [folder.lower() for folder in reversed(path.parts[:-1])]
+    return next((SPLIT_WORDS[word] for word in (words[0], words[-1], *folders) if word in SPLIT_WORDS), None)
+
+
+def _printable(name: str) -> str:
+    """A file's name as valid Unicode (a name on disk may be any bytes)."""
+    return name.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
+
+
+def _join(specs: list[str]) -> str:
+    return specs[0] if len(specs) == 1 else " ".join(specs)
+
+
+# -- hub ---------------------------------------------------------------------------------------------------------------
+
+
+def _open_hub(spec: str, text_field: str, max_bytes: int | None) -> Corpus:
+    import datasets  # a second to import, and most corpora are files
+
+    _, name, *config = spec.split(":", 2)
+    if not name:
+        raise ValueError(
+            f"data={spec!r}: write hub:NAME or hub:NAME:CONFIG, for instance hub:wikitext:wikitext-103-raw-v1."
+        )
+    try:
+        # What the library raises depends on what is wrong (name, configuration, network, login) and on its version.
+        loaded = datasets.load_dataset(name, *config, streaming=True)
+    except Exception as error:
+        raise ValueError(
+            f"data={spec!r} could not be opened: {error} ({type(error).__name__}). Check the name and the "
+            "configuration (hub:NAME:CONFIG), the network, and `hf auth login` for gated data."
+        ) from error
+    declared = {SPLIT_WORDS[split]: split for split in loaded if split in SPLIT_WORDS}
+    if not declared:
+        raise ValueError(f"data={spec!r} has the splits {', '.join(loaded)}, none of them train, validation or test.")
+
+    def source(split: str) -> Source:
+        def read() -> Iterator[Document | Skip]:
+            for number, record in enumerate(loaded[split], start=1):
+                yield record_document(record, f"{split}:{number}", text_field, first=number == 1)
+
+        return read
+
+    if set(declared) == {"train"}:
+        sources: dict[str | None, Source] = {None: source(declared["train"])}
+    else:
+        sources = {split: source(original) for split, original in declared.items()}
+    label = "-".join([name.strip("/").rpartition("/")[2], *config])
+    fingerprint = hashlib.sha256(f"{spec}\0{text_field}".encode()).hexdigest()
+    return Corpus(label, fingerprint, sources, max_bytes).check_not_empty()

@@ -1,0 +1,90 @@
+"""Prepared data for a training recipe: a folder that `prepare` wrote, or any corpus, prepared on the way."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from accelerate import PartialState
+
+from lmbase.files import MANIFEST, write_text
+from lmbase.text import train_punkt
+from lmbase.text.processor import SentenceProcessor
+from lmbase.text.tokenizers import load_tokenizer
+from sllm_data.corpora import open_corpus
+from sllm_data.prepare import check_configuration, prepare
+from sllm_data.prepared import PROCESSOR, PreparedData
+
+REQUEST = "request.json"  # in OUTPUT_DIR/data: what a recipe asked for when it was made
+PUNKT_CHARACTERS = 4_000_000  # Punkt learns about 0.4 MB/s, and its abbreviations are found early
+
+
+def _first(texts: Iterator[str], num_characters: int) -> Iterator[str]:
+    for text in texts:
+        if num_characters <= 0:
+            return
+        num_characters -= len(text)
+        yield text
+
+
+def is_prepared(folder: str | Path) -> bool:
+    """Whether `prepare` wrote and finished this folder."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def load_prepared(data: str | list[str]) -> PreparedData | None:
+    """The prepared data that `data` names; None if it names a corpus.
+
+    Raises:
+        ValueError: damaged prepared data, or a folder of prepared data among other specs.
+    """
+    specs = [data] if isinstance(data, str) else data
+    prepared = [spec for spec in specs if is_prepared(spec)]
+    if prepared and len(specs) > 1:
+        raise ValueError(
+            f"data={specs}: {prepared[0]!r} is prepared already and cannot be joined with others; give it alone, or "
+            "run `sllm prepare` on the texts of all."
+        )
+    return PreparedData.load(prepared[0]) if prepared else None
+
+
+def make_processor(corpus, tokenizer: str, rule: str, max_sentence_tokens: int) -> SentenceProcessor:
+    """The processor for a corpus; a tokenizer and Punkt parameters are learned from its train split where asked for."""
+    loaded = load_tokenizer(tokenizer, lambda: corpus.texts("train"))
+    punkt = train_punkt(_first(corpus.texts("train"), PUNKT_CHARACTERS)) if rule == "sentence" else None
+    return SentenceProcessor(loaded, rule, max_sentence_tokens, punkt)
+
+
+def open_data(
+    data: str | list[str], *, text_field: str, tokenizer: str, rule: str, max_sentence_tokens: int, output_dir: str
+) -> PreparedData:
+    """Load prepared data, or prepare the corpus `data` names into `output_dir`/data first (once; processes wait).
+
+    Raises:
+        ValueError: `output_dir`/data was made from another corpus, tokenizer, rule or cap than is asked for.
+    """
+    given = load_prepared(data)
+    if given:
+        return given
+    folder = Path(output_dir) / "data"
+    request = {
+        "data": data if isinstance(data, str) else data[0] if len(data) == 1 else data,
+        "text_field": text_field,
+        "tokenizer": tokenizer,
+        "rule": rule,
+        "max_sentence_tokens": max_sentence_tokens,
+    }
+    with PartialState().local_main_process_first():
+        begun = (folder / PROCESSOR).is_dir()  # finished or interrupted
+        if begun:
+            saved = (folder / REQUEST).read_text(encoding="utf-8") if (folder / REQUEST).is_file() else "{}"
+            check_configuration(folder, json.loads(saved), request)
+        # Opening a hub corpus needs the network, and all that it tells, its name, is in the request.
+        if is_prepared(folder) and str(request["data"]).startswith("hub:"):
+            return PreparedData.load(folder)
+        corpus = open_corpus(data, text_field)
+        if begun:
+            processor = SentenceProcessor.from_pretrained(folder / PROCESSOR)
+        else:
+            processor = make_processor(corpus, tokenizer, rule, max_sentence_tokens)
+            write_text(folder / REQUEST, json.dumps(request, indent=1) + "\n")
+        return prepare(corpus, processor, folder)  # only loads what is finished, if it was made from this very corpus

@@ -1,0 +1,31 @@
+"""The report of a folder of runs: one HTML page and one Markdown file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmbase.files import write_text
+from lmbase.report.collect import collect
+from lmbase.report.html_page import render_html
+from lmbase.report.markdown import render_markdown
+
+
+def write_report(
+    folder: str | Path,
+    *,
+    output_dir: str | Path | None = None,
+    more_metrics: Sequence[str | Path] = (),
+    title: str = "",
+) -> tuple[Path, Path]:
+    """Writes report.html (one file, needs no network) and report.md from the runs in `folder`; returns both paths.
+
+    `more_metrics` are further metrics files, such as published rows, whose rows join the table. They go to
+    `output_dir`, or to `folder` itself. Raises ValueError when `folder` does not exist or holds nothing to report.
+    """
+    report = collect(folder, more_metrics=more_metrics, title=title)
+    target = Path(output_dir or folder)
+    html_path, markdown_path = target / "report.html", target / "report.md"
+    write_text(html_path, render_html(report))
+    write_text(markdown_path, render_markdown(report))
+    return html_path, markdown_path

@@ -1,0 +1,318 @@
+"""SentenceProcessor: text -> sentences -> token ids, the same for training, scoring and generation.
+
+B texts, S sentences of a text, T tokens of a sentence.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import cached_file
+
+from lmbase.text import RULES, choose_rule, is_open, segment
+from lmbase.text.segmentation import check_unicode
+from lmbase.text.tokenizers import token_bytes, tokenizer_hash
+
+if TYPE_CHECKING:  # torch takes longer to import than a worker process of `prepare` needs for its first megabyte
+    from torch import Tensor
+
+FILE_NAME = "sentence_processor.json"
+HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download")
+# Longer pieces are cut here first, at a space where there is one: keeps a megabyte without any punctuation from being
+# tokenised as one word. Sentences are far shorter, but for runs of one character that few tokens hold.
+MAX_PIECE_CHARACTERS = 4096
+MAX_RUN_CHARACTERS = 2**16  # of what is tokenised at once: keeps a whole library in one document from filling memory
+
+
+@dataclass
+class EncodedText:
+    """One text as sentences: flat token ids, and each sentence's share of tokens and UTF-8 bytes."""
+
+    input_ids: list[int]
+    sentence_lengths: list[int]  # tokens per sentence; they add up to len(input_ids)
+    sentence_bytes: list[int]  # UTF-8 bytes per sentence; they add up to the text's
+
+    def sentences(self) -> list[list[int]]:
+        """The token ids, one list per sentence."""
+        ends = list(accumulate(self.sentence_lengths))
+        return [self.input_ids[end - length : end] for end, length in zip(ends, self.sentence_lengths, strict=True)]
+
+
+class SentenceProcessor:
+    """Cuts text into sentences of at most `max_sentence_tokens` tokens and tokenises them.
+
+    Nothing is lost: a longer sentence becomes several, cut between characters. Special tokens that are spelled out in
+    a text are text. The processor is saved inside every checkpoint.
+
+    Args:
+        tokenizer: a fast byte-level tokenizer.
+        rule: `punctuation`, `sentence`, `line` or `auto` (see `lmbase.text.segment`).
+        max_sentence_tokens: tokens per sentence, at most; at least 4, since one character may take four byte tokens.
+        punkt: Punkt parameters learned from the train split (`lmbase.text.train_punkt`), for rule `sentence`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        rule: str = "auto",
+        max_sentence_tokens: int = 64,
+        punkt: dict | None = None,
+    ):
+        if rule not in RULES:
+            raise ValueError(f"rule={rule!r} is unknown; choose one of {', '.join(RULES)}.")
+        if max_sentence_tokens < 4:
+            raise ValueError(
+                f"max_sentence_tokens={max_sentence_tokens} is too small: one character may need 4 tokens."
+            )
+        self.tokenizer = tokenizer
+        self.rule = rule
+        self.max_sentence_tokens = max_sentence_tokens
+        self.punkt = punkt
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.tokenizer.pad_token_id
+
+    @property
+    def eos_token_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        return tokenizer_hash(self.tokenizer)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that decides which ids a text becomes."""
+        parts = [self.tokenizer_hash, self.rule, self.max_sentence_tokens, self.punkt]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    # -- text -> ids -------------------------------------------------------------------------------------------------
+
+    def encode_batch(self, texts: Sequence[str]) -> list[EncodedText]:
+        """Cut and tokenise texts.
+
+        Raises:
+            ValueError: a text has a lone surrogate (it has no UTF-8 form); the message gives its offset.
+        """
+        runs_of = [self._runs(self._pieces(check_unicode(text))) for text in texts]
+        backend = self.tokenizer.backend_tokenizer
+        backend.encode_special_tokens = True  # "</s>" written in a text is three characters, not an end mark
+        joined = ["".join(run) for runs in runs_of for run in runs]
+        encodings = iter(backend.encode_batch_fast(joined, add_special_tokens=False))
+        encoded = []
+        for runs in runs_of:
+            document = EncodedText([], [], [])
+            for run in runs:
+                self._append_run(document, run, next(encodings).ids)
+            encoded.append(document)
+        return encoded
+
+    def encode(self, text: str) -> EncodedText:
+        """Cut and tokenise one text."""
+        return self.encode_batch([text])[0]
+
+    def __call__(self, texts: Sequence[str]) -> Any:
+        """Texts -> `lmbase.text.padding.SentenceBatch`: input_ids, attention_mask (B, S, T), sentence_mask (B, S)."""
+        from lmbase.text.padding import pad_sentences
+
+        return pad_sentences([e.sentences() for e in self.encode_batch(texts)], self.pad_token_id)
+
+    def split_open_end(self, sentences: list[list[int]]) -> tuple[list[list[int]], list[int]]:
+        """The closed sentences of a text, and the tokens of its last one if that may still go on, as in most prompts.
+
+        White space that ends a text is a sentence of its own, unless more text would show that it stands inside one:
+        the open end of "Yes. He " is " He ".
+        """
+        if not sentences or len(sentences[-1]) >= self.max_sentence_tokens:
+            return sentences, []
+        rule = self.rule
+        if rule == "auto":
+            rule = choose_rule(self.decode([i for sentence in sentences for i in sentence]))
+        last = self.decode(sentences[-1])
+        joined = [i for sentence in sentences[-2:] for i in sentence]
+        if last.isspace() and len(sentences) > 1 and len(joined) < self.max_sentence_tokens:
+            continued = self.decode(joined) + "Next"
+            if segment(continued, rule, punkt=self.punkt) == [continued]:
+                return sentences[:-2], joined
+        return (sentences[:-1], sentences[-1]) if is_open(last, rule, punkt=self.punkt) else (sentences, [])
+
+    def _pieces(self, text: str) -> list[str]:
+        pieces = []
+        for piece in segment(text, rule=self.rule, punkt=self.punkt):
+            while len(piece) > MAX_PIECE_CHARACTERS:
+                cut = piece.rfind(" ", 1, MAX_PIECE_CHARACTERS)
+                cut = cut if cut > 0 else MAX_PIECE_CHARACTERS
+                pieces.append(piece[:cut])
+                piece = piece[cut:]
+            pieces.append(piece)
+        return pieces
+
+    def _runs(self, pieces: list[str]) -> list[list[str]]:
+        """Group pieces that can be tokenised as one text, which is faster, with the same ids as one by one.
+
+        GPT-2's pattern never matches across a border between a visible character and white space, and looks ahead only
+        from white space; so where a piece begins with white space and its predecessor ends without, nothing changes.
+        """
+        runs: list[list[str]] = []
+        size = 0
+        for piece in pieces:
+            joins = self._splits_like_gpt2 and piece[0] in " \n\r\t" and runs and not runs[-1][-1][-1].isspace()
+            if joins and size + len(piece) <= MAX_RUN_CHARACTERS:
+                runs[-1].append(piece)
+                size += len(piece)
+            else:
+                runs.append([piece])
+                size = len(piece)
+        return runs
+
+    @cached_property
+    def _splits_like_gpt2(self) -> bool:
+        """Whether words are made by GPT-2's pattern (OPT's too) and nothing else."""
+        content = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        wanted = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+        return (
+            content["normalizer"] is None
+            and wanted.items() <= (content["pre_tokenizer"] or {}).items()
+            and all(token["special"] for token in content["added_tokens"])
+        )
+
+    @cached_property
+    def _token_sizes(self) -> np.ndarray:
+        """(V,) bytes that each token stands for."""
+        ids = sorted(self.tokenizer.get_vocab().values())
+        sizes = np.zeros(ids[-1] + 1, np.int64)
+        sizes[ids] = [len(piece) for piece in token_bytes(self.tokenizer, ids)]
+        return sizes
+
+    def _append_run(self, document: EncodedText, pieces: list[str], ids: list[int]) -> None:
+        sizes = [len(piece) if piece.isascii() else len(piece.encode()) for piece in pieces]
+        # A piece's tokens end where its bytes end.
+        stops = np.searchsorted(np.cumsum(self._token_sizes[ids]), np.cumsum(sizes)) + 1
+        lengths = np.diff(stops, prepend=0).tolist()
+        if max(lengths) <= self.max_sentence_tokens:
+            document.input_ids += ids
+            document.sentence_lengths += lengths
+            document.sentence_bytes += sizes
+            return
+        for stop, length in zip(stops.tolist(), lengths, strict=True):
+            for part in self.apply_cap(ids[stop - length : stop]):
+                document.input_ids += part
+                document.sentence_lengths.append(len(part))
+                document.sentence_bytes.append(int(self._token_sizes[part].sum()))
+
+    def apply_cap(self, ids: list[int]) -> list[list[int]]:
+        """One sentence's ids -> sentences of at most `max_sentence_tokens` tokens, cut between characters."""
+        if len(ids) <= self.max_sentence_tokens:
+            return [ids]
+        raw = token_bytes(self.tokenizer, ids)
+        parts, start = [], 0
+        while start < len(ids):
+            stop = limit = min(start + self.max_sentence_tokens, len(ids))
+            # A byte-level token may end inside a character: then its successor opens with a continuation byte.
+            while start < stop < len(ids) and raw[stop][0] & 0xC0 == 0x80:
+                stop -= 1
+            stop = stop if stop > start else limit  # no token of these opens a character
+            parts.append(ids[start:stop])
+            start = stop
+        return parts
+
+    # -- ids -> sentences, ids -> text -------------------------------------------------------------------------------
+
+    def split_ids(self, ids: Sequence[int]) -> list[list[int]]:
+        """Cut flat ids of a text into sentences without changing one of them.
+
+        Where a sentence's border falls inside a token, the token stays with the earlier sentence.
+
+        Raises:
+            ValueError: the ids hold special tokens or ids outside the vocabulary.
+        """
+        ids = list(ids)
+        special = sorted(set(ids) & set(self.tokenizer.all_special_ids))
+        if special:
+            raise ValueError(f"Prompt ids hold special tokens {special}: give text tokens only, padding masked out.")
+        text = b"".join(token_bytes(self.tokenizer, ids)).decode("utf-8", errors="replace")
+        encoded = self.encode(text)
+        if encoded.input_ids == ids:
+            return encoded.sentences()
+        return self._split_by_bytes(ids)
+
+    def _split_by_bytes(self, ids: list[int]) -> list[list[int]]:
+        """The same cut for ids that no tokenizer would give for their text (generated ones, for instance)."""
+        raw = token_bytes(self.tokenizer, ids)
+        # surrogateescape keeps one character per broken byte, so that positions can be counted in bytes.
+        text = b"".join(raw).decode("utf-8", errors="surrogateescape")
+        sizes = [
+            len(p.encode("utf-8", errors="surrogateescape")) for p in segment(text, rule=self.rule, punkt=self.punkt)
+        ]
+        borders = list(accumulate(sizes))
+        sentences: list[list[int]] = [[]]
+        sentence = position = 0  # the sentence of the text that the byte at `position` belongs to
+        for i, token in zip(ids, raw, strict=True):
+            begins = position >= borders[sentence]
+            if sentences[-1] and (begins or len(sentences[-1]) == self.max_sentence_tokens):
+                sentences.append([])
+            while sentence + 1 < len(borders) and position >= borders[sentence]:
+                sentence += 1
+            sentences[-1].append(i)
+            position += len(token)
+        return sentences
+
+    def decode(self, ids: "Sequence[int] | Tensor") -> str:
+        """Flat ids -> text; end marks and padding are left out."""
+        flat = cast("list[int] | Tensor", ids)  # any sequence will do
+        return str(self.tokenizer.decode(flat, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    # -- save, load --------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer and rule into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(str(folder))
+        content = {
+            "rule": self.rule,
+            "max_sentence_tokens": self.max_sentence_tokens,
+            "punkt": self.punkt,
+            "tokenizer_hash": self.tokenizer_hash,
+        }
+        (folder / FILE_NAME).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **hub_options) -> "SentenceProcessor":
+        """Read what `save_pretrained` wrote.
+
+        Args:
+            folder: a folder or a hub id.
+            hub_options: which files of it, as for a model: revision, subfolder, token, cache_dir ...
+
+        Raises:
+            ValueError: no processor in the folder, or its tokenizer is not the one it was saved with.
+        """
+        path = cached_file(str(folder), FILE_NAME, _raise_exceptions_for_missing_entries=False, **hub_options)
+        if path is None:
+            raise ValueError(
+                f"No {FILE_NAME} in {str(folder)!r}: it is no folder written by `prepare` or a training run."
+            )
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            saved_hash = content.pop("tokenizer_hash")
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ValueError(f"{path} is damaged ({error}); copy it again from where the model was trained.") from error
+        from transformers import AutoTokenizer  # brings torch, which workers of `prepare` do without
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), **hub_options)
+        processor = cls(tokenizer, **content)
+        if processor.tokenizer_hash != saved_hash:
+            raise ValueError(
+                f"The tokenizer in {str(folder)!r} is not the one this processor was saved with: "
+                "the ids would mean other words. Restore the tokenizer files of that run."
+            )
+        return processor

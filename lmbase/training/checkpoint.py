@@ -1,0 +1,141 @@
+"""Checkpoints: whole folders (`lmbase.files`) of a training's state, in safetensors and JSON, never pickle.
+
+Whoever reads takes the newest one that verifies.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from lmbase.files import verify_folder
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of every folder `step_00000100` in `folder`, the oldest first; nothing is verified."""
+    if not folder.is_dir():
+        return []
+    matches = [(re.fullmatch(r"step_(\d+)", path.name), path) for path in folder.iterdir() if path.is_dir()]
+    return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and what is wrong with each newer one that does not."""
+    faults: list[str] = []
+    for _, path in reversed(list_checkpoints(folder)):
+        try:
+            verify_folder(path)
+            return path, faults
+        except ValueError as error:
+            faults.append(str(error))
+    return None, faults
+
+
+def prune_checkpoints(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints, and what interrupted writes left behind."""
+    for _, path in list_checkpoints(folder)[: -max(keep, 1)]:
+        shutil.rmtree(path)
+    for pattern in (".step_*.partial", ".step_*.replaced"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+# --- training state as flat dictionaries of tensors ------------------------------------------------------------------
+
+
+def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and persistent buffer, whole and on the CPU; tied ones once, under their first name.
+
+    With sharded parameters this is a collective call: every process must take part.
+    """
+    return {name: _whole(tensor) for name, tensor in _named_tensors(model)}
+
+
+def load_model_tensors(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Undo `model_tensors`, in place.
+
+    Raises:
+        ValueError: the names or shapes are those of another model.
+    """
+    named = dict(_named_tensors(model))
+    _check_names(set(named), set(tensors), "model")
+    with torch.no_grad():
+        for name, tensor in named.items():
+            if tensor.shape != tensors[name].shape:
+                raise ValueError(
+                    f"The checkpoint holds {name} of shape {tuple(tensors[name].shape)}, the model wants "
+                    f"{tuple(tensor.shape)}: it belongs to another model. Choose another output_dir."
+                )
+            tensor.copy_(_placed(tensors[name], tensor))
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state, whole and on the CPU, as `parameter/quantity`. Learning rates and the like are not part
+    of it: they follow from the configuration and the step."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": _whole(value)
+        for parameter in _parameters(optimizer)
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def load_optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Undo `optimizer_tensors`.
+
+    Raises:
+        ValueError: the state belongs to other parameters.
+    """
+    by_parameter: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        parameter, _, key = name.rpartition("/")
+        by_parameter.setdefault(parameter, {})[key] = tensor
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    parameters = list(_parameters(optimizer))
+    if tensors:
+        _check_names({names[parameter] for parameter in parameters}, set(by_parameter), "optimizer")
+    state = {
+        index: {
+            key: _placed(tensor, parameter) if tensor.shape == parameter.shape else tensor
+            for key, tensor in by_parameter.get(names[parameter], {}).items()
+        }
+        for index, parameter in enumerate(parameters)
+    }
+    # load_state_dict knows where each optimizer keeps its step counter (fused ones: beside the parameter)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _named_tensors(model: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
+    persistent = model.state_dict().keys()
+    yield from model.named_parameters()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in persistent)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
+    return (parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
+
+
+def _placed(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    if isinstance(like, DTensor):
+        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+    return tensor.to(like.device)
+
+
+def _check_names(wanted: set[str], found: set[str], what: str) -> None:
+    if wanted != found:
+        examples = ", ".join(sorted(wanted ^ found)[:5])
+        raise ValueError(
+            f"The checkpoint's {what} state does not fit this {what}: {len(wanted - found)} names are missing, "
+            f"{len(found - wanted)} are unknown (for example {examples}). Choose another output_dir."
+        )

@@ -1,0 +1,67 @@
+"""One model over several processes: a copy in each (DDP), or its weights and optimizer shared out (FSDP)."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from lmbase.training.training_config import TrainingConfig
+
+
+def parallelise(model: Any, config: TrainingConfig, world_size: int, device: torch.device) -> nn.Module:
+    """The module to call in training: `model` itself, sharded in place (fsdp), or wrapped (ddp)."""
+    if config.gradient_checkpointing:
+        able = [module for module in model.modules() if getattr(module, "supports_gradient_checkpointing", False)]
+        if not able:
+            raise ValueError(
+                f"gradient_checkpointing: {type(model).__name__} cannot recompute activations; turn it off."
+            )
+        for module in able:
+            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.compile:
+        model.compile(dynamic=True)
+    if world_size == 1:
+        return model
+    if config.strategy == "ddp":
+        device_ids = [device.index] if device.type == "cuda" else None
+        # A model may train some of its parameters in some steps only (a curriculum); others pay nothing for that.
+        some = getattr(model, "trains_in_part", False)
+        return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=some)
+    blocks = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+
+    # a parameter that several modules use must stay in the outermost group
+    def alone(block: nn.Module) -> bool:
+        return all(uses[id(parameter)] == 1 for parameter in block.parameters())
+
+    for module in reversed(list(model.modules())):  # inner blocks first
+        if type(module).__name__ in blocks and alone(module):
+            fully_shard(module)
+    return fully_shard(model)
+
+
+def gradients_shared(parallel: nn.Module, now: bool) -> contextlib.AbstractContextManager:
+    """Processes exchange gradients in the last backward pass of a step only."""
+    if isinstance(parallel, FSDPModule):
+        parallel.set_requires_gradient_sync(now)
+    elif isinstance(parallel, DistributedDataParallel) and not now:
+        return parallel.no_sync()
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def shards_gathered(model: nn.Module) -> Iterator[None]:
+    """Within this context a sharded model has whole weights, so that its other methods work as well as its forward."""
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.reshard()

@@ -1,0 +1,1 @@
+"""What drafting brings and what more heads cost, measured."""

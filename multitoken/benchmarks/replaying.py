@@ -1,0 +1,246 @@
+"""Wall clock of drafting at sizes whose trained weights are not at hand: random weights, replayed acceptance.
+
+Weights do not change how long a step takes, only how often guesses come true. So guesses are made and verified as ever,
+and what verifying finds is replaced: after each draft as many guesses are accepted as a trained model accepted.
+
+B texts, R rows of a pass, D width.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lmbase.benchmarking.timing import (
+    Arrivals,
+    Generation,
+    alternate,
+    compared_settings,
+    median,
+    pairwise_ratio,
+    time_opt,
+)
+from lmbase.modeling.cache import RowCache
+from lmbase.modeling.trunk import random_config
+from lmbase.report.rows import Row, read_metrics
+from multitoken.configuration_multitoken import MultiTokenLMConfig
+from multitoken.modeling_multitoken import MultiTokenLM
+from multitoken.speculation import DraftTree
+
+FIRST_WORD = 4  # below are special tokens
+
+
+class ReplayedLM(MultiTokenLM):
+    """A model with random weights that accepts as many guesses of each draft as it is told.
+
+    `step` reads all rows, as ever. Then head 1's states are replaced by those that choose the wanted tokens: along a
+    path of the draft the next guess, and where it is to end a token that was not guessed. A word's own vector does
+    that, since random vectors are nearly orthogonal.
+    """
+
+    def __init__(self, config: MultiTokenLMConfig):
+        super().__init__(config)
+        assert config.head_kind == "parallel", "others draft from the states that are replaced here"
+        self._replayed = itertools.cycle([0])
+        self._paths: dict[int, list[list[int]]] = {}  # children of each row, by R; one kind of draft at a time
+
+    def replay(self, counts: Sequence[int]) -> None:
+        """Accept so many guesses of the drafts to come, in turn, over and over; fewer where a draft is shorter."""
+        self._replayed = itertools.cycle(counts)
+        self._paths = {}
+
+    def step(
+        self,
+        input_ids: Tensor,
+        positions: Tensor | None,
+        visible: Tensor,
+        cache: RowCache,
+        compiled: Callable | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        reads_prompts = not any(cache.lengths)
+        z, states = super().step(input_ids, positions, visible, cache, compiled)
+        if not reads_prompts and input_ids.shape[1] > 1:
+            wanted = torch.tensor([self._choices(row, visible) for row in input_ids.tolist()], device=z.device)
+            vectors = self.unembedding(1)[wanted]  # (B,R,word_embed_proj_dim)
+            states[0] = vectors if self.project_out is None else vectors @ self.project_out.weight  # type: ignore[operator]
+        return z, states
+
+    def _choices(self, drafted: list[int], visible: Tensor) -> list[int]:
+        """What head 1 is to choose after each row (R,) of a draft."""
+        children = self._paths.setdefault(len(drafted), _children(visible))
+        return choices_that_accept(next(self._replayed), drafted, children)
+
+
+def choices_that_accept(
+    count: int, drafted: Sequence[int], children: Sequence[Sequence[int]], never: int | None = None
+) -> list[int]:
+    """What to choose after each row (R,) of a draft so that `count` guesses of it are accepted: the first guess below
+    each row of a path, then a token that was not guessed.
+
+    Args:
+        drafted: the token that each row read. children: for each row those one step below.
+        never: a guess that is not accepted.
+    """
+    row, chosen = 0, [FIRST_WORD] * len(drafted)
+    while count > 0 and children[row] and drafted[children[row][0]] != never:
+        following = children[row][0]
+        chosen[row] = drafted[following]
+        row, count = following, count - 1
+    guessed = {drafted[child] for child in children[row]}
+    chosen[row] = next(token for token in itertools.count(FIRST_WORD) if token not in guessed)
+    return chosen
+
+
+def _children(visible: Tensor) -> list[list[int]]:
+    """Rows one step below each row of a draft, from what rows see: themselves and those on the way to them."""
+    seen = visible.tolist()
+    depths = [sum(row) for row in seen]
+    return [[s for s in range(len(seen)) if seen[s][r] and depths[s] == depths[r] + 1] for r in range(len(seen))]
+
+
+# -- acceptance that was measured --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Acceptance:
+    """What one way of drafting found on a trained model."""
+
+    way: str
+    num_draft: int | str
+    counts: list[int]  # guesses accepted, one entry for each draft, in random order
+    tree: DraftTree | None = None
+
+
+@dataclass
+class MeasuredDrafts:
+    """What a trained model accepted of its guesses."""
+
+    model: str
+    num_future_tokens: int
+    draft_transitions: bool
+    ways: list[Acceptance]
+
+
+def read_acceptance(path: str, seed: int = 0) -> MeasuredDrafts:
+    """From the metrics.json that `sllm drafting` wrote, every way that it drafted in, texts one by one. `auto` replays
+    what its longest draft found.
+
+    Raises:
+        ValueError: another recipe's file.
+    """
+    rows = [
+        row
+        for row in read_metrics(path)["rows"]
+        if row.protocol == "drafting" and row.extra.get("accepted_counts") and row.extra.get("batch_size") == 1
+    ]
+    chains = [row for row in rows if isinstance(row.extra["num_draft"], int) and not row.extra.get("draft_tree")]
+    if not chains:
+        raise ValueError(
+            f"acceptance_from={path!r}: no drafts of single texts in it; give the folder or the metrics.json that "
+            "`sllm drafting` wrote, with 1 among its batch_size."
+        )
+    longest = max(chains, key=lambda row: row.extra["num_draft"])
+    trees = [row for row in rows if isinstance(row.extra["num_draft"], int) and row.extra.get("draft_tree")]
+    found = []
+    for row in rows:
+        paths = row.extra.get("draft_tree")
+        tree = DraftTree(tuple(tuple(path) for path in paths)) if paths else None
+        source = row
+        if row.extra["num_draft"] == "auto":
+            source = next((other for other in trees if other.extra["draft_tree"] == paths), longest)
+        counts = [count for count, times in enumerate(source.extra["accepted_counts"]) for _ in range(times)]
+        random.Random(seed).shuffle(counts)
+        found.append(Acceptance(row.extra["way"], row.extra["num_draft"], counts, tree))
+    return MeasuredDrafts(
+        longest.model, longest.extra["num_draft"], bool(longest.extra.get("draft_transitions")), found
+    )
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def build(size: str, drafts: MeasuredDrafts, vocab_size: int, dtype: torch.dtype, device: str, seed: int) -> ReplayedLM:
+    """As many heads on an OPT of a size as `MultiTokenLM.from_opt` would set: head 1 is its last block, the others come
+    on top."""
+    config = MultiTokenLMConfig.matching(random_config(f"random:{size}", vocab_size=vocab_size, max_positions=2048), 1)
+    config.num_future_tokens, config.draft_transitions = drafts.num_future_tokens, drafts.draft_transitions
+    torch.manual_seed(seed)
+    model = ReplayedLM(config)
+    return model.to(dtype).to(device).eval()  # type: ignore[arg-type]
+
+
+def measure_replay(
+    model: ReplayedLM,
+    name: str,
+    ways: Sequence[Acceptance],
+    prompt: Tensor,
+    num_new_tokens: int,
+    num_rounds: int,
+    common: dict,
+    compiled: bool = False,
+) -> list[Row]:
+    """Greedy writing of one text: the same OPT by Transformers' `generate`, plain decoding, every way of drafting, and
+    `auto` where no guess ever comes true, all in turn.
+
+    Args:
+        prompt: (1, L) ids.
+        common: columns of every row.
+        compiled: everything once more with compiled steps.
+    """
+    opt = model.to_opt()
+    plain = Acceptance("plain", 1, [0])
+    worst = Acceptance("auto, nothing accepted", "auto", [0])
+    tried = [plain, *ways, worst]
+    runners: dict[str, Callable[[], Generation]] = {}
+    for kind, settings in compared_settings(compiled, prompt.device.type).items():
+        runners["Transformers" + kind] = partial(time_opt, opt, prompt, num_new_tokens, **settings)
+        for way in tried:
+            runners[way.way + kind] = partial(_time_replay, model, way, prompt, num_new_tokens, **settings)
+    found = alternate(runners, num_rounds)
+    rows = []
+    for name_of_way, runs in found.items():
+        extra: dict = {"way": name_of_way}
+        if runs[0].tokens_per_forward is not None:
+            extra["tokens_per_forward"] = median([run.tokens_per_forward or 0.0 for run in runs])
+        for prefix, baseline in (("speed_ratio", "Transformers"), ("plain_ratio", plain.way)):
+            ratio, low, high = pairwise_ratio(runs, found[baseline])
+            extra |= {prefix: ratio, f"{prefix}_low": low, f"{prefix}_high": high}
+        rows.append(
+            Row(
+                model=name,
+                tokens_per_second=median([run.tokens_per_second for run in runs]),
+                kv_bytes_per_token=median([run.cache_bytes_per_token for run in runs]),
+                extra=extra,
+                **common,
+            )
+        )
+    return rows
+
+
+def _time_replay(model: ReplayedLM, way: Acceptance, prompt: Tensor, num_new_tokens: int, **settings) -> Generation:
+    model.replay(way.counts)
+    arrivals = Arrivals()
+    output = model.generate(
+        prompt,
+        torch.ones_like(prompt),
+        max_new_tokens=num_new_tokens,
+        min_new_tokens=num_new_tokens,
+        num_draft=way.num_draft,
+        tree=way.tree,
+        streamer=arrivals,
+        **settings,
+    )
+    cached = output.sequences.shape[1] - 1  # the last token was written, and not read
+    return Generation(
+        arrivals.seconds,
+        0.0,
+        output.num_new_tokens[0],
+        output.cache_bytes,
+        cached,
+        cached,
+        tokens_per_forward=output.statistics.tokens_per_forward,
+    )

@@ -1,0 +1,179 @@
+"""An SLLM as the assistant of an OPT: it writes ahead inside a sentence, the OPT verifies that in one pass.
+
+    opt.generate(input_ids, attention_mask=mask, max_new_tokens=128, custom_generate=SentenceAssistant(sllm))
+
+R rows of a pass (the newest token and guesses after it), L tokens, V vocabulary.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, OPTForCausalLM, StoppingCriteriaList
+
+from lmbase.modeling.decoding import Sampler
+from lmbase.modeling.inference import inference
+from lmbase.text.padding import pad_sentences, pad_tokens
+from multitoken.speculation import DraftTree, SpeculationStatistics
+from sllm.modeling_sllm import SLLM
+from sllm.reading import ReadingState
+from sllm.sentence_writer import Sentence, SentenceWriter
+
+
+class SentenceAssistant:
+    """Given to Transformers' `generate` of an OPT as `custom_generate`. Every token is the OPT's own choice, greedy or
+    drawn, after its own logits processors; guesses only decide how many of them a pass brings.
+
+    Args:
+        sllm: with the OPT's tokenizer; a small one beside a large OPT, or it takes longer than it saves.
+        num_tokens: guesses of a pass, at most; a sentence's end ends them earlier.
+        streamer: handed the prompt, then the tokens of a pass together. Transformers keeps the one that `generate` is
+            given from a `custom_generate`.
+
+    `statistics` has what the last call's guesses brought.
+    """
+
+    def __init__(self, sllm: SLLM, num_tokens: int = 4, streamer=None):
+        if isinstance(num_tokens, bool) or not isinstance(num_tokens, int) or num_tokens < 1:
+            raise ValueError(f"num_tokens={num_tokens!r}: an assistant guesses 1 token or more.")
+        self.drafter, self.num_tokens, self.streamer = _Drafter(sllm), num_tokens, streamer
+        self.statistics = SpeculationStatistics()
+
+    def __call__(
+        self,
+        model: OPTForCausalLM,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **model_kwargs,
+    ) -> Tensor:
+        """What `generate` calls. Returns (1, L) prompt and new ids.
+
+        Raises:
+            ValueError: several texts, another vocabulary, beams or outputs that this way of writing does not have.
+        """
+        self._check(model, input_ids, generation_config)
+        self.drafter.restart()
+        self.statistics = SpeculationStatistics()
+        cache, mask = model_kwargs["past_key_values"], model_kwargs.get("attention_mask")
+        mask = torch.ones_like(input_ids) if mask is None else mask
+        first = int(mask[0].argmax())  # padding on the left is not text
+        finished = False
+        if self.streamer is not None:
+            self.streamer.put(input_ids.cpu())
+        while not finished:
+            before, reads_prompt = input_ids.shape[1], cache.get_seq_length() == 0
+            # the verifying pass brings one more token than was guessed
+            num_guesses = min(self.num_tokens, cast(int, generation_config.max_length) - before - 1)
+            guesses = self.drafter.guess(input_ids[0, first:].tolist(), num_guesses)
+            read = torch.cat([input_ids, input_ids.new_tensor([guesses])], dim=1) if guesses else input_ids  # (1,L+R-1)
+            mask = torch.nn.functional.pad(mask, (0, read.shape[1] - mask.shape[1]), value=1)
+            output = model(
+                input_ids=read[:, cache.get_seq_length() :],
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=len(guesses) + 1,
+            )
+            chosen = self._verified(output.logits, read, guesses, logits_processor, bool(generation_config.do_sample))
+            for token in chosen:
+                input_ids = torch.cat([input_ids, input_ids.new_tensor([[token]])], dim=1)
+                finished = bool(stopping_criteria(cast(torch.LongTensor, input_ids), None).all())
+                if finished:
+                    break
+            num_tokens = input_ids.shape[1] - before
+            if self.streamer is not None:
+                self.streamer.put(input_ids[0, before:].cpu())
+            if rejected := len(guesses) + 1 - len(chosen):
+                cache.crop(-rejected)
+            mask = mask[:, : input_ids.shape[1]]
+            if not reads_prompt:  # as elsewhere, the pass over the prompt is not counted
+                self.statistics.add(len(guesses), min(len(chosen) - 1, num_tokens), num_tokens)
+        if self.streamer is not None:
+            self.streamer.end()
+        return input_ids
+
+    def _check(self, model: OPTForCausalLM, input_ids: Tensor, config: GenerationConfig) -> None:
+        if len(input_ids) != 1:
+            raise ValueError(f"{len(input_ids)} texts: an assistant helps with one at a time, as in Transformers.")
+        if model.config.vocab_size != self.drafter.model.config.vocab_size:
+            raise ValueError(
+                f"The OPT has {model.config.vocab_size} ids and its assistant {self.drafter.model.config.vocab_size}: "
+                "they need the same tokenizer."
+            )
+        if (config.num_beams or 1) > 1 or config.return_dict_in_generate:
+            raise ValueError("With a SentenceAssistant there are no beams, and only the ids are returned.")
+        if not config.use_cache or config.cache_implementation not in (None, "dynamic"):
+            raise ValueError(
+                "A SentenceAssistant needs a cache that forgets: leave out use_cache, cache_implementation."
+            )
+
+    def _verified(
+        self, logits: Tensor, ids: Tensor, guesses: list[int], processors: LogitsProcessorList, do_sample: bool
+    ) -> list[int]:
+        """The model's choices (one to R) after the newest token and after each guess that came true.
+
+        Args:
+            logits: (1, R, V). ids: (1, L) the text with the guesses.
+        """
+        chosen: list[int] = []
+        before = ids.shape[1] - len(guesses)
+        for r, guess in enumerate([*guesses, -1]):
+            scores = processors(
+                cast(torch.LongTensor, ids[:, : before + r]), cast(torch.FloatTensor, logits[:, r].float())
+            )
+            token = torch.multinomial(scores.softmax(-1), 1) if do_sample else scores.argmax(-1)
+            chosen.append(int(token))
+            if chosen[-1] != guess:
+                break
+        return chosen
+
+
+class _Drafter:
+    """The SLLM's side: what it has read of the text, and greedy guesses of what follows in the sentence."""
+
+    def __init__(self, model: SLLM):
+        self.model = model
+        self.greedy = Sampler(GenerationConfig(), 1, model.config.vocab_size, model.device)
+        tokenizer = model.processor.tokenizer
+        # End marks and ids that no token has are not in an SLLM's vocabulary of sentences, but an OPT may write them.
+        self.readable = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+
+    def restart(self) -> None:
+        self.state: ReadingState | None = None
+        self.num_read = 0  # tokens of the text in closed sentences, which are read
+
+    def guess(self, ids: list[int], num_tokens: int) -> list[int]:
+        """At most so many tokens after a text, none where its last sentence is as long as one may be."""
+        if num_tokens < 1:
+            return []
+        start = int(ids[0] == self.model.config.bos_token_id)
+        if not self.readable.issuperset(ids[start + self.num_read :]):
+            return []
+        with inference(self.model):
+            forced = self._read(ids[start:])
+            assert self.state is not None
+            sentence = Sentence(forced, num_tokens)
+            SentenceWriter(self.model, 1, self.greedy, DraftTree.chain(0), False).write(self.state, [sentence])
+        return sentence.new
+
+    def _read(self, ids: list[int]) -> list[int]:
+        """Read the sentences that have closed since the last call; returns the tokens of the open one."""
+        model, pad = self.model, self.model.config.pad_token_id
+        sentences, forced = model.processor.split_open_end(model.processor.split_ids(ids[self.num_read :]))
+        positions = model.config.trunk.max_position_embeddings
+        held = 0 if self.state is None else self.state.attention_mask.shape[1]
+        if self.state is None or held + len(sentences) > positions:  # begin anew, with half of the positions left
+            everything, forced = model.processor.split_open_end(model.processor.split_ids(ids))
+            batch = pad_sentences([everything[-(positions // 2) :]], pad)
+            self.state = model.start_reading(
+                *(x.to(model.device) for x in (batch.input_ids, batch.attention_mask, batch.sentence_mask))
+            )
+            self.num_read = len(ids) - len(forced)
+            return forced
+        for sentence in sentences:
+            row, mask = pad_tokens([sentence], pad)
+            model.read_sentence(row.to(model.device), mask.to(model.device), self.state)
+            self.num_read += len(sentence)
+        return forced

@@ -1,0 +1,1 @@
+"""Speed and memory of SLLMs beside those of their token-level twins."""

@@ -1,0 +1,173 @@
+"""Wall clock of writing at sizes whose trained weights are not at hand: random weights, replayed sentences and drafts.
+
+Weights do not change how long a step takes, only what it says. So everything is computed as ever, and then the
+decoder's choices are replaced: sentences end after given numbers of tokens, and of each draft so many guesses are
+accepted as a trained model accepted. The step that predicts an end mark is run and not counted.
+
+B texts, R rows of a pass, k drafting heads, V vocabulary.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from lmbase.modeling.inference import inference_method
+from lmbase.text.padding import pad_sentences
+from multitoken.benchmarks.measuring import NUM_RANKS, accepted_counts
+from multitoken.benchmarks.replaying import Acceptance, choices_that_accept
+from multitoken.speculation import DraftTree
+from multitoken.transitions import Ahead, best_candidates
+from sllm.assistant import SentenceAssistant
+from sllm.configuration_sllm import SLLMConfig
+from sllm.loading import load_model
+from sllm.modeling_sllm import SLLM
+from sllm.reading import ReadingState
+from sllm.sentence_writer import Read, Sentence, SentenceWriter
+
+TREES = (4, 8)  # guesses of the trees that are tried
+NUM_PROMPTS, PROMPT_CHARACTERS = 16, 1000  # of the texts after which a trained SLLM's drafts are counted
+
+
+class ReplayedSLLM(SLLM):
+    """An SLLM with random weights that writes sentences of the lengths and accepts guesses as often as it is told."""
+
+    _lengths: Sequence[int] = (8,)
+    _counts: Iterator[int] = itertools.repeat(0)
+
+    def replay(self, lengths: Sequence[int], counts: Iterator[int]) -> None:
+        """Each later call of `generate` writes sentences of these lengths, one of each text after another, over and
+        over, and accepts as many guesses of each draft as `counts` says, which goes on from call to call."""
+        self._lengths, self._counts = lengths, counts
+
+    def sentence_writer(self, *args) -> SentenceWriter:
+        return ReplayedWriter(self._lengths, self._counts, self, *args)
+
+
+class ReplayedWriter(SentenceWriter):
+    def __init__(self, lengths: Sequence[int], counts: Iterator[int], *args):
+        super().__init__(*args)
+        self.lengths, self.counts = itertools.cycle(lengths), counts
+
+    def write(self, state: ReadingState, sentences: Sequence[Sentence]) -> None:
+        longest = self.model.config.max_sentence_tokens
+        self.wanted = [min(next(self.lengths), longest) for _ in sentences]
+        super().write(state, sentences)
+
+    def _choose(self, read: Read, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Ahead]:
+        _, heads = super()._choose(read, guesses)
+        chosen = [
+            self._replayed(sentence, self.wanted[text], between)
+            for sentence, text, between in zip(self.sentences, self.texts, guesses, strict=True)
+        ]
+        return chosen, heads
+
+    def _replayed(self, sentence: Sentence, wanted: int, between: list[list[int]]) -> list[int]:
+        """What the decoder is to choose after each row: guesses along a path, then a token that was not guessed."""
+        eos, drafted = self.model.config.eos_token_id, [path[-1] if path else 0 for path in between]
+        count = next(self.counts) if len(between) > 1 else 0
+        chosen = choices_that_accept(count, drafted, self.guessed.children, never=eos)
+        return [
+            eos if len(sentence.ids) + len(path) == wanted else token
+            for token, path in zip(chosen, between, strict=True)
+        ]
+
+
+class ReplayedAssistant(SentenceAssistant):
+    """An assistant of an OPT with random weights: the text goes on as it is told to, and so do accepted guesses.
+
+    Args:
+        text: ids of the prompt and of what is written after it.
+        counts: guesses accepted in each pass, without end; fewer where fewer were made.
+    """
+
+    def __init__(self, sllm: SLLM, num_tokens: int, text: Sequence[int], counts: Iterator[int]):
+        super().__init__(sllm, num_tokens)
+        self._text, self._counts = list(text), counts
+
+    def _verified(
+        self, logits: Tensor, ids: Tensor, guesses: list[int], processors: LogitsProcessorList, do_sample: bool
+    ) -> list[int]:
+        count, before = min(next(self._counts), len(guesses)), ids.shape[1] - len(guesses)
+        for r in range(count + 1):  # choosing each of them costs what it costs
+            super()._verified(logits[:, r : r + 1], ids[:, : before + r], [], processors, do_sample)
+        return self._text[before : before + count + 1]
+
+
+# -- what a trained model accepts --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainedDrafts:
+    """What a trained SLLM with drafting heads accepts of its guesses."""
+
+    name: str
+    config: SLLMConfig
+    ways: list[Acceptance]
+
+
+def trained_drafts(spec: str, texts: Sequence[str], num_new_tokens: int, device: str) -> TrainedDrafts:
+    """Of the SLLM that `spec` names, after the openings of the first texts.
+
+    Raises:
+        ValueError: no SLLM with drafting heads, or fewer than two texts.
+    """
+    loaded = load_model(spec)
+    if not isinstance(loaded.model, SLLM) or not loaded.model.draft_heads:
+        raise ValueError(
+            f"drafts_from={spec!r}: an SLLM with drafting heads is needed, as "
+            "`sllm finetune-sllm --model RUN --num_future_tokens 3 --train_draft_heads_only true` makes one."
+        )
+    prompts = [text[:PROMPT_CHARACTERS] for text in texts[:NUM_PROMPTS]]
+    model = loaded.model.to(device)  # type: ignore[arg-type]
+    return TrainedDrafts(f"drafts of {loaded.name}", model.config, measured_acceptance(model, prompts, num_new_tokens))
+
+
+def measured_acceptance(model: SLLM, prompts: Sequence[str], num_new_tokens: int) -> list[Acceptance]:
+    """Accepted guesses of a trained model that writes greedily after these texts: with chains of 1, 2 .. guesses, and
+    with the trees of 4 and 8 guesses that accept most after every other text; the rest say how many they accept."""
+    if len(prompts) < 2:
+        raise ValueError(f"{len(prompts)} texts to count accepted guesses on: at least two are needed.")
+    n = model.config.num_future_tokens
+    fixed: dict = dict(max_new_tokens=num_new_tokens, min_new_tokens=num_new_tokens)
+    written = [(model.generate(text=text, **fixed).texts or [""])[0] for text in prompts]
+    rates = candidate_rates(model, [text + new for text, new in zip(prompts, written, strict=True)][::2])
+    ways = [Acceptance(f"{k} heads", k, []) for k in range(2, n + 1)]
+    for num_guesses in TREES:
+        tree = DraftTree.from_acceptance(rates, num_guesses)
+        ways.append(Acceptance(f"tree of {num_guesses}", tree.depth + 1, [], tree))
+    for way in ways:
+        for text in prompts[1::2]:
+            output = model.generate(text=text, num_draft=way.num_draft, tree=way.tree, **fixed)
+            assert output.statistics is not None
+            for count, times in enumerate(accepted_counts(output.statistics)):
+                way.counts.extend([count] * times)
+        random.Random(way.way).shuffle(way.counts)
+    return ways
+
+
+@inference_method
+def candidate_rates(model: SLLM, texts: Sequence[str], num_ranks: int = NUM_RANKS) -> list[list[float]]:
+    """How often a token of these texts is candidate of rank r of drafting head j, at [j - 2][r]."""
+    num_ranks = min(num_ranks, model.config.vocab_size)
+    hits, counts = torch.zeros(len(model.draft_heads), num_ranks), [0] * len(model.draft_heads)
+    table = model.get_input_embeddings().weight
+    for text in texts:
+        ids = model.processor.encode(text).sentences()[-model.config.max_sentences :]
+        padded = vars(pad_sentences([ids], model.config.pad_token_id))
+        batch = {key: value.to(model.device) for key, value in padded.items()}
+        sentences = model._read(**batch)
+        states = model._trunk_states(sentences, batch["sentence_mask"])
+        memory = model.memory_of_heads(sentences, states)
+        for decoded in model._decode(sentences, states):
+            for j, (hidden, targets, before) in enumerate(model._look_ahead(decoded, sentences, states, memory)):
+                best = best_candidates(
+                    model.draft_transitions, j, table[before], hidden, hidden @ table.T, table, num_ranks
+                )
+                hits[j] += (best == targets[:, None]).sum(0).cpu()
+                counts[j] += len(targets)
+    return [(of_head / max(count, 1)).tolist() for of_head, count in zip(hits, counts, strict=True)]

@@ -1,0 +1,147 @@
+"""The causality audit of an SLLM: replaced suffixes, gradients, and the step-by-step path that writes.
+
+S sentences, T tokens of a sentence, D width.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmbase.modeling.causality import CACHE_TOLERANCE, AuditReport, Scored, audit_changes, close
+from lmbase.modeling.inference import inference_method
+from lmbase.modeling.losses import token_nats
+from lmbase.text.padding import pad_sentences, pad_tokens
+from lmbase.text.windows import Window, windows
+from sentencevae.modeling_sentencevae import sentence_targets
+from sllm.reading import ReadingState
+
+if TYPE_CHECKING:
+    from sllm.modeling_sllm import SLLM, TextNats
+
+Sentences = list[list[int]]
+
+
+@inference_method
+def audit_sentences(model: "SLLM", sentences: Sentences) -> AuditReport:
+    """Audit `model` on a text of S sentences of token ids: about 2 S forward passes, S backward, 1.5 S cached steps.
+
+    Scores are audited as a whole text has them, and as windows have them that are scored together over one reading.
+    """
+    report = AuditReport()
+    if not sentences:
+        return report
+    audit_changes(
+        lambda text: _score(model, text),
+        sentences,
+        lambda k: sentences[:k] + [_other_tokens(model, s) for s in sentences[k:]],
+        lambda k: sentences[:k] + [_other_tokens(model, s)[: max(1, len(s) // 2)] for s in sentences[k:]],
+        "sentence",
+        report,
+    )
+    _audit_steps(model, sentences, report)
+    _audit_gradients(model, sentences, report)
+    return report
+
+
+def _score(model: "SLLM", sentences: Sentences) -> Scored:
+    """Each sentence's nats in the whole text, and behind them those in the window that scores it."""
+    batch = pad_sentences([sentences], model.config.pad_token_id)
+    arguments = [t.to(model.device) for t in (batch.input_ids, batch.attention_mask, batch.sentence_mask)]
+    nats = _nats(model, *arguments)
+    cap = model.config.max_sentence_tokens
+    lengths = [min(len(sentence) + 1, cap) for sentence in sentences]
+    scores = []
+    for k, (length, (row, place)) in enumerate(zip(lengths, _scored_in(len(sentences)), strict=True)):
+        parts = [nats.token[0, k, :length], nats.stop[0, k : k + 1]]
+        parts += [nats.token[row, place, :length], nats.stop[row, place : place + 1]]
+        scores.append(torch.cat(parts))
+    return Scored(scores, model(*arguments).states[0])
+
+
+def _nats(model: "SLLM", input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> "TextNats":
+    """Of one text: row 0 is the whole of it, the further rows are windows."""
+    num_sentences = sentence_mask.shape[1]
+    rows = [(0, 0, num_sentences)] + [(0, w.start, w.stop) for w in _windows(num_sentences)]
+    continues = [stop < num_sentences for _, _, stop in rows]
+    device = input_ids.device
+    return model.nats(
+        input_ids,
+        attention_mask,
+        sentence_mask,
+        torch.tensor(continues, device=device),
+        windows=torch.tensor(rows, device=device),
+    )
+
+
+def _windows(num_sentences: int) -> list[Window]:
+    return windows(num_sentences, max(2, num_sentences // 2))
+
+
+def _scored_in(num_sentences: int) -> list[tuple[int, int]]:
+    """Row of `_nats` and place in it where a window scores each sentence."""
+    return [(r, k - w.start) for r, w in enumerate(_windows(num_sentences), start=1) for k in range(w.scored, w.stop)]
+
+
+def _other_tokens(model: "SLLM", sentence: list[int]) -> list[int]:
+    size = model.config.vocab_size
+    special = {model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id}
+    ordinary = [i for i in range(min(size, 64)) if i not in special] or [0]
+    return [ordinary[(i + place + 1) % len(ordinary)] for place, i in enumerate(sentence)]
+
+
+def _audit_gradients(model: "SLLM", sentences: Sentences, report: AuditReport) -> None:
+    """The nats of sentence k must not depend on the vectors of sentence k and later ones at all."""
+    vectors: list[Tensor] = []
+
+    def keep(module, inputs) -> tuple[Tensor]:
+        vectors.append(inputs[0].detach().requires_grad_())
+        return (vectors[-1],)
+
+    batch = pad_sentences([sentences], model.config.pad_token_id)
+    with torch.enable_grad():
+        hook = model.sentence_in.register_forward_pre_hook(keep)
+        arguments = (batch.input_ids, batch.attention_mask, batch.sentence_mask)
+        nats = _nats(model, *(t.to(model.device) for t in arguments))
+        hook.remove()
+        for k, (row, place) in enumerate(_scored_in(len(sentences))):
+            score = nats.token[0, k].sum() + nats.stop[0, k] + nats.token[row, place].sum() + nats.stop[row, place]
+            (gradient,) = torch.autograd.grad(score, vectors[0], retain_graph=True, allow_unused=True)
+            leaks = gradient is not None and bool(gradient[k:].any())
+            report.check(not leaks, f"the score of sentence {k + 1} has a gradient into its own vector or a later one")
+
+
+def _audit_steps(model: "SLLM", sentences: Sentences, report: AuditReport) -> None:
+    """Reading sentence by sentence with caches, as `generate` does, must give the scores of the parallel path:
+    from the start state on, and after half of the text as a prompt."""
+    parallel = _score(model, sentences).scores
+    for first in sorted({0, len(sentences) // 2}):
+        prompt = pad_sentences([sentences[:first]], model.config.pad_token_id)
+        arguments = (prompt.input_ids, prompt.attention_mask, prompt.sentence_mask)
+        state = model.start_reading(*(t.to(model.device) for t in arguments))
+        for k in range(first, len(sentences)):
+            ids, mask = (t.to(model.device) for t in pad_tokens([sentences[k]], model.config.pad_token_id))
+            stepped = _score_step(model, ids, mask, state)
+            report.check(
+                close(parallel[k][: len(stepped)], stepped, CACHE_TOLERANCE),
+                f"sentence {k + 1} scores otherwise when the text is read step by step with caches",
+            )
+            model.read_sentence(ids, mask, state)
+
+
+def _score_step(model: "SLLM", ids: Tensor, mask: Tensor, state: ReadingState) -> Tensor:
+    """Nats of one sentence (1, T) given what was read, token by token, and of the flag that it follows."""
+    embed, decoder = model.autoencoder.embed_tokens, model.autoencoder.decoder
+    cut = sentence_targets(ids, mask, model.config.autoencoder)
+    written = model.start_writing(state)
+    hidden = [decoder.step(embed(cut.inputs[:, t : t + 1]), written) for t in range(int(cut.mask.sum()))]
+    token = token_nats(
+        torch.cat(hidden, dim=1)[0],
+        embed.weight,
+        cut.targets[cut.mask],
+        closed_rows=cut.first[cut.mask],
+        closed_id=model.config.eos_token_id,
+    )
+    stop_logit = model.stop_head(state.states[:, -1]).squeeze(-1).float()  # (1,)
+    return torch.cat([token, F.softplus(stop_logit)])  # -log p of "the text goes on"

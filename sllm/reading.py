@@ -1,0 +1,157 @@
+"""An SLLM step by step: reading texts sentence after sentence, and beginning to write the next one.
+
+B texts, S sentences of a text, T tokens of a sentence, N sentences, D width, C states read so far, K trunk states and
+W tokens that the decoder reads, M = K + W.
+"""
+
+# mypy: disable-error-code="misc"
+# `self` is the whole model, which the mixin's own class does not show.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from lmbase.modeling.cache import RowCache
+from lmbase.modeling.int8 import Int8Linear, linear_layers_to_int8
+from sentencevae.modeling_sentencevae import (
+    Branches,
+    CachedLayer,
+    DecoderState,
+    LayerMemory,
+    Memories,
+    memory_keys_values,
+)
+
+if TYPE_CHECKING:
+    from sllm.modeling_sllm import SLLM
+
+
+@dataclass
+class ReadingState:
+    """What step-by-step reading of B texts remembers: the trunk's cache and the decoder's memory."""
+
+    past_key_values: DynamicCache | RowCache
+    attention_mask: Tensor  # (B, C) states read so far; a text that is shorter or over has zeros, and so has free room
+    states: Tensor  # (B, K, D) the latest trunk states, newest last
+    states_mask: Tensor  # (B, K)
+    tokens: Tensor  # (B, W, D) the encoder's states of the latest tokens, newest last
+    tokens_mask: Tensor  # (B, W)
+
+    def add(self, new: Tensor, alive: Tensor) -> None:
+        """The trunk's next state (B, 1, D), of those texts (B,) that go on."""
+        self.states = torch.cat([self.states, new], dim=1)[:, 1:]
+        self.states_mask = torch.cat([self.states_mask, alive[:, None]], dim=1)[:, 1:]
+
+
+def newest_tokens(tokens: Tensor, tokens_mask: Tensor, new: Tensor, new_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The latest W of W tokens (B, W, D) and the T of a sentence that follow them (B, T, D)."""
+    # Old tokens end at the right border, new ones begin behind it: the latest W end where each new sentence does.
+    latest = new_mask.sum(1, keepdim=True) + torch.arange(tokens.shape[1], device=new.device)  # (B,W)
+    rows = torch.arange(len(tokens), device=new.device)[:, None]
+    return torch.cat([tokens, new], dim=1)[rows, latest], torch.cat([tokens_mask, new_mask], dim=1)[rows, latest]
+
+
+class StepwiseMixin:
+    """The path that generates; its scores are those of the parallel path."""
+
+    int8_table: Int8Linear | None
+
+    def start_reading(self: "SLLM", input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> ReadingState:
+        """Read the start state and S sentences of B texts at once, remembering what the next sentence needs.
+
+        Args: as for `forward`; texts of fewer sentences are padded on the right.
+        """
+        sentences = self._read(input_ids, attention_mask, sentence_mask)
+        inputs = self._trunk_inputs(sentences, sentence_mask)
+        mask = F.pad(sentence_mask, (1, 0), value=True).long()  # (B,S+1)
+        cache = DynamicCache(config=self.config.trunk)
+        states = self.trunk(inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, use_cache=True)
+        states = states.last_hidden_state  # (B,S+1,D)
+        last = sentence_mask.sum(1)  # (B,)
+        rows = torch.arange(len(last), device=states.device)
+        wanted = last[:, None] - latest(self.config.num_memory_states, states.device) + 1  # (B,K)
+        counts = attention_mask.sum((1, 2))  # (B,)
+        ends = counts.cumsum(0)
+        token = ends[:, None] - latest(self.config.num_memory_tokens, states.device)  # (B,W)
+        token_states = F.pad(sentences.token_states, (0, 0, 0, 1))  # never empty
+        return ReadingState(
+            cache,
+            mask,
+            states[rows[:, None], wanted.clamp(min=0)],
+            wanted >= 0,
+            token_states[token.clamp(min=0)],
+            token >= (ends - counts)[:, None],
+        )
+
+    def read_sentence(self: "SLLM", input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
+        """Read one more sentence of each text: ids and mask (B, T); a text whose mask is empty is over, and stays."""
+        alive = attention_mask.any(1)  # (B,)
+        safe = attention_mask.clone()
+        safe[:, 0] |= ~alive  # the encoder needs one token; what it makes of it is masked out below
+        embeds, token_states = self.autoencoder.encode_states(input_ids, safe)
+        state.attention_mask = torch.cat([state.attention_mask, alive[:, None].long()], dim=1)
+        new = self.trunk(
+            inputs_embeds=self.sentence_in(embeds)[:, None],
+            attention_mask=state.attention_mask,
+            past_key_values=state.past_key_values,
+            use_cache=True,
+        ).last_hidden_state  # (B,1,D)
+        state.add(new, alive)
+        state.tokens, state.tokens_mask = newest_tokens(state.tokens, state.tokens_mask, token_states, attention_mask)
+
+    def vocabulary_logits(self: "SLLM", hidden: Tensor) -> Tensor:
+        """The decoder's states (..., D) after its last norm -> (..., V)."""
+        table = self.get_input_embeddings().weight
+        return hidden @ table.T if self.int8_table is None else self.int8_table(hidden)
+
+    def say(self: "SLLM", states: Tensor, ahead: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Of the decoder's states (B, R, D) and those of k drafting heads there: all after the last norm
+        (B, R, 1+k, D), and their logits (B, R, 1+k, V)."""
+        hidden = self.autoencoder.decoder.norm(torch.stack([states, *ahead], dim=2))
+        return hidden, self.vocabulary_logits(hidden)
+
+    def write_in_int8(self: "SLLM") -> None:
+        """Hold the weights that writing reads in eight bits: the linear layers, and a second table of the vocabulary,
+        from which no embedding is taken. On a CPU, for inference; see `lmbase.modeling.int8`."""
+        linear_layers_to_int8(self)
+        self.int8_table = Int8Linear(self.get_input_embeddings().weight.detach())
+
+    def start_writing(self: "SLLM", state: ReadingState) -> DecoderState:
+        """Begin to write the next sentence of each text."""
+        decoder = self.autoencoder.decoder
+        memories = self.memories_of(decoder.layers, state)
+        return decoder.start(self.sentence_out(state.states[:, -1]), memories)
+
+    def memories_of(self: "SLLM", layers: nn.ModuleList, state: ReadingState) -> Memories:
+        """What these layers of the decoder read beside the next sentence's vector."""
+        if self.memory_kinds is None:
+            return None
+        kinds = self.memory_kinds
+        vectors = torch.cat([state.states + kinds[0], state.tokens + kinds[1]], dim=1)  # (B,K+W,D)
+        mask = torch.cat([state.states_mask, state.tokens_mask], dim=1)
+        return [LayerMemory(keys_values, mask) for keys_values in memory_keys_values(layers, vectors)]
+
+    def draft_states(
+        self: "SLLM", heads: nn.ModuleList, x: Tensor, state: DecoderState, branches: Branches | None = None
+    ) -> list[Tensor]:
+        """The next T positions of each of the first drafting heads (N,T,D), given the decoder's states there before its
+        last norm."""
+        decoder, rows = self.autoencoder.decoder, x.shape[1]
+        visible, places = state.visible(rows, branches), state.places(rows, branches)
+        memories: Sequence[LayerMemory | None] = state.memories or [None] * len(heads)
+        found = []
+        for i, (head, memory) in enumerate(zip(heads, memories, strict=True), start=1):
+            ahead = slice(places.start + i, places.stop + i) if isinstance(places, slice) else places + i
+            read = decoder.reading(state.sentence_embeds, ahead)
+            found.append(head(x, read, memory, CachedLayer(state.cache, i, visible)))
+        return found
+
+
+def latest(number: int, device: torch.device) -> Tensor:
+    """number, ..., 2, 1: how far before a place the latest `number` things stand, newest last."""
+    return torch.arange(number, 0, -1, device=device)

@@ -1,0 +1,136 @@
+"""Settings of a generate call, and how a token is chosen."""
+
+import pytest
+import torch
+from transformers import GenerationConfig, LogitsProcessorList
+from transformers.testing_utils import CaptureLogger
+from transformers.utils import logging
+
+from lmbase.modeling.decoding import Sampler, merge_generation_config
+
+PLACES = [(0, 0), (1, 0)]
+LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, -9.0]])
+
+
+def sampler(seed=0, processors=None, **settings):
+    return Sampler(GenerationConfig(**settings), 2, 4, "cpu", seed, processors)
+
+
+def test_keywords_over_given_over_own():
+    base = GenerationConfig(max_new_tokens=1, top_k=3, temperature=0.5)
+    config = merge_generation_config(base, None, {"max_new_tokens": 2})
+    assert (config.max_new_tokens, config.top_k, config.temperature) == (2, 3, 0.5)
+    config = merge_generation_config(base, GenerationConfig(max_new_tokens=7, top_p=0.9), {"top_p": 0.8})
+    assert (config.max_new_tokens, config.top_k, config.top_p) == (7, None, 0.8)
+    assert base.max_new_tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_beams": 4}, "num_beams"),
+        ({"repetition_penalty": 1.2}, "repetition_penalty"),
+        ({"max_new_tokens": -1}, "must not be negative"),
+        ({"do_sample": True, "temperature": 0.0}, "temperature=0.0"),
+        ({"max_length": 20}, "max_length"),
+        ({"max_new_token": 3}, "max_new_token"),
+    ],
+)
+def test_what_is_not_supported_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        merge_generation_config(GenerationConfig(), None, settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 4},
+        {"max_length": 20},
+        {"stop_strings": ["."]},
+        {"suppress_tokens": [5]},
+        {"max_time": 1.0},
+        {"repetition_penalty": 0.0},
+        {"output_attentions": True},
+    ],
+)
+def test_unsupported_fields_of_a_given_configuration_are_refused(settings):
+    with pytest.raises(ValueError, match="not supported"):
+        merge_generation_config(GenerationConfig(), GenerationConfig(**settings), {})
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 1, "use_cache": False, "repetition_penalty": 1.0}])
+def test_the_configuration_of_an_ordinary_model_folder_passes(settings, opt, tmp_path):
+    opt.save_pretrained(tmp_path)
+    loaded = GenerationConfig.from_pretrained(tmp_path, **settings)
+    assert loaded.eos_token_id == 2
+    assert merge_generation_config(GenerationConfig(), loaded, {"max_new_tokens": 3, **settings}).max_new_tokens == 3
+
+
+@pytest.mark.parametrize(("settings", "warned"), [({"temperature": 0.7, "top_p": 0.9}, True), ({"top_k": 0}, False)])
+def test_sampling_settings_without_sampling_are_warned_of(settings, warned):
+    def warnings(**more):
+        with CaptureLogger(logging.get_logger("transformers.lmbase.modeling.decoding")) as log:
+            merge_generation_config(GenerationConfig(), None, settings | more)
+        return log.out
+
+    assert all(name in warnings() for name in settings) == warned
+    assert warnings(do_sample=True) == ""
+
+
+def test_greedy_takes_the_most_probable():
+    assert sampler().choose(LOGITS, PLACES).tolist() == [0, 2]
+    assert sampler().yes(torch.tensor([-0.1, 0.1])).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, LOGITS.softmax(-1)),
+        ({"temperature": 0.5}, (LOGITS / 0.5).softmax(-1)),
+        ({"top_k": 1}, torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0]])),
+        ({"top_p": 0.5}, torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0]])),
+    ],
+)
+def test_draws_follow_the_warped_distribution(settings, expected):
+    draw = sampler(do_sample=True, **settings)
+    draws = torch.stack([draw.choose(LOGITS, [(0, i), (1, i)]) for i in range(5000)])
+    counts = torch.stack([draws[:, b].bincount(minlength=4) for b in range(2)]) / len(draws)
+    torch.testing.assert_close(counts, expected, atol=0.03, rtol=0)
+
+
+def test_yes_is_drawn_with_its_probability():
+    yes = sampler(do_sample=True).yes(torch.tensor([-1.0, 2.0]).repeat(5000, 1)).float().mean(0)
+    torch.testing.assert_close(yes, torch.tensor([-1.0, 2.0]).sigmoid(), atol=0.03, rtol=0)
+
+
+def test_logits_processors_see_what_was_written():
+    """One that forbids the tokens so far."""
+
+    def forbid(input_ids, scores):
+        assert len(input_ids) == len(scores) == 1
+        return scores.scatter(1, input_ids, -torch.inf)
+
+    choose = sampler(0, LogitsProcessorList([forbid]))
+    before = [[0, 2, 3], [2]]
+    assert choose.choose(choose.process(LOGITS, lambda row: before[row]), PLACES).tolist() == [1, 0]
+
+
+def test_a_seed_repeats_draws():
+    def draws(seed):
+        draw = sampler(seed, do_sample=True)
+        return [draw.choose(LOGITS, [(0, i), (1, i)]).tolist() for i in range(20)]
+
+    assert draws(0) == draws(0) != draws(1)
+    torch.manual_seed(0)
+    free = draws(None)
+    torch.manual_seed(0)
+    assert draws(None) == free
+
+
+def test_a_choice_does_not_depend_on_when_it_is_made():
+    early, late = (sampler(3, do_sample=True) for _ in range(2))
+    last = late.choose(LOGITS, [(0, 9), (1, 9)])
+    for i in range(9):
+        early.choose(LOGITS, [(0, i), (1, i)])
+        early.forget(0, i)
+    assert torch.equal(early.choose(LOGITS, [(0, 9), (1, 9)]), last)

@@ -1,0 +1,115 @@
+"""Tokenizers made here: byte-level, OPT's special ids, nothing special in a text."""
+
+import copy
+import json
+
+import pytest
+from tokenizers import normalizers, pre_tokenizers
+from transformers import GPT2Tokenizer
+
+from lmbase.text.tokenizers import (
+    SPECIAL_TOKENS,
+    check_same_tokenizer,
+    load_tokenizer,
+    token_bytes,
+    tokenizer_hash,
+    vocabulary_size,
+)
+
+TEXTS = ["the cat sat on the mat, and the cat ate the rat."] * 20
+TRICKY = "a </s> b <pad><s><unk> \0 naïve 你好 👩‍👧 \r\n\t the cat"
+
+
+@pytest.fixture(scope="module", params=["bytes", "bpe:270"])
+def tokenizer(request):
+    return load_tokenizer(request.param, lambda: iter(TEXTS))
+
+
+def encode(tokenizer, text):
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+    return tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_special_ids_are_those_of_opt(tokenizer):
+    assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3]) == SPECIAL_TOKENS
+    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2, 2)
+
+
+def test_sizes():
+    assert vocabulary_size(load_tokenizer("bytes")) == 260
+    assert vocabulary_size(load_tokenizer("bpe:270", lambda: iter(TEXTS))) == 270
+
+
+def test_tokens_stand_for_the_bytes_of_the_text(tokenizer):
+    ids = encode(tokenizer, TRICKY)
+    assert b"".join(token_bytes(tokenizer, ids)) == TRICKY.encode()
+    assert tokenizer.decode(ids, skip_special_tokens=True) == TRICKY
+    assert min(ids) >= len(SPECIAL_TOKENS), "special tokens that are spelled out in a text are text"
+
+
+def test_bpe_learns_from_the_texts_and_skips_what_is_not_unicode():
+    tokenizer = load_tokenizer("bpe:270", lambda: iter([*TEXTS, "broken \ud800 text"]))
+    assert tokenizer_hash(tokenizer) == tokenizer_hash(load_tokenizer("bpe:270", lambda: iter(TEXTS)))
+    assert len(encode(tokenizer, " the")) == 1
+
+
+def test_folder_gives_the_same_tokenizer(tokenizer, tmp_path):
+    tokenizer.save_pretrained(str(tmp_path))
+    loaded = load_tokenizer(str(tmp_path))
+    assert tokenizer_hash(loaded) == tokenizer_hash(tokenizer)
+    assert encode(loaded, TRICKY) == encode(tokenizer, TRICKY)
+    check_same_tokenizer(str(tmp_path), tokenizer, "the data", "the model")
+
+
+def test_another_tokenizer_is_noticed():
+    other = load_tokenizer("bpe:270", lambda: iter(["quite another text"] * 20))
+    assert tokenizer_hash(other) != tokenizer_hash(load_tokenizer("bpe:270", lambda: iter(TEXTS)))
+    with pytest.raises(ValueError, match="the data and of the model differ"):
+        check_same_tokenizer("bytes", other, "the data", "the model")
+
+
+def test_what_stands_around_the_vocabulary_counts(tokenizer, tmp_path):
+    def changed(change):
+        other = copy.deepcopy(tokenizer)
+        change(other)
+        return other
+
+    def set_part(name, value):
+        return lambda other: setattr(other.backend_tokenizer, name, value)
+
+    others = [
+        changed(set_part("normalizer", normalizers.Lowercase())),
+        changed(set_part("pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True))),
+        changed(lambda other: other.add_tokens(["cat"])),
+        changed(lambda other: other.add_special_tokens({"sep_token": "<sep>"})),
+    ]
+    hashes = [tokenizer_hash(t) for t in [tokenizer, *others]]
+    assert len(set(hashes)) == len(hashes)
+    for i, other in enumerate(others):
+        other.save_pretrained(str(tmp_path / str(i)))
+        assert tokenizer_hash(load_tokenizer(str(tmp_path / str(i)))) == tokenizer_hash(other)
+
+
+def test_the_tokenizer_of_opt_keeps_its_hash_when_saved(tokenizer, tmp_path):
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    special = dict(bos_token="</s>", eos_token="</s>", unk_token="</s>", pad_token="<pad>")
+    merges: list = [tuple(merge) for merge in model["merges"]]
+    opt = GPT2Tokenizer(vocab=model["vocab"], merges=merges, **special)
+    opt.save_pretrained(str(tmp_path))
+    assert tokenizer_hash(load_tokenizer(str(tmp_path))) == tokenizer_hash(opt) == tokenizer_hash(tokenizer)
+
+
+@pytest.mark.parametrize("spec", ["bpe:", "bpe:many", "bpe:100", "bpe:-5"])
+def test_impossible_sizes_are_refused(spec):
+    with pytest.raises(ValueError, match="N at least 260"):
+        load_tokenizer(spec, lambda: iter(TEXTS))
+
+
+def test_bpe_needs_text():
+    with pytest.raises(ValueError, match="no training text"):
+        load_tokenizer("bpe:270")
+
+
+def test_ids_outside_the_vocabulary_are_refused():
+    with pytest.raises(ValueError, match="outside the tokenizer's vocabulary"):
+        token_bytes(load_tokenizer("bytes"), [5, 9999])

@@ -1,0 +1,65 @@
+"""Windows score every unit once, with half a window of text before it."""
+
+from itertools import accumulate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmbase.text.windows import sentence_windows, training_windows, windows
+
+sizes = st.integers(1, 20)
+
+
+@given(st.integers(0, 200), sizes)
+def test_every_unit_is_scored_once_in_a_window_that_fits(length, size):
+    found = windows(length, size)
+    assert [u for w in found for u in range(w.scored, w.stop)] == list(range(length))
+    assert all(0 <= w.start <= w.scored and w.stop - w.start <= size for w in found)
+
+
+@given(st.integers(0, 200), st.integers(1, 10).map(lambda half: 2 * half))
+def test_windows_overlap_by_half(length, size):
+    found = windows(length, size)
+    assert found[0].scored == 0
+    assert all(w.scored - w.start >= size // 2 for w in found[1:])
+    assert all(w.stop - w.start == size for w in found[:-1])
+
+
+@given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 10).map(lambda half: 2 * half))
+def test_context_is_read_and_never_scored(context, length, size):
+    found = windows(context + length, size, context)
+    assert [u for w in found for u in range(w.scored, w.stop)] == list(range(context, context + length))
+    assert all(0 <= w.start <= w.scored and w.stop - w.start <= size for w in found)
+    assert all(w.scored - w.start >= min(w.scored, size // 2) for w in found)
+
+
+def test_a_short_text_is_one_window():
+    assert len(windows(8, 8)) == len(windows(0, 8)) == 1
+    assert len(windows(9, 8)) == 2
+
+
+def test_an_empty_window_is_refused():
+    with pytest.raises(ValueError, match="window of 0"):
+        windows(5, 0)
+
+
+@given(st.integers(0, 200), sizes)
+def test_training_windows_cover_every_unit_once(length, size):
+    assert [u for start, stop in training_windows(length, size) for u in range(start, stop)] == list(range(length))
+    assert all(0 < stop - start <= size for start, stop in training_windows(length, size))
+
+
+# a sentence is at most half a token window long
+@given(st.lists(st.integers(1, 9), max_size=60), st.integers(9, 30).map(lambda half: 2 * half), st.integers(1, 12))
+def test_sentence_windows_see_no_more_than_the_token_windows(lengths, size, max_sentences):
+    """Equal context: a sentence's context begins no earlier than the token window that scores its last token."""
+    before = list(accumulate(lengths, initial=0))
+    tokens = windows(before[-1], size)
+    found = sentence_windows(before, tokens, max_sentences)
+    assert [s for w in found for s in range(w.scored, w.stop)] == list(range(len(lengths)))
+    for w in found:
+        assert w.stop - w.start <= max_sentences
+        for s in range(w.scored, w.stop):
+            scorer = next(t for t in tokens if t.scored < before[s + 1] <= t.stop)
+            assert w.start == s or before[w.start] >= scorer.start

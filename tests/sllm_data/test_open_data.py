@@ -1,0 +1,97 @@
+"""What a recipe prepares on its way: once, and never another text than the one asked for."""
+
+import shutil
+
+import pytest
+
+from lmbase.files import MANIFEST
+from sllm_data import open_data as module
+from sllm_data.open_data import load_prepared, open_data
+
+ASKED: dict = dict(text_field="text", tokenizer="bpe:300", rule="punctuation", max_sentence_tokens=16)
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = [tmp_path / name for name in ("train.txt", "valid.txt", "test.txt")]
+    for number, path in enumerate(paths):
+        path.write_text(f"Text {number} begins, and it ends. " * 20)
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return str(tmp_path / "run")
+
+
+@pytest.fixture
+def learned(monkeypatch):
+    """The tokenizers that were asked for, as a list that grows."""
+    specs, load = [], module.load_tokenizer
+
+    def noted(spec, texts):
+        specs.append(spec)
+        return load(spec, texts)
+
+    monkeypatch.setattr(module, "load_tokenizer", noted)
+    return specs
+
+
+def test_several_files_are_prepared_once(files, run, learned):
+    data = open_data(files, **ASKED, output_dir=run)
+    assert data.splits == ("train", "valid", "test")
+    assert open_data(files, **ASKED, output_dir=run).hash == data.hash
+    assert learned == ["bpe:300"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("text_field", "body"), ("tokenizer", "bytes"), ("rule", "line"), ("max_sentence_tokens", 20)],
+)
+def test_another_request_in_the_same_folder_is_refused(files, run, key, value):
+    open_data(files, **ASKED, output_dir=run)
+    with pytest.raises(ValueError, match=rf"{key}: {ASKED[key]} -> {value}.*another output_dir"):
+        open_data(files, **ASKED | {key: value}, output_dir=run)
+
+
+def test_other_text_in_the_same_folder_is_refused(files, run):
+    open_data(files, **ASKED, output_dir=run)
+    with pytest.raises(ValueError, match=r"data: .*another output_dir"):
+        open_data(files[0], **ASKED, output_dir=run)
+    with open(files[0], "a") as file:
+        file.write("One more sentence.")
+    with pytest.raises(ValueError, match=r"corpus_fingerprint: .*another output_dir"):
+        open_data(files, **ASKED, output_dir=run)
+
+
+def test_a_mistake_claims_no_folder(files, run):
+    with pytest.raises(ValueError, match="no such file"):
+        open_data("nowhere.txt", **ASKED, output_dir=run)
+    with pytest.raises(ValueError, match="bpe:many"):
+        open_data(files, **ASKED | {"tokenizer": "bpe:many"}, output_dir=run)
+    assert open_data(files, **ASKED, output_dir=run).splits
+
+
+def test_the_tokenizer_of_an_interrupted_run_is_used_again(files, run, learned, monkeypatch):
+    def cut_off(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sllm_data.prepare._write_shards", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            open_data(files, **ASKED, output_dir=run)
+    with pytest.raises(ValueError, match="rule: punctuation -> line"):
+        open_data(files, **ASKED | {"rule": "line"}, output_dir=run)
+    assert open_data(files, **ASKED, output_dir=run).splits
+    assert learned == ["bpe:300"]
+
+
+def test_prepared_data_are_given_alone(files, run, tmp_path):
+    folder = open_data(files, **ASKED, output_dir=run).folder
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    loaded = load_prepared([str(tmp_path / "elsewhere")])
+    assert loaded is not None
+    assert (loaded.folder / MANIFEST).is_file()
+    assert load_prepared(files) is None
+    with pytest.raises(ValueError, match="cannot be joined"):
+        load_prepared([str(folder), *files])
