@@ -3,8 +3,8 @@
 from transformers import AutoConfig, AutoModel
 
 from multitoken.configuration_multitoken import MultiTokenLMConfig
-from multitoken.modeling_multitoken import MultiTokenLM
-from multitoken.speculation import DraftTree
+from multitoken.draft_tree import DraftTree
+from multitoken.multi_token_lm import MultiTokenLM
 
 AutoConfig.register(MultiTokenLMConfig.model_type, MultiTokenLMConfig)
 AutoModel.register(MultiTokenLMConfig, MultiTokenLM)

@@ -1,18 +1,18 @@
 """Configuration of the multi-token language model: a trunk, its heads, and how they hang on it."""
 
-import copy
+from transformers import AutoConfig, PreTrainedConfig
 
-from transformers import OPTConfig, PreTrainedConfig
+from lmbase.modeling.trunk import as_config, check_trunk, special_ids, with_layers
+from multitoken.heads import HEAD_KINDS
 
-HEAD_KINDS = ("parallel", "linear", "causal", "anticausal")
 DRAFT_TARGETS = ("text", "greedy")
 
 
 class MultiTokenLMConfig(PreTrainedConfig):
-    """n heads on one OPT trunk; head i predicts the i-th next token (arXiv 2404.19737, section 2).
+    """n heads on one trunk; head i predicts the i-th next token (arXiv 2404.19737, section 2).
 
     Args:
-        trunk: nested configuration (or a dict of its fields) of the layers below the heads.
+        trunk: nested configuration (or a dict of its fields) of the layers below the heads, a decoder-only model's.
         num_future_tokens: n, the number of heads.
         head_kind: what a head is and what it reads (appendix B of the paper):
             `parallel`: one transformer block on the trunk's states;
@@ -29,11 +29,11 @@ class MultiTokenLMConfig(PreTrainedConfig):
     """
 
     model_type = "multi_token_lm"
-    sub_configs = {"trunk": OPTConfig}
+    sub_configs = {"trunk": AutoConfig}
 
     def __init__(
         self,
-        trunk: OPTConfig | dict | None = None,
+        trunk: PreTrainedConfig | dict | None = None,
         num_future_tokens: int = 4,
         head_kind: str = "parallel",
         own_unembeddings: bool = False,
@@ -44,7 +44,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
         draft_tree: list[list[int]] | None = None,
         **kwargs,
     ):
-        self.trunk = copy.deepcopy(trunk) if isinstance(trunk, PreTrainedConfig) else OPTConfig(**(trunk or {}))
+        self.trunk = as_config(trunk)
         self.num_future_tokens = num_future_tokens
         self.head_kind = head_kind
         self.own_unembeddings = own_unembeddings
@@ -53,26 +53,25 @@ class MultiTokenLMConfig(PreTrainedConfig):
         self.train_transitions_only = train_transitions_only
         self.draft_targets = draft_targets
         self.draft_tree = draft_tree
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            kwargs.setdefault(name, getattr(self.trunk, name))
+        ids = special_ids(self.trunk)
+        for name, value in (("pad_token_id", ids.pad), ("bos_token_id", ids.opening), ("eos_token_id", ids.end)):
+            kwargs.setdefault(name, value)
         kwargs.setdefault("tie_word_embeddings", True)
         super().__init__(**kwargs)
 
     @classmethod
-    def matching(cls, opt: OPTConfig, num_future_tokens: int, head_kind: str = "parallel", **kwargs):
-        """As many blocks as `opt` has, heads among them: n - 1 leave the trunk for heads 2 to n, one becomes head 1.
+    def matching(cls, lm: PreTrainedConfig, num_future_tokens: int, head_kind: str = "parallel", **kwargs):
+        """As many blocks as `lm` has, heads among them: n - 1 leave the trunk for heads 2 to n, one becomes head 1.
 
         A linear head is a twelfth of a block; with that kind the trunk keeps all blocks.
         """
-        trunk = copy.deepcopy(opt)
-        if head_kind != "linear":
-            trunk.num_hidden_layers = opt.num_hidden_layers - num_future_tokens
-            if trunk.num_hidden_layers < 0:
-                raise ValueError(
-                    f"num_future_tokens={num_future_tokens}: with {opt.num_hidden_layers} layers in all, as many heads "
-                    "at most; take fewer heads or a deeper model."
-                )
-        return cls(trunk=trunk, num_future_tokens=num_future_tokens, head_kind=head_kind, **kwargs)
+        layers = lm.num_hidden_layers - num_future_tokens * HEAD_KINDS[head_kind].is_block
+        if layers < 0:
+            raise ValueError(
+                f"num_future_tokens={num_future_tokens}: with {lm.num_hidden_layers} layers in all, as many heads "
+                "at most; take fewer heads or a deeper model."
+            )
+        return cls(trunk=with_layers(lm, layers), num_future_tokens=num_future_tokens, head_kind=head_kind, **kwargs)
 
     # What code that knows token-level models asks of a configuration.
     @property
@@ -93,6 +92,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
 
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""
+        check_trunk(self.trunk, "the trunk")
         faults = []
         n = self.num_future_tokens
         if n < 1:

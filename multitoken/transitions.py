@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmbase.modeling.decoding import Sampler
-from multitoken.speculation import DraftTree
+from multitoken.draft_tree import DraftTree
 
 NUM_CANDIDATES = 64  # of a head, judged again; of a 7M model's own choices 85% are among head 2's, 77% among head 4's
 

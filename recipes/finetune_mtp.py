@@ -24,7 +24,7 @@ from pydantic import PositiveInt
 
 from lmbase.config.command_line import option, run
 from lmbase.modeling.folders import load_with_more, model_folder
-from lmbase.modeling.trunk import load_opt, own_tokenizer, random_config
+from lmbase.modeling.trunk import load_lm, own_tokenizer, random_config
 from lmbase.text.tokenizers import vocabulary_size
 from lmbase.training.loop import TrainingResult
 from multitoken import MultiTokenLM, MultiTokenLMConfig
@@ -101,7 +101,7 @@ def build(config: Config, data: PreparedData) -> MultiTokenLM:
     kind = config.head_kind or "parallel"
     spec = config.opt or "random:small"
     if not spec.startswith("random:"):
-        return MultiTokenLM.from_opt(load_opt(spec), n or 4, kind, **options)
+        return MultiTokenLM.from_lm(load_lm(spec), n or 4, kind, **options)
     vocab_size = vocabulary_size(data.processor.tokenizer)
     opt_config = random_config(spec, vocab_size=vocab_size, max_positions=config.context)
     return MultiTokenLM(MultiTokenLMConfig.matching(opt_config, n or 4, kind, **options))

@@ -25,7 +25,7 @@ from pydantic import PositiveInt
 from lmbase.config.command_line import option, run
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.modeling.folders import load_with_more, model_folder
-from lmbase.modeling.trunk import load_opt, own_tokenizer
+from lmbase.modeling.trunk import load_lm, own_tokenizer
 from lmbase.text.tokenizers import check_same_tokenizer
 from lmbase.training.batches import count_tokens, steps_for
 from lmbase.training.cost import write_training
@@ -115,7 +115,7 @@ def build(config: Config) -> SLLM:
     own = own_tokenizer(config.opt)
     if own:
         check_same_tokenizer(own, vae.processor.tokenizer, f"the autoencoder {config.vae}", f"the trunk {config.opt}")
-    opt = load_opt(config.opt, vocab_size=vae.config.vocab_size, seed=config.seed)
+    opt = load_lm(config.opt, vocab_size=vae.config.vocab_size, seed=config.seed)
     return SLLM.graft(vae, opt, **given, **memory)
 
 

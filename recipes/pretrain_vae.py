@@ -17,7 +17,7 @@ import torch
 
 from lmbase.config.command_line import option, run
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
-from lmbase.modeling.trunk import load_opt, own_tokenizer, vector_shape
+from lmbase.modeling.trunk import input_table, load_lm, own_tokenizer, vector_heads, vector_width
 from lmbase.text.tokenizers import check_same_tokenizer, vocabulary_size
 from lmbase.training.batches import count_tokens, steps_for
 from lmbase.training.cost import write_training
@@ -67,13 +67,13 @@ def build(config: Config, data: PreparedData) -> SentenceVAE:
     width, num_heads = config.hidden_size, config.num_attention_heads
     table = None
     if config.opt:
-        opt = load_opt(config.opt, vocab_size=vocab_size)
+        opt = load_lm(config.opt, vocab_size=vocab_size)
         own = own_tokenizer(config.opt)
         if own:
             check_same_tokenizer(own, processor.tokenizer, "the data", f"the trunk {config.opt}")
-        table = opt.get_input_embeddings().weight
+        table = input_table(opt)
         vocab_size = len(table)
-        width, num_heads = vector_shape(opt)
+        width, num_heads = vector_width(opt.config), vector_heads(opt.config)
     torch.manual_seed(config.seed)
     vae = SentenceVAE(
         SentenceVAEConfig(

@@ -32,20 +32,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
-from transformers import OPTConfig
 
 from lmbase.config.command_line import option, run, single_process
 from lmbase.files import MANIFEST, write_text
 from lmbase.modeling.devices import choose_device
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.modeling.inference import inference_method
+from lmbase.modeling.trunk import new_config
 from lmbase.report.rows import Row, filled_columns, markdown_table, write_metrics
 from lmbase.training.batches import count_tokens
 from lmbase.training.cost import write_training
@@ -172,9 +172,8 @@ def model_config(config: Config, size: str, num_future_tokens: int) -> MultiToke
         vocab_size = len(polynomials.VOCABULARY)
         max_tokens = PolynomialRows("train", 0, 1, (1, config.max_operations)).max_tokens
     width = SIZES[size]["hidden_size"]
-    settings: dict[str, Any] = dict(SIZES[size], word_embed_proj_dim=width, ffn_dim=4 * width, dropout=0.0)
-    opt = OPTConfig(vocab_size=vocab_size, max_position_embeddings=max_tokens + 1, **settings)  # one for </s>
-    return MultiTokenLMConfig.matching(opt, num_future_tokens)
+    settings: dict[str, Any] = dict(SIZES[size], vocab_size=vocab_size, max_position_embeddings=max_tokens + 1)  # </s>
+    return MultiTokenLMConfig.matching(new_config("opt", feed_forward=4 * width, **settings), num_future_tokens)
 
 
 def build(config: Config, size: str, num_future_tokens: int, seed: int) -> MultiTokenLM:
@@ -194,7 +193,7 @@ def build(config: Config, size: str, num_future_tokens: int, seed: int) -> Multi
                 torch.nn.init.normal_(module.weight, std=scale)
     with torch.no_grad():
         model.get_input_embeddings().weight[model.config.pad_token_id] = 0
-        positions = model.trunk.decoder.embed_positions.weight
+        positions = cast(torch.nn.Embedding, model.trunk.get_submodule("decoder.embed_positions")).weight
         positions.copy_(waves(*positions.shape) * 2**0.5 * scale)
     return model
 

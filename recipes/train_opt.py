@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from lmbase.config.command_line import option, run
 from lmbase.modeling.token_lm import TokenLM
-from lmbase.modeling.trunk import load_opt, own_tokenizer
+from lmbase.modeling.trunk import load_lm, own_tokenizer
 from lmbase.text.tokenizers import vocabulary_size
 from lmbase.training.loop import TrainingResult
 from sllm_recipes.training_run import TokenTrainingConfig, open_for, train_on_windows
@@ -30,12 +30,12 @@ class Config(TokenTrainingConfig):
 def main(config: Config) -> TrainingResult:
     data = open_for(config, own_tokenizer(config.opt))
     vocab_size = vocabulary_size(data.processor.tokenizer)
-    opt = load_opt(config.opt, vocab_size=vocab_size, max_positions=config.context, seed=config.seed)
+    opt = load_lm(config.opt, vocab_size=vocab_size, max_positions=config.context, seed=config.seed)
     return train_on_windows(
         TokenLM(opt),
         config,
         data,
-        save_weights=lambda model, folder: model.opt.save_pretrained(folder),
+        save_weights=lambda model, folder: model.lm.save_pretrained(folder),
         parents=[config.opt],
     )
 

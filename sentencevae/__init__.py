@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoModel
 
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
-from sentencevae.modeling_sentencevae import SentenceVAE
+from sentencevae.sentence_vae import SentenceVAE
 
 AutoConfig.register(SentenceVAEConfig.model_type, SentenceVAEConfig)
 AutoModel.register(SentenceVAEConfig, SentenceVAE)

@@ -2,8 +2,9 @@
 
 from transformers import PreTrainedConfig
 
+from sentencevae.latents import LATENTS
+
 POOLINGS = ("sum", "learned")
-LATENTS = ("deterministic", "gaussian")
 
 
 class SentenceVAEConfig(PreTrainedConfig):

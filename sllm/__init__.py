@@ -1,9 +1,9 @@
-"""Sentence-level language models: an autoencoder grafted onto an OPT trunk (arXiv 2408.00655)."""
+"""Sentence-level language models: an autoencoder grafted onto a pretrained trunk (arXiv 2408.00655)."""
 
 from transformers import AutoConfig, AutoModel
 
 from sllm.configuration_sllm import SLLMConfig
-from sllm.modeling_sllm import SLLM
+from sllm.sllm import SLLM
 
 AutoConfig.register(SLLMConfig.model_type, SLLMConfig)
 AutoModel.register(SLLMConfig, SLLM)

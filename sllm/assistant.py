@@ -1,6 +1,7 @@
-"""An SLLM as the assistant of an OPT: it writes ahead inside a sentence, the OPT verifies that in one pass.
+"""An SLLM as the assistant of a token-level model: it writes ahead in a sentence, which the model verifies
+in one pass.
 
-    opt.generate(input_ids, attention_mask=mask, max_new_tokens=128, custom_generate=SentenceAssistant(sllm))
+    lm.generate(input_ids, attention_mask=mask, max_new_tokens=128, custom_generate=SentenceAssistant(sllm))
 
 R rows of a pass (the newest token and guesses after it), L tokens, V vocabulary.
 """
@@ -9,23 +10,25 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, OPTForCausalLM, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from lmbase.modeling.decoding import Sampler
 from lmbase.modeling.inference import inference
 from lmbase.text.padding import pad_sentences, pad_tokens
-from multitoken.speculation import DraftTree, SpeculationStatistics
-from sllm.modeling_sllm import SLLM
+from multitoken.draft_loop import Stretch
+from multitoken.draft_tree import DraftTree
+from multitoken.speculation import SpeculationStatistics
 from sllm.reading import ReadingState
-from sllm.sentence_writer import Sentence, SentenceWriter
+from sllm.sentence_writer import SentenceWriter
+from sllm.sllm import SLLM
 
 
 class SentenceAssistant:
-    """Given to Transformers' `generate` of an OPT as `custom_generate`. Every token is the OPT's own choice, greedy or
-    drawn, after its own logits processors; guesses only decide how many of them a pass brings.
+    """Given to Transformers' `generate` of a language model as `custom_generate`. Every token is that model's own
+    choice, greedy or drawn, after its own logits processors; guesses only decide how many of them a pass brings.
 
     Args:
-        sllm: with the OPT's tokenizer; a small one beside a large OPT, or it takes longer than it saves.
+        sllm: with the model's tokenizer; a small one beside a large model, or it takes longer than it saves.
         num_tokens: guesses of a pass, at most; a sentence's end ends them earlier.
         streamer: handed the prompt, then the tokens of a pass together. Transformers keeps the one that `generate` is
             given from a `custom_generate`.
@@ -41,7 +44,7 @@ class SentenceAssistant:
 
     def __call__(
         self,
-        model: OPTForCausalLM,
+        model: PreTrainedModel,
         input_ids: Tensor,
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
@@ -94,13 +97,13 @@ class SentenceAssistant:
             self.streamer.end()
         return input_ids
 
-    def _check(self, model: OPTForCausalLM, input_ids: Tensor, config: GenerationConfig) -> None:
+    def _check(self, model: PreTrainedModel, input_ids: Tensor, config: GenerationConfig) -> None:
         if len(input_ids) != 1:
             raise ValueError(f"{len(input_ids)} texts: an assistant helps with one at a time, as in Transformers.")
         if model.config.vocab_size != self.drafter.model.config.vocab_size:
             raise ValueError(
-                f"The OPT has {model.config.vocab_size} ids and its assistant {self.drafter.model.config.vocab_size}: "
-                "they need the same tokenizer."
+                f"The model has {model.config.vocab_size} ids and its assistant "
+                f"{self.drafter.model.config.vocab_size}: they need the same tokenizer."
             )
         if (config.num_beams or 1) > 1 or config.return_dict_in_generate:
             raise ValueError("With a SentenceAssistant there are no beams, and only the ids are returned.")
@@ -137,7 +140,7 @@ class _Drafter:
         self.model = model
         self.greedy = Sampler(GenerationConfig(), 1, model.config.vocab_size, model.device)
         tokenizer = model.processor.tokenizer
-        # End marks and ids that no token has are not in an SLLM's vocabulary of sentences, but an OPT may write them.
+        # End marks and ids that no token has are in no sentence of an SLLM; the other model may write them.
         self.readable = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
 
     def restart(self) -> None:
@@ -154,8 +157,8 @@ class _Drafter:
         with inference(self.model):
             forced = self._read(ids[start:])
             assert self.state is not None
-            sentence = Sentence(forced, num_tokens)
-            SentenceWriter(self.model, 1, self.greedy, DraftTree.chain(0), False).write(self.state, [sentence])
+            sentence = Stretch(forced, num_tokens, fewest=0 if forced else 1)
+            SentenceWriter(self.model, 1, self.greedy, DraftTree.chain(0)).write(self.state, [sentence])
         return sentence.new
 
     def _read(self, ids: list[int]) -> list[int]:
@@ -167,13 +170,13 @@ class _Drafter:
         if self.state is None or held + len(sentences) > positions:  # begin anew, with half of the positions left
             everything, forced = model.processor.split_open_end(model.processor.split_ids(ids))
             batch = pad_sentences([everything[-(positions // 2) :]], pad)
-            self.state = model.start_reading(
+            self.state = model.prefill(
                 *(x.to(model.device) for x in (batch.input_ids, batch.attention_mask, batch.sentence_mask))
             )
             self.num_read = len(ids) - len(forced)
             return forced
         for sentence in sentences:
             row, mask = pad_tokens([sentence], pad)
-            model.read_sentence(row.to(model.device), mask.to(model.device), self.state)
+            model.step(row.to(model.device), mask.to(model.device), self.state)
             self.num_read += len(sentence)
         return forced

@@ -6,7 +6,7 @@ V vocabulary.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +16,13 @@ from transformers.cache_utils import CacheLayerMixin
 
 from lmbase.modeling.cache import FixedRows, RowCache, give_back, take_fixed_cache
 from lmbase.modeling.compiling import check_attention, compiled
-from multitoken.speculation import DraftTree
+from multitoken.draft_tree import DraftTree
 from multitoken.transitions import Ahead, sequential_guesses
-from sentencevae.modeling_sentencevae import Branches, DecoderState, Memories
+from sentencevae.decoder import DecoderState
+from sentencevae.layers import Memories, TreeMask
+from sllm import reading
+from sllm.modeling_sllm import SLLMModel
 from sllm.reading import ReadingState, newest_tokens
-
-if TYPE_CHECKING:
-    from sllm.modeling_sllm import SLLM
 
 FEWEST_POSITIONS, FEWEST_TOKENS = 64, 16  # of a trunk's cache, of a sentence: fewer shapes to compile
 PLACES = 32  # the decoder's cache grows by so many, so that drafts of all sizes share it
@@ -42,7 +42,7 @@ class CompiledSteps:
 
     def __init__(
         self,
-        model: "SLLM",
+        model: SLLMModel,
         config: GenerationConfig,
         num_texts: int,
         num_rows: int,
@@ -94,8 +94,8 @@ class CompiledSteps:
         mask = F.pad(state.attention_mask[:, :held], (0, capacity - held))
         return replace(state, past_key_values=cache, attention_mask=mask)
 
-    def read_sentence(self, input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
-        """As SLLM.read_sentence."""
+    def step(self, input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
+        """As `reading.step`."""
         cache = cast(RowCache, state.past_key_values)
         held = cache.lengths[0]
         if held == cache.capacity:
@@ -114,18 +114,18 @@ class CompiledSteps:
         cache.keep([[0]] * len(alive))
         state.add(new, alive)
 
-    def start_writing(self, state: ReadingState) -> DecoderState:
-        """As SLLM.start_writing."""
+    def start_sentence(self, state: ReadingState) -> DecoderState:
+        """As `reading.start_sentence`."""
         self._cache.lengths = [0] * len(self._cache.lengths)
-        return replace(self.model.start_writing(state), cache=self._cache)
+        return replace(reading.start_sentence(self.model, state), cache=self._cache)
 
     def write_rows(
-        self, ids: Tensor, written: DecoderState, branches: Branches | None, num_heads: int
+        self, ids: Tensor, written: DecoderState, tree_mask: TreeMask | None, num_heads: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The decoder's states (B, R, D) at the next rows, those of it and k drafting heads without attention after the
         last norm (B, R, 1+k, D), and their logits (B, R, 1+k, V)."""
         layers = list(written.cache.layers.values())
-        rest = written.sentence_embeds, written.memories, branches, num_heads
+        rest = written.sentence_embeds, written.memories, tree_mask, num_heads
         return self._write(self.model, ids, written.cache.starts, layers, *rest)
 
     def draft(self, tree: DraftTree, newest: Sequence[int], heads: Ahead) -> Tensor:
@@ -136,7 +136,7 @@ class CompiledSteps:
 
 
 def _draft(
-    model: "SLLM", levels: list[list[tuple[int, int]]], newest: Tensor, states: Tensor, logits: Tensor
+    model: SLLMModel, levels: list[list[tuple[int, int]]], newest: Tensor, states: Tensor, logits: Tensor
 ) -> Tensor:
     embed = model.autoencoder.embed_tokens
     tables = [embed.weight] * len(levels)
@@ -145,33 +145,33 @@ def _draft(
 
 
 def _write_rows(
-    model: "SLLM",
+    model: SLLMModel,
     ids: Tensor,
     starts: Tensor,
     layers: list[tuple[Tensor, Tensor]],
     sentence_embeds: Tensor,
     memories: Memories,
-    branches: Branches | None,
+    tree_mask: TreeMask | None,
     num_heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     decoder = model.autoencoder.decoder
     rows = cast(RowCache, FixedRows(layers, starts))  # all of one that reading asks for
-    states = decoder.read(model.autoencoder.embed_tokens(ids), DecoderState(rows, sentence_embeds, memories), branches)
-    return states, *model.say(states, [head(states) for head in model.draft_heads[:num_heads]])
+    states = decoder.read(model.autoencoder.embed_tokens(ids), DecoderState(rows, sentence_embeds, memories), tree_mask)
+    return states, *reading.lm_logits(model, states, [head(states) for head in model.draft_heads[:num_heads]])
 
 
 def _encode(
-    model: "SLLM", ids: Tensor, mask: Tensor, tokens: Tensor, tokens_mask: Tensor
+    model: SLLMModel, ids: Tensor, mask: Tensor, tokens: Tensor, tokens_mask: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the trunk reads of each sentence (B, T) -> (B, 1, D), and the memory's tokens (B, W, D) with theirs."""
     readable = F.pad(mask[:, 1:], (1, 0), value=True)  # the encoder needs one token also where a text is over
     pooled, states = model.autoencoder.encoder(model.autoencoder.embed_tokens(ids), readable)
-    embeds, _ = model.autoencoder._latent(pooled)
+    embeds, _ = model.autoencoder.latent(pooled)
     return model.sentence_in(embeds)[:, None], *newest_tokens(tokens, tokens_mask, states, mask)
 
 
 def _read_state(
-    model: "SLLM", inputs: Tensor, seen: Tensor, starts: Tensor, layers: list[tuple[Tensor, Tensor]]
+    model: SLLMModel, inputs: Tensor, seen: Tensor, starts: Tensor, layers: list[tuple[Tensor, Tensor]]
 ) -> Tensor:
     """The trunk's next state (B, 1, D), given which positions (B, C) each text has, the new one among them."""
     visible = torch.zeros_like(seen, dtype=inputs.dtype).masked_fill(seen == 0, torch.finfo(inputs.dtype).min)

@@ -1,21 +1,18 @@
 """Configuration of the sentence-level language model: two nested configurations and how they are joined."""
 
 import copy
-from typing import TypeVar
 
-from transformers import OPTConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
+from lmbase.modeling.trunk import as_config, check_trunk, vector_width
 from multitoken.configuration_multitoken import draft_target_faults
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
-
-ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
-
-
-DRAFT_HEAD_KINDS = ("block", "residual")
+from sllm.draft_heads import DRAFT_HEAD_KINDS
+from sllm.next_vector import NEXT_VECTORS
 
 
 class SLLMConfig(PreTrainedConfig):
-    """A SentenceVAE grafted onto an OPT trunk (arXiv 2408.00655, section 4).
+    """A SentenceVAE grafted onto a decoder-only trunk (arXiv 2408.00655, section 4).
 
     Args:
         autoencoder, trunk: nested configurations (or dicts of their fields).
@@ -25,6 +22,7 @@ class SLLMConfig(PreTrainedConfig):
             many as a sentence may have cover the whole previous one.
         freeze_trunk_layers: None trains the whole trunk, k only its first and last k layers.
         freeze_autoencoder: train the trunk and the joints only.
+        next_vector: what the decoder reads of a trunk state (`sllm.next_vector`).
         stop_weight: weight of the stop flag's loss; 1 makes the objective the exact likelihood of the text.
         num_future_tokens: heads of the sentence decoder; head i predicts the i-th next token of the sentence, and those
             after the first draft what the first then verifies (arXiv 2404.19737).
@@ -37,17 +35,18 @@ class SLLMConfig(PreTrainedConfig):
     """
 
     model_type = "sllm"
-    sub_configs = {"autoencoder": SentenceVAEConfig, "trunk": OPTConfig}
+    sub_configs = {"autoencoder": SentenceVAEConfig, "trunk": AutoConfig}
 
     def __init__(
         self,
         autoencoder: SentenceVAEConfig | dict | None = None,
-        trunk: OPTConfig | dict | None = None,
+        trunk: PreTrainedConfig | dict | None = None,
         max_sentences: int = 64,
         num_memory_states: int = 1,
         num_memory_tokens: int = 0,
         freeze_trunk_layers: int | None = None,
         freeze_autoencoder: bool = False,
+        next_vector: str = "projection",
         stop_weight: float = 1.0,
         num_future_tokens: int = 1,
         draft_head_kind: str = "block",
@@ -56,13 +55,17 @@ class SLLMConfig(PreTrainedConfig):
         draft_targets: str = "text",
         **kwargs,
     ):
-        self.autoencoder = _as_config(autoencoder, SentenceVAEConfig)
-        self.trunk = _as_config(trunk, OPTConfig)
+        given = (
+            autoencoder if isinstance(autoencoder, SentenceVAEConfig) else None
+        )  # copied: the caller's stays as it is
+        self.autoencoder = copy.deepcopy(given) if given else SentenceVAEConfig(**(autoencoder or {}))
+        self.trunk = as_config(trunk)
         self.max_sentences = max_sentences
         self.num_memory_states = num_memory_states
         self.num_memory_tokens = num_memory_tokens
         self.freeze_trunk_layers = freeze_trunk_layers
         self.freeze_autoencoder = freeze_autoencoder
+        self.next_vector = next_vector
         self.stop_weight = stop_weight
         self.num_future_tokens = num_future_tokens
         self.draft_head_kind = draft_head_kind
@@ -92,12 +95,13 @@ class SLLMConfig(PreTrainedConfig):
 
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""
+        check_trunk(self.trunk, "the trunk")
         faults = []
-        width, trunk_width = self.autoencoder.hidden_size, self.trunk.word_embed_proj_dim
+        width, trunk_width = self.autoencoder.hidden_size, vector_width(self.trunk)
         if width != trunk_width:
             faults.append(
-                f"the autoencoder's vectors are {width} wide and the trunk reads {trunk_width} (its "
-                f"word_embed_proj_dim): pretrain an autoencoder with hidden_size={trunk_width} for this trunk"
+                f"the autoencoder's vectors are {width} wide and the trunk reads {trunk_width}: "
+                f"pretrain an autoencoder with hidden_size={trunk_width} for this trunk"
             )
         if self.autoencoder.vocab_size != self.trunk.vocab_size:
             faults.append(
@@ -120,6 +124,8 @@ class SLLMConfig(PreTrainedConfig):
             faults.append(f"freeze_trunk_layers={self.freeze_trunk_layers}: choose 0 to {layers}")
         if self.num_future_tokens < 1:
             faults.append(f"num_future_tokens={self.num_future_tokens}: at least 1, the next token")
+        if self.next_vector not in NEXT_VECTORS:
+            faults.append(f"next_vector={self.next_vector!r}: choose {' or '.join(NEXT_VECTORS)}")
         if self.draft_head_kind not in DRAFT_HEAD_KINDS:
             faults.append(f"draft_head_kind={self.draft_head_kind!r}: choose {' or '.join(DRAFT_HEAD_KINDS)}")
         if self.draft_head_kind != "block" and self.num_future_tokens < 2:
@@ -133,8 +139,3 @@ class SLLMConfig(PreTrainedConfig):
         faults += draft_target_faults(self.draft_targets, self.train_draft_heads_only, "train_draft_heads_only")
         if faults:
             raise ValueError("This SLLM cannot be built:\n  " + "\n  ".join(faults))
-
-
-def _as_config(value: ConfigT | dict | None, kind: type[ConfigT]) -> ConfigT:
-    # A copy: the caller's own configuration stays what it was.
-    return copy.deepcopy(value) if isinstance(value, PreTrainedConfig) else kind(**(value or {}))

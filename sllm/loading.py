@@ -9,12 +9,12 @@ from transformers import AutoConfig, OPTForCausalLM, PreTrainedModel, PreTrained
 from lmbase.modeling.folders import model_folder
 from lmbase.modeling.int8 import linear_layers_to_int8
 from lmbase.modeling.token_lm import TokenLM
-from lmbase.modeling.trunk import load_opt
+from lmbase.modeling.trunk import load_lm
 from lmbase.text.tokenizers import load_tokenizer
 from lmbase.training.cost import Training, read_training
 from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
-from sllm.modeling_sllm import SLLM
+from sllm.sllm import SLLM
 
 
 @dataclass
@@ -51,7 +51,7 @@ def load_model(spec: str) -> LoadedModel:
     tokenizer = load_tokenizer(folder)
     model: PreTrainedModel
     if kind == "opt":
-        model = load_opt(source)
+        model = load_lm(source)
         if len(tokenizer) > model.config.vocab_size:
             raise ValueError(
                 f"The tokenizer in {source!r} has {len(tokenizer)} ids, its model {model.config.vocab_size}."

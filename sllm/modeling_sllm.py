@@ -1,4 +1,4 @@
-"""SLLM: a sentence encoder, an OPT trunk over sentence vectors, a sentence decoder (arXiv 2408.00655, section 4).
+"""SLLM: a sentence encoder, a trunk over sentence vectors, a sentence decoder (arXiv 2408.00655, section 4).
 
 B texts or windows, S sentences of one, T tokens of a sentence, N real sentences (all texts' flattened), D width,
 K trunk states that the decoder reads, M memory vectors.
@@ -7,96 +7,28 @@ K trunk states that the decoder reads, M memory vectors.
     state k (0..S) predicts sentence k+1 through the decoder, and the flag "the text stops here" through the stop head.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import OPTForCausalLM, OPTModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.utils import ModelOutput
 
-from lmbase.modeling.attention import use_fast_attention
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.losses import token_nats, vocabulary_loss
-from lmbase.text.text_model import ProcessorMixin
+from lmbase.modeling.trunk import blocks, drop_table, new_trunk, run_trunk
+from multitoken.draft_loop import DraftLoop
 from multitoken.transitions import Transition
-from sentencevae.configuration_sentencevae import SentenceVAEConfig
-from sentencevae.grouping import PackedTokens, length_groups
-from sentencevae.modeling_sentencevae import (
-    DecoderLayer,
-    LayerMemory,
-    Memories,
-    SentenceTargets,
-    SentenceVAE,
-    group_targets,
-    init_layer,
-    memory_keys_values,
-)
+from sentencevae import SentenceVAE
+from sentencevae.decoder import group_targets
+from sentencevae.grouping import length_groups
+from sentencevae.layers import LayerMemory, Memories, init_layer, memory_keys_values
 from sllm.configuration_sllm import SLLMConfig
-from sllm.generation_sllm import SentenceGenerationMixin
-from sllm.reading import StepwiseMixin, latest
-from sllm.scoring import Scores, score_texts
-
-
-@dataclass
-class SLLMOutput(ModelOutput):
-    """
-    Args:
-        loss: () mean training loss per target token.
-        losses: named sums in nats: `token` and `stop`, with drafting heads also `drafts`, their sum, and its parts
-            `head_2` .. `head_n`, with transitions `after_2` .. `after_n` (a head's token, the one before it
-            known); `loss_counts` has what each is divided by.
-        correct: () target tokens that were the most probable token.
-        stop_logits: (B, S+1) log-odds that the text stops after k sentences.
-        states: (B, S+1, D) trunk states; state k predicts sentence k+1.
-    """
-
-    loss: Tensor | None = None
-    losses: dict[str, Tensor] | None = None
-    correct: Tensor | None = None
-    stop_logits: Tensor | None = None
-    states: Tensor | None = None
-
-
-@dataclass
-class TextNats:
-    """-log p of everything that an SLLM predicts of B texts; 0 where there is nothing to predict."""
-
-    token: Tensor  # (B, S, T+1) tokens of each sentence and its end mark
-    stop: Tensor  # (B, S+1) the flag after k sentences
-
-
-@dataclass
-class Sentences:
-    """N real sentences of a batch, read, and where they stand: P = N places in its texts, or more in windows of them
-    that overlap."""
-
-    rows: Tensor  # (P,) text or window
-    places: Tensor  # (P,) number in it, from 0
-    numbers: Tensor  # (P,) which of the N sentences stands there
-    ids: Tensor  # (N, T)
-    mask: Tensor  # (N, T)
-    tokens: PackedTokens
-    starts: Tensor  # (N,) tokens of the batch before each sentence, padding not counted
-    embeds: Tensor  # (N, D)
-    token_states: Tensor  # (L, D) of the encoder, for all L tokens of the batch one after another
-
-
-@dataclass
-class Decoded:
-    """Some sentences (n,), decoded with their true tokens."""
-
-    index: Tensor  # (n,) which of the P places; those after the first `num_real` are repeated and predict nothing
-    num_real: int
-    states: Tensor  # (n, T+1, D) of the decoder before its last norm
-    hidden: Tensor  # (n, T+1, D) after it
-    cut: SentenceTargets
-    vectors: Tensor  # (n, D) what the decoder reads as sentence vectors
+from sllm.draft_heads import DRAFT_HEAD_KINDS, Ahead, draft_losses
+from sllm.next_vector import NEXT_VECTORS
+from sllm.sentences import Decoded, Sentences, SLLMOutput, TextNats, place_in_windows
 
 
 class SLLMPreTrainedModel(PreTrainedModel):
@@ -104,115 +36,53 @@ class SLLMPreTrainedModel(PreTrainedModel):
     config_class = SLLMConfig
     base_model_prefix = "sllm"
     _supports_sdpa = True
-    _no_split_modules = ["EncoderLayer", "DecoderLayer", "OPTDecoderLayer"]
+    _no_split_modules = ["EncoderLayer", "DecoderLayer"]
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, SLLM):
-            init.normal_(module.start_state, std=self.config.autoencoder.init_std)
-            if module.memory_kinds is not None:
-                init.normal_(module.memory_kinds, std=self.config.autoencoder.init_std)
-            init.eye_(module.sentence_in.weight)
-            init.zeros_(module.sentence_in.bias)
-            # Starts silent: the decoder first writes as it does without a sentence vector, not what a strange one says.
-            init.zeros_(module.sentence_out.weight)
-            init.zeros_(module.sentence_out.bias)
-            init.zeros_(module.stop_head.weight)
-            init.zeros_(module.stop_head.bias)
-            return
-        # Layers of drafting heads; the parts of the model look after their own.
-        init_layer(module, 0.0 if getattr(module, "starts_silent", False) else self.config.autoencoder.init_std)
+        if isinstance(module, SLLMModel):
+            module.start_joints()
+        else:  # layers of drafting heads; the parts of the model look after their own
+            init_layer(module, 0.0 if getattr(module, "starts_silent", False) else self.config.autoencoder.init_std)
 
 
-class DraftHead(DecoderLayer):
-    """A block on the decoder's states that predicts a later token; in the beginning it says what head 1 says."""
-
-    def __init__(self, config: SentenceVAEConfig):
-        super().__init__(config)
-        for name, module in self.named_modules():
-            if name in ("sentence_proj", "attention.out_proj", "memory_attention.out_proj", "ffn.fc2"):
-                module.starts_silent = True
-
-
-class ResidualDraftHead(nn.Module):
-    """One linear layer on the decoder's state; in the beginning it says what head 1 says. It reads nothing else, so it
-    needs no cache."""
-
-    def __init__(self, config: SentenceVAEConfig):
-        super().__init__()
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.proj.starts_silent = True  # type: ignore[assignment]
-        self.act = ACT2FN["silu"]
-
-    def forward(self, x: Tensor, *_) -> Tensor:
-        return x + self.act(self.proj(x))
-
-
-class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTrainedModel):  # type: ignore[misc]
-    """Language model whose trunk reads and predicts one vector per sentence."""
-
-    _tied_weights_keys = {"trunk.decoder.embed_tokens.weight": "autoencoder.embed_tokens.weight"}
+class SLLMModel(SLLMPreTrainedModel):
+    """Forward and scores of a sentence-level language model. `sllm.SLLM` is the class to use."""
 
     def __init__(self, config: SLLMConfig):
         config.check()
         super().__init__(config)
         width = config.hidden_size
         self.autoencoder = SentenceVAE(config.autoencoder)
-        self.trunk = OPTModel(config.trunk)
-        use_fast_attention(self.trunk)
+        self.trunk = new_trunk(config.trunk)
+        drop_table(self.trunk)
         self.start_state = nn.Parameter(torch.empty(width))
         self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
-        self.sentence_out = nn.Linear(width, width)  # from the trunk's states to what the decoder reads
+        self.sentence_out = NEXT_VECTORS[config.next_vector].new(width)  # from states to what the decoder reads
         self.stop_head = nn.Linear(width, 1)
         # Tells states from tokens in the decoder's memory; without one it would be unused, which DDP does not allow.
         self.memory_kinds = nn.Parameter(torch.empty(2, width)) if config.autoencoder.memory_size else None
-        head = DraftHead if config.draft_head_kind == "block" else ResidualDraftHead
+        head = DRAFT_HEAD_KINDS[config.draft_head_kind]
         num_drafts = config.num_future_tokens - 1
         self.draft_heads = nn.ModuleList(head(config.autoencoder) for _ in range(num_drafts))
+        self.heads_attend = head.attends
         self.draft_transitions = nn.ModuleList(Transition(width) for _ in range(num_drafts * config.draft_transitions))
-        self.int8_table: Int8Linear | None = None  # a copy of the vocabulary table to write with, see `write_in_int8`
+        self.int8_table: Int8Linear | None = None  # a copy of the vocabulary table to write with, see `reading`
         self.post_init()
-        self._freeze()
+        self.freeze()
 
-    @classmethod
-    def graft(cls, vae: SentenceVAE, opt: OPTForCausalLM | OPTModel, **options) -> "SLLM":
-        """Join a pretrained autoencoder and a pretrained OPT; both are copied.
+    def start_joints(self) -> None:
+        """Weights that the joints of the parts start with."""
+        init.normal_(self.start_state, std=self.config.autoencoder.init_std)
+        if self.memory_kinds is not None:
+            init.normal_(self.memory_kinds, std=self.config.autoencoder.init_std)
+        init.eye_(self.sentence_in.weight)
+        init.zeros_(self.sentence_in.bias)
+        NEXT_VECTORS[self.config.next_vector].start(self.sentence_out)
+        init.zeros_(self.stop_head.weight)
+        init.zeros_(self.stop_head.bias)
 
-        Args:
-            options: fields of SLLMConfig beside the two nested configurations.
-
-        Raises:
-            ValueError: widths or vocabularies that do not fit, or a trunk too short for `max_sentences`.
-        """
-        autoencoder_config = type(vae.config).from_dict(vae.config.to_dict())
-        trunk_config = type(opt.config).from_dict(opt.config.to_dict())
-        model = cls(SLLMConfig(autoencoder=autoencoder_config, trunk=trunk_config, **options))
-        missing, _ = model.autoencoder.load_state_dict(vae.state_dict(), strict=False)
-        assert all("memory" in name for name in missing), missing
-        for layer in cast(Iterable[DecoderLayer], model.autoencoder.decoder.layers):
-            if model.config.autoencoder.memory_size:  # starts silent, as sentence_out does
-                nn.init.zeros_(layer.memory_attention.out_proj.weight)
-        base = opt.model if isinstance(opt, OPTForCausalLM) else opt
-        trunk_weights = {k: v for k, v in base.state_dict().items() if "embed_tokens" not in k}
-        missing, unexpected = model.trunk.load_state_dict(trunk_weights, strict=False)
-        assert all("embed_tokens" in name for name in missing), missing
-        assert not unexpected, unexpected
-        table = base.get_input_embeddings().weight
-        with torch.no_grad():
-            model.sentence_in.weight.copy_(torch.eye(len(model.start_state)) * table.float().std())
-            model.start_state.copy_(table[opt.config.bos_token_id])
-        model.generation_config.update(**{k: getattr(model.config, k) for k in ("pad_token_id", "eos_token_id")})
-        if vae._processor is not None:
-            model.processor = vae.processor
-        return model.to(vae.dtype).eval()  # type: ignore[arg-type]
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info=True
-        model._freeze()  # loading makes new parameters, which all want gradients
-        return loaded
-
-    def _freeze(self) -> None:
+    def freeze(self) -> None:
+        """Parts that the configuration leaves as they are need no gradients."""
         if self.config.train_draft_heads_only:
             self.requires_grad_(False)
             self.draft_heads.requires_grad_(True)
@@ -220,7 +90,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
             return
         kept = self.config.freeze_trunk_layers
         if kept is not None:
-            layers = self.trunk.decoder.layers
+            layers = blocks(self.trunk)
             self.trunk.requires_grad_(False)
             for layer in [*layers[:kept], *layers[len(layers) - kept :]]:
                 layer.requires_grad_(True)
@@ -229,27 +99,23 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
             for name, weight in self.autoencoder.named_parameters():
                 if "memory_" in name:  # the memory is a joint: it came with the graft
                     weight.requires_grad_(True)
-        else:
-            self.autoencoder.embed_tokens.requires_grad_(True)  # shared with the trunk, which does not read tokens
 
-    def train(self, mode: bool = True) -> "SLLM":
+    def train(self, mode: bool = True) -> "SLLMModel":
         super().train(mode)
         if self.config.train_draft_heads_only:  # what does not learn drops nothing out
             self.autoencoder.eval()
             self.trunk.eval()
         return self
 
-    @property
-    def heads_attend(self) -> bool:
-        """Drafting heads read earlier positions, and so need a cache."""
-        return self.config.draft_head_kind == "block"
-
     def get_input_embeddings(self) -> nn.Embedding:
         return self.autoencoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
         self.autoencoder.embed_tokens = value
-        self.trunk.set_input_embeddings(value)
+
+    def draft_loop(self, *args) -> DraftLoop:
+        """What writes the sentences of one call."""
+        return DraftLoop(*args)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -288,21 +154,21 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
             sentence_mask: (B, S) True on real sentences.
             continues: (B,) True where the text goes on after these sentences (a window); default: nowhere.
         """
-        sentences = self._read(input_ids, attention_mask, sentence_mask)
-        states = self._trunk_states(sentences, sentence_mask)  # (B,S+1,D)
+        sentences = self.read(input_ids, attention_mask, sentence_mask)
+        states = self.trunk_states(sentences, sentence_mask)  # (B,S+1,D)
         # Seeded with nothing: a batch of empty texts has a loss, too, that of its stop flags.
         hidden, targets = [states.new_zeros(0, states.shape[-1])], [input_ids.new_zeros(0)]
         first = [sentence_mask.new_zeros(0)]
         memory = self.memory_of_heads(sentences, states)
-        ahead: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.draft_heads]
+        ahead: list[list[Ahead]] = [[] for _ in self.draft_heads]
         masks = []
-        for decoded in self._decode(sentences, states):
+        for decoded in self.decode(sentences, states):
             cut = decoded.cut
             hidden.append(decoded.hidden[cut.mask])
             targets.append(cut.targets[cut.mask])
             first.append(cut.first[cut.mask])
             masks.append(cut.mask)
-            for of_head, found in zip(ahead, self._look_ahead(decoded, sentences, states, memory), strict=True):
+            for of_head, found in zip(ahead, self.look_ahead(decoded, sentences, states, memory), strict=True):
                 of_head.append(found)
         result = vocabulary_loss(
             torch.cat(hidden),
@@ -316,18 +182,21 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         losses = {"token": result.loss, "stop": stop.sum()}
         if self.draft_heads:
             if self.config.draft_targets == "greedy":
-                choices = result.row_choice.split([len(of_group) for of_group in targets])[1:]
-                for group, (mask, chosen) in enumerate(zip(masks, choices, strict=True)):
-                    own = torch.zeros_like(mask, dtype=chosen.dtype).masked_scatter(mask, chosen)  # (n,T+1)
-                    for i, of_head in enumerate(ahead, start=1):
-                        hidden_there, _, before = of_head[group]
-                        of_head[group] = hidden_there, own[:, i:][mask[:, i:]], before
-            losses |= self._draft_losses(ahead)
+                self._aim_at_own_choices(ahead, masks, result.row_choice)
+            losses |= draft_losses(ahead, self.autoencoder.embed_tokens, self.draft_transitions, self._draft_names)
         count = self.loss_counts(input_ids, attention_mask)["token"].clamp(min=1)
         loss = torch.stack([w * losses[name] for name, w in self.loss_weights.items()]).sum() / count
         return SLLMOutput(
             loss=loss, losses=losses, correct=result.row_correct.sum(), stop_logits=stop_logits, states=states
         )
+
+    def _aim_at_own_choices(self, ahead: list[list[Ahead]], masks: list[Tensor], row_choice: Tensor) -> None:
+        """Replace drafting heads' targets by what the model itself would write after each of its tokens."""
+        choices = row_choice.split([int(mask.sum()) for mask in masks])
+        for group, (mask, chosen) in enumerate(zip(masks, choices, strict=True)):
+            own = torch.zeros_like(mask, dtype=chosen.dtype).masked_scatter(mask, chosen)  # (n,T+1)
+            for i, of_head in enumerate(ahead, start=1):
+                of_head[group] = of_head[group]._replace(targets=own[:, i:][mask[:, i:]])
 
     def nats(
         self,
@@ -346,13 +215,13 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
                 Windows that overlap cost less than such texts: what they share is encoded once. The B and S of
                 `continues`, `wanted` and of the result are then those of the windows.
         """
-        sentences = self._read(input_ids, attention_mask, sentence_mask)
+        sentences = self.read(input_ids, attention_mask, sentence_mask)
         if windows is not None:
-            sentences, sentence_mask = self._place(sentences, sentence_mask, windows)
-        states = self._trunk_states(sentences, sentence_mask)
+            sentences, sentence_mask = place_in_windows(sentences, sentence_mask, windows)
+        states = self.trunk_states(sentences, sentence_mask)
         (b, s), t = sentence_mask.shape, input_ids.shape[-1]
         token = torch.zeros(b, s, t + 1, device=states.device)
-        for decoded in self._decode(sentences, states, wanted):
+        for decoded in self.decode(sentences, states, wanted):
             index, cut = decoded.index, decoded.cut
             values = token_nats(
                 decoded.hidden[cut.mask],
@@ -368,7 +237,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         return TextNats(token, self._stop(states, sentence_mask, continues)[1])
 
     def flops(self, num_tokens: int, num_sentences: int) -> float:
-        """Of a forward pass over so many tokens and sentences, by formula."""
+        """FLOPs of a forward pass over so many tokens and sentences, by formula."""
         config = self.config.trunk
         attention = attention_flops(config.hidden_size, config.num_hidden_layers, self.config.max_sentences / 2)
         joints = sum(linear_flops(joint) for joint in (self.sentence_in, self.sentence_out))
@@ -381,7 +250,8 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
 
     # -- the parts, in the order of a sample's way ---------------------------------------------------------------------
 
-    def _read(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> Sentences:
+    def read(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> Sentences:
+        """Gather the real sentences of B texts and encode them."""
         rows, places = sentence_mask.nonzero(as_tuple=True)  # (N,)
         ids, mask = input_ids[rows, places], attention_mask[rows, places]  # (N,T)
         tokens = self.autoencoder.pack(ids, mask)
@@ -390,31 +260,20 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         numbers = torch.arange(len(rows), device=rows.device)
         return Sentences(rows, places, numbers, ids, mask, tokens, lengths.cumsum(0) - lengths, embeds, token_states)
 
-    def _place(self, sentences: Sentences, sentence_mask: Tensor, windows: Tensor) -> tuple[Sentences, Tensor]:
-        """The same sentences standing in windows (B',3), and the windows' sentence mask (B',S')."""
-        text, start, stop = windows.unbind(1)
-        counts = sentence_mask.sum(1)  # (B,)
-        first = (counts.cumsum(0) - counts)[text] + start  # (B',) number of each window's first sentence
-        width = max(1, int((stop - start).max()))
-        mask = torch.arange(width, device=windows.device) < (stop - start)[:, None]  # (B',S')
-        rows, places = mask.nonzero(as_tuple=True)
-        return replace(sentences, rows=rows, places=places, numbers=first[rows] + places), mask
-
-    def _trunk_inputs(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
+    def trunk_inputs(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
+        """The start state and each text's sentence vectors, as the trunk reads them (B, S+1, D)."""
         b, s = sentence_mask.shape
         embeds = self.sentence_in(sentences.embeds)  # (N,D)
         placed = embeds[sentences.numbers]  # (P,D)
         body = embeds.new_zeros(b, s, embeds.shape[-1]).index_put((sentences.rows, sentences.places), placed)
-        return torch.cat([self.start_state.to(embeds.dtype).expand(b, 1, -1), body], dim=1)  # (B,S+1,D)
+        return torch.cat([self.start_state.to(embeds.dtype).expand(b, 1, -1), body], dim=1)
 
-    def _trunk_states(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
-        return self.trunk(
-            inputs_embeds=self._trunk_inputs(sentences, sentence_mask),
-            attention_mask=F.pad(sentence_mask, (1, 0), value=True).long(),
-            use_cache=False,
-        ).last_hidden_state  # (B,S+1,D)
+    def trunk_states(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
+        """Trunk states (B, S+1, D); state k predicts sentence k+1."""
+        mask = F.pad(sentence_mask, (1, 0), value=True).long()
+        return run_trunk(self.trunk, self.trunk_inputs(sentences, sentence_mask), mask)
 
-    def _decode(self, sentences: Sentences, states: Tensor, wanted: Tensor | None = None) -> Iterator[Decoded]:
+    def decode(self, sentences: Sentences, states: Tensor, wanted: Tensor | None = None) -> Iterator[Decoded]:
         """Teacher-forced decoding in groups of like length."""
         chosen = torch.arange(len(sentences.rows), device=states.device)
         if wanted is not None:
@@ -434,11 +293,8 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
             cut = group_targets(group, self.config.autoencoder)
             yield Decoded(index, group.num_real, decoded, decoder.norm(decoded), cut, vectors)
 
-    def _look_ahead(
-        self, decoded: Decoded, sentences: Sentences, states: Tensor, memory: list
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """For each drafting head its states (m,D), targets (m,) and the tokens before those (m,): position t predicts
-        the i-th token after it."""
+    def look_ahead(self, decoded: Decoded, sentences: Sentences, states: Tensor, memory: list) -> Iterator[Ahead]:
+        """What each drafting head says: its position t predicts the i-th token after it."""
         cut, decoder, width = decoded.cut, self.autoencoder.decoder, decoded.states.shape[1]
         memories = self._memories(sentences, states, decoded.index, memory)
         for i, head in enumerate(self.draft_heads, start=1):
@@ -446,32 +302,11 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
             x = head(decoded.states, read, memories[i - 1] if memories else None)  # (n,T+1,D)
             mask = cut.mask[:, i:]
             targets, before = cut.targets[:, i:][mask], cut.targets[:, i - 1 : -1][mask]
-            yield decoder.norm(x[:, : mask.shape[1]][mask]), targets, before
+            yield Ahead(decoder.norm(x[:, : mask.shape[1]][mask]), targets, before)
 
     def memory_of_heads(self, sentences: Sentences, states: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What `_look_ahead` reads: keys and values of drafting heads with attention."""
+        """What `look_ahead` reads: keys and values of drafting heads with attention."""
         return self._memory_of_all(self.draft_heads, sentences, states) if self.heads_attend else []
-
-    def _draft_losses(self, ahead: list[list[tuple[Tensor, Tensor, Tensor]]]) -> dict[str, Tensor]:
-        """Their sum, to train on, and each head's, to look at; one pass over the vocabulary for all heads."""
-        embed = self.autoencoder.embed_tokens
-        table = embed.weight
-        nothing = torch.zeros(0, dtype=torch.long, device=table.device)
-        heads = [map(torch.cat, zip(*of_head, strict=True)) for of_head in ahead if of_head]
-        found = [tuple(head) for head in heads] or [(table.new_zeros(0, table.shape[1]), nothing, nothing)] * len(ahead)
-        targets = torch.cat([t for _, t, _ in found])
-        results = [vocabulary_loss(torch.cat([h for h, _, _ in found]), table, targets)]
-        if self.draft_transitions:
-            # Heads go on to say what is likely after whatever token: their best choices are the candidates.
-            judged = [
-                h.detach() + transition(embed(before).detach(), h.detach())
-                for transition, (h, _, before) in zip(self.draft_transitions, found, strict=True)
-            ]
-            results.append(vocabulary_loss(torch.cat(judged), table.detach(), targets))
-        sizes = [len(t) for _, t, _ in found]
-        sums = [part.sum() for result in results for part in result.row_nats.split(sizes)]
-        loss = torch.stack([result.loss for result in results]).sum()
-        return {"drafts": loss, **dict(zip(self._draft_names, sums, strict=True))}
 
     def _memory_of_all(
         self, layers: nn.ModuleList, sentences: Sentences, states: Tensor
@@ -508,15 +343,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
         nats = F.binary_cross_entropy_with_logits(stop_logits, (~follows).float(), reduction="none")
         return stop_logits, nats * real
 
-    def score(self, texts: Sequence[str], contexts: Sequence[str] | None = None) -> Scores:
-        """Exact -log p of each text (its end included), given the context before it if there is one.
 
-        An unfinished last sentence of a context is forced as the beginning of the text's first sentence.
-
-        Returns:
-            Scores: nats, bytes and tokens, one entry per text.
-
-        Raises:
-            ValueError: a lone surrogate (with its offset), or as many contexts as there are not texts.
-        """
-        return score_texts(self, texts, contexts)
+def latest(number: int, device: torch.device) -> Tensor:
+    """number, ..., 2, 1: how far before a place the latest `number` things stand, newest last."""
+    return torch.arange(number, 0, -1, device=device)

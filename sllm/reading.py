@@ -1,15 +1,12 @@
-"""An SLLM step by step: reading texts sentence after sentence, and beginning to write the next one.
+"""Reading an SLLM's texts sentence after sentence with caches, and beginning to write the next one: the path that
+generates. Its scores are those of the parallel path, `SLLMModel.forward`.
 
 B texts, S sentences of a text, T tokens of a sentence, N sentences, D width, C states read so far, K trunk states and
 W tokens that the decoder reads, M = K + W.
 """
 
-# mypy: disable-error-code="misc"
-# `self` is the whole model, which the mixin's own class does not show.
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +15,10 @@ from transformers import DynamicCache
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.int8 import Int8Linear, linear_layers_to_int8
-from sentencevae.modeling_sentencevae import (
-    Branches,
-    CachedLayer,
-    DecoderState,
-    LayerMemory,
-    Memories,
-    memory_keys_values,
-)
-
-if TYPE_CHECKING:
-    from sllm.modeling_sllm import SLLM
+from lmbase.modeling.trunk import run_trunk
+from sentencevae.decoder import DecoderState
+from sentencevae.layers import CachedLayer, LayerMemory, Memories, TreeMask, memory_keys_values
+from sllm.modeling_sllm import SLLMModel, latest
 
 
 @dataclass
@@ -56,102 +46,93 @@ def newest_tokens(tokens: Tensor, tokens_mask: Tensor, new: Tensor, new_mask: Te
     return torch.cat([tokens, new], dim=1)[rows, latest], torch.cat([tokens_mask, new_mask], dim=1)[rows, latest]
 
 
-class StepwiseMixin:
-    """The path that generates; its scores are those of the parallel path."""
+def prefill(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> ReadingState:
+    """Read the start state and S sentences of B texts at once, remembering what the next sentence needs.
 
-    int8_table: Int8Linear | None
-
-    def start_reading(self: "SLLM", input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> ReadingState:
-        """Read the start state and S sentences of B texts at once, remembering what the next sentence needs.
-
-        Args: as for `forward`; texts of fewer sentences are padded on the right.
-        """
-        sentences = self._read(input_ids, attention_mask, sentence_mask)
-        inputs = self._trunk_inputs(sentences, sentence_mask)
-        mask = F.pad(sentence_mask, (1, 0), value=True).long()  # (B,S+1)
-        cache = DynamicCache(config=self.config.trunk)
-        states = self.trunk(inputs_embeds=inputs, attention_mask=mask, past_key_values=cache, use_cache=True)
-        states = states.last_hidden_state  # (B,S+1,D)
-        last = sentence_mask.sum(1)  # (B,)
-        rows = torch.arange(len(last), device=states.device)
-        wanted = last[:, None] - latest(self.config.num_memory_states, states.device) + 1  # (B,K)
-        counts = attention_mask.sum((1, 2))  # (B,)
-        ends = counts.cumsum(0)
-        token = ends[:, None] - latest(self.config.num_memory_tokens, states.device)  # (B,W)
-        token_states = F.pad(sentences.token_states, (0, 0, 0, 1))  # never empty
-        return ReadingState(
-            cache,
-            mask,
-            states[rows[:, None], wanted.clamp(min=0)],
-            wanted >= 0,
-            token_states[token.clamp(min=0)],
-            token >= (ends - counts)[:, None],
-        )
-
-    def read_sentence(self: "SLLM", input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
-        """Read one more sentence of each text: ids and mask (B, T); a text whose mask is empty is over, and stays."""
-        alive = attention_mask.any(1)  # (B,)
-        safe = attention_mask.clone()
-        safe[:, 0] |= ~alive  # the encoder needs one token; what it makes of it is masked out below
-        embeds, token_states = self.autoencoder.encode_states(input_ids, safe)
-        state.attention_mask = torch.cat([state.attention_mask, alive[:, None].long()], dim=1)
-        new = self.trunk(
-            inputs_embeds=self.sentence_in(embeds)[:, None],
-            attention_mask=state.attention_mask,
-            past_key_values=state.past_key_values,
-            use_cache=True,
-        ).last_hidden_state  # (B,1,D)
-        state.add(new, alive)
-        state.tokens, state.tokens_mask = newest_tokens(state.tokens, state.tokens_mask, token_states, attention_mask)
-
-    def vocabulary_logits(self: "SLLM", hidden: Tensor) -> Tensor:
-        """The decoder's states (..., D) after its last norm -> (..., V)."""
-        table = self.get_input_embeddings().weight
-        return hidden @ table.T if self.int8_table is None else self.int8_table(hidden)
-
-    def say(self: "SLLM", states: Tensor, ahead: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Of the decoder's states (B, R, D) and those of k drafting heads there: all after the last norm
-        (B, R, 1+k, D), and their logits (B, R, 1+k, V)."""
-        hidden = self.autoencoder.decoder.norm(torch.stack([states, *ahead], dim=2))
-        return hidden, self.vocabulary_logits(hidden)
-
-    def write_in_int8(self: "SLLM") -> None:
-        """Hold the weights that writing reads in eight bits: the linear layers, and a second table of the vocabulary,
-        from which no embedding is taken. On a CPU, for inference; see `lmbase.modeling.int8`."""
-        linear_layers_to_int8(self)
-        self.int8_table = Int8Linear(self.get_input_embeddings().weight.detach())
-
-    def start_writing(self: "SLLM", state: ReadingState) -> DecoderState:
-        """Begin to write the next sentence of each text."""
-        decoder = self.autoencoder.decoder
-        memories = self.memories_of(decoder.layers, state)
-        return decoder.start(self.sentence_out(state.states[:, -1]), memories)
-
-    def memories_of(self: "SLLM", layers: nn.ModuleList, state: ReadingState) -> Memories:
-        """What these layers of the decoder read beside the next sentence's vector."""
-        if self.memory_kinds is None:
-            return None
-        kinds = self.memory_kinds
-        vectors = torch.cat([state.states + kinds[0], state.tokens + kinds[1]], dim=1)  # (B,K+W,D)
-        mask = torch.cat([state.states_mask, state.tokens_mask], dim=1)
-        return [LayerMemory(keys_values, mask) for keys_values in memory_keys_values(layers, vectors)]
-
-    def draft_states(
-        self: "SLLM", heads: nn.ModuleList, x: Tensor, state: DecoderState, branches: Branches | None = None
-    ) -> list[Tensor]:
-        """The next T positions of each of the first drafting heads (N,T,D), given the decoder's states there before its
-        last norm."""
-        decoder, rows = self.autoencoder.decoder, x.shape[1]
-        visible, places = state.visible(rows, branches), state.places(rows, branches)
-        memories: Sequence[LayerMemory | None] = state.memories or [None] * len(heads)
-        found = []
-        for i, (head, memory) in enumerate(zip(heads, memories, strict=True), start=1):
-            ahead = slice(places.start + i, places.stop + i) if isinstance(places, slice) else places + i
-            read = decoder.reading(state.sentence_embeds, ahead)
-            found.append(head(x, read, memory, CachedLayer(state.cache, i, visible)))
-        return found
+    Args: as for `forward`; texts of fewer sentences are padded on the right.
+    """
+    sentences = model.read(input_ids, attention_mask, sentence_mask)
+    inputs = model.trunk_inputs(sentences, sentence_mask)
+    mask = F.pad(sentence_mask, (1, 0), value=True).long()  # (B,S+1)
+    cache = DynamicCache(config=model.config.trunk)
+    states = run_trunk(model.trunk, inputs, mask, cache)  # (B,S+1,D)
+    last = sentence_mask.sum(1)  # (B,)
+    rows = torch.arange(len(last), device=states.device)
+    wanted = last[:, None] - latest(model.config.num_memory_states, states.device) + 1  # (B,K)
+    counts = attention_mask.sum((1, 2))  # (B,)
+    ends = counts.cumsum(0)
+    token = ends[:, None] - latest(model.config.num_memory_tokens, states.device)  # (B,W)
+    token_states = F.pad(sentences.token_states, (0, 0, 0, 1))  # never empty
+    return ReadingState(
+        cache,
+        mask,
+        states[rows[:, None], wanted.clamp(min=0)],
+        wanted >= 0,
+        token_states[token.clamp(min=0)],
+        token >= (ends - counts)[:, None],
+    )
 
 
-def latest(number: int, device: torch.device) -> Tensor:
-    """number, ..., 2, 1: how far before a place the latest `number` things stand, newest last."""
-    return torch.arange(number, 0, -1, device=device)
+def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
+    """Read one more sentence of each text: ids and mask (B, T); a text whose mask is empty is over, and stays."""
+    alive = attention_mask.any(1)  # (B,)
+    safe = attention_mask.clone()
+    safe[:, 0] |= ~alive  # the encoder needs one token; what it makes of it is masked out below
+    embeds, token_states = model.autoencoder.encode_states(input_ids, safe)
+    state.attention_mask = torch.cat([state.attention_mask, alive[:, None].long()], dim=1)
+    vectors = model.sentence_in(embeds)[:, None]  # (B,1,D)
+    new = run_trunk(model.trunk, vectors, state.attention_mask, state.past_key_values)  # (B,1,D)
+    state.add(new, alive)
+    state.tokens, state.tokens_mask = newest_tokens(state.tokens, state.tokens_mask, token_states, attention_mask)
+
+
+def vocabulary_logits(model: SLLMModel, hidden: Tensor) -> Tensor:
+    """The decoder's states (..., D) after its last norm -> (..., V)."""
+    table = model.get_input_embeddings().weight
+    return hidden @ table.T if model.int8_table is None else model.int8_table(hidden)
+
+
+def lm_logits(model: SLLMModel, states: Tensor, ahead: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Of the decoder's states (B, R, D) and those of k drafting heads there: all after the last norm
+    (B, R, 1+k, D), and their logits (B, R, 1+k, V)."""
+    hidden = model.autoencoder.decoder.norm(torch.stack([states, *ahead], dim=2))
+    return hidden, vocabulary_logits(model, hidden)
+
+
+def write_in_int8(model: SLLMModel) -> None:
+    """`SLLM.write_in_int8`."""
+    linear_layers_to_int8(model)
+    model.int8_table = Int8Linear(model.get_input_embeddings().weight.detach())
+
+
+def start_sentence(model: SLLMModel, state: ReadingState) -> DecoderState:
+    """Begin to write the next sentence of each text."""
+    decoder = model.autoencoder.decoder
+    memories = memories_of(model, decoder.layers, state)
+    return decoder.start(model.sentence_out(state.states[:, -1]), memories)
+
+
+def memories_of(model: SLLMModel, layers: nn.ModuleList, state: ReadingState) -> Memories:
+    """What these layers of the decoder read beside the next sentence's vector."""
+    if model.memory_kinds is None:
+        return None
+    kinds = model.memory_kinds
+    vectors = torch.cat([state.states + kinds[0], state.tokens + kinds[1]], dim=1)  # (B,K+W,D)
+    mask = torch.cat([state.states_mask, state.tokens_mask], dim=1)
+    return [LayerMemory(keys_values, mask) for keys_values in memory_keys_values(layers, vectors)]
+
+
+def draft_states(
+    model: SLLMModel, heads: nn.ModuleList, x: Tensor, state: DecoderState, tree: TreeMask | None = None
+) -> list[Tensor]:
+    """The next T positions of each of the first drafting heads (N,T,D), given the decoder's states there before its
+    last norm."""
+    decoder, rows = model.autoencoder.decoder, x.shape[1]
+    visible, places = state.visible(rows, tree), state.places(rows, tree)
+    memories: Sequence[LayerMemory | None] = state.memories or [None] * len(heads)
+    found = []
+    for i, (head, memory) in enumerate(zip(heads, memories, strict=True), start=1):
+        ahead = slice(places.start + i, places.stop + i) if isinstance(places, slice) else places + i
+        read = decoder.reading(state.sentence_embeds, ahead)
+        found.append(head(x, read, memory, CachedLayer(state.cache, i, visible)))
+    return found

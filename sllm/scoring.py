@@ -9,30 +9,19 @@ B texts or windows, S sentences, T tokens of a sentence.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import torch
 
 from lmbase.modeling.inference import inference_method
-from lmbase.modeling.token_lm import DocumentNats
+from lmbase.modeling.token_lm import DocumentNats, Scores, matching_contexts
 from lmbase.text.padding import pad_sentences
+from lmbase.text.processor import SentenceProcessor
 from lmbase.text.windows import Window, sentence_windows, windows
-
-if TYPE_CHECKING:
-    from sllm.modeling_sllm import SLLM
+from sllm.modeling_sllm import SLLMModel
 
 READ_TOKENS = 8192  # of text that is encoded at a time
 
 Planner = Callable[[list[int]], list[Window]]  # tokens before each sentence (S+1,) -> windows in sentences
-
-
-@dataclass
-class Scores:
-    """What texts cost, one entry per text: nats (natural log), UTF-8 bytes, tokens of the model's own tokenizer."""
-
-    nats: list[float]
-    bytes: list[int]
-    tokens: list[int]
 
 
 @dataclass
@@ -66,12 +55,11 @@ class _Stretch:
     parts: list[_Part]
 
 
-def score_texts(model: "SLLM", texts: Sequence[str], contexts: Sequence[str] | None) -> Scores:
+def score_texts(
+    model: SLLMModel, processor: SentenceProcessor, texts: Sequence[str], contexts: Sequence[str] | None
+) -> Scores:
     """`SLLM.score`."""
-    contexts = [""] * len(texts) if contexts is None else contexts
-    if len(contexts) != len(texts):
-        raise ValueError(f"{len(contexts)} contexts for {len(texts)} texts: give one for each, perhaps empty.")
-    processor = model.processor
+    contexts = matching_contexts(texts, contexts)
     jobs = []
     for context, text in zip(processor.encode_batch(contexts), processor.encode_batch(texts), strict=True):
         closed, forced = processor.split_open_end(context.sentences())
@@ -81,11 +69,11 @@ def score_texts(model: "SLLM", texts: Sequence[str], contexts: Sequence[str] | N
         plan = windows(len(closed) + len(sentences), model.config.max_sentences, len(closed))
         jobs.append(_Job(closed + sentences, sum(text.sentence_bytes), [plan], len(forced)))
     found = [of_plans[0] for of_plans in _score_jobs(model, jobs)]
-    return Scores([d.nats for d in found], [d.num_bytes for d in found], [d.num_tokens for d in found])
+    return Scores.of(found)
 
 
 def score_sentences(
-    model: "SLLM",
+    model: SLLMModel,
     documents: Sequence[list[list[int]]],
     num_bytes: Sequence[int],
     *,
@@ -104,7 +92,7 @@ def score_sentences(
     return score_plans(model, documents, num_bytes, [plan or own_windows(model, window)])[0]
 
 
-def own_windows(model: "SLLM", window: int | None = None) -> Planner:
+def own_windows(model: SLLMModel, window: int | None = None) -> Planner:
     """Windows of so many sentences; default: the model's `max_sentences`."""
     size = model.config.max_sentences if window is None else window
     if size + 1 > model.config.trunk.max_position_embeddings:
@@ -118,7 +106,7 @@ def equal_context(token_window: int, max_sentences: int) -> Planner:
 
 
 def score_plans(
-    model: "SLLM", documents: Sequence[list[list[int]]], num_bytes: Sequence[int], plans: Sequence[Planner]
+    model: SLLMModel, documents: Sequence[list[list[int]]], num_bytes: Sequence[int], plans: Sequence[Planner]
 ) -> list[list[DocumentNats]]:
     """`score_sentences` for several ways of cutting windows at once, which costs less than one after another."""
     jobs = []
@@ -130,7 +118,7 @@ def score_plans(
 
 
 @inference_method
-def _score_jobs(model: "SLLM", jobs: list[_Job]) -> list[list[DocumentNats]]:
+def _score_jobs(model: SLLMModel, jobs: list[_Job]) -> list[list[DocumentNats]]:
     """-log p of texts under each of their plans; what belongs to their contexts has zeros."""
     results, stretches = [], []
     for job in jobs:
@@ -186,7 +174,7 @@ def _stretches(job: _Job, parts: list[_Part]) -> list[_Stretch]:
     ]
 
 
-def _score_batch(model: "SLLM", stretches: list[_Stretch]) -> None:
+def _score_batch(model: SLLMModel, stretches: list[_Stretch]) -> None:
     batch = pad_sentences([stretch.sentences for stretch in stretches], model.config.pad_token_id)
     places = [
         (row, part.start - stretch.start, part.stop - stretch.start)

@@ -139,7 +139,7 @@ def of_model(name: str) -> dict[str, Any]:
         ids = [model.processor.encode(text).input_ids for text in model.reconstruct(short)]
         return {"vectors": model.encode_text(short).flatten().tolist()[:8], "reconstructed": ids}
     if kind == "mtp":
-        return {"nats": [one.nats for one in model.score(TEXTS)], "written": written(model)}
+        return {"nats": model.score(TEXTS).nats, "written": written(model)}
     scores = model.score(TEXTS, contexts=["", "He said. And th", "", "X"])
     return {"nats": scores.nats, "written": written(model)}
 

@@ -109,9 +109,9 @@ class OpenDecoder(SLLM):
 class ConstantReading(SLLM):
     """A written sentence is encoded without its mask: all encoder states are zeroed, as published (fault 3)."""
 
-    def read_sentence(self, *args):
+    def step(self, *args):
         hook = self.autoencoder.encoder.norm.register_forward_hook(lambda module, inputs, output: output * 0)
-        super().read_sentence(*args)
+        super().step(*args)
         hook.remove()
 
 
@@ -221,8 +221,8 @@ def test_fault_02_targets_off_by_one(sllm, monkeypatch):
 @torch.no_grad()
 def test_fault_03_constant_reencoding(sllm, monkeypatch):
     def state_after(model, ids):
-        state = model.start_reading(**pad([SENTENCES[:2]]))
-        model.read_sentence(*pad_tokens([ids], PAD), state)
+        state = model.prefill(**pad([SENTENCES[:2]]))
+        model.step(*pad_tokens([ids], PAD), state)
         return state.states[0, -1]
 
     def check_content_counts(model):
@@ -230,13 +230,13 @@ def test_fault_03_constant_reencoding(sllm, monkeypatch):
 
     def check_generation(model):
         """The states that follow written sentences are those that training computes for the same ids."""
-        found, read_sentence = [], model.read_sentence
+        found, step = [], model.step
 
         def recording(ids, mask, state):
-            read_sentence(ids, mask, state)
+            step(ids, mask, state)
             found.append(state.states[0, -1])
 
-        monkeypatch.setattr(model, "read_sentence", recording)
+        monkeypatch.setattr(model, "step", recording)
         output = model.generate(pad([SENTENCES[:2]])["input_ids"], max_new_sentences=4, min_new_tokens=99)
         sentences = [ids.tolist() for ids in output.sequences[0].split(output.sentence_lengths[0])]
         assert len(found) == 3  # nothing follows the fourth
@@ -424,8 +424,8 @@ def test_fault_07_clock(monkeypatch):
     monkeypatch.setattr("lmbase.benchmarking.timing.time", clock)
     encode = model.processor.encode_batch
     clock.charge(monkeypatch, model.processor, "encode_batch", chain([READING_TEXT], count(0, 0)))  # the prompt only
-    clock.charge(monkeypatch, model, "start_reading", count(READING_PROMPT, 0))
-    clock.charge(monkeypatch, model, "read_sentence", count(READING_SENTENCE, 0))
+    clock.charge(monkeypatch, model, "prefill", count(READING_PROMPT, 0))
+    clock.charge(monkeypatch, model, "step", count(READING_SENTENCE, 0))
     clock.charge(monkeypatch, model.autoencoder.decoder, "read", count(STEP, 0))
 
     arrivals = Arrivals()

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 ROUNDS = 5
 BYTES_IN_TURN = 256 * 2**20  # weights of a model are read one after another, so none is still in a processor's cache
@@ -24,8 +25,12 @@ def linear_shapes(*modules: nn.Module, without: tuple[str, ...] = ()) -> Counter
     found: Counter[Shape] = Counter()
     for module in modules:
         for name, layer in module.named_modules():
-            if isinstance(layer, nn.Linear) and not any(part in name for part in without):
+            if any(part in name for part in without):
+                continue
+            if isinstance(layer, nn.Linear):
                 found[(layer.out_features, layer.in_features)] += 1
+            elif isinstance(layer, Conv1D):
+                found[(layer.nf, layer.nx)] += 1
     return found
 
 

@@ -64,7 +64,12 @@ def _of_transformers(
         )
     scaled = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     causal = attention_mask is None and query.shape[-2] > 1
-    return _plain(scaled, key, value, attention_mask, causal).transpose(1, 2), None
+    if query.shape[1] == key.shape[1]:
+        return _plain(scaled, key, value, attention_mask, causal).transpose(1, 2), None
+    groups = scaled.unflatten(1, (key.shape[1], -1))  # (B,K,H/K,T,d): queries that share keys and values
+    mask = attention_mask if attention_mask is None else attention_mask[:, :, None]
+    y = _plain(groups, key[:, :, None], value[:, :, None], mask, causal)
+    return y.flatten(1, 2).transpose(1, 2), None
 
 
 def use_fast_attention(model: PreTrainedModel) -> None:

@@ -127,10 +127,14 @@ class RowCache:
         self.layers = {number: (keys[index], values[index]) for number, (keys, values) in self.layers.items()}
 
     @property
+    def position_bytes(self) -> float:
+        """Bytes of the keys and values of one position, in all layers."""
+        return sum(t.nbytes / (t.shape[0] * t.shape[2]) for layer in self.layers.values() for t in layer)
+
+    @property
     def num_bytes(self) -> int:
-        """Of the keys and values that stand for text."""
-        per_place = sum(t.nbytes / (t.shape[0] * t.shape[2]) for layer in self.layers.values() for t in layer)
-        return round(per_place * sum(self.lengths))
+        """Bytes of the keys and values that stand for text."""
+        return round(self.position_bytes * sum(self.lengths))
 
 
 # What a model's last call used and no call uses now, by name.

@@ -1,6 +1,8 @@
 """From what a user names (a run, a folder, a hub id) to the folder that holds the weights."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +17,8 @@ _whole: dict[Path, list[tuple[str, int, int]]] = {}  # folders that verified in 
 
 
 def model_folder(name: str | Path, model_type: str | None = None) -> str:
-    """`name`/model if it is a finished run, else `name` itself (a folder or a hub id).
+    """`name`/model if it is a finished run, a folder's only GGUF file if it holds no other model, else `name` itself (a
+    folder, a GGUF file or a hub id).
 
     Raises:
         ValueError: an unfinished run, a local folder without a model or with a damaged one, or (with `model_type`)
@@ -27,7 +30,9 @@ def model_folder(name: str | Path, model_type: str | None = None) -> str:
     elif (folder / "checkpoints").is_dir():
         raise ValueError(f"The run {str(name)!r} is not finished: it has checkpoints but no model. Continue it first.")
     if not folder.is_dir():
-        return str(name)  # a hub id
+        return str(name)  # a hub id, or a GGUF file
+    if model_type is None and not (folder / "config.json").is_file() and len(found := [*folder.glob("*.gguf")]) == 1:
+        return str(found[0])
     if (folder / MANIFEST).is_file():
         _verify_once(folder.resolve())
     config = folder / "config.json"
@@ -39,18 +44,56 @@ def model_folder(name: str | Path, model_type: str | None = None) -> str:
     return str(folder)
 
 
+def gguf_options(source: str) -> dict[str, Any]:
+    """What Transformers' loader wants to be told about a GGUF file, whose weights become ordinary ones; empty for
+    other sources."""
+    path = Path(source)
+    if path.suffix.lower() != ".gguf":
+        return {}
+    if not path.is_file():
+        raise ValueError(f"{source!r}: there is no such GGUF file.")
+    from transformers import GgufConfig
+
+    return dict(
+        pretrained_model_name_or_path=str(path.parent),
+        gguf_file=path.name,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+
+
+@contextmanager
+def quiet_loading(spec: str) -> Iterator[None]:
+    """Within this context Transformers reports no weights, which callers look at themselves, and what it raises where
+    there is no model, or a damaged one, becomes one sentence."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except ImportError as error:
+        if "gguf" not in str(error).lower():
+            raise
+        raise ValueError(f"{spec!r} is a GGUF file, which takes the package gguf: pip install gguf.") from error
+    except OSError as error:
+        raise ValueError(f"No model at {spec!r}: it is no folder here, and no hub answered for it. {error}") from error
+    except Exception as error:
+        if not spec.lower().endswith(".gguf"):
+            raise
+        raise ValueError(
+            f"The GGUF file {spec!r} cannot be read ({type(error).__name__}: {error}): it is cut short, damaged, or of "
+            "an architecture that Transformers does not load. Download it again, or give the model's own folder."
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
 def load_with_more(kind: type[ModelT], folder: str, config: PreTrainedConfig, new: tuple[str, ...]) -> ModelT:
     """A model, perhaps with parts that its folder has not: those whose names begin with one of `new`.
 
     Raises:
         ValueError: other weights are missing.
     """
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # Transformers would report them
-    try:
+    with quiet_loading(folder):
         loaded: Any = kind.from_pretrained(folder, config=config, output_loading_info=True)
-    finally:
-        logging.set_verbosity(verbosity)
     model, found = loaded
     if missing := [name for name in sorted(found["missing_keys"]) if not name.startswith(new)]:
         raise ValueError(

@@ -6,6 +6,7 @@ N rows, D inputs, O outputs.
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 # PyTorch's kernel takes row after row; with more of them (a prompt) a product in the rows' own dtype is faster, though
 # it has to make a matrix of that dtype first. A draft's pass should not: the two round differently.
@@ -51,6 +52,11 @@ def linear_layers_to_int8(model: nn.Module) -> None:
     inference: these have no gradients."""
     for module in list(model.modules()):
         for name, layer in list(module.named_children()):
-            if type(layer) is nn.Linear and layer.in_features % WIDTH_STEP == 0:
-                bias = None if layer.bias is None else layer.bias.detach()
-                setattr(module, name, Int8Linear(layer.weight.detach(), bias))
+            if type(layer) is nn.Linear:
+                weight, bias = layer.weight, layer.bias
+            elif type(layer) is Conv1D:
+                weight, bias = layer.weight.T, layer.bias
+            else:
+                continue
+            if weight.shape[1] % WIDTH_STEP == 0:
+                setattr(module, name, Int8Linear(weight.detach(), None if bias is None else bias.detach()))

@@ -1,24 +1,54 @@
-"""OPT: the trunk of every model here and the token-level baseline beside it.
+"""Token-level language models: what an SLLM is compared with, and what every model here is scored like.
 
 B texts or windows, L tokens, D width, V vocabulary.
+
+    </s> x1 .. xL (B,L+1) -> trunk -> (B,L+1,D) -> vocabulary: position t predicts x_{t+1}, the last one </s>
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import OPTForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
 
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.inference import inference
 from lmbase.modeling.losses import token_nats, vocabulary_loss
+from lmbase.modeling.trunk import SpecialIds, output_table, special_ids, trunk_of
 from lmbase.text.padding import pad_tokens
 from lmbase.text.tokenizers import encode_text
 from lmbase.text.windows import Window, windows
+
+
+@dataclass
+class Shifted:
+    """What is read and what is predicted of B windows, cut by one index so that they cannot drift apart."""
+
+    input_ids: Tensor  # (B, L+1) </s> x1 .. xL
+    targets: Tensor  # (B, L+1) x1 .. xL and, where a window holds its text's end, </s>
+    num_targets: Tensor  # (B, 1)
+
+    def of_head(self, i: int) -> tuple[Tensor, Tensor]:
+        """Targets of head i (B, L+1) and where there are any: position t predicts the i-th token after it."""
+        index = torch.arange(self.targets.shape[1], device=self.targets.device)[None]  # (1,L+1)
+        return self.targets.roll(1 - i, dims=1), index + i - 1 < self.num_targets
+
+
+def shift(input_ids: Tensor, attention_mask: Tensor, ends: Tensor, ids: SpecialIds) -> Shifted:
+    """Shift windows against themselves.
+
+    Args:
+        input_ids, attention_mask: (B, L) text tokens, padded on the right.
+        ends: (B,) True where the window holds its text's end.
+    """
+    lengths = attention_mask.sum(1, keepdim=True)  # (B,1)
+    index = torch.arange(input_ids.shape[1] + 1, device=input_ids.device)[None]  # (1,L+1)
+    targets = torch.where(index == lengths, ids.end, F.pad(input_ids, (0, 1)))
+    return Shifted(F.pad(input_ids, (1, 0), value=ids.opening), targets, lengths + ends[:, None])
 
 
 @dataclass
@@ -34,12 +64,18 @@ class TokenLMOutput(ModelOutput):
 
 
 class TokenLM(nn.Module):
-    """OPT as a language model of whole texts: reads `</s> x1 .. xL`, predicts `x1 .. xL` and, at the end, `</s>`."""
+    """A pretrained or random language model, trained and scored on whole texts."""
 
-    def __init__(self, opt: OPTForCausalLM):
+    earlier_names = {"opt.": "lm."}  # beginnings of weights' names in checkpoints of earlier versions, and today's
+
+    def __init__(self, lm: PreTrainedModel):
         super().__init__()
-        self.opt = opt
-        self.config = opt.config
+        self.lm = lm
+        self.config = lm.config
+        self.ids = special_ids(lm.config)
+        head = lm.get_output_embeddings()
+        if getattr(head, "bias", None) is not None:
+            raise ValueError(f"{type(lm).__name__} adds a bias to its logits, which scoring here does not know.")
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -49,11 +85,7 @@ class TokenLM(nn.Module):
         return {"token": attention_mask.sum() + ends.sum()}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, **kwargs) -> TokenLMOutput:
-        """
-        Args:
-            input_ids, attention_mask: (B, L) text tokens of a window, padded on the right.
-            ends: (B,) True where the window holds its text's end.
-        """
+        """Args: as for `shift`."""
         hidden, targets, _ = self._hidden(input_ids, attention_mask, ends)
         result = vocabulary_loss(hidden, self._table, targets)
         correct = result.row_correct.sum()
@@ -62,7 +94,7 @@ class TokenLM(nn.Module):
     def nats(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, first: Tensor | None = None) -> Tensor:
         """-log p of every target, (B, L+1); 0 where there is none.
 
-        Args: as for `forward`;
+        Args: as for `shift`;
             first: (B,) the first target to score, those before it are context and get zeros; default: 0.
         """
         hidden, targets, mask = self._hidden(input_ids, attention_mask, ends, first)
@@ -70,31 +102,26 @@ class TokenLM(nn.Module):
         return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
 
     def flops(self, num_tokens: int, context: int) -> float:
-        """Of a forward pass over so many tokens in windows of `context`, by formula."""
-        config = self.opt.config
+        """FLOPs of a forward pass over so many tokens in windows of `context`, by formula."""
+        config = self.config
         attention = attention_flops(config.hidden_size, config.num_hidden_layers, context / 2)
-        return num_tokens * (linear_flops(self.opt.model) + attention + 2.0 * self._table.numel())
+        return num_tokens * (linear_flops(trunk_of(self.lm)) + attention + 2.0 * self._table.numel())
 
     @property
     def _table(self) -> Tensor:
-        return self.opt.get_input_embeddings().weight
+        return output_table(self.lm)
 
     def _hidden(
         self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, first: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states (M,D) and targets (M,) of all that is predicted, and where they stand (B,L+1)."""
-        config = self.opt.config
-        lengths = attention_mask.sum(1, keepdim=True)  # (B,1)
-        index = torch.arange(input_ids.shape[1] + 1, device=input_ids.device)[None]  # (1,L+1)
-        mask = index < lengths + ends[:, None]  # (B,L+1)
+        cut = shift(input_ids, attention_mask, ends, self.ids)
+        targets, mask = cut.of_head(1)
         if first is not None:
-            mask &= index >= first[:, None]
-        targets = torch.where(index == lengths, cast(int, config.eos_token_id), F.pad(input_ids, (0, 1)))
-        inputs = F.pad(input_ids, (1, 0), value=config.bos_token_id)  # (B,L+1)
-        hidden = self.opt.model(
-            inputs, attention_mask=F.pad(attention_mask, (1, 0), value=True).long(), use_cache=False
-        )
-        return hidden.last_hidden_state[mask], targets[mask], mask
+            mask &= torch.arange(mask.shape[1], device=mask.device)[None] >= first[:, None]
+        read = F.pad(attention_mask, (1, 0), value=True).long()
+        hidden = trunk_of(self.lm)(cut.input_ids, attention_mask=read, use_cache=False).last_hidden_state
+        return hidden[mask], targets[mask], mask
 
 
 class TokenScorer(Protocol):
@@ -103,6 +130,19 @@ class TokenScorer(Protocol):
     config: Any
 
     def nats(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, first: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass
+class Scores:
+    """What texts cost a model, one entry per text: nats (natural log), UTF-8 bytes, tokens of its own tokenizer."""
+
+    nats: list[float]
+    bytes: list[int]
+    tokens: list[int]
+
+    @classmethod
+    def of(cls, documents: "Sequence[DocumentNats]") -> "Scores":
+        return cls([d.nats for d in documents], [d.num_bytes for d in documents], [d.num_tokens for d in documents])
 
 
 @dataclass
@@ -124,30 +164,39 @@ def score_tokens(
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[str],
     *,
+    contexts: Sequence[str] | None = None,
     window: int | None = None,
     batch_size: int = 4,
 ) -> list[DocumentNats]:
     """-log p of every token of every text and of its closing `</s>`, in overlapping windows.
 
     Args:
+        contexts: what stands before each text and is read, not scored; tokenised apart from it.
         window: tokens of a window; default: all positions but the one for the opening `</s>`.
+
+    Raises:
+        ValueError: a window longer than the model's positions, or as many contexts as there are not texts.
     """
     assert isinstance(model, nn.Module)
     limit = model.config.max_position_embeddings - 1
     window = limit if window is None else window
     if window > limit:
         raise ValueError(f"window={window}: this model has positions for at most {limit} tokens and the opening </s>.")
-    documents = [encode_text(tokenizer, text) for text in texts]
+    contexts = matching_contexts(texts, contexts)
+    before = [encode_text(tokenizer, context) for context in contexts]
+    documents = [a + encode_text(tokenizer, text) for a, text in zip(before, texts, strict=True)]
     results = [
-        DocumentNats([0.0] * (len(ids) + 1), [], len(ids), len(t.encode()))
-        for ids, t in zip(documents, texts, strict=True)
+        DocumentNats([0.0] * (len(ids) + 1), [], len(ids) - len(a), len(t.encode()))
+        for ids, a, t in zip(documents, before, texts, strict=True)
     ]
-    jobs = [(d, w) for d, ids in enumerate(documents) for w in windows(len(ids), window)]
+    starts = [len(a) for a in before]
+    jobs = [(d, w) for d, ids in enumerate(documents) for w in windows(len(ids), window, starts[d])]
     jobs.sort(key=lambda job: job[1].stop - job[1].start)
     device = next(model.parameters()).device
+    pad = special_ids(model.config).pad
     for start in range(0, len(jobs), batch_size):
         batch: list[tuple[int, Window]] = jobs[start : start + batch_size]
-        ids, mask = pad_tokens([documents[d][w.start : w.stop] for d, w in batch], model.config.pad_token_id)
+        ids, mask = pad_tokens([documents[d][w.start : w.stop] for d, w in batch], pad)
         ends = torch.tensor([w.stop == len(documents[d]) for d, w in batch])
         first = torch.tensor([w.scored - w.start for _, w in batch])
         with inference(model):
@@ -155,3 +204,11 @@ def score_tokens(
         for (d, w), row, end in zip(batch, nats, ends.tolist(), strict=True):
             results[d].token[w.scored : w.stop + end] = row[w.scored - w.start : w.stop - w.start + end]
     return results
+
+
+def matching_contexts(texts: Sequence[str], contexts: Sequence[str] | None) -> Sequence[str]:
+    """One context for each text, empty ones by default."""
+    contexts = [""] * len(texts) if contexts is None else contexts
+    if len(contexts) != len(texts):
+        raise ValueError(f"{len(contexts)} contexts for {len(texts)} texts: give one for each, perhaps empty.")
+    return contexts

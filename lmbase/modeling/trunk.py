@@ -1,69 +1,376 @@
-"""Trunks: loaded or with random weights."""
+"""Trunks: decoder-only models of Transformers, used through their public door.
+
+A trunk reads vectors (`inputs_embeds`) at given positions, with a cache if there is one, and returns states after its
+last norm. What families call their parts differently stands in one table, `FAMILIES`: a new family is one line there
+and passes tests/lmbase/modeling/test_trunk.py.
+
+B texts, L positions, D width of the vectors that a trunk reads, H its own width.
+"""
+
+import copy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import OPTConfig, OPTForCausalLM
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from lmbase.modeling.attention import use_fast_attention
-from lmbase.modeling.folders import model_folder
+from lmbase.modeling.folders import gguf_options, model_folder, quiet_loading
 
-# The published sizes (arXiv 2205.01068), two small ones for CPUs, and a deep and narrow one for models of bytes.
-SIZES: dict[str, dict] = {
-    "tiny": dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, ffn_dim=512),
-    "small": dict(hidden_size=256, num_hidden_layers=6, num_attention_heads=4, ffn_dim=1024),
-    "bytes": dict(hidden_size=128, num_hidden_layers=32, num_attention_heads=4, ffn_dim=512),
-    "opt-125m": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, ffn_dim=3072),
+
+@dataclass(frozen=True)
+class Family:
+    """Where a family of models keeps its parts.
+
+    Args:
+        blocks: path of the list of blocks below the trunk.
+        norm: path of the norm after the last block; the module may be None.
+        projection: path of what narrows states to the width of the vocabulary table, if there is such a thing.
+        feed_forward: name of the feed-forward layers' width in the configuration.
+        dropouts: names of all dropout probabilities there.
+        random: what else a random model's configuration sets.
+    """
+
+    blocks: str = "layers"
+    norm: str = "norm"
+    projection: str | None = None
+    feed_forward: str = "intermediate_size"
+    dropouts: tuple[str, ...] = ("attention_dropout",)
+    random: Callable[[dict], dict] = lambda size: {}
+
+
+def _grouped(size: dict) -> dict:
+    """Half as many key-value heads as query heads."""
+    return {"num_key_value_heads": max(1, size["num_attention_heads"] // 2)}
+
+
+FAMILIES: dict[str, Family] = {
+    "opt": Family(
+        "decoder.layers",
+        "decoder.final_layer_norm",
+        "decoder.project_out",
+        "ffn_dim",
+        ("dropout", "attention_dropout"),
+        lambda size: {"word_embed_proj_dim": size["hidden_size"]},
+    ),
+    "gpt2": Family("h", "ln_f", None, "n_inner", ("resid_pdrop", "embd_pdrop", "attn_pdrop")),
+    "llama": Family(random=_grouped),
+    "qwen2": Family(random=_grouped),
+    "qwen3": Family(
+        random=lambda size: _grouped(size) | {"head_dim": size["hidden_size"] // size["num_attention_heads"]}
+    ),
+}
+PROMISED = "opt, gpt2, llama (SmolLM2, too), qwen2 and qwen3"
+
+# Random sizes: two small ones for CPUs, a deep and narrow one for models of bytes, and those of the published OPTs
+# (arXiv 2205.01068). `random:SIZE` is an OPT, `random:FAMILY-SIZE` one of another family with one of the first three.
+COMMON_SIZES: dict[str, dict] = {
+    "tiny": dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, feed_forward=512),
+    "small": dict(hidden_size=256, num_hidden_layers=6, num_attention_heads=4, feed_forward=1024),
+    "bytes": dict(hidden_size=128, num_hidden_layers=32, num_attention_heads=4, feed_forward=512),
+}
+OPT_SIZES: dict[str, dict] = {
+    "opt-125m": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, feed_forward=3072),
     "opt-350m": dict(
         hidden_size=1024,
         num_hidden_layers=24,
         num_attention_heads=16,
-        ffn_dim=4096,
+        feed_forward=4096,
         word_embed_proj_dim=512,
         do_layer_norm_before=False,
     ),
-    "opt-1.3b": dict(hidden_size=2048, num_hidden_layers=24, num_attention_heads=32, ffn_dim=8192),
+    "opt-1.3b": dict(hidden_size=2048, num_hidden_layers=24, num_attention_heads=32, feed_forward=8192),
 }
 
 
-def load_opt(
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def load_lm(
     spec: str,
     *,
     vocab_size: int = 50272,
     max_positions: int = 2048,
-    dropout: float = 0.0,
     seed: int = 0,
-) -> OPTForCausalLM:
-    """An OPT from a hub id or a folder (safetensors only), or `random:SIZE` with fresh weights.
+) -> PreTrainedModel:
+    """A token-level language model, without dropout, in fp32.
 
     Args:
+        spec: a hub id, a folder or a run (safetensors only), a GGUF file, or `random:SIZE` for fresh weights.
         vocab_size, max_positions: of a random model; a loaded one keeps its own.
+
+    Raises:
+        ValueError: no such model, one of a family that is not known, or a folder that lacks a weight.
     """
-    if not spec.startswith("random:"):
-        source = model_folder(spec, "opt")
-        opt = OPTForCausalLM.from_pretrained(source, use_safetensors=True, dtype=torch.float32, dropout=dropout)
-        use_fast_attention(opt)
-        return opt
-    config = random_config(spec, vocab_size=vocab_size, max_positions=max_positions, dropout=dropout)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        opt = OPTForCausalLM(config)
-    use_fast_attention(opt)
-    return opt
+    if spec.startswith("random:"):
+        config = random_config(spec, vocab_size=vocab_size, max_positions=max_positions)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        use_fast_attention(lm)
+        return lm
+    source = model_folder(spec)
+    options = gguf_options(source)
+    config = check_trunk(read_config(spec), f"lm={spec!r}")
+    no_dropout: dict[str, Any] = dict.fromkeys(FAMILIES[config.model_type].dropouts, 0.0)
+    with quiet_loading(spec):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            **(options or dict(pretrained_model_name_or_path=source, use_safetensors=True)),
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **no_dropout,
+        )
+    lm, found = loaded
+    if found["missing_keys"]:
+        first, *others = sorted(found["missing_keys"])
+        raise ValueError(
+            f"lm={spec!r} lacks {1 + len(others)} weights of the model that its config.json describes, {first} the "
+            "first: the folder is not whole, or was converted wrongly. Copy or convert it again."
+        )
+    use_fast_attention(lm)
+    return lm
 
 
-def random_config(spec: str, *, vocab_size: int, max_positions: int, dropout: float = 0.0) -> OPTConfig:
-    """The configuration that `random:SIZE` names."""
-    size = spec.removeprefix("random:")
-    if size not in SIZES:
-        raise ValueError(f"opt={spec!r}: random weights come in the sizes {', '.join(SIZES)}.")
-    return OPTConfig(vocab_size=vocab_size, max_position_embeddings=max_positions, dropout=dropout, **SIZES[size])
+def read_config(spec: str) -> PreTrainedConfig:
+    """The configuration of a model that `load_lm` would load.
+
+    Raises:
+        ValueError: there is no model, or its configuration cannot be read.
+    """
+    if spec.startswith("random:"):
+        return random_config(spec, vocab_size=50272, max_positions=2048)
+    source = model_folder(spec)
+    with quiet_loading(spec):
+        options = gguf_options(source) or dict(pretrained_model_name_or_path=source)
+        options.pop("quantization_config", None)
+        return AutoConfig.from_pretrained(**options, trust_remote_code=False)
 
 
-def vector_shape(opt: OPTForCausalLM) -> tuple[int, int]:
-    """Width of the vectors that this trunk reads, and how many attention heads as wide as its own fit into it."""
-    width = opt.get_input_embeddings().weight.shape[1]
-    return width, opt.config.num_attention_heads * width // opt.config.hidden_size
+def check_trunk(config: PreTrainedConfig, what: str) -> PreTrainedConfig:
+    """The configuration itself, if models of it can be trunks.
+
+    Raises:
+        ValueError: a family that is not known, an encoder, attention within sliding windows, a vocabulary head that
+            is more than a matrix.
+    """
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{what} is an encoder-decoder model ({kind}); a decoder-only one is needed: {PROMISED}.")
+    if kind not in FAMILIES:
+        raise ValueError(
+            f"{what} is of the family {kind!r}, which is not known here. Promised and tested are {PROMISED}; another "
+            "decoder-only family takes a line in lmbase/modeling/trunk.py and its tests."
+        )
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise ValueError(f"{what} attends within sliding windows in some layers, which caches here do not know.")
+    if getattr(config, "add_cross_attention", False):
+        raise ValueError(f"{what} has cross-attention: it is the decoder of an encoder-decoder model.")
+    return config
+
+
+def random_config(spec: str, *, vocab_size: int, max_positions: int) -> PreTrainedConfig:
+    """The configuration that `random:SIZE` or `random:FAMILY-SIZE` names.
+
+    Raises:
+        ValueError: no such size or family.
+    """
+    name = spec.removeprefix("random:")
+    family, _, small = name.rpartition("-")
+    if name in OPT_SIZES or not family:
+        family, size = "opt", (COMMON_SIZES | OPT_SIZES).get(name)
+    else:
+        size = COMMON_SIZES.get(small)
+    if size is None or family not in FAMILIES:
+        raise ValueError(
+            f"lm={spec!r}: random weights come in the sizes {', '.join(COMMON_SIZES | OPT_SIZES)}, and of the families "
+            f"{', '.join(FAMILIES)} as in random:llama-tiny."
+        )
+    return new_config(family, vocab_size=vocab_size, max_position_embeddings=max_positions, **size)
+
+
+def new_config(family: str, *, feed_forward: int, **size) -> PreTrainedConfig:
+    """A configuration of a family: `size` in Transformers' common names, and the width of the feed-forward layers."""
+    entry = FAMILIES[family]
+    fields = entry.random(size) | dict.fromkeys(entry.dropouts, 0.0) | {entry.feed_forward: feed_forward} | size
+    fields = {"tie_word_embeddings": True, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 2} | fields
+    return AutoConfig.for_model(family, **fields)
 
 
 def own_tokenizer(spec: str | None) -> str | None:
-    """Where the tokenizer of an OPT is found: beside its weights; None for random weights."""
+    """Where the tokenizer of a model is found: beside its weights; None for random weights."""
     return None if spec is None or spec.startswith("random:") else model_folder(spec)
+
+
+def as_config(value: PreTrainedConfig | dict | None, family: str = "opt") -> PreTrainedConfig:
+    """A trunk's configuration as a nested one is given or stored: copied, or made of its fields, whose `model_type`
+    says which family; OPT's by default, as in the folders of earlier versions."""
+    if isinstance(value, PreTrainedConfig):
+        return copy.deepcopy(value)
+    fields = dict(value or {})
+    return AutoConfig.for_model(fields.pop("model_type", family), **fields)
+
+
+# -- shapes and ids ----------------------------------------------------------------------------------------------------
+
+
+def vector_width(config: PreTrainedConfig) -> int:
+    """D, the width of the vectors that a trunk reads and of its vocabulary table."""
+    return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
+
+
+def vector_heads(config: PreTrainedConfig) -> int:
+    """How many attention heads as wide as the trunk's own fit into such a vector; fewer, where they do not fill it."""
+    width = vector_width(config)
+    heads = max(1, config.num_attention_heads * width // config.hidden_size)
+    return next(n for n in range(heads, 0, -1) if width % n == 0)
+
+
+def key_value_shape(config: PreTrainedConfig) -> tuple[int, int]:
+    """Key-value heads of a layer, and their width."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+class SpecialIds(NamedTuple):
+    """Ids that frame a text: padding, what is read before its first token, what ends it."""
+
+    pad: int
+    opening: int
+    end: int
+
+
+def special_ids(config: PreTrainedConfig) -> SpecialIds:
+    """Those of a model: an opening id that is missing is the end's, and so is padding, which is always masked.
+
+    Raises:
+        ValueError: no end id.
+    """
+    end = config.eos_token_id
+    end = end[0] if isinstance(end, list) and end else end  # several may end a turn; the first ends a text
+    if end is None:
+        raise ValueError(
+            f"The configuration of this {config.model_type} has no eos_token_id, so no text can end: set it and save "
+            "the model again."
+        )
+    opening, pad = config.bos_token_id, config.pad_token_id
+    return SpecialIds(int(end if pad is None else pad), int(end if opening is None else opening), int(end))
+
+
+def with_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
+    """A copy of a configuration with another number of blocks."""
+    copied = copy.deepcopy(config)
+    kinds = getattr(copied, "layer_types", None)
+    if kinds:  # one entry a layer
+        copied.layer_types = [*kinds[:num_layers], *kinds[-1:] * (num_layers - len(kinds))]
+    copied.num_hidden_layers = num_layers
+    return copied
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def new_trunk(config: PreTrainedConfig) -> PreTrainedModel:
+    """A trunk with fresh weights."""
+    trunk = AutoModel.from_config(config, trust_remote_code=False)
+    use_fast_attention(trunk)
+    return trunk
+
+
+def trunk_of(lm: PreTrainedModel) -> PreTrainedModel:
+    """The trunk below a language model's vocabulary head; a trunk itself is returned as it is."""
+    return getattr(lm, type(lm).base_model_prefix, lm)
+
+
+def input_table(model: PreTrainedModel) -> Tensor:
+    """The vocabulary table (V, D) that a model reads tokens with."""
+    return cast(nn.Embedding, model.get_input_embeddings()).weight
+
+
+def output_table(lm: PreTrainedModel) -> Tensor:
+    """The matrix (V, D) that makes logits of a language model's states."""
+    return cast(nn.Linear, lm.get_output_embeddings()).weight
+
+
+def blocks(trunk: PreTrainedModel) -> nn.ModuleList:
+    """The list of its blocks."""
+    return cast(nn.ModuleList, trunk.get_submodule(_family(trunk).blocks))
+
+
+def new_block(trunk: PreTrainedModel, number: int) -> nn.Module:
+    """One more block like those of a trunk, with fresh weights; `number` is its place in caches."""
+    (name,) = cast(list[str], type(trunk)._no_split_modules)
+    config = with_layers(trunk.config, number + 1)
+    block: nn.Module = getattr(sys.modules[type(trunk).__module__], name)(config, number)
+    for module in block.modules():  # one configuration, so that the way to attend can be changed for all
+        if getattr(module, "config", None) is config:
+            setattr(module, "config", trunk.config)  # noqa: B010  # a module's attributes are weights to a type checker
+    return block
+
+
+def take_tail(trunk: PreTrainedModel) -> tuple[nn.Module | None, nn.Module | None]:
+    """What comes after the last block, taken off the trunk: its norm and its projection, where it has them."""
+    family = _family(trunk)
+    return _take(trunk, family.norm), _take(trunk, family.projection)
+
+
+def drop_table(trunk: PreTrainedModel) -> None:
+    """A trunk that reads vectors needs no vocabulary table."""
+    trunk.set_input_embeddings(cast(nn.Module, None))
+
+
+def run_trunk(trunk: PreTrainedModel, inputs_embeds: Tensor, mask: Tensor, cache: Any = None) -> Tensor:
+    """Vectors (B, L, D) -> states (B, L, D) after the last norm.
+
+    Args:
+        mask: (B, C) 1 on positions that exist, of those in the cache first; positions are counted along it.
+        cache: what earlier calls left; default: none.
+    """
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]  # (B,L)
+    return trunk(
+        inputs_embeds=inputs_embeds,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state
+
+
+class BlockRunner:
+    """Runs blocks of a trunk outside of it, on states at given positions.
+
+    Args:
+        states: (B, R, H), for their dtype and device.
+        mask: what the blocks' attention takes: (B|1, 1, R, C), or None for its own causal one.
+        positions: (B, R).
+    """
+
+    def __init__(self, trunk: PreTrainedModel, states: Tensor, mask: Tensor | None, positions: Tensor, cache: Any):
+        self.options: dict[str, Any] = dict(
+            attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None
+        )
+        rotary = getattr(trunk, "rotary_emb", None)
+        if rotary is not None:
+            self.options["position_embeddings"] = rotary(states, position_ids=positions)
+
+    def __call__(self, block: nn.Module, states: Tensor) -> Tensor:
+        found = block(states, **self.options)
+        return found[0] if isinstance(found, tuple) else found
+
+
+def _family(trunk: PreTrainedModel) -> Family:
+    return FAMILIES[trunk.config.model_type]
+
+
+def _take(trunk: PreTrainedModel, path: str | None) -> nn.Module | None:
+    if path is None:
+        return None
+    parent, _, name = path.rpartition(".")
+    owner = trunk.get_submodule(parent)
+    part = getattr(owner, name)
+    if part is not None:
+        setattr(owner, name, nn.Identity())
+    return part

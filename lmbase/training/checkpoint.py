@@ -62,6 +62,7 @@ def load_model_tensors(model: nn.Module, tensors: dict[str, torch.Tensor]) -> No
         ValueError: the names or shapes are those of another model.
     """
     named = dict(_named_tensors(model))
+    tensors = _todays_names(model, tensors)
     _check_names(set(named), set(tensors), "model")
     with torch.no_grad():
         for name, tensor in named.items():
@@ -93,6 +94,7 @@ def load_optimizer_tensors(
         ValueError: the state belongs to other parameters.
     """
     by_parameter: dict[str, dict[str, torch.Tensor]] = {}
+    tensors = _todays_names(model, tensors)
     for name, tensor in tensors.items():
         parameter, _, key = name.rpartition("/")
         by_parameter.setdefault(parameter, {})[key] = tensor
@@ -130,6 +132,13 @@ def _placed(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     if isinstance(like, DTensor):
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
     return tensor.to(like.device)
+
+
+def _todays_names(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A model whose weights had other names in earlier versions says so: {old beginning: new beginning}."""
+    for old, new in getattr(model, "earlier_names", {}).items():
+        tensors = {new + k.removeprefix(old) if k.startswith(old) else k: v for k, v in tensors.items()}
+    return tensors
 
 
 def _check_names(wanted: set[str], found: set[str], what: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from lmbase.modeling.devices import DTYPES
 from lmbase.modeling.inference import inference_method
 from multitoken.benchmarks.measuring import PLAIN, Way, write
-from multitoken.modeling_multitoken import MultiTokenLM
+from multitoken.multi_token_lm import MultiTokenLM
 from multitoken.speculation import SpeculationStatistics
 
 TIE = 1e-4  # logits this close are in an order that rounding decides

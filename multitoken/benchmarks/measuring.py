@@ -21,8 +21,9 @@ from lmbase.benchmarking.timing import Generation, alternate, pairwise_ratio
 from lmbase.files import MANIFEST, verify_folder, write_folder, write_text
 from lmbase.modeling.inference import inference_method
 from lmbase.text.tokenizers import encode_text
-from multitoken.modeling_multitoken import MultiTokenLM
-from multitoken.speculation import DraftTree, SpeculationStatistics
+from multitoken.draft_tree import DraftTree
+from multitoken.multi_token_lm import MultiTokenLM
+from multitoken.speculation import SpeculationStatistics
 from multitoken.transitions import best_candidates
 
 NUM_RANKS = 8  # candidates of a head that a tree may name
@@ -135,8 +136,9 @@ def candidate_rates(
     for prompt, new in zip(prompts, continuations, strict=True):
         ids = torch.tensor([prompt + new], device=model.device)  # (1,L)
         first, length = len(prompt) - 1, ids.shape[1]
-        z = model.read(ids[:, :-1], None, None)  # the last token is a target only: it may have no position
-        for j, states in model.run_heads(z, 1, n, None):
+        places = torch.arange(length - 1, device=ids.device)[None]
+        z = model.read(ids[:, :-1], places, None)  # the last token is a target only: it may have no position
+        for j, states in model.run_heads(z, range(1, n + 1), places, None):
             targets = ids[0, first + j :]
             if j == 1 or not len(targets):
                 continue

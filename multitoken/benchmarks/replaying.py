@@ -1,14 +1,14 @@
 """Wall clock of drafting at sizes whose trained weights are not at hand: random weights, replayed acceptance.
 
-Weights do not change how long a step takes, only how often guesses come true. So guesses are made and verified as ever,
-and what verifying finds is replaced: after each draft as many guesses are accepted as a trained model accepted.
+Weights do not change how long a step takes, only how often drafts come true. So drafts are made and verified as ever,
+and what verifying finds is replaced: of each draft as many tokens are accepted as a trained model accepted.
 
 B texts, R rows of a pass, D width.
 """
 
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,55 +24,50 @@ from lmbase.benchmarking.timing import (
     pairwise_ratio,
     time_opt,
 )
-from lmbase.modeling.cache import RowCache
 from lmbase.modeling.trunk import random_config
 from lmbase.report.rows import Row, read_metrics
 from multitoken.configuration_multitoken import MultiTokenLMConfig
-from multitoken.modeling_multitoken import MultiTokenLM
-from multitoken.speculation import DraftTree
+from multitoken.draft_loop import DraftLoop, Read
+from multitoken.draft_tree import DraftTree
+from multitoken.multi_token_lm import MultiTokenLM
+from multitoken.transitions import Ahead
 
 FIRST_WORD = 4  # below are special tokens
 
 
 class ReplayedLM(MultiTokenLM):
-    """A model with random weights that accepts as many guesses of each draft as it is told.
+    """A model with random weights that accepts as many drafts as it is told."""
 
-    `step` reads all rows, as ever. Then head 1's states are replaced by those that choose the wanted tokens: along a
-    path of the draft the next guess, and where it is to end a token that was not guessed. A word's own vector does
-    that, since random vectors are nearly orthogonal.
-    """
-
-    def __init__(self, config: MultiTokenLMConfig):
-        super().__init__(config)
-        assert config.head_kind == "parallel", "others draft from the states that are replaced here"
-        self._replayed = itertools.cycle([0])
-        self._paths: dict[int, list[list[int]]] = {}  # children of each row, by R; one kind of draft at a time
+    _counts: Iterator[int] = itertools.repeat(0)
 
     def replay(self, counts: Sequence[int]) -> None:
-        """Accept so many guesses of the drafts to come, in turn, over and over; fewer where a draft is shorter."""
-        self._replayed = itertools.cycle(counts)
-        self._paths = {}
+        """Accept so many tokens of the drafts to come, in turn, over and over; fewer where a draft is shorter."""
+        self._counts = itertools.cycle(counts)
 
-    def step(
-        self,
-        input_ids: Tensor,
-        positions: Tensor | None,
-        visible: Tensor,
-        cache: RowCache,
-        compiled: Callable | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
-        reads_prompts = not any(cache.lengths)
-        z, states = super().step(input_ids, positions, visible, cache, compiled)
-        if not reads_prompts and input_ids.shape[1] > 1:
-            wanted = torch.tensor([self._choices(row, visible) for row in input_ids.tolist()], device=z.device)
-            vectors = self.unembedding(1)[wanted]  # (B,R,word_embed_proj_dim)
-            states[0] = vectors if self.project_out is None else vectors @ self.project_out.weight  # type: ignore[operator]
-        return z, states
+    def draft_loop(self, *args) -> DraftLoop:
+        return ReplayedLoop(self._counts, *args)
 
-    def _choices(self, drafted: list[int], visible: Tensor) -> list[int]:
-        """What head 1 is to choose after each row (R,) of a draft."""
-        children = self._paths.setdefault(len(drafted), _children(visible))
-        return choices_that_accept(next(self._replayed), drafted, children)
+
+class ReplayedLoop(DraftLoop):
+    """Drafts are made and verified as ever, and then what the model chose is replaced.
+
+    Args:
+        counts: draft tokens accepted in each pass, without end; fewer where a draft is shorter.
+    """
+
+    def __init__(self, counts: Iterator[int], *args):
+        super().__init__(*args)
+        self.counts = counts
+
+    def _choose(self, read: Read, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Ahead]:
+        _, heads = super()._choose(read, guesses)
+        return [self.replayed(b, between) for b, between in enumerate(guesses)], heads
+
+    def replayed(self, b: int, between: list[list[int]]) -> list[int]:
+        """What is to be chosen after each row: drafts along a path, then a token that was not drafted."""
+        drafted = [path[-1] if path else 0 for path in between]
+        count = next(self.counts) if len(between) > 1 else 0
+        return choices_that_accept(count, drafted, self.guessed.children, never=self.reader.end)
 
 
 def choices_that_accept(
@@ -93,13 +88,6 @@ def choices_that_accept(
     guessed = {drafted[child] for child in children[row]}
     chosen[row] = next(token for token in itertools.count(FIRST_WORD) if token not in guessed)
     return chosen
-
-
-def _children(visible: Tensor) -> list[list[int]]:
-    """Rows one step below each row of a draft, from what rows see: themselves and those on the way to them."""
-    seen = visible.tolist()
-    depths = [sum(row) for row in seen]
-    return [[s for s in range(len(seen)) if seen[s][r] and depths[s] == depths[r] + 1] for r in range(len(seen))]
 
 
 # -- acceptance that was measured --------------------------------------------------------------------------------------
@@ -164,7 +152,7 @@ def read_acceptance(path: str, seed: int = 0) -> MeasuredDrafts:
 
 
 def build(size: str, drafts: MeasuredDrafts, vocab_size: int, dtype: torch.dtype, device: str, seed: int) -> ReplayedLM:
-    """As many heads on an OPT of a size as `MultiTokenLM.from_opt` would set: head 1 is its last block, the others come
+    """As many heads on an OPT of a size as `MultiTokenLM.from_lm` would set: head 1 is its last block, the others come
     on top."""
     config = MultiTokenLMConfig.matching(random_config(f"random:{size}", vocab_size=vocab_size, max_positions=2048), 1)
     config.num_future_tokens, config.draft_transitions = drafts.num_future_tokens, drafts.draft_transitions
@@ -191,7 +179,7 @@ def measure_replay(
         common: columns of every row.
         compiled: everything once more with compiled steps.
     """
-    opt = model.to_opt()
+    opt = model.to_lm()
     plain = Acceptance("plain", 1, [0])
     worst = Acceptance("auto, nothing accepted", "auto", [0])
     tried = [plain, *ways, worst]

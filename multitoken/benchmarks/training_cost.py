@@ -23,10 +23,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lmbase.benchmarking.peak_memory import in_own_process, peak, start_of_peak
 from lmbase.benchmarking.timing import alternate
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
+from lmbase.modeling.token_lm import shift
 from lmbase.modeling.trunk import random_config
 from lmbase.report.rows import Row
 from multitoken.configuration_multitoken import MultiTokenLMConfig
-from multitoken.modeling_multitoken import MultiTokenLM
+from multitoken.multi_token_lm import MultiTokenLM
 
 WINDOW = 512  # tokens, at most
 MEMORY_SHARE = 0.6  # of the machine's free memory that a measurement may be expected to take
@@ -81,7 +82,7 @@ def our_loss(model: MultiTokenLM, batch: dict[str, Tensor]) -> Tensor:
 
 def naive_loss(model: MultiTokenLM, batch: dict[str, Tensor]) -> Tensor:
     """The same loss the straight way: all heads' logits first, then a cross-entropy of each."""
-    windows = model._windows(document_ids=None, **batch)
+    windows = shift(**batch, ids=model.ids)
     logits, targets = [], []
     for i, states in model._all_states(windows, len(model.heads)):
         of_head, mask = windows.of_head(i)

@@ -23,7 +23,7 @@ from sllm.assistant import SentenceAssistant
 from sllm.benchmarks.replaying import ReplayedAssistant
 from sllm.benchmarks.training import Build
 from sllm.loading import load_model
-from sllm.modeling_sllm import SLLM
+from sllm.sllm import SLLM
 
 NUM_PROMPTS = 16  # of a trained pair
 

@@ -27,7 +27,7 @@ from lmbase.text.processor import SentenceProcessor
 from sllm.benchmarks.generation import random_sentences
 from sllm.benchmarks.training import MOST_SENTENCES, Build
 from sllm.evaluation.speed import decoder_cache_bytes
-from sllm.modeling_sllm import SLLM
+from sllm.sllm import SLLM
 
 READ_AT_ONCE = 128  # tokens: few enough that what a forward pass takes does not hide what the cache takes
 
@@ -165,11 +165,11 @@ def _read_tokens(
 def _read_sentences(sllm: SLLM, sentences: Sequence[list[int]]) -> Iterator[tuple[int, DynamicCache]]:
     padded = [vars(pad_sentences([[sentence]], sllm.config.pad_token_id)) for sentence in sentences]
     batches = [{key: value.to(sllm.device) for key, value in batch.items()} for batch in padded]
-    state = sllm.start_reading(**batches[0])
+    state = sllm.prefill(**batches[0])
     tokens = len(sentences[0])
     yield tokens, cast(DynamicCache, state.past_key_values)
     for sentence, batch in zip(sentences[1:], batches[1:], strict=True):
-        sllm.read_sentence(batch["input_ids"][0], batch["attention_mask"][0], state)
+        sllm.step(batch["input_ids"][0], batch["attention_mask"][0], state)
         tokens += len(sentence)
         yield tokens, cast(DynamicCache, state.past_key_values)
 

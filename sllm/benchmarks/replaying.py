@@ -19,15 +19,14 @@ from transformers import LogitsProcessorList
 from lmbase.modeling.inference import inference_method
 from lmbase.text.padding import pad_sentences
 from multitoken.benchmarks.measuring import NUM_RANKS, accepted_counts
-from multitoken.benchmarks.replaying import Acceptance, choices_that_accept
-from multitoken.speculation import DraftTree
-from multitoken.transitions import Ahead, best_candidates
+from multitoken.benchmarks.replaying import Acceptance, ReplayedLoop
+from multitoken.draft_loop import DraftLoop, Stretch
+from multitoken.draft_tree import DraftTree
+from multitoken.transitions import best_candidates
 from sllm.assistant import SentenceAssistant
 from sllm.configuration_sllm import SLLMConfig
 from sllm.loading import load_model
-from sllm.modeling_sllm import SLLM
-from sllm.reading import ReadingState
-from sllm.sentence_writer import Read, Sentence, SentenceWriter
+from sllm.sllm import SLLM
 
 TREES = (4, 8)  # guesses of the trees that are tried
 NUM_PROMPTS, PROMPT_CHARACTERS = 16, 1000  # of the texts after which a trained SLLM's drafts are counted
@@ -44,35 +43,26 @@ class ReplayedSLLM(SLLM):
         over, and accepts as many guesses of each draft as `counts` says, which goes on from call to call."""
         self._lengths, self._counts = lengths, counts
 
-    def sentence_writer(self, *args) -> SentenceWriter:
-        return ReplayedWriter(self._lengths, self._counts, self, *args)
+    def draft_loop(self, *args) -> DraftLoop:
+        return ReplayedSentences(self._lengths, self._counts, *args)
 
 
-class ReplayedWriter(SentenceWriter):
+class ReplayedSentences(ReplayedLoop):
+    """Ends sentences after given numbers of tokens, too."""
+
     def __init__(self, lengths: Sequence[int], counts: Iterator[int], *args):
-        super().__init__(*args)
-        self.lengths, self.counts = itertools.cycle(lengths), counts
+        super().__init__(counts, *args)
+        self.lengths = itertools.cycle(lengths)
 
-    def write(self, state: ReadingState, sentences: Sequence[Sentence]) -> None:
-        longest = self.model.config.max_sentence_tokens
-        self.wanted = [min(next(self.lengths), longest) for _ in sentences]
-        super().write(state, sentences)
+    def run(self, stretches: Sequence[Stretch]) -> Iterator[None]:
+        self.wanted = [min(next(self.lengths), self.reader.longest) for _ in stretches]
+        return super().run(stretches)
 
-    def _choose(self, read: Read, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Ahead]:
-        _, heads = super()._choose(read, guesses)
-        chosen = [
-            self._replayed(sentence, self.wanted[text], between)
-            for sentence, text, between in zip(self.sentences, self.texts, guesses, strict=True)
-        ]
-        return chosen, heads
-
-    def _replayed(self, sentence: Sentence, wanted: int, between: list[list[int]]) -> list[int]:
-        """What the decoder is to choose after each row: guesses along a path, then a token that was not guessed."""
-        eos, drafted = self.model.config.eos_token_id, [path[-1] if path else 0 for path in between]
-        count = next(self.counts) if len(between) > 1 else 0
-        chosen = choices_that_accept(count, drafted, self.guessed.children, never=eos)
+    def replayed(self, b: int, between: list[list[int]]) -> list[int]:
+        wanted, length = self.wanted[self.texts[b]], len(self.stretches[b].ids)
+        chosen = super().replayed(b, between)
         return [
-            eos if len(sentence.ids) + len(path) == wanted else token
+            self.reader.end if length + len(path) == wanted else token
             for token, path in zip(chosen, between, strict=True)
         ]
 
@@ -160,11 +150,11 @@ def candidate_rates(model: SLLM, texts: Sequence[str], num_ranks: int = NUM_RANK
         ids = model.processor.encode(text).sentences()[-model.config.max_sentences :]
         padded = vars(pad_sentences([ids], model.config.pad_token_id))
         batch = {key: value.to(model.device) for key, value in padded.items()}
-        sentences = model._read(**batch)
-        states = model._trunk_states(sentences, batch["sentence_mask"])
+        sentences = model.read(**batch)
+        states = model.trunk_states(sentences, batch["sentence_mask"])
         memory = model.memory_of_heads(sentences, states)
-        for decoded in model._decode(sentences, states):
-            for j, (hidden, targets, before) in enumerate(model._look_ahead(decoded, sentences, states, memory)):
+        for decoded in model.decode(sentences, states):
+            for j, (hidden, targets, before) in enumerate(model.look_ahead(decoded, sentences, states, memory)):
                 best = best_candidates(
                     model.draft_transitions, j, table[before], hidden, hidden @ table.T, table, num_ranks
                 )

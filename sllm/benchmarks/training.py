@@ -21,7 +21,7 @@ from lmbase.benchmarking.roofline import Machine
 from lmbase.benchmarking.timing import alternate, median
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.modeling.token_lm import TokenLM
-from lmbase.modeling.trunk import load_opt, vector_shape
+from lmbase.modeling.trunk import load_lm, vector_heads, vector_width
 from lmbase.report.rows import Row
 from lmbase.text.padding import pad_sentences, pad_tokens
 from sentencevae import SentenceVAE, SentenceVAEConfig
@@ -57,10 +57,10 @@ class Build:
         return replace(self, **{name: getattr(config, name) for name in COPIED})
 
     def opt(self) -> OPTForCausalLM:
-        return load_opt(f"random:{self.size}", vocab_size=self.vocab_size, seed=self.seed)
+        return load_lm(f"random:{self.size}", vocab_size=self.vocab_size, seed=self.seed)
 
     def vae(self, opt: OPTForCausalLM) -> SentenceVAE:
-        width, heads = vector_shape(opt)
+        width, heads = vector_width(opt.config), vector_heads(opt.config)
         torch.manual_seed(self.seed)
         return SentenceVAE(
             SentenceVAEConfig(

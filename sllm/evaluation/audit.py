@@ -3,8 +3,6 @@
 S sentences, T tokens of a sentence, D width.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,17 +12,16 @@ from lmbase.modeling.inference import inference_method
 from lmbase.modeling.losses import token_nats
 from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.text.windows import Window, windows
-from sentencevae.modeling_sentencevae import sentence_targets
+from sentencevae.decoder import sentence_targets
 from sllm.reading import ReadingState
-
-if TYPE_CHECKING:
-    from sllm.modeling_sllm import SLLM, TextNats
+from sllm.sentences import TextNats
+from sllm.sllm import SLLM
 
 Sentences = list[list[int]]
 
 
 @inference_method
-def audit_sentences(model: "SLLM", sentences: Sentences) -> AuditReport:
+def audit_sentences(model: SLLM, sentences: Sentences) -> AuditReport:
     """Audit `model` on a text of S sentences of token ids: about 2 S forward passes, S backward, 1.5 S cached steps.
 
     Scores are audited as a whole text has them, and as windows have them that are scored together over one reading.
@@ -45,7 +42,7 @@ def audit_sentences(model: "SLLM", sentences: Sentences) -> AuditReport:
     return report
 
 
-def _score(model: "SLLM", sentences: Sentences) -> Scored:
+def _score(model: SLLM, sentences: Sentences) -> Scored:
     """Each sentence's nats in the whole text, and behind them those in the window that scores it."""
     batch = pad_sentences([sentences], model.config.pad_token_id)
     arguments = [t.to(model.device) for t in (batch.input_ids, batch.attention_mask, batch.sentence_mask)]
@@ -60,7 +57,7 @@ def _score(model: "SLLM", sentences: Sentences) -> Scored:
     return Scored(scores, model(*arguments).states[0])
 
 
-def _nats(model: "SLLM", input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> "TextNats":
+def _nats(model: SLLM, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> TextNats:
     """Of one text: row 0 is the whole of it, the further rows are windows."""
     num_sentences = sentence_mask.shape[1]
     rows = [(0, 0, num_sentences)] + [(0, w.start, w.stop) for w in _windows(num_sentences)]
@@ -84,14 +81,14 @@ def _scored_in(num_sentences: int) -> list[tuple[int, int]]:
     return [(r, k - w.start) for r, w in enumerate(_windows(num_sentences), start=1) for k in range(w.scored, w.stop)]
 
 
-def _other_tokens(model: "SLLM", sentence: list[int]) -> list[int]:
+def _other_tokens(model: SLLM, sentence: list[int]) -> list[int]:
     size = model.config.vocab_size
     special = {model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id}
     ordinary = [i for i in range(min(size, 64)) if i not in special] or [0]
     return [ordinary[(i + place + 1) % len(ordinary)] for place, i in enumerate(sentence)]
 
 
-def _audit_gradients(model: "SLLM", sentences: Sentences, report: AuditReport) -> None:
+def _audit_gradients(model: SLLM, sentences: Sentences, report: AuditReport) -> None:
     """The nats of sentence k must not depend on the vectors of sentence k and later ones at all."""
     vectors: list[Tensor] = []
 
@@ -112,14 +109,14 @@ def _audit_gradients(model: "SLLM", sentences: Sentences, report: AuditReport) -
             report.check(not leaks, f"the score of sentence {k + 1} has a gradient into its own vector or a later one")
 
 
-def _audit_steps(model: "SLLM", sentences: Sentences, report: AuditReport) -> None:
+def _audit_steps(model: SLLM, sentences: Sentences, report: AuditReport) -> None:
     """Reading sentence by sentence with caches, as `generate` does, must give the scores of the parallel path:
     from the start state on, and after half of the text as a prompt."""
     parallel = _score(model, sentences).scores
     for first in sorted({0, len(sentences) // 2}):
         prompt = pad_sentences([sentences[:first]], model.config.pad_token_id)
         arguments = (prompt.input_ids, prompt.attention_mask, prompt.sentence_mask)
-        state = model.start_reading(*(t.to(model.device) for t in arguments))
+        state = model.prefill(*(t.to(model.device) for t in arguments))
         for k in range(first, len(sentences)):
             ids, mask = (t.to(model.device) for t in pad_tokens([sentences[k]], model.config.pad_token_id))
             stepped = _score_step(model, ids, mask, state)
@@ -127,14 +124,14 @@ def _audit_steps(model: "SLLM", sentences: Sentences, report: AuditReport) -> No
                 close(parallel[k][: len(stepped)], stepped, CACHE_TOLERANCE),
                 f"sentence {k + 1} scores otherwise when the text is read step by step with caches",
             )
-            model.read_sentence(ids, mask, state)
+            model.step(ids, mask, state)
 
 
-def _score_step(model: "SLLM", ids: Tensor, mask: Tensor, state: ReadingState) -> Tensor:
+def _score_step(model: SLLM, ids: Tensor, mask: Tensor, state: ReadingState) -> Tensor:
     """Nats of one sentence (1, T) given what was read, token by token, and of the flag that it follows."""
     embed, decoder = model.autoencoder.embed_tokens, model.autoencoder.decoder
     cut = sentence_targets(ids, mask, model.config.autoencoder)
-    written = model.start_writing(state)
+    written = model.start_sentence(state)
     hidden = [decoder.step(embed(cut.inputs[:, t : t + 1]), written) for t in range(int(cut.mask.sum()))]
     token = token_nats(
         torch.cat(hidden, dim=1)[0],

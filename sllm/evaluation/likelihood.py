@@ -23,8 +23,8 @@ from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm.evaluation.audit import audit_sentences
 from sllm.loading import LoadedModel, token_lm
-from sllm.modeling_sllm import SLLM
 from sllm.scoring import equal_context, own_windows, score_plans, score_sentences
+from sllm.sllm import SLLM
 from sllm_data.corpora import open_corpus
 from sllm_data.open_data import load_prepared
 
@@ -137,8 +137,9 @@ def _score_mtp_steps(model: MultiTokenLM, ids: list[int]) -> torch.Tensor:
     """The same for head 1 of a multi-token model."""
     cache, nats = RowCache(1, len(ids), model.device), []
     alone = torch.ones(1, 1, dtype=torch.bool, device=model.device)
-    for read, target in pairwise([model.config.bos_token_id, *ids]):
-        _, states = model.step(torch.tensor([[read]], device=model.device), None, alone, cache)
+    for place, (read, target) in enumerate(pairwise([model.config.bos_token_id, *ids])):
+        at = torch.tensor([[place]], device=model.device)
+        _, states = model.step(torch.tensor([[read]], device=model.device), at, alone, cache)
         cache.keep([[0]])
         logits = model.finish(states[0][0, 0]) @ model.unembedding(1).T
         nats.append(-logits.float().log_softmax(-1)[target])

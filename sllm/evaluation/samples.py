@@ -9,7 +9,7 @@ from lmbase.text.tokenizers import encode_text
 from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm.loading import LoadedModel
-from sllm.modeling_sllm import SLLM
+from sllm.sllm import SLLM
 
 RECONSTRUCTED_SENTENCES = 6
 

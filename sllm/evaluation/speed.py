@@ -20,7 +20,7 @@ from lmbase.modeling.cache import RowCache
 from lmbase.text.tokenizers import encode_text
 from multitoken import DraftTree, MultiTokenLM
 from sllm.loading import LoadedModel
-from sllm.modeling_sllm import SLLM
+from sllm.sllm import SLLM
 
 NUM_COPIED = 5  # prompt_lookup_num_tokens while that is measured
 LOOKUP = ", prompt lookup"

@@ -79,6 +79,6 @@ SLLMS = {
 
 
 def make_mtp(seed: int = 5, num_future_tokens: int = 3, opt: dict | None = None, **options) -> MultiTokenLM:
-    model = MultiTokenLM.from_opt(make_opt(**opt or {}), num_future_tokens, **options)
+    model = MultiTokenLM.from_lm(make_opt(**opt or {}), num_future_tokens, **options)
     randomise(model, seed)
     return model

@@ -10,7 +10,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from lmbase.modeling.decoding import GumbelNoise
 from lmbase.text.tokenizers import load_tokenizer
 from multitoken import MultiTokenLM, generation_multitoken
-from multitoken.speculation import DraftLength
+from multitoken.draft_length import DraftLength
 
 KINDS = ("parallel", "linear", "causal", "anticausal")
 TREE = ((0,), (1,), (2,), (0, 0), (0, 1), (1, 0))
@@ -59,7 +59,7 @@ def new_ids(model, prompt, **options):
 
 
 def test_plain_decoding_is_that_of_the_opt(counter):
-    opt = counter.to_opt()
+    opt = counter.to_lm()
     for prompt in PROMPTS:
         ids = torch.tensor([prompt])
         options = dict(max_new_tokens=20, do_sample=False, eos_token_id=2)
@@ -336,7 +336,7 @@ def test_text_needs_a_tokenizer(counter):
 
 
 def test_a_model_with_one_head_writes_plainly():
-    model = MultiTokenLM.from_opt(make_opt(), 1)
+    model = MultiTokenLM.from_lm(make_opt(), 1)
     output = model.generate(torch.tensor([[2, 10]]), max_new_tokens=8)
     assert output.statistics.offered == []
     with pytest.raises(ValueError, match="has 1 head, so"):

@@ -50,16 +50,16 @@ def test_head_1_is_the_opt_that_it_came_from_bit_for_bit(kind, shape):
     opt = make_opt(num_hidden_layers=3, **shape)
     if kind == "anticausal" and shape == POST_NORM:
         with pytest.raises(ValueError, match="normalises after"):
-            MultiTokenLM.from_opt(opt, 3, kind)
+            MultiTokenLM.from_lm(opt, 3, kind)
         return
-    model = MultiTokenLM.from_opt(opt, 3, kind)
+    model = MultiTokenLM.from_lm(opt, 3, kind)
     ids = torch.tensor([[2, 10, 11, 12]])
     assert torch.equal(model.logits(ids), opt(ids).logits)
     if kind in ("parallel", "causal"):
-        assert torch.equal(model.to_opt()(ids).logits, opt(ids).logits)
+        assert torch.equal(model.to_lm()(ids).logits, opt(ids).logits)
     else:
         with pytest.raises(ValueError, match="no OPT"):
-            model.to_opt()
+            model.to_lm()
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def test_padding_on_either_side_changes_nothing(mtp, side):
 def test_scores_are_those_of_the_plain_opt(mtp):
     texts = ["He left.", "", "Much later, she came back."]
     tokenizer = mtp.tokenizer = load_tokenizer("bytes")
-    expected = score_tokens(TokenLM(mtp.to_opt()), tokenizer, texts)
+    expected = score_tokens(TokenLM(mtp.to_lm()), tokenizer, texts)
     for found, wanted in zip(mtp.score(texts), expected, strict=True):
         assert found.token == pytest.approx(wanted.token, rel=1e-4)
 

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multitoken.speculation import DraftLength, DraftTree, SpeculationStatistics, verify
+from multitoken.draft_length import DraftLength
+from multitoken.draft_tree import DraftTree, verify
+from multitoken.speculation import SpeculationStatistics
 
 TREE = DraftTree(((0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)))
 

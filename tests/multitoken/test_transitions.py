@@ -6,7 +6,7 @@ from tiny import make_mtp, make_sllm
 from torch import nn
 
 from multitoken import transitions
-from multitoken.speculation import DraftTree
+from multitoken.draft_tree import DraftTree
 from multitoken.transitions import Transition, ranked_after, sequential_guesses
 
 WIDTH, WORDS = 8, 40

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from lmbase.text.padding import pad_tokens
 from sentencevae import SentenceVAE, SentenceVAEConfig
-from sentencevae.modeling_sentencevae import sentence_targets
+from sentencevae.decoder import sentence_targets
 
 EOS, PAD = 2, 1
 VARIANTS = [

@@ -131,11 +131,11 @@ def test_the_trunks_cache_doubles_also_beyond_its_positions():
     steps = CompiledSteps(model, GenerationConfig(**FIXED), num_texts=2, num_rows=1, num_tokens=8, num_sentences=2)
     batch = pad_sentences([[], []], PAD)
     with torch.no_grad():
-        state = steps.fix(model.start_reading(batch.input_ids, batch.attention_mask, batch.sentence_mask))
+        state = steps.fix(model.prefill(batch.input_ids, batch.attention_mask, batch.sentence_mask))
         capacities = set()
         for number in range(50):
             first = number < 25
-            steps.read_sentence(torch.tensor([[9], [9]]), torch.tensor([[first], [not first]]), state)
+            steps.step(torch.tensor([[9], [9]]), torch.tensor([[first], [not first]]), state)
             capacities.add(state.attention_mask.shape[1])
     assert len(capacities) <= 5
     assert state.attention_mask.sum(1).tolist() == [26, 26]
@@ -151,16 +151,16 @@ def test_other_trunks_and_bf16(opt):
 def test_states_are_the_same(model):
     """Sentence after sentence, some texts over early."""
     batch = pad_sentences(PROMPTS, PAD)
-    ours = model.start_reading(batch.input_ids, batch.attention_mask, batch.sentence_mask)
+    ours = model.prefill(batch.input_ids, batch.attention_mask, batch.sentence_mask)
     steps = CompiledSteps(model, GenerationConfig(**FIXED), num_texts=3, num_rows=1, num_tokens=8, num_sentences=2)
-    fixed = steps.fix(model.start_reading(batch.input_ids, batch.attention_mask, batch.sentence_mask))
+    fixed = steps.fix(model.prefill(batch.input_ids, batch.attention_mask, batch.sentence_mask))
     alive = torch.tensor([[True], [True], [True]])
     for number, length in enumerate((3, 1, 12, 5, 2)):
         ids, mask = pad_tokens([[40 + number] * length, [50] * max(1, length - 2), [60]], PAD)
         alive = alive & torch.tensor([[True], [number < 2], [number < 3]])
         with torch.no_grad():
-            model.read_sentence(ids, mask & alive, ours)
-            steps.read_sentence(ids, mask & alive, fixed)
+            model.step(ids, mask & alive, ours)
+            steps.step(ids, mask & alive, fixed)
         for name in ("states_mask", "tokens_mask"):
             assert torch.equal(getattr(ours, name), getattr(fixed, name))
         assert torch.equal(ours.attention_mask, fixed.attention_mask[:, : ours.attention_mask.shape[1]])

@@ -73,11 +73,11 @@ def test_each_heads_loss_is_the_naive_sum(heads):
             sentences = [row[m].tolist() for row, m in zip(ids, mask, strict=True) if m.any()]
             for k, sentence in enumerate(sentences):
                 before = pad_sentences([sentences[:k]], PAD)
-                state = heads.start_reading(before.input_ids, before.attention_mask, before.sentence_mask)
-                written = heads.start_writing(state)
+                state = heads.prefill(before.input_ids, before.attention_mask, before.sentence_mask)
+                written = heads.start_sentence(state)
                 inputs = torch.tensor([[2, *sentence]])
                 states = heads.autoencoder.decoder.read(heads.autoencoder.embed_tokens(inputs), written)
-                ahead = heads.start_writing(state)
+                ahead = heads.start_sentence(state)
                 ahead.memories = heads.memories_of(heads.draft_heads, state)
                 targets = [*sentence, EOS][:CAP]
                 for i, x in enumerate(heads.draft_states(heads.draft_heads, states, ahead), start=1):

@@ -171,13 +171,13 @@ def test_reading_and_writing_with_caches_equals_the_parallel_scores(sllm):
     texts, read_at_once = [DOCUMENT[::-1], DOCUMENT], [2, 3]
     embed = sllm.autoencoder.embed_tokens
     expected = [sllm.nats(**pad([text])) for text in texts]
-    state = sllm.start_reading(**pad([text[:n] for text, n in zip(texts, read_at_once, strict=True)]))
+    state = sllm.prefill(**pad([text[:n] for text, n in zip(texts, read_at_once, strict=True)]))
     for step in range(2):
         numbers = [n + step for n in read_at_once]
         written = pad([[text[n]] for text, n in zip(texts, numbers, strict=True)])
         ids, mask = written["input_ids"][:, 0], written["attention_mask"][:, 0]
         latest = state.states[:, -1]
-        decoder_state = sllm.start_writing(state)
+        decoder_state = sllm.start_sentence(state)
         tokens = torch.cat([torch.full((2, 1), EOS), ids], dim=1)
         for t in range(ids.shape[1]):
             hidden = sllm.autoencoder.decoder.step(embed(tokens[:, t : t + 1]), decoder_state)[:, -1]
@@ -190,7 +190,7 @@ def test_reading_and_writing_with_caches_equals_the_parallel_scores(sllm):
         goes_on = -torch.nn.functional.logsigmoid(-sllm.stop_head(latest))[:, 0]
         flags = torch.stack([e.stop[0, n] for e, n in zip(expected, numbers, strict=True)])
         torch.testing.assert_close(goes_on, flags, atol=1e-4, rtol=1e-4)
-        sllm.read_sentence(ids, mask, state)
+        sllm.step(ids, mask, state)
 
 
 # -- graft -------------------------------------------------------------------------------------------------------------

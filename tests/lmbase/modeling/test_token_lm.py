@@ -7,7 +7,7 @@ import torch
 from tiny import make_opt, make_processor
 
 from lmbase.modeling.token_lm import TokenLM, score_tokens
-from lmbase.modeling.trunk import load_opt, own_tokenizer
+from lmbase.modeling.trunk import load_lm, own_tokenizer
 from lmbase.text.tokenizers import encode_text, load_tokenizer
 
 TEXTS = ["He left.", "", "Then, much later, she came back to the house by the sea."]
@@ -110,7 +110,7 @@ def test_impossible_texts_and_windows_are_refused(opt, tokenizer, text, window, 
 
 def test_random_weights_repeat_and_leave_the_generator_alone():
     state = torch.get_rng_state()
-    first, again, other = (load_opt("random:tiny", vocab_size=260, max_positions=32, seed=s) for s in (0, 0, 1))
+    first, again, other = (load_lm("random:tiny", vocab_size=260, max_positions=32, seed=s) for s in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     table = [opt.get_input_embeddings().weight for opt in (first, again, other)]
     assert torch.equal(table[0], table[1])
@@ -120,7 +120,7 @@ def test_random_weights_repeat_and_leave_the_generator_alone():
 
 def test_an_unknown_size_names_the_known_ones():
     with pytest.raises(ValueError, match="opt-125m, opt-350m, opt-1"):
-        load_opt("random:opt-7b")
+        load_lm("random:opt-7b")
 
 
 @torch.no_grad()
@@ -128,7 +128,7 @@ def test_a_run_and_its_model_folder_load_alike(opt, tmp_path):
     opt.save_pretrained(tmp_path / "model")
     ids = torch.arange(10, 20)[None]
     for folder in (tmp_path, tmp_path / "model"):
-        assert torch.equal(load_opt(str(folder))(ids).logits, opt(ids).logits)
+        assert torch.equal(load_lm(str(folder))(ids).logits, opt(ids).logits)
     assert own_tokenizer(str(tmp_path)) == str(tmp_path / "model")
     assert own_tokenizer("random:tiny") is None
 
@@ -136,14 +136,14 @@ def test_a_run_and_its_model_folder_load_alike(opt, tmp_path):
 def test_another_kind_of_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "sentence_vae"}')
     with pytest.raises(ValueError, match="type 'sentence_vae'; 'opt' is needed"):
-        load_opt(str(tmp_path))
+        load_lm(str(tmp_path))
 
 
 def test_pickled_weights_are_refused(opt, tmp_path):
     opt.config.save_pretrained(tmp_path)
     torch.save(opt.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
-        load_opt(str(tmp_path))
+        load_lm(str(tmp_path))
 
 
 def test_the_tokenizers_end_mark_is_the_models(tokenizer):

@@ -231,7 +231,7 @@ def test_replayed_drafts_accept_as_many_guesses_as_told(options, tree):
     assert accepted_counts(output.statistics) == [10, 10, 10]
     model.replay([2])
     plain = model.generate(torch.tensor([[2, 7, 8]]), max_new_tokens=9, num_draft=1)
-    opt: Any = model.to_opt()
+    opt: Any = model.to_lm()
     expected = opt.generate(torch.tensor([[2, 7, 8]]), max_new_tokens=9, do_sample=False)
     assert torch.equal(plain.sequences, expected)  # nothing is replaced where nothing is drafted
 

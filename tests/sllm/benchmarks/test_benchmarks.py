@@ -139,8 +139,8 @@ def test_counted_bytes_are_those_of_a_real_cache(dtype):
         assert row.kv_bytes_per_token == cache_bytes(held) / held.get_seq_length() / tokens
         assert row.extra["kv_ratio"] == pytest.approx(1 / tokens)
         assert row.extra["sentences_per_1000_tokens"] == pytest.approx(1000 / tokens)
-    state = sllm.start_reading(**vars(pad_sentences([[[10] * 6]], PAD)))
-    written = sllm.start_writing(state)
+    state = sllm.prefill(**vars(pad_sentences([[[10] * 6]], PAD)))
+    written = sllm.start_sentence(state)
     sllm.autoencoder.decoder.read(sllm.get_input_embeddings()(torch.tensor([[2]])), written)
     held_by_decoder = [*written.cache.layers.values(), *(memory.keys_values for memory in written.memories or [])]
     assert by_rule[0].extra["fixed_cache_bytes"] == sum(t.nbytes for pair in held_by_decoder for t in pair)

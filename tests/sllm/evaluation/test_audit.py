@@ -5,7 +5,7 @@ from dataclasses import replace
 from tiny import make_sllm
 
 from sllm.evaluation.audit import audit_sentences
-from sllm.modeling_sllm import SLLM
+from sllm.sllm import SLLM
 
 
 class LeakyWindows(SLLM):

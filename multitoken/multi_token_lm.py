@@ -1,0 +1,148 @@
+"""The multi-token language model as users meet it: text in, text out, scores, saving and loading."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import cached_file
+
+from lmbase.modeling.inference import inference_method
+from lmbase.modeling.token_lm import Scores, score_tokens
+from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
+from multitoken import conversion, generation_multitoken
+from multitoken.draft_tree import DraftTree
+from multitoken.generation_multitoken import MultiTokenGenerateOutput
+from multitoken.modeling_multitoken import MultiTokenModel
+from multitoken.request import Request
+
+
+class MultiTokenLM(GenerationMixin, MultiTokenModel):
+    """n heads on one trunk. Text methods need `tokenizer`, which `from_pretrained` loads with the weights."""
+
+    tokenizer: PreTrainedTokenizerFast | None = None
+
+    @classmethod
+    def from_lm(
+        cls, lm: PreTrainedModel, num_future_tokens: int = 4, head_kind: str = "parallel", **options
+    ) -> "MultiTokenLM":
+        """n heads on a pretrained decoder-only model, which is copied; head 1 alone is that model.
+
+        Its last block becomes head 1 and the further heads start as copies of it. `linear`: all blocks stay, and heads
+        start as the identity. `anticausal`: heads 2 to n, which head 1 reads through, start as copies that add nothing.
+
+        Args:
+            options: further fields of MultiTokenLMConfig.
+        """
+        return conversion.from_lm(cls, lm, num_future_tokens, head_kind, options)
+
+    def to_lm(self) -> PreTrainedModel:
+        """Trunk and head 1 as a plain model of Transformers, copied: for everything that reads such a model."""
+        return conversion.to_lm(self)
+
+    def with_heads(self, num_future_tokens: int) -> "MultiTokenLM":
+        """A copy with the first heads only, to finetune with one after pretraining with several."""
+        model = conversion.with_heads(self, num_future_tokens)
+        model.tokenizer = self.tokenizer
+        return model
+
+    @inference_method
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        streamer=None,
+        *,
+        text: str | Sequence[str] | None = None,
+        num_draft: int | str = "auto",
+        tree: DraftTree | Sequence[Sequence[int]] | None = None,
+        use_mtp: bool | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ) -> MultiTokenGenerateOutput:
+        """Continue texts. The new ids are those of plain decoding with head 1, whatever is drafted: for greedy decoding
+        and, with the same seed, for sampling.
+
+        Args:
+            input_ids: (B, L) ids that open with </s>, padded on the left or right; or give `text`.
+            attention_mask: of the same shape; default: everything but padding.
+            generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...;
+                with return_dict_in_generate=False only the tensor `sequences` is returned; prompt_lookup_num_tokens=k
+                drafts up to k tokens by copying what followed the newest ones (max_matching_ngram_size, default 2)
+                earlier in the text, instead of with heads.
+            logits_processor: as in Transformers, called for one text at a time with the ids before the token (1, L).
+            streamer: a Transformers streamer (one text only); it is handed the tokens of a pass together.
+            text: a text or a list of texts.
+            num_draft: k writes with heads 1 to k, 1 is plain decoding; `auto` drafts, or copies, as long as it pays,
+                by measured acceptance and measured cost of a step.
+            tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth. Default:
+                for `auto` the tree in the model's configuration, if one was measured for it, else a chain.
+            use_mtp: Transformers' word for drafting: True is num_draft="auto", False is num_draft=1.
+            seed: makes sampling repeatable.
+
+        cache_implementation="static" (Transformers' word; with a compile_config, if that is to say how, or with
+        disable_compile) gives a cache of fixed size and compiles the step of trunk and head 1 with no drafts or with
+        the largest one: the first call takes up to minutes, and the cache stays with the model. Rounding apart the
+        text is the same.
+
+        Raises:
+            ValueError: more heads than the model has, a tree that names one, ids outside the vocabulary, a prompt
+                without a position left, an unsupported setting, a text with a lone surrogate.
+        """
+        if use_mtp is not None:
+            num_draft = num_draft if use_mtp else 1
+        given = input_ids, attention_mask, generation_config, logits_processor, streamer
+        request = Request(*given, text, num_draft, tree, seed, kwargs)
+        tokenizer = self.tokenizer if isinstance(request.prompt(), Tensor) else self.needed_tokenizer()
+        return generation_multitoken.generate(self, request, tokenizer)
+
+    def score(self, texts: Sequence[str], contexts: Sequence[str] | None = None) -> Scores:
+        """-log p of each text and of its end under head 1, in windows that overlap by half.
+
+        Args:
+            contexts: what stands before each text and is read, not scored.
+
+        Raises:
+            ValueError: a lone surrogate (with its offset), or a model without tokenizer.
+        """
+        return Scores.of(score_tokens(self, self.needed_tokenizer(), texts, contexts=contexts))
+
+    def needed_tokenizer(self) -> PreTrainedTokenizerFast:
+        if self.tokenizer is None:
+            raise ValueError(
+                "This MultiTokenLM has no tokenizer, so it cannot read text: load it with from_pretrained from a "
+                "folder that has one, or set model.tokenizer."
+            )
+        return self.tokenizer
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:  # type: ignore[override]
+        super().save_pretrained(save_directory, **kwargs)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(save_directory)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in Transformers, but never from a pickle; the tokenizer comes from where the weights do."""
+        kwargs["use_safetensors"] = True
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        model.freeze()  # loading makes new parameters, which all want gradients
+        folder = str(pretrained_model_name_or_path)
+        if cached_file(folder, "tokenizer.json", _raise_exceptions_for_missing_entries=False):
+            tokenizer = load_tokenizer(folder)
+            if vocabulary_size(tokenizer) > model.config.vocab_size:
+                raise ValueError(
+                    f"The tokenizer in {folder!r} has {vocabulary_size(tokenizer)} ids and the model "
+                    f"{model.config.vocab_size} rows: it is another model's tokenizer."
+                )
+            model.tokenizer = tokenizer
+        return loaded

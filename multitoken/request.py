@@ -1,0 +1,140 @@
+"""A call of `generate`, whatever the model: what was asked for, checked, and how its output is handed out.
+
+B texts, L columns.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from lmbase.modeling.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
+from multitoken.copying import PromptLookup, make_lookups
+from multitoken.draft_tree import DraftTree
+from multitoken.speculation import SpeculationStatistics, check_drafts
+
+
+@dataclass
+class GenerateOutput(ModelOutput):
+    """
+    Args:
+        sequences: (B, L) prompt + new ids.
+        num_new_tokens: for each text, end marks not counted.
+        finish_reason: for each text `stop` (the model ended it), `length` (what was asked for is written) or `context`
+            (the trunk's positions are used up).
+        texts: for each text the new part, decoded; None without a tokenizer.
+        statistics: what drafting brought.
+    """
+
+    # A ModelOutput's fields need defaults; all but the texts are always there.
+    sequences: Tensor = None  # type: ignore[assignment]
+    num_new_tokens: list[int] = None  # type: ignore[assignment]
+    finish_reason: list[str] = None  # type: ignore[assignment]
+    texts: list[str] | None = None
+    statistics: SpeculationStatistics = None  # type: ignore[assignment]
+
+
+@dataclass
+class Request:
+    """The arguments of `generate` that all models share; see `multitoken.MultiTokenLM.generate`."""
+
+    input_ids: Tensor | str | Sequence[str] | None = None
+    attention_mask: Tensor | None = None
+    generation_config: GenerationConfig | None = None
+    logits_processor: LogitsProcessorList | None = None
+    streamer: Any = None
+    text: str | Sequence[str] | None = None
+    num_draft: int | str = "auto"
+    tree: DraftTree | Sequence[Sequence[int]] | None = None
+    seed: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)  # Transformers' own, by keyword
+
+    def prompt(self) -> Tensor | list[str]:
+        """Ids, or texts.
+
+        Raises:
+            ValueError: neither or both were given, or something that is neither.
+        """
+        if (self.input_ids is None) == (self.text is None):
+            raise ValueError("Give either input_ids or text.")
+        given = self.input_ids if self.text is None else self.text
+        if isinstance(given, Tensor):
+            return given
+        texts = [given] if isinstance(given, str) else list(given or [])
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError("The prompt is neither a tensor of ids nor a text nor a list of texts.")
+        return texts
+
+
+@dataclass
+class Call:
+    """A request, checked against a model."""
+
+    config: GenerationConfig
+    limit: int  # new tokens of each text, at most
+    fewest: int  # before which it may not end
+    sampler: Sampler
+    drafts: DraftTree  # the largest draft
+    automatic: bool  # draft as long as it pays
+    lookups: list[PromptLookup]
+
+    @property
+    def fixed(self) -> bool:
+        """Caches of fixed size and compiled steps are wanted."""
+        return self.config.cache_implementation == "static"
+
+    def hand_out(self, output: GenerateOutput) -> Any:
+        """The output, or its tensor alone for code that was written for Transformers' models."""
+        return output.sequences if self.config.return_dict_in_generate is False else output
+
+
+def open_call(model: PreTrainedModel, request: Request, texts: Sequence[Sequence[int]], end: int | None = None) -> Call:
+    """Check a request.
+
+    Args:
+        model: its `config` has vocab_size and num_future_tokens.
+        texts: the ids of each prompt. end: one that drafts are not copied across.
+
+    Raises:
+        ValueError: a setting that is not known or not supported, drafts that cannot be made, a streamer for several
+            texts.
+    """
+    if request.streamer is not None and len(texts) != 1:
+        raise ValueError(f"A streamer shows one text, and {len(texts)} prompts were given.")
+    config = merge_generation_config(model.generation_config, request.generation_config, request.settings)
+    vocab_size, copied = model.config.vocab_size, config.prompt_lookup_num_tokens
+    drafts, automatic = check_drafts(
+        request.num_draft, request.tree, model.config.num_future_tokens, vocab_size, copied
+    )
+    return Call(
+        config,
+        DEFAULT_NEW_TOKENS if config.max_new_tokens is None else config.max_new_tokens,
+        config.min_new_tokens or 0,
+        Sampler(config, len(texts), vocab_size, model.device, request.seed, request.logits_processor),
+        drafts,
+        automatic,
+        make_lookups(config, texts, end),
+    )
+
+
+@contextmanager
+def streaming(streamer: Any, prompt: Tensor) -> Iterator[Callable[[Sequence[int]], None]]:
+    """Hands out a function that shows new ids, the prompt first; the streamer's end is told whatever happens."""
+    if streamer is None:
+        yield lambda ids: None
+        return
+    try:
+        streamer.put(prompt.cpu())
+
+        def show(ids: Sequence[int]) -> None:
+            if len(ids):
+                streamer.put(torch.tensor(ids))
+
+        yield show
+    finally:
+        streamer.end()

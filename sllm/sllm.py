@@ -1,0 +1,136 @@
+"""The sentence-level language model as users meet it: text in, text out, scores, saving and loading."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
+
+from lmbase.modeling.inference import inference_method
+from lmbase.modeling.token_lm import Scores
+from lmbase.text.text_model import ProcessorMixin
+from multitoken import DraftTree
+from multitoken.request import Request
+from sentencevae import SentenceVAE
+from sentencevae.decoder import DecoderState
+from sllm import generation_sllm, grafting, reading
+from sllm.generation_sllm import SentenceGenerateOutput
+from sllm.modeling_sllm import SLLMModel
+from sllm.reading import ReadingState
+from sllm.scoring import score_texts
+
+
+class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):  # type: ignore[misc]
+    """Language model whose trunk reads and predicts one vector per sentence (arXiv 2408.00655).
+
+    Text methods need `processor`, which `from_pretrained` loads with the weights.
+    """
+
+    @classmethod
+    def graft(cls, vae: SentenceVAE, lm: PreTrainedModel, **options) -> "SLLM":
+        """Join a pretrained autoencoder and a pretrained decoder-only model; both are copied.
+
+        Args:
+            lm: a language model of Transformers, or the trunk of one.
+            options: fields of SLLMConfig beside the two nested configurations.
+
+        Raises:
+            ValueError: widths or vocabularies that do not fit, or a trunk too short for `max_sentences`.
+        """
+        model = grafting.graft(cls, vae, lm, options)
+        if vae._processor is not None:
+            model.processor = vae.processor
+        return model
+
+    @inference_method
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: Tensor | str | Sequence[str] | None = None,
+        attention_mask: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        streamer=None,
+        *,
+        text: str | Sequence[str] | None = None,
+        max_new_sentences: int | None = None,
+        overflow: str = "stop",
+        num_draft: int | str = "auto",
+        tree: DraftTree | Sequence[Sequence[int]] | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ) -> SentenceGenerateOutput:
+        """Continue texts.
+
+        Args:
+            input_ids: (B, L) flat ids, cut into sentences here, or (B, S, T) sentences; or the same as `text`.
+            attention_mask: of the same shape; default: everything but padding.
+            generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...;
+                with return_dict_in_generate=False only the tensor `sequences` is returned; prompt_lookup_num_tokens=k
+                drafts up to k tokens of a sentence by copying what followed the newest ones (max_matching_ngram_size,
+                default 2) earlier in the text, instead of with heads.
+            logits_processor: as in Transformers; called for one text at a time with the tokens of the sentence that is
+                being written (1, T).
+            streamer: a Transformers streamer (one text only); it is handed whole sentences.
+            text: a text or a list of texts.
+            max_new_sentences: stop after writing this many.
+            overflow: when the trunk's positions are used up: `stop`, or `slide` to drop the oldest half and read again.
+            num_draft: k writes sentences with heads 1 to k of the decoder, 1 is token by token; `auto` drafts, or
+                copies, as long as it pays. The text is the same, in sampling with the same seed.
+            tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth. Default:
+                each head's first.
+            seed: makes sampling repeatable.
+
+        cache_implementation="static" (Transformers' word; with a compile_config, if that is to say how, or with
+        disable_compile) gives caches of fixed size and compiled steps: the first call takes up to minutes, later ones
+        are faster where one text is written at a time, and the caches stay with the model. Rounding apart the text is
+        the same. Drafts of heads with attention (`draft_head_kind: block`), or of other than the largest size, are made
+        uncompiled.
+
+        An unfinished last sentence of a prompt is not encoded: it is forced as the decoder's first tokens.
+
+        Raises:
+            ValueError: a text with a lone surrogate, ids outside the vocabulary, an unsupported setting.
+        """
+        given = input_ids, attention_mask, generation_config, logits_processor, streamer
+        request = Request(*given, text, num_draft, tree, seed, kwargs)
+        processor = self._processor if isinstance(request.prompt(), Tensor) else self.processor
+        return generation_sllm.generate(self, request, processor, max_new_sentences, overflow)
+
+    def score(self, texts: Sequence[str], contexts: Sequence[str] | None = None) -> Scores:
+        """Exact -log p of each text (its end included), given the context before it if there is one.
+
+        An unfinished last sentence of a context is forced as the beginning of the text's first sentence.
+
+        Returns:
+            Scores: nats, bytes and tokens, one entry per text.
+
+        Raises:
+            ValueError: a lone surrogate (with its offset), or as many contexts as there are not texts.
+        """
+        return score_texts(self, self.processor, texts, contexts)
+
+    def prefill(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> ReadingState:
+        """Read the start state and S sentences of B texts at once, remembering what the next sentence needs.
+
+        Args: as for `forward`; texts of fewer sentences are padded on the right.
+        """
+        return reading.prefill(self, input_ids, attention_mask, sentence_mask)
+
+    def step(self, input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
+        """Read one more sentence of each text: ids and mask (B, T); a text whose mask is empty is over, and stays."""
+        reading.step(self, input_ids, attention_mask, state)
+
+    def start_sentence(self, state: ReadingState) -> DecoderState:
+        """Begin to write the next sentence of each text."""
+        return reading.start_sentence(self, state)
+
+    def write_in_int8(self) -> None:
+        """Hold the weights that writing reads in eight bits: the linear layers, and a second table of the vocabulary,
+        from which no embedding is taken. On a CPU, for inference; see `lmbase.modeling.int8`."""
+        reading.write_in_int8(self)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info=True
+        model.freeze()  # loading makes new parameters, which all want gradients
+        return loaded
