@@ -55,7 +55,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from lmbase.benchmarking.roofline import Machine
-from lmbase.config.command_line import option, run, single_process
+from lmbase.config import option, run, single_process
 from lmbase.files import write_text
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.report.rows import Row, filled_columns, markdown_table, write_metrics

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_recipe(name: str, argv: Sequence[str]) -> None:
     """Run one recipe with the rest of the command line. Its keys are the dataclass that its `main` takes."""
-    from lmbase.config.command_line import run
+    from lmbase.config import run
 
     recipe = importlib.import_module(f"{__package__}.{name}")
     config_class = next(iter(typing.get_type_hints(recipe.main).values()))

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from lmbase.config.command_line import option, run, single_process
+from lmbase.config import option, run, single_process
 from lmbase.files import write_text
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.modeling.folders import model_folder

@@ -16,7 +16,7 @@ makes the tables in Markdown files anew from the metrics files that their commen
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmbase.config.command_line import option, run, single_process
+from lmbase.config import option, run, single_process
 from lmbase.report.tables import fill_tables
 from lmbase.report.write import write_report
 
