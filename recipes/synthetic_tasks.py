@@ -46,7 +46,8 @@ from lmbase.files import MANIFEST, write_text
 from lmbase.modeling.devices import choose_device
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.modeling.inference import inference_method
-from lmbase.report.rows import Row, filled_columns, markdown_table, write_metrics
+from lmbase.report.columns import filled_columns, markdown_table
+from lmbase.report.rows import Row, write_metrics
 from lmbase.training.batches import count_tokens
 from lmbase.training.cost import write_training
 from lmbase.training.loop import QUICK_STEPS, TrainingConfig, train
