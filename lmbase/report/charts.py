@@ -160,9 +160,8 @@ def _axes(x_label: str = "", y_label: str = "", *, width: int = 560, height: int
 
 
 def _svg(axes: Axes, ground: str = "none") -> str:
-    file = io.StringIO()
-    figure = axes.get_figure(root=True)
-    assert figure is not None
+    file, figure = io.StringIO(), axes.figure
+    assert isinstance(figure, Figure)
     for artist in figure.findobj():
         artist.set_clip_on(False)  # a clip path needs names, which several charts on a page would share
     with warnings.catch_warnings():
