@@ -19,16 +19,21 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(THREADS) .venv/bin/python -m pytest -q $(ARGS)
 
-check: .venv/.installed
+check: .venv/.installed .mypy/sllm_recipes
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy .
+	.venv/bin/mypy
+
+# The folder recipes/ under the name that its modules are imported by (see pyproject.toml).
+.mypy/sllm_recipes:
+	mkdir -p .mypy
+	ln -s ../recipes $@
 
 test-oldest: .venv-oldest/.installed
 	$(THREADS) .venv-oldest/bin/python -m pytest -q $(ARGS)
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .pytest_cache .mypy .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 .venv/.installed: constraints.txt

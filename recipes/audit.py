@@ -11,7 +11,7 @@ finding of each that does.
 
 from dataclasses import dataclass
 
-from lmbase.config.command_line import option, run, single_process
+from lmbase.config import option, run, single_process
 from lmbase.modeling.devices import choose_device
 from sllm.evaluation.likelihood import AUDIT_TEXTS, audit_loaded, read_texts
 from sllm.loading import load_model

@@ -55,11 +55,11 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from lmbase.benchmarking.roofline import Machine
-from lmbase.config.command_line import option, run, single_process
+from lmbase.config import option, run, single_process
 from lmbase.files import write_text
 from lmbase.modeling.devices import DTYPES, choose_device
-from lmbase.report.rows import Row, filled_columns, markdown_table, write_metrics
-from lmbase.report.speed_page import render_speed
+from lmbase.report.columns import filled_columns, markdown_table
+from lmbase.report.rows import Row, write_metrics
 from lmbase.text import is_unicode
 from multitoken.benchmarks.replaying import build as build_replayed
 from multitoken.benchmarks.replaying import measure_replay, read_acceptance
@@ -329,6 +329,8 @@ def main(config: Config) -> list[Row]:
         rows += more
         corpus = named or corpus
         write_text(folder / "table.md", tables(rows) + "\n")
+        from lmbase.report.speed_page import render_speed  # here, because only a report needs Matplotlib
+
         if plots := render_speed(rows):
             write_text(folder / "plots.html", plots)
         seconds = time.perf_counter() - started

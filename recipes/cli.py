@@ -3,20 +3,25 @@
     sllm RECIPE [CONFIG] [--key value ...]    run a recipe; CONFIG is a YAML file or the name of a shipped one
     sllm RECIPE --help                        every key of a recipe, with its default and meaning
     sllm list                                 the recipes and the shipped configurations
+    sllm --version                            the version of this package
 
 A recipe is a file in this folder with a docstring (its manual), a dataclass (its keys) and a function `main(config)`.
+Any of them runs on several GPUs by `torchrun --nproc-per-node 8 -m sllm_recipes.NAME [CONFIG] [--key value ...]`, with
+`_` for `-` in the name.
 """
 
 import ast
 import difflib
+import functools
 import importlib
 import sys
+import textwrap
 import typing
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NOT_RECIPES = ("__init__", "cli", "training_run")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(f"{__doc__}\n{_list_recipes()}")
+        return
+    if words[0] == "--version":
+        print(f"sllm {_version()}")
         return
     if words[0] == "list":
         print(f"{_list_recipes()}\n\n{_list_configs()}")
@@ -42,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_recipe(name: str, argv: Sequence[str]) -> None:
     """Run one recipe with the rest of the command line. Its keys are the dataclass that its `main` takes."""
-    from lmbase.config.command_line import run
+    from lmbase.config import run
 
     recipe = importlib.import_module(f"{__package__}.{name}")
     config_class = next(iter(typing.get_type_hints(recipe.main).values()))
@@ -50,13 +58,33 @@ def run_recipe(name: str, argv: Sequence[str]) -> None:
 
 
 def recipes() -> list[str]:
-    """Names of the recipes, as modules."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in NOT_RECIPES)
+    """Names of the recipes, as modules: the files here that define `main(config)`; the others help them."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if _is_recipe(_parsed(path)))
+
+
+def _is_recipe(module: ast.Module) -> bool:
+    mains = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+    return any([argument.arg for argument in node.args.args] == ["config"] for node in mains)
+
+
+@functools.cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _version() -> str:
+    try:
+        return metadata.version("sllm")
+    except metadata.PackageNotFoundError:
+        return "of unknown version: it was not installed by pip"
 
 
 def _list_recipes() -> str:
-    lines = [f"  {_shown(name):<16} {_first_line(FOLDER / f'{name}.py')}" for name in recipes()]
-    return "\n".join(["recipes:", *lines])
+    lines = ["recipes:"]
+    for name in recipes():
+        shown = f"  {_shown(name):<16} {_first_sentence(FOLDER / f'{name}.py')}"
+        lines += textwrap.wrap(shown, 120, subsequent_indent=" " * 19)
+    return "\n".join(lines)
 
 
 def _list_configs() -> str:
@@ -70,9 +98,11 @@ def _shown(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _first_line(path: Path) -> str:
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0]
+def _first_sentence(path: Path) -> str:
+    """The first sentence of a recipe's manual, which may take more than one line."""
+    paragraph = (ast.get_docstring(_parsed(path)) or "").partition("\n\n")[0]
+    sentence, stop, _ = " ".join(paragraph.split()).partition(". ")
+    return sentence + stop.strip()
 
 
 def _first_comment(path: Path) -> str:

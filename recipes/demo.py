@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from lmbase.config.command_line import option, run, single_process
+from lmbase.config import option, run, single_process
 from sllm_recipes import cli
 
 

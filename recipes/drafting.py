@@ -21,11 +21,12 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from lmbase.config.command_line import option, run, single_process
+from lmbase.config import option, run, single_process
 from lmbase.files import write_text
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.modeling.folders import model_folder
-from lmbase.report.rows import Row, filled_columns, markdown_table, write_metrics
+from lmbase.report.columns import filled_columns, markdown_table
+from lmbase.report.rows import Row, write_metrics
 from multitoken import DraftTree, MultiTokenLM
 from multitoken.benchmarks.losslessness import Comparison, compare_texts, sampling_test
 from multitoken.benchmarks.measuring import (

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lmbase.config.command_line import option, run, single_process
+from lmbase.config import option, run, single_process
 from lmbase.files import write_text
 from lmbase.modeling.devices import DTYPES, choose_device
-from lmbase.report.rows import Row, filled_columns, markdown_table, write_metrics
+from lmbase.report.columns import filled_columns, markdown_table
+from lmbase.report.rows import Row, write_metrics
 from sentencevae import SentenceVAE
 from sllm.evaluation.likelihood import (
     audit_loaded,

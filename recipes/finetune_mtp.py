@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from pydantic import PositiveInt
 
-from lmbase.config.command_line import option, run
+from lmbase.config import option, run
 from lmbase.modeling.folders import load_with_more, model_folder
 from lmbase.modeling.trunk import load_lm, own_tokenizer, random_config
 from lmbase.text.tokenizers import vocabulary_size

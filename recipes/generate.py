@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from transformers import OPTForCausalLM, TextStreamer
 
-from lmbase.config.command_line import option, run, single_process
+from lmbase.config import option, run, single_process
 from lmbase.modeling.compiling import compile_settings
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.text.tokenizers import encode_text, tokenizer_hash

@@ -18,7 +18,7 @@ output_dir then holds train/ valid/ test/ (Arrow), processor/ (tokenizer and rul
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmbase.config.command_line import differing_keys, option, run, save_config
+from lmbase.config import differing_keys, option, run, save_config
 from lmbase.files import MANIFEST
 from lmbase.text.processor import SentenceProcessor
 from sllm_data.corpora import open_corpus

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lmbase.config.command_line import option, run
+from lmbase.config import option, run
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.modeling.trunk import input_table, load_lm, own_tokenizer, vector_heads, vector_width
 from lmbase.text.tokenizers import check_same_tokenizer, vocabulary_size

@@ -40,13 +40,14 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from lmbase.config.command_line import option, run, single_process
+from lmbase.config import option, run, single_process
 from lmbase.files import MANIFEST, write_text
 from lmbase.modeling.devices import choose_device
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.trunk import new_config
-from lmbase.report.rows import Row, filled_columns, markdown_table, write_metrics
+from lmbase.report.columns import filled_columns, markdown_table
+from lmbase.report.rows import Row, write_metrics
 from lmbase.training.batches import count_tokens
 from lmbase.training.cost import write_training
 from lmbase.training.loop import QUICK_STEPS, TrainingConfig, train

@@ -13,7 +13,7 @@ byte on the valid split are logged; `sllm evaluate` gives the exact figures.
 
 from dataclasses import dataclass
 
-from lmbase.config.command_line import option, run
+from lmbase.config import option, run
 from lmbase.modeling.token_lm import TokenLM
 from lmbase.modeling.trunk import load_lm, own_tokenizer
 from lmbase.text.tokenizers import vocabulary_size

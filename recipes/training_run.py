@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmbase.config.command_line import option
+from lmbase.config import option
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.text.tokenizers import check_same_tokenizer
 from lmbase.training.batches import count_tokens, steps_for

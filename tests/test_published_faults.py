@@ -25,7 +25,8 @@ from lmbase.benchmarking.timing import Arrivals, Generation, alternate, time_opt
 from lmbase.modeling.causality import audit_tokens
 from lmbase.modeling.token_lm import DocumentNats
 from lmbase.modeling.trunk import SIZES
-from lmbase.report.rows import Row, bits_per_byte, perplexity, read_metrics
+from lmbase.report.rows import Row, read_metrics
+from lmbase.report.statistics import bits_per_byte, perplexity
 from lmbase.text import choose_rule, segment
 from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.training.cost import Training

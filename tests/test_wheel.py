@@ -46,11 +46,13 @@ def test_it_holds_the_packages_and_nothing_else(unpacked: Path) -> None:
     assert top == set(PACKAGES)
 
 
-def test_it_holds_every_module_recipe_and_configuration(unpacked: Path) -> None:
+def test_it_holds_every_module_recipe_configuration_and_template(unpacked: Path) -> None:
     for package, folder in PACKAGES.items():
         modules = {path.relative_to(ROOT / folder) for path in (ROOT / folder).rglob("*.py")}
         shipped = unpacked / package
         assert {path.relative_to(shipped) for path in shipped.rglob("*.py")} == modules
+    templates = Path("lmbase") / "report" / "templates"
+    assert {path.name for path in (unpacked / templates).iterdir()} == {p.name for p in (ROOT / templates).iterdir()}
     configs = {path.name for path in (ROOT / "recipes" / "configs").glob("*.yaml")}
     assert configs
     assert {path.name for path in (unpacked / "sllm_recipes" / "configs").iterdir()} == configs

@@ -1,21 +1,45 @@
-"""Three charts as inline SVG: lines, a histogram, bars. Strings in, strings out; no script and no plotting library.
+"""Charts as SVG: lines, a histogram, bars, and labelled points, drawn by Matplotlib without a network or a display.
 
-Colours come from the page's CSS variables (`--c0` ... `--c7`, `--ink`, `--muted`, `--grid`), so a chart follows the
-reader's light or dark setting. Every mark carries a `<title>`, which browsers show under the pointer.
+A chart for a page is inline: it takes its colours from the page's CSS variables (`--c0` ... `--c7`, `--ink`, `--muted`,
+`--grid`), so that it follows the reader's light or dark setting.
 """
 
-from __future__ import annotations
-
-import html
+import io
+import itertools
 import math
+import re
+import warnings
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
-from lmbase.report.formats import number
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-NUM_COLOURS = 8
-LEFT, RIGHT, TOP, BOTTOM = 56, 22, 12, 40  # room for axis labels, in SVG units
+from lmbase.report.formats import clean, number, with_unit
+
+# The colours that charts are drawn in, and the variables of a page that take their places.
+SERIES = ("#2c6fbb", "#d1622b", "#3a8f5b", "#8a56ac", "#b8891a", "#1f8f9b", "#c2417c", "#6b7280")
+INK, MUTED, GRID = "#1d2129", "#667085", "#e7e9ee"
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {tint: f"c{index}" for index, tint in enumerate(SERIES)}
+SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: small, searchable, in the reader's font
+    "svg.hashsalt": "chart",  # the same chart gives the same file
+    "text.parse_math": False,  # a model's name may hold dollar signs
+    "font.size": 11,
+    "axes.axisbelow": True,
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), GRID),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left", "ytick.left"), False),
+}
+settings = matplotlib.rc_context(SETTINGS)
+ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
 @dataclass
@@ -23,195 +47,140 @@ class Series:
     """A named line. `points` are (x, y), x ascending; a y that is not finite breaks the line."""
 
     name: str
-    points: list[tuple[float, float]]
+    points: Sequence[tuple[float, float]]
+    tint: int = 0  # number of its colour
     marked: bool = False  # a dot at each point, for few points (evaluations) beside many (training steps)
 
 
 def colour(index: int) -> str:
-    """The CSS colour of the index-th series."""
-    return f"var(--c{index % NUM_COLOURS})"
+    """The page's CSS colour of the index-th series."""
+    return f"var(--c{index % len(SERIES)})"
 
 
-def line_chart(
-    series: Sequence[Series], x_label: str, y_label: str, *, tints: Sequence[int] | None = None, max_points: int = 160
-) -> str:
-    """Lines over a common x axis, or "" where no point is finite. `tints` are their colours, 0, 1, 2 ... if None.
+@settings
+def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, max_points: int = 160) -> Markup:
+    """Lines over a common x axis, or "" where no point is finite.
 
     The y axis is logarithmic when the finite values are positive and span more than a factor of 12. A line with more
     than `max_points` points shows means of equal stretches of it.
     """
-    width, height = 560, 300
-    thinned = [Series(line.name, _thin(line.points, max_points), line.marked) for line in series]
-    finite = [(x, y) for line in thinned for x, y in line.points if math.isfinite(y)]
+    finite = [y for line in series for _, y in line.points if math.isfinite(y)]
     if not finite:
-        return ""
-    xs, ys = [x for x, _ in finite], [y for _, y in finite]
-    logarithmic = min(ys) > 0 and max(ys) / min(ys) > 12
-    x_axis = Axis.over(min(xs), max(xs), LEFT, width - RIGHT)
-    y_axis = Axis.over(min(ys), max(ys), height - BOTTOM, TOP, logarithmic=logarithmic)
-    parts = [_frame(x_axis, y_axis, x_label, y_label + (" (log scale)" if logarithmic else ""), width, height)]
-    for tint, line in zip(tints or range(len(thinned)), thinned, strict=True):
-        parts.append(_line(line, x_axis, y_axis, colour(tint)))
-    return _svg(parts, width, height, f"{y_label} over {x_label}")
+        return Markup()
+    logarithmic = min(finite) > 0 and max(finite) / min(finite) > 12
+    axes = _axes(x_label, y_label + (" (log scale)" if logarithmic else ""))
+    for line in filter(lambda line: line.points, series):
+        stretches = np.array_split(np.array(line.points), min(max_points, len(line.points)))
+        x, y = np.array([stretch.mean(axis=0) for stretch in stretches]).T  # a broken value stays, so that it shows
+        there = np.pad(np.isfinite(y), 1)
+        alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])  # a point that no line reaches
+        dots = range(len(y)) if line.marked else alone
+        axes.plot(x, y, color=_tint(line.tint), marker="o", markersize=4.5, markevery=[int(index) for index in dots])
+    if logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter=tick)
+    return _inline(axes)
 
 
-def histogram(counts: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
+@settings
+def histogram(counts: Sequence[tuple[float, float]], x_label: str, y_label: str) -> Markup:
     """Bars of (value, count), values ascending and of equal spacing, with the median marked; "" without counts.
 
     The last bar gathers the tail beyond the 99.5% quantile, so that a rare long sentence does not squeeze the rest.
     """
-    width, height, total = 560, 260, sum(count for _, count in counts)
-    if total <= 0:
-        return ""
-    reached, median, last = 0.0, counts[0][0], len(counts) - 1
-    for index, (value, count) in enumerate(counts):
-        if reached < total / 2 <= reached + count:
-            median = value
-        if reached < 0.995 * total <= reached + count:
-            last = index
-        reached += count
-    shown = [*counts[:last], (counts[last][0], sum(count for _, count in counts[last:]))]
-    has_tail = last < len(counts) - 1
-    step = min((b[0] - a[0] for a, b in pairwise(counts)), default=1) or 1
-    x_axis = Axis.over(shown[0][0] - step / 2, shown[-1][0] + step / 2, LEFT, width - RIGHT, rounded=False)
-    y_axis = Axis.over(0, max(count for _, count in shown), height - BOTTOM, TOP)
-    parts = [_frame(x_axis, y_axis, x_label, y_label, width, height)]
-    bar = abs(x_axis(step) - x_axis(0))
-    for index, (value, count) in enumerate(shown):
-        tail = has_tail and index == last
-        label = f"{value:g}{' or more' if tail else ''}: {count:,.0f} ({100 * count / total:.1f}%)"
-        top = y_axis(count)
-        parts.append(
-            f'<rect x="{x_axis(value) - bar * 0.44:.1f}" y="{top:.1f}" width="{bar * 0.88:.1f}" '
-            f'height="{height - BOTTOM - top:.1f}" fill="var(--c0)" opacity="{0.5 if tail else 0.9}">'
-            f"<title>{html.escape(label)}</title></rect>"
-        )
-    at = x_axis(median)
-    parts.append(
-        f'<line class="median" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
-        f'<text x="{at + 6:.1f}" y="{TOP + 10}">median {median:g}</text>'
-    )
-    return _svg(parts, width, height, f"{y_label} over {x_label}")
+    values, heights = np.array([*counts]).reshape(-1, 2).T
+    if heights.sum() <= 0:
+        return Markup()
+    reached = heights.cumsum() / heights.sum()
+    median, last = values[np.searchsorted(reached, 0.5)], int(np.searchsorted(reached, 0.995))
+    shown = [*heights[:last], heights[last:].sum()]
+    step = min((b - a for a, b in itertools.pairwise(values)), default=1)
+    has_tail = last < len(values) - 1
+    axes = _axes(f"{x_label} (last bar: {values[last]:g} or more)" if has_tail else x_label, y_label, height=260)
+    bars = axes.bar(values[: last + 1], shown, width=0.88 * step, color=_tint(0))
+    bars[-1].set_alpha(0.5 if has_tail else 1)
+    axes.axvline(median, color=_tint(1), linestyle="--")
+    text, place = f"median {median:g}", (median, max(shown))
+    axes.annotate(text, place, (5, 4), va="bottom", color=_tint(1), textcoords="offset points")
+    return _inline(axes)
 
 
-def bar_chart(bars: Sequence[tuple[str, float, int]], format_value: Callable[[float], str] = number) -> str:
-    """Horizontal bars of (name, value, colour index) from zero, each with its value; "" without bars."""
+@settings
+def bar_chart(bars: Sequence[tuple[str, float, int]], show: Callable[[float], str] = number) -> Markup:
+    """Horizontal bars of (name, value, number of its colour) from zero, each with its value; "" without bars."""
     if not bars:
-        return ""
-    width, row, name_width, value_width = 560, 26, 200, 74
-    longest = max(value for _, value, _ in bars) or 1
-    parts = []
-    for index, (name, value, tint) in enumerate(bars):
-        middle = index * row + row / 2 + 4
-        length = max(1.0, (width - name_width - value_width) * value / longest)
-        figure = html.escape(format_value(value))
-        short = html.escape(name if len(name) <= 30 else name[:29] + "…")
-        parts.append(
-            f"<g><title>{html.escape(name)}: {figure}</title>"
-            f'<text class="name" x="{name_width - 8}" y="{middle + 4:.1f}" text-anchor="end">{short}</text>'
-            f'<rect x="{name_width}" y="{middle - 8:.1f}" width="{length:.1f}" height="16" '
-            f'rx="2" fill="{colour(tint)}"/>'
-            f'<text class="value" x="{name_width + length + 6:.1f}" y="{middle + 4:.1f}">{figure}</text></g>'
-        )
-    return _svg(parts, width, len(bars) * row + 8, "bars")
+        return Markup()
+    names, values, tints = zip(*bars, strict=True)
+    axes = _axes(height=26 * len(bars) + 8)
+    drawn = axes.barh(range(len(bars)), values, height=0.6, color=[_tint(tint) for tint in tints])
+    axes.bar_label(drawn, [clean(show(value)) for value in values], padding=5, color=INK, fontweight="bold")
+    axes.set_yticks(range(len(bars)), [_short(name) for name in names], color=INK)
+    axes.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, 1.14 * max(values) or 1))  # the first on top, room for the figure
+    axes.xaxis.set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.grid(visible=False)
+    return _inline(axes)
 
 
-@dataclass
-class Axis:
-    """Maps values to SVG units, linearly or by logarithm, and knows its ticks."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    ticks: list[float]
-    logarithmic: bool = False
-
-    @classmethod
-    def over(
-        cls, low: float, high: float, start: float, end: float, *, logarithmic: bool = False, rounded: bool = True
-    ) -> Axis:
-        """An axis that holds low..high, widened to round ticks unless `rounded` is off."""
-        if low == high:
-            low, high = low - (abs(low) * 0.1 or 1), high + (abs(high) * 0.1 or 1)
-        if logarithmic:
-            decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-            ticks = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
-            low, high = max(t for t in ticks if t <= low * 1.001), min(t for t in ticks if t >= high * 0.999)
-        else:
-            raw = (high - low) / 5
-            magnitude = 10.0 ** math.floor(math.log10(raw))
-            step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw * 0.999)
-            first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-            ticks = [round(index * step, 12) for index in range(first, last + 1)]
-            if rounded:
-                low, high = ticks[0], ticks[-1]
-        edge = (high - low) * 1e-9
-        return cls(low, high, start, end, [tick for tick in ticks if low - edge <= tick <= high + edge], logarithmic)
-
-    def __call__(self, value: float) -> float:
-        low, high = self.low, self.high
-        if self.logarithmic:
-            low, high, value = math.log(low), math.log(high), math.log(value)
-        return self.start + (self.end - self.start) * (value - low) / (high - low)
+@settings
+def point_chart(points: Sequence[tuple[str, float, float]], x_label: str, y_label: str) -> str:
+    """Labelled points (name, x, y) as an SVG file of its own, on a white ground that reads on dark pages too."""
+    axes = _axes(x_label, y_label, width=640, height=360)
+    middle = (min(x for _, x, _ in points) + max(x for _, x, _ in points)) / 2
+    for index, (name, x, y) in enumerate(points):
+        side, gap = ("right", -9) if x > middle else ("left", 9)
+        axes.plot(x, y, "o", markersize=9, color=_tint(index))
+        axes.annotate(_short(name), (x, y), (gap, 0), ha=side, va="center", color=INK, textcoords="offset points")
+    axes.margins(0.08, 0.12)
+    return _svg(axes, "#ffffff")
 
 
-def _thin(points: Sequence[tuple[float, float]], max_points: int) -> list[tuple[float, float]]:
-    """Means of equal stretches; a stretch with a broken value in it stays broken, so that it shows."""
-    if len(points) <= max_points:
-        return list(points)
-    edges = [round(index * len(points) / max_points) for index in range(max_points + 1)]
-    stretches = [points[start:end] for start, end in pairwise(edges)]
-    return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in stretches]
+def tick(value: float, position: float | None = None) -> str:
+    """A number at an axis as briefly as it goes: 0.05, 200, 8k, 1.5M."""
+    scaled, unit = with_unit(value, "kMB")
+    return f"{scaled:g}{unit}"
 
 
-def _line(line: Series, x_axis: Axis, y_axis: Axis, tint: str) -> str:
-    runs: list[list[tuple[float, float]]] = [[]]
-    for x, y in line.points:
-        if math.isfinite(y):
-            runs[-1].append((x, y))
-        elif runs[-1]:
-            runs.append([])
-    parts = []
-    for run in runs:
-        path = " ".join(f"{x_axis(x):.1f},{y_axis(y):.1f}" for x, y in run)
-        if len(run) > 1:
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{tint}" stroke-width="1.8"/>')
-        for x, y in run:
-            seen = line.marked or len(run) == 1
-            look = 'r="3.2"' if seen else 'r="6" class="hover"'
-            label = html.escape(f"{line.name}: {number(y)} at {x:,.0f}")
-            place = f'cx="{x_axis(x):.1f}" cy="{y_axis(y):.1f}"'
-            parts.append(f'<circle {place} {look} fill="{tint}"><title>{label}</title></circle>')
-    return f"<g>{''.join(parts)}</g>"
+def _tint(index: int) -> str:
+    return SERIES[index % len(SERIES)]
 
 
-def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str, width: int, height: int) -> str:
-    base = height - BOTTOM
-    parts = []
-    for tick in y_axis.ticks:
-        y = y_axis(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(tick)}</text>')
-    for tick in x_axis.ticks:
-        x = x_axis(tick)
-        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 4}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{base + 16}" text-anchor="middle">{_tick(tick)}</text>')
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{width - RIGHT}" y1="{base}" y2="{base}"/>')
-    centre, middle = (LEFT + width - RIGHT) / 2, (TOP + base) / 2
-    turned = f'transform="rotate(-90 12 {middle})"'
-    parts.append(f'<text x="{centre}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
-    parts.append(f'<text x="12" y="{middle}" text-anchor="middle" {turned}>{html.escape(y_label)}</text>')
-    return "".join(parts)
+def _short(name: str) -> str:
+    return clean(name if len(name) <= 30 else name[:29] + "…")
 
 
-def _tick(value: float) -> str:
-    """A round number as briefly as it goes: 0.05, 200, 8k, 1.5M."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"
+def _axes(x_label: str = "", y_label: str = "", *, width: int = 560, height: int = 300) -> Axes:
+    """Empty axes in a figure of this size in SVG units."""
+    axes = Figure(figsize=(width / 72, height / 72), layout="constrained").add_subplot(facecolor="none")
+    axes.set(xlabel=clean(x_label), ylabel=clean(y_label))
+    axes.xaxis.set(major_locator=MaxNLocator(7, integer=True), major_formatter=tick)
+    axes.yaxis.set(major_formatter=tick)
+    axes.grid(axis="y")
+    return axes
 
 
-def _svg(parts: Sequence[str], width: int, height: int, label: str) -> str:
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}">{"".join(parts)}</svg>'
+def _svg(axes: Axes, ground: str = "none") -> str:
+    file, figure = io.StringIO(), axes.figure
+    assert isinstance(figure, Figure)
+    for artist in figure.findobj():
+        artist.set_clip_on(False)  # a clip path needs names, which several charts on a page would share
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's browser has it
+        undated = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", facecolor=ground, metadata=undated)
+    return file.getvalue()
+
+
+def _inline(axes: Axes) -> Markup:
+    """A chart as part of a page: in its colours and its font, and without names that nothing refers to."""
+    root = ElementTree.fromstring(_svg(axes))
+    label = " over ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel()))) or "bars"
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
+    root.remove(root[0])  # a style sheet, which would rule the whole page
+    for element in root.iter():
+        if not element.tag.endswith("path"):  # the paths with names are marks, which stand in many places
+            element.attrib.pop("id", None)
+        if "style" in element.attrib:
+            style = re.sub("#[0-9a-f]{6}", lambda match: f"var(--{VARIABLES[match[0]]})", element.attrib["style"])
+            element.attrib["style"] = re.sub("'DejaVu Sans'[^;]*", "system-ui, sans-serif", style)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))

@@ -1,46 +1,37 @@
-"""Tables in Markdown files that are made from metrics.json files, never typed.
+"""A table of texts, as pages show it and as Markdown."""
 
-    <!-- table results/novels/metrics.json columns=model,bits_per_byte -->
-    ... replaced by the table ...
-    <!-- end table -->
-
-Several files may be named; their rows stand one after another. Paths are relative to the Markdown file. `protocol=WORD`
-takes only rows whose protocol begins with that word, `models=PATTERN` those in whose model the regular expression is
-found (without spaces: `\\s`).
-"""
-
-import re
-from pathlib import Path
-
-from lmbase.files import write_text
-from lmbase.report.rows import markdown_table, read_metrics
-
-BLOCK = re.compile(r"(<!-- table (?P<words>[^>]*?) -->\n).*?(<!-- end table -->)", re.DOTALL)
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 
-def fill_tables(path: str | Path) -> int:
-    """Rewrite every table block of a Markdown file from the metrics it names; returns how many there are.
+@dataclass
+class Table:
+    """Column names and lines of cells.
 
-    Raises:
-        ValueError: a metrics file that is missing or damaged, or a block without its end.
+    `numeric` holds the columns of numbers, which are set flush right, and `best` the (line, column) of figures to mark.
     """
-    path = Path(path)
-    text = path.read_text(encoding="utf-8")
-    blocks = len(BLOCK.findall(text))
-    if blocks != text.count("<!-- table "):
-        raise ValueError(f"{path}: a line `<!-- table ... -->` has no `<!-- end table -->` after it.")
-    write_text(path, BLOCK.sub(lambda match: f"{match[1]}{_table(path.parent, match['words'])}\n{match[3]}", text))
-    return blocks
+
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    numeric: set[int] = field(default_factory=set)
+    best: set[tuple[int, int]] = field(default_factory=set)
+    sum_line: bool = False  # the last line adds the others up
+
+    @property
+    def markdown(self) -> str:
+        """The table in Markdown, with a line break at its end."""
+        rules = ["---:" if index in self.numeric else "---" for index in range(len(self.head))]
+        lines = [_line(map(escape_cell, self.head)), f"|{'|'.join(rules)}|"]
+        for number, line in enumerate(self.lines):
+            cells = [escape_cell(text) for text in line]
+            lines.append(_line(f"**{c}**" if (number, i) in self.best else c for i, c in enumerate(cells)))
+        return "\n".join(lines) + "\n"
 
 
-def _table(folder: Path, words: str) -> str:
-    files = [word for word in words.split() if "=" not in word]
-    options = dict(word.split("=", 1) for word in words.split() if "=" in word)
-    rows = [row for file in files for row in read_metrics(folder / file)["rows"]]
-    rows = [row for row in rows if (row.protocol or "").startswith(options.get("protocol", ""))]
-    rows = [row for row in rows if re.search(options.get("models", ""), row.model)]
-    if not rows:
-        filters = [f"{name}={options[name]}" for name in ("protocol", "models") if name in options]
-        raise ValueError(f"A table of {' '.join(files)} has no rows with {' and '.join(filters) or 'any figures'}.")
-    columns = options["columns"].split(",") if "columns" in options else None
-    return markdown_table(rows, columns, bold_best="bold" in options).strip()
+def escape_cell(text: str) -> str:
+    """One line, and no bar that would end the cell."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from lmbase.config.command_line import config_to_dict, differing_keys, save_config
+from lmbase.config import config_to_dict, differing_keys, save_config
 from lmbase.files import told_if_disk_is_full, write_folder
 from lmbase.training import checkpoint
 from lmbase.training.batches import BatchOrder, micro_batches

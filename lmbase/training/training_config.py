@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from lmbase.config.command_line import option
+from lmbase.config import option
 
 
 @dataclass

@@ -15,7 +15,8 @@ from transformers import DynamicCache, OPTForCausalLM
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.causality import AuditReport, audit_tokens
 from lmbase.modeling.token_lm import DocumentNats, score_tokens
-from lmbase.report.rows import Row, bits_per_byte, paired_bootstrap, perplexity
+from lmbase.report.rows import Row
+from lmbase.report.statistics import bits_per_byte, paired_bootstrap, perplexity
 from lmbase.text.padding import pad_tokens
 from lmbase.text.tokenizers import encode_text
 from lmbase.text.windows import training_windows

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import typing
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def toy_recipe(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "toy_large.yaml").write_text("# sllm count-words toy_large\nwords: [a, b, c]\n")
     (tmp_path / "count_words.py").write_text(
-        '"""Count words.\n\nAt length."""\n'
+        '"""Count words\nof any kind. Or not.\n\nAt length."""\n'
         "from dataclasses import dataclass\n"
         "from lmbase.config import option\n"
         "@dataclass\n"
@@ -38,6 +39,8 @@ def toy_recipe(tmp_path, monkeypatch):
         "        raise ValueError('a bad word')\n"
         "    print('counted', len(config.words))\n"
     )
+    (tmp_path / "helper.py").write_text('"""Helps."""\nclass Config: ...\ndef main_part(config): ...\n')
+    (tmp_path / "tool.py").write_text('"""A command of its own."""\ndef main(argv=None): ...\n')
     monkeypatch.setattr(cli, "FOLDER", tmp_path)
     monkeypatch.setattr(cli, "__package__", "toy_recipes")
     package = type(sys)("toy_recipes")
@@ -52,7 +55,9 @@ class TestToyRecipe:
     def test_list_shows_recipes_and_configurations(self, capsys):
         cli.main(["list"])
         text = capsys.readouterr().out
-        assert re.search(r"count-words +Count words\.\n", text)
+        assert re.search(r"count-words +Count words of any kind\.\n", text)
+        assert "helper" not in text
+        assert "tool" not in text
         assert re.search(r"toy_large +sllm count-words toy_large\n", text)
 
     @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -73,7 +78,7 @@ class TestToyRecipe:
             cli.main(["count-words", "--help"])
         assert leave.value.code == 0
         text = capsys.readouterr().out
-        assert text.startswith("Count words.\n\nAt length.")
+        assert text.startswith("Count words\nof any kind. Or not.\n\nAt length.")
         assert "usage: sllm count-words [CONFIG]" in text
         assert "what to count" in text
 
@@ -94,6 +99,24 @@ class TestToyRecipe:
         assert message in capsys.readouterr().err
 
 
+def test_the_version_is_told(capsys, monkeypatch):
+    cli.main(["--version"])
+    assert re.fullmatch(r"sllm \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
+
+    def not_installed(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", not_installed)
+    cli.main(["--version"])
+    assert "not installed" in capsys.readouterr().out
+
+
+def test_files_that_help_recipes_are_none():
+    names = cli.recipes()
+    assert {"demo", "prepare", "evaluate", "report"} <= set(names)
+    assert not {"__init__", "cli", "training_run"} & set(names)
+
+
 def test_help_and_list_load_neither_torch_nor_a_recipe():
     code = (
         f"import runpy, sys; module = runpy.run_path({str(ROOT / 'recipes' / 'cli.py')!r}, run_name='cli')\n"
@@ -106,7 +129,9 @@ def test_help_and_list_load_neither_torch_nor_a_recipe():
 @pytest.mark.parametrize("name", cli.recipes())
 def test_every_recipe_explains_itself(name):
     source = (ROOT / "recipes" / f"{name}.py").read_text(encoding="utf-8")
-    assert len(cli._first_line(ROOT / "recipes" / f"{name}.py")) > 10
+    sentence = cli._first_sentence(ROOT / "recipes" / f"{name}.py")
+    assert len(sentence) > 10
+    assert sentence[-1] in ".?"  # and not cut where a line ends
     functions = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     assert "main" in functions
     keys = dataclasses.fields(config_class(name))

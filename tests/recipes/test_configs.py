@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lmbase.config.command_line import load_config
+from lmbase.config import load_config
 from lmbase.modeling.trunk import SIZES
 from sllm_recipes.cli import recipes
 

@@ -2,7 +2,7 @@
 
 import shlex
 
-from lmbase.config.command_line import load_config
+from lmbase.config import load_config
 from lmbase.report.rows import read_metrics
 from sllm_recipes import cli, demo
 

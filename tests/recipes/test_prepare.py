@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lmbase.config.command_line import run
+from lmbase.config import run
 from lmbase.text.tokenizers import vocabulary_size
 from sllm_data import prepare as preparing
 from sllm_data.corpora import open_corpus

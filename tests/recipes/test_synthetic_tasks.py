@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmbase.config.command_line import load_config
+from lmbase.config import load_config
 from lmbase.report.rows import read_metrics
 from multitoken import MultiTokenLM
 from sllm_data.synthetic import polynomials

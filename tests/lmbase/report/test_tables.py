@@ -1,44 +1,21 @@
-"""Tables of Markdown files are made from metrics, never typed."""
+"""Tables in Markdown."""
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lmbase.report.rows import Row, write_metrics
-from lmbase.report.tables import fill_tables
-
-ROWS = [Row("a", protocol="train 512", bits_per_byte=1.5), Row("b", protocol="generate 64+64", bits_per_byte=2.5)]
-
-
-@pytest.fixture
-def page(tmp_path):
-    write_metrics(tmp_path / "run", ROWS, config={}, seed=0, wall_seconds=1, corpus=None)
-
-    def fill(words: str) -> str:
-        path = tmp_path / "README.md"
-        path.write_text(f"before\n<!-- table {words} -->\nold\n<!-- end table -->\nafter\n")
-        assert fill_tables(path) == 1
-        return path.read_text()
-
-    return fill
+from lmbase.report.columns import markdown_table
+from lmbase.report.rows import Row
+from lmbase.report.tables import Table
 
 
-def test_a_table_replaces_what_stood_there(page):
-    text = page("run/metrics.json columns=model,bits_per_byte")
-    assert text.startswith("before\n<!-- table")
-    assert text.endswith("<!-- end table -->\nafter\n")
-    assert "| a | 1.5000 |" in text
-    assert "| b | 2.5000 |" in text
-    assert "old" not in text
+def test_numbers_stand_right_and_the_best_are_bold():
+    table = Table(["run", "tokens"], [["a", "1"], ["b", "2"]], numeric={1}, best={(1, 1)})
+    assert table.markdown == "| run | tokens |\n|---|---:|\n| a | 1 |\n| b | **2** |\n"
 
 
-def test_rows_of_one_protocol_only(page):
-    text = page("run/metrics.json protocol=train columns=model")
-    assert "| a |" in text
-    assert "| b |" not in text
-    text = page("run/metrics.json models=^[^a]$ columns=model")
-    assert "| a |" not in text
-    assert "| b |" in text
-
-
-def test_a_table_without_rows_is_a_mistake(page):
-    with pytest.raises(ValueError, match="no rows with protocol=tarin"):
-        page("run/metrics.json protocol=tarin")
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_no_text_breaks_a_table(name, note):
+    lines = markdown_table([Row(name, extra={"note": note})]).splitlines()
+    assert len(lines) == 3
+    unescaped = lines[2].replace("\\\\", "").replace("\\|", "")
+    assert unescaped.count("|") == 3

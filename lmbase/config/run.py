@@ -1,0 +1,64 @@
+"""Running a recipe from the command line: its configuration, its processes, its messages and its exit status."""
+
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lmbase.config.command_line import load_config
+from lmbase.files import DISK_FULL
+from lmbase.processes import leave_processes
+
+ConfigT = TypeVar("ConfigT")
+MainT = TypeVar("MainT", bound=Callable[..., Any])
+
+
+def single_process(main: MainT) -> MainT:
+    """Marks a recipe whose work is done once: of the processes that `torchrun` started, `run` goes on in the first."""
+    vars(main)["single_process"] = True
+    return main
+
+
+def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] | None = None) -> None:
+    """Run a recipe from the command line: read the configuration, call `main`, turn a user's mistake into one message.
+
+    Leaves with status 2 after a ValueError, OSError or FloatingPointError (a traceback only with SLLM_TRACEBACK=1),
+    with 130 after Ctrl-C. Shipped YAML files are looked for in the folder `configs` beside the module of `cls`.
+    """
+    if getattr(main, "single_process", False):
+        if int(os.environ.get("RANK", "0")) > 0:
+            return
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)  # or something below would wait for the processes that have left
+    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    try:
+        configs = Path(inspect.getfile(cls)).parent / "configs"
+        config = load_config(cls, sys.argv[1:] if argv is None else argv, configs)
+        if "transformers" in sys.modules:  # its bars for loading one small file would hide what a recipe says
+            sys.modules["transformers"].utils.logging.disable_progress_bar()
+        main(config)
+        if rank:
+            leave_processes()
+    except BrokenPipeError:  # whoever read the output has gone: `sllm list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("SLLM_TRACEBACK") == "1":
+            traceback.print_exc()
+        print(f"{rank}error: {_message(error)}\n(SLLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"{rank}interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in DISK_FULL and error.strerror == os.strerror(error.errno):
+        where = f"{error.filename}: " if error.filename else ""  # unless it was put into words where it happened
+        return f"{where}No space is left on the disk. Free some, then give the same command again."
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__

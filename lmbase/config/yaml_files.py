@@ -1,0 +1,120 @@
+"""Configurations in YAML files: reading, writing, and comparing with the one that a run was started with."""
+
+import dataclasses
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic_core import to_jsonable_python
+
+from lmbase.config.options import Keys, keys_given_twice, keys_of, own_names
+from lmbase.files import write_text
+
+
+class Loader(yaml.SafeLoader):
+    """YAML without its two traps: `1e-4` is a number (YAML 1.1 wants `1.0e-4`), and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"given twice: {', '.join(twice)}", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `Loader` reads: the string "1e-4" in quotes."""
+
+
+for _class in (Loader, _Dumper):
+    _exponent = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _exponent, list("-+0123456789."))
+
+
+def read_yaml(path: Path, keys: Keys) -> dict[str, Any]:
+    """The values in a YAML file, each under its key's own name (dotted where it lies in a nested mapping).
+
+    Raises:
+        ValueError: the file is not YAML, not a mapping, or gives a key twice; the message names the file.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must hold `key: value` lines, not a {type(data).__name__}")
+    values = flatten(data, keys)
+    twice = keys_given_twice(values, keys)
+    if twice:
+        raise ValueError(f"{path}: {'; '.join(twice)}")
+    return own_names(values, keys)
+
+
+def find_config(name: str, configs: Path | None) -> Path:
+    """The YAML file that a command line names: a path, or a shipped one in the folder `configs`, `.yaml` left out."""
+    shipped = {path.stem: path for path in sorted(configs.glob("*.yaml"))} if configs and configs.is_dir() else {}
+    if Path(name).is_file():
+        return Path(name)
+    stem = name.removesuffix(".yaml").replace("-", "_")
+    if stem in shipped:
+        return shipped[stem]
+    near = difflib.get_close_matches(stem, list(shipped), n=5, cutoff=0.4)
+    hint = f"did you mean {', '.join(near)}?" if near else "`sllm list` shows the shipped ones."
+    raise ValueError(f"{name!r} is neither a file nor a shipped configuration; {hint}")
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain data (what YAML and JSON can hold): tuples become lists, paths strings."""
+    return to_jsonable_python(dataclasses.asdict(config))
+
+
+def save_config(config: Any, path: Path | str) -> None:
+    """Write the configuration as YAML. `load_config(cls, [path])` reads the same configuration back."""
+    write_text(Path(path), yaml.dump(config_to_dict(config), Dumper=_Dumper, sort_keys=False))
+
+
+def differing_keys(config: Any, path: Path | str) -> list[str]:
+    """What stops `config` from continuing the run whose configuration was saved at `path`.
+
+    Returns:
+        One line `key: saved value -> new value` for each key that differs, keys with `may_differ` left out; empty if
+        none does.
+    """
+    keys = keys_of(type(config))
+    # A run of an earlier version lacks keys that are new since: it had their defaults.
+    defaults = {name: key.default for name, key in keys.items() if key.default is not dataclasses.MISSING}
+    saved = to_jsonable_python(defaults) | read_yaml(Path(path), keys)
+    new = flatten(config_to_dict(config), keys)
+    return [
+        f"{name}: {saved.get(name)!r} -> {new.get(name)!r}"
+        for name in dict.fromkeys([*saved, *new])
+        if saved.get(name) != new.get(name) and not (name in keys and keys[name].may_differ)
+    ]
+
+
+def flatten(data: dict[str, Any], keys: Keys, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys, as far as the keys are nested dataclasses; a dict-valued key stays whole."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        dotted = prefix + str(name).replace("-", "_")
+        if isinstance(value, dict) and dotted not in keys and any(other.startswith(dotted + ".") for other in keys):
+            flat |= flatten(value, keys, dotted + ".")
+        else:
+            flat[dotted] = value
+    return flat
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *outer, last = name.split(".")
+        inner = nested
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return nested

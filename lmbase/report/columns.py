@@ -1,0 +1,133 @@
+"""The columns of a row of metrics.json: what tables call each, how they write its figures, which figure is best."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from lmbase.report.formats import number, short_count
+from lmbase.report.rows import COLUMNS, Row
+from lmbase.report.tables import Table
+
+
+@dataclass(frozen=True)
+class Column:
+    """`header` is the column's name in tables ("": the key in words), `show` writes a number of it."""
+
+    header: str = ""
+    show: Callable[[float], str] = number
+    better: Literal["lower", "higher"] | None = None
+
+
+percent = "{:.1%}".format
+# The key of a column, or a pattern of keys; a column that is not here is shown as `Column()` says.
+TABLE = {
+    "parameters": Column(show=short_count),
+    "training_tokens": Column("training tokens", short_count),
+    "bits_per_byte": Column("bits/byte", "{:.4f}".format, better="lower"),
+    "ppl_per_baseline_token": Column("PPL per baseline token", better="lower"),
+    "stop_nats": Column("stop flag nats"),
+    "reconstruction_exact_match": Column("exact reconstruction", percent, better="higher"),
+    "reconstruction_token_accuracy": Column("token accuracy", percent, better="higher"),
+    "tokens_per_second": Column("tokens/s", better="higher"),
+    "seconds_to_first_sentence": Column("s to first sentence", "{:.3g}".format, better="lower"),
+    "kv_bytes_per_token": Column("KV bytes/token", better="lower"),
+    "training_flops": Column("training FLOPs", "{:.2e}".format),
+    "megabytes_per_second": Column("MB/s"),
+    "megabytes_per_second_low": Column("MB/s low"),
+    "megabytes_per_second_high": Column("MB/s high"),
+    "ppl": Column("PPL per own token"),
+    "kv_ratio": Column("KV ratio to OPT"),
+    "published_kb_per_token": Column("KB/token as printed"),
+    "*_parameters": Column(show=short_count),
+    "*_flops": Column(show="{:.2e}".format),
+    "seconds_*": Column(show="{:.3g}".format),
+}
+
+
+def column(name: str) -> Column:
+    """How the column of this name is shown."""
+    return TABLE.get(name) or next((TABLE[key] for key in TABLE if fnmatchcase(name, key)), Column())
+
+
+def header(name: str) -> str:
+    """A column's name as a table shows it."""
+    return column(name).header or name.replace("_", " ")
+
+
+def value(row: Row, name: str) -> Any:
+    """The figure of a row in a column, be it a field or an extra one; None where there is none."""
+    return getattr(row, name) if name in COLUMNS else row.extra.get(name)
+
+
+def cell(row: Row, name: str) -> str:
+    """A row's figure as a table shows it: as many digits as mean something, "–" where there is none."""
+    item = value(row, name)
+    if item is None:
+        return "–"
+    if isinstance(item, bool):
+        return "yes" if item else "no"
+    if isinstance(item, int | float):
+        return column(name).show(item)
+    return str(item) if name != "protocol" or row.comparable else f"{item} (not comparable)"
+
+
+def filled_columns(rows: Sequence[Row]) -> list[str]:
+    """The columns in which any row has a value, `Row`'s own first."""
+    names = [*COLUMNS, *dict.fromkeys(name for row in rows for name in row.extra)]
+    return [name for name in names if name == "model" or any(value(row, name) is not None for row in rows)]
+
+
+def is_number_column(rows: Sequence[Row], name: str) -> bool:
+    """Whether a column holds numbers only, so that a table sets it flush right."""
+    values = [value(row, name) for row in rows if value(row, name) is not None]
+    return bool(values) and all(isinstance(item, int | float) and not isinstance(item, bool) for item in values)
+
+
+def comparable_groups(rows: Sequence[Row], name: str) -> dict[tuple[str | None, str | None], list[int]]:
+    """(data, protocol) -> indices of the rows with a figure in this column that may be laid beside each other."""
+    groups: dict[tuple[str | None, str | None], list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.comparable and value(row, name) is not None:
+            groups.setdefault((row.data, row.protocol), []).append(index)
+    return groups
+
+
+def best_cells(rows: Sequence[Row], names: Iterable[str]) -> set[tuple[int, str]]:
+    """(row index, column) of the best figures among comparable rows of the same data and protocol.
+
+    Ties are all best, unless every row has the same figure.
+    """
+    best: set[tuple[int, str]] = set()
+    for name in names:
+        better = column(name).better
+        for group in comparable_groups(rows, name).values() if better else ():
+            figures = [value(rows[index], name) for index in group]
+            target = min(figures) if better == "lower" else max(figures)
+            if any(figure != target for figure in figures):
+                best |= {(index, name) for index, figure in zip(group, figures, strict=True) if figure == target}
+    return best
+
+
+def table_of(rows: Sequence[Row], names: Sequence[str], *, mark_best: bool = False) -> Table:
+    """These columns of the rows; `mark_best` marks the best figure of a column as `best_cells` says."""
+    best = best_cells(rows, names) if mark_best else set()
+    return Table(
+        [header(name) for name in names],
+        [[cell(row, name) for name in names] for row in rows],
+        numeric={index for index, name in enumerate(names) if is_number_column(rows, name)},
+        best={(index, names.index(name)) for index, name in best},
+    )
+
+
+def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None, *, bold_best: bool = False) -> str:
+    """A Markdown table of rows. `columns` defaults to those that any row fills, in `Row`'s order, extra ones last.
+
+    `bold_best` marks the best figure of a column among rows of the same data and protocol (two rows at least);
+    rows that are not comparable are never marked. A column that no row has is a ValueError.
+    """
+    names = filled_columns(rows) if columns is None else list(columns)
+    unknown = [name for name in names if name not in COLUMNS and not any(name in row.extra for row in rows)]
+    if unknown:
+        raise ValueError(f"no row has the columns {unknown}; known are {list(COLUMNS)} and the rows' extra ones")
+    return table_of(rows, names, mark_best=bold_best).markdown

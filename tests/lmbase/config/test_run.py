@@ -1,0 +1,75 @@
+"""What a recipe's user reads and what the shell sees, when it works and when it does not."""
+
+import os
+
+import pytest
+from toy_config import Config
+
+from lmbase.config import run, single_process
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "message"),
+    [
+        (ValueError("the width is odd"), 2, "error: the width is odd"),
+        (FileNotFoundError(2, "No such file", "x.txt"), 2, "error: x.txt: No such file"),
+        (OSError(28, "No space left on device"), 2, "error: No space is left on the disk"),
+        (OSError(28, "No space left on device", "out/x"), 2, "error: out/x: No space is left on the disk"),
+        (OSError(28, "All is kept", "out"), 2, "error: out: All is kept"),
+        (FloatingPointError("step 3"), 2, "error: step 3"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_a_user_s_mistake_is_one_message_without_traceback(capsys, raised, status, message):
+    def main(config):
+        raise raised
+
+    with pytest.raises(SystemExit) as leave:
+        run(Config, main, [])
+    assert leave.value.code == status
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors
+
+
+def test_the_traceback_is_shown_on_request(capsys, monkeypatch):
+    def main(config):
+        raise ValueError("odd")
+
+    monkeypatch.setenv("SLLM_TRACEBACK", "1")
+    with pytest.raises(SystemExit):
+        run(Config, main, [])
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    def main(config):
+        raise TypeError("a bug")
+
+    with pytest.raises(TypeError):
+        run(Config, main, [])
+
+
+@pytest.mark.parametrize("rank", ["0", "1", "7"])
+def test_a_single_process_recipe_runs_in_the_first_process_of_torchrun_alone(capsys, monkeypatch, rank):
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    seen = []
+
+    @single_process
+    def main(config: Config) -> None:
+        seen.append((config.model, [name for name in os.environ if name.endswith(("RANK", "WORLD_SIZE"))]))
+
+    run(Config, main, ["--model", "m"])
+    assert seen == ([("m", [])] if rank == "0" else [])
+    if rank != "0":
+        run(Config, main, ["--no_such_key", "1"])  # one process complains, not all
+        assert capsys.readouterr().err == ""
+
+
+def test_other_recipes_run_in_every_process(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    seen = []
+    run(Config, lambda config: seen.append(os.environ["RANK"]), [])
+    assert seen == ["1"]

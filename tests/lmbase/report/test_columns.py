@@ -1,0 +1,52 @@
+"""Columns: their names, their figures, and the best of those that compare."""
+
+import pytest
+
+from lmbase.report.columns import TABLE, best_cells, cell, column, header, markdown_table
+from lmbase.report.rows import Row
+
+
+def test_table_shows_the_filled_columns_in_the_order_of_the_contract():
+    rows = [
+        Row("OPT", parameters=7_105_536, bits_per_byte=2.03124, kv_bytes_per_token=12288, extra={"note": None}),
+        Row("SLLM", parameters=1_610_000_000, reconstruction_exact_match=0.5512, extra={"flops": 1.5e15}),
+    ]
+    lines = markdown_table(rows).splitlines()
+    assert lines[0] == "| model | parameters | bits/byte | exact reconstruction | KV bytes/token | flops |"
+    assert lines[1] == "|---|---:|---:|---:|---:|---:|"
+    assert lines[2] == "| OPT | 7.11M | 2.0312 | – | 12,288 | – |"
+    assert lines[3].startswith("| SLLM | 1.61B | – | 55.1% | – | 1,500,000,000,000,000")
+    with pytest.raises(ValueError, match="no_such"):
+        markdown_table(rows, ["model", "no_such"])
+
+
+def test_best_is_per_corpus_and_protocol_and_never_a_published_figure():
+    rows = [
+        Row("a", protocol="full window", bits_per_byte=2.0, tokens_per_second=5.0, kv_bytes_per_token=8),
+        Row("b", protocol="full window", bits_per_byte=1.9, tokens_per_second=9.0, kv_bytes_per_token=8),
+        Row("b", protocol="equal context", bits_per_byte=1.8),
+        Row("p", protocol="published", bits_per_byte=0.1, tokens_per_second=900.0),
+    ]
+    assert best_cells(rows, ["bits_per_byte", "tokens_per_second", "kv_bytes_per_token"]) == {
+        (1, "bits_per_byte"),
+        (1, "tokens_per_second"),
+    }
+    table = markdown_table(rows, bold_best=True)
+    assert "**1.9000**" in table
+    assert "published (not comparable)" in table
+    assert "**0.1000**" not in table
+
+
+def test_figures_are_written_as_their_column_says():
+    row = Row("m", reconstruction_exact_match=0.5512, seconds_to_first_sentence=0.012345, extra={"lossless": True})
+    row.extra |= {"block_parameters": 1_610_000, "step_flops": 1.5e15, "seconds_per_step": 0.51234, "way": "fixed"}
+    names = ["reconstruction_exact_match", "seconds_to_first_sentence", *row.extra]
+    assert [cell(row, name) for name in names] == ["55.1%", "0.0123", "yes", "1.61M", "1.50e+15", "0.512", "fixed"]
+    assert cell(row, "bits_per_byte") == "–"
+    assert header("step_flops") == "step flops"
+    assert header("training_flops") == "training FLOPs"
+
+
+def test_a_column_s_own_entry_comes_before_a_pattern():
+    assert column("training_flops") is TABLE["training_flops"]
+    assert column("seconds_to_first_sentence").better == "lower"

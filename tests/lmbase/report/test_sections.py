@@ -1,0 +1,60 @@
+"""The tables that both forms of a report share."""
+
+from lmbase.report.collect import collect
+from lmbase.report.rows import Row
+from lmbase.report.sections import (
+    cost_table,
+    groups_of,
+    histograms,
+    statistics_table,
+    table_columns,
+    training_table,
+)
+
+
+def test_rows_that_do_not_compare_stand_apart():
+    rows = [
+        Row("opt", bits_per_byte=2.0),
+        Row("vae", reconstruction_exact_match=0.5),
+        Row("paper's", protocol="published", bits_per_byte=1.0),
+    ]
+    groups = {heading: [row.model for row in group] for heading, group in groups_of(rows).items()}
+    assert groups == {"Side by side": ["opt"], "Autoencoders": ["vae"], "By other rules, not comparable": ["paper's"]}
+    assert list(groups_of(rows[:1])) == ["Side by side"]
+
+
+def test_what_all_rows_share_leaves_the_table():
+    rows = [Row("a", data="d", dtype="fp32", nats=1.0, bytes=9), Row("b", data="d", dtype="bf16", nats=2.0, bytes=9)]
+    assert table_columns(rows) == (["model", "dtype"], {"data": "d", "bytes": "9"})
+    assert table_columns(rows[:1])[0] == ["model", "data", "dtype", "bytes"]
+
+
+def test_statistics_of_splits_without_sentences_are_left_out():
+    split = {"sentences": 6, "tokens": 60, "tokens_per_sentence": [0, 0, 2, 4]}
+    statistics = {"name": "d", "splits": {"train": split, "valid": {"documents": 0}}}
+    assert list(histograms(statistics)) == [("train", [(2.0, 2.0), (3.0, 4.0)])]
+    table = statistics_table(statistics)
+    assert table is not None
+    assert [line[0] for line in table.lines] == ["train"]
+    assert table.lines[0][5] == "10.00"
+    assert statistics_table({"splits": {}}) is None
+
+
+def test_costs_are_added_up(runs):
+    table = cost_table(collect(runs))
+    assert table is not None
+    assert table.sum_line
+    assert list(table.lines[-1]) == ["all", "", "4.00k", "50.0 s", ""]
+    alone = cost_table(collect(runs / "trunk"))
+    assert alone is not None
+    assert not alone.sum_line
+    assert len(alone.lines) == 1
+
+
+def test_training_shows_where_each_figure_began_and_ended(runs):
+    table = training_table(collect(runs / "sllm").curves)
+    assert table is not None
+    assert [list(line[1:]) for line in table.lines] == [
+        ["token", "5.000", "2.150"],
+        ["eval bits_per_byte", "1.150", "1.075"],
+    ]
