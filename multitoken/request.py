@@ -108,6 +108,7 @@ def open_call(model: PreTrainedModel, request: Request, texts: Sequence[Sequence
         raise ValueError(f"A streamer shows one text, and {len(texts)} prompts were given.")
     config = merge_generation_config(model.generation_config, request.generation_config, request.settings)
     vocab_size, copied = model.config.vocab_size, config.prompt_lookup_num_tokens
+    lookups = make_lookups(config, texts, end)
     drafts, automatic = check_drafts(
         request.num_draft, request.tree, model.config.num_future_tokens, vocab_size, copied
     )
@@ -118,7 +119,7 @@ def open_call(model: PreTrainedModel, request: Request, texts: Sequence[Sequence
         Sampler(config, len(texts), vocab_size, model.device, request.seed, request.logits_processor),
         drafts,
         automatic,
-        make_lookups(config, texts, end),
+        lookups,
     )
 
 

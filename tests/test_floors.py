@@ -125,3 +125,15 @@ def test_a_circle_is_caught():
 
 def test_the_rooms_are_found():
     assert {module.partition(".")[0] for module in MODULES} == set(ROOMS)
+
+
+def test_no_module_imports_itself_in_a_circle():
+    assert import_circle({name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}) == []
+
+
+def test_no_import_hides_behind_type_checking():
+    """Between modules of ours: what a type checker alone sees is a circle all the same."""
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                assert imported_modules(ast.unparse(node)) == set(), name

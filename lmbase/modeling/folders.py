@@ -74,6 +74,11 @@ def quiet_loading(spec: str) -> Iterator[None]:
             raise
         raise ValueError(f"{spec!r} is a GGUF file, which takes the package gguf: pip install gguf.") from error
     except OSError as error:
+        if Path(spec).is_dir():
+            raise ValueError(
+                f"{spec!r} has no weights as safetensors, and pickled ones, which can run code, are not loaded: save "
+                "the model again with save_pretrained, or convert it."
+            ) from error
         raise ValueError(f"No model at {spec!r}: it is no folder here, and no hub answered for it. {error}") from error
     except Exception as error:
         if not spec.lower().endswith(".gguf"):

@@ -9,7 +9,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from lmbase.modeling.decoding import GumbelNoise
 from lmbase.text.tokenizers import load_tokenizer
-from multitoken import MultiTokenLM, generation_multitoken
+from multitoken import MultiTokenLM, draft_loop
 from multitoken.draft_length import DraftLength
 
 KINDS = ("parallel", "linear", "causal", "anticausal")
@@ -126,7 +126,7 @@ def test_a_text_goes_on_alone_for_long_after_the_others(kind, tree):
                 return next(lengths)  # noqa: B023
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(generation_multitoken, "DraftLength", Fixed)
+            patch.setattr(draft_loop, "DraftLength", Fixed)
             found = model.generate(batch(prompts), num_draft="auto", tree=tree, **options)
         assert torch.equal(found.sequences, plain.sequences)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lmbase.config import load_config
-from lmbase.modeling.trunk import SIZES
+from lmbase.modeling.trunk import OPT_SIZES
 from sllm_recipes.cli import recipes
 
 CONFIGS = Path(importlib.import_module("sllm_recipes.cli").__file__ or "").parent / "configs"
@@ -94,7 +94,7 @@ def test_trunk_autoencoder_and_sllm_of_a_family_fit(family: str) -> None:
         assert data.tokenizer.startswith("bpe:")
     else:
         size, layers = family.split("_h")
-        assert f"opt-{size[3:]}" in SIZES
+        assert f"opt-{size[3:]}" in OPT_SIZES
         assert vae.num_encoder_layers == vae.num_decoder_layers == int(layers)
         positions = 2048
         assert data.tokenizer == "facebook/opt-125m"  # all OPTs have the same one

@@ -6,8 +6,9 @@ from tiny import CAP, MEMORY, make_sllm
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from lmbase.text.padding import pad_sentences
+from multitoken.draft_loop import DraftLoop
 from sllm import SLLM, SLLMConfig
-from sllm.sentence_writer import SentenceWriter
+from sllm.reading import draft_states, memories_of, prefill, start_sentence
 
 PAD, EOS = 1, 2
 TEXTS = ["One, two and three. Four? Yes, five: six.", "Why", "A very long sentence without a mark. And, end."]
@@ -73,14 +74,14 @@ def test_each_heads_loss_is_the_naive_sum(heads):
             sentences = [row[m].tolist() for row, m in zip(ids, mask, strict=True) if m.any()]
             for k, sentence in enumerate(sentences):
                 before = pad_sentences([sentences[:k]], PAD)
-                state = heads.prefill(before.input_ids, before.attention_mask, before.sentence_mask)
-                written = heads.start_sentence(state)
+                state = prefill(heads, before.input_ids, before.attention_mask, before.sentence_mask)
+                written = start_sentence(heads, state)
                 inputs = torch.tensor([[2, *sentence]])
                 states = heads.autoencoder.decoder.read(heads.autoencoder.embed_tokens(inputs), written)
-                ahead = heads.start_sentence(state)
-                ahead.memories = heads.memories_of(heads.draft_heads, state)
+                ahead = start_sentence(heads, state)
+                ahead.memories = memories_of(heads, heads.draft_heads, state)
                 targets = [*sentence, EOS][:CAP]
-                for i, x in enumerate(heads.draft_states(heads.draft_heads, states, ahead), start=1):
+                for i, x in enumerate(draft_states(heads, heads.draft_heads, states, ahead), start=1):
                     logits = heads.autoencoder.decoder.norm(x[0]) @ heads.autoencoder.embed_tokens.weight.T
                     for t in range(len(targets) - i):
                         sums[f"head_{i + 1}"] -= float(logits[t].log_softmax(-1)[targets[t + i]])
@@ -98,11 +99,11 @@ def test_transitions_cost_what_heads_say_after_the_true_token():
     """The token before head i's target is known; heads themselves are not trained to know it."""
     model = randomised(draft_transitions=True)
     batch = vars(model.processor(TEXTS))
-    sentences = model._read(**batch)
-    states = model._trunk_states(sentences, batch["sentence_mask"])
+    sentences = model.read(**batch)
+    states = model.trunk_states(sentences, batch["sentence_mask"])
     sums = dict.fromkeys(["after_2", "after_3", "after_4"], 0.0)
     table = model.get_input_embeddings().weight
-    for decoded in model._decode(sentences, states):
+    for decoded in model.decode(sentences, states):
         for n in range(decoded.num_real):
             number = sentences.numbers[decoded.index[n]]
             targets = [*sentences.ids[number][sentences.mask[number]].tolist(), EOS][:CAP]
@@ -126,11 +127,11 @@ def test_drafts_can_learn_what_the_model_itself_writes():
     options: dict = dict(draft_transitions=True, train_draft_heads_only=True)
     text, own = (randomised(**options, draft_targets=targets) for targets in ("text", "greedy"))
     batch = vars(own.processor(TEXTS))
-    sentences = own._read(**batch)
-    states = own._trunk_states(sentences, batch["sentence_mask"])
+    sentences = own.read(**batch)
+    states = own.trunk_states(sentences, batch["sentence_mask"])
     table = own.get_input_embeddings().weight
     sums = dict.fromkeys(["head_2", "after_2", "head_4", "after_4"], 0.0)
-    for decoded in own._decode(sentences, states):
+    for decoded in own.decode(sentences, states):
         logits = decoded.hidden @ table.T
         logits[:, 0, EOS] = -torch.inf
         chosen = logits.argmax(-1)  # (n,T+1)
@@ -247,7 +248,7 @@ def test_rows_of_finished_sentences_are_let_go_and_change_nothing(counter, draft
     options = dict(max_new_tokens=24, min_new_tokens=24, do_sample=True, seed=3)
     ids = pad_sentences(prompts, PAD).input_ids
     with monkeypatch.context() as patch:
-        patch.setattr(SentenceWriter, "_let_go", lambda self: None)
+        patch.setattr(DraftLoop, "_let_go", lambda self: None)
         expected = counter.generate(ids, num_draft=1, **options)
     monkeypatch.setattr(counter.autoencoder.decoder, "read", counted)
     found = counter.generate(ids, **drafts, **options)

@@ -15,6 +15,7 @@ from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
 from sllm import SLLM
+from sllm.reading import vocabulary_logits
 
 Sentences = list[list[int]]
 
@@ -423,7 +424,7 @@ def test_writing_in_int8():
     hidden = torch.randn(4, 3, 32)
     small = Int8Linear(sllm.get_input_embeddings().weight.detach())
     expected = hidden @ (small.weight * small.scale[:, None]).T
-    torch.testing.assert_close(sllm.vocabulary_logits(hidden), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(vocabulary_logits(sllm, hidden), expected, rtol=1e-4, atol=1e-4)
     rounded.int8_table = small
     texts = [model.generate(text="Yes, no.", max_new_tokens=24).texts for model in (sllm, rounded)]
     assert texts[0] == texts[1]

@@ -333,8 +333,8 @@ def test_save_and_load(sllm, tmp_path, load):
 
 
 def test_there_is_one_vocabulary_table(sllm, tmp_path):
-    """Encoder, decoder, output layer and the trunk's unused input table share it, in memory and in the file."""
-    assert sllm.trunk.get_input_embeddings().weight is sllm.autoencoder.embed_tokens.weight
+    """Encoder, decoder and output layer share it, in memory and in the file; the trunk has none."""
+    assert sllm.get_input_embeddings() is sllm.autoencoder.embed_tokens
     sllm.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
