@@ -29,7 +29,8 @@ def naive_losses(model, batch):
     for ids, mask, end in zip(*batch.values(), strict=True):
         text = ids[mask].tolist()
         targets = text + [2] * bool(end)
-        windows = shift(*one(text, True), ids=model.ids)
+        given, attention, ends = one(text, True)
+        windows = shift(given, attention, ends, model.ids)
         for i, states in model._all_states(windows, len(model.heads)):
             log_probs = (model.finish(states[0]) @ model.unembedding(i).T).log_softmax(-1)
             for t in range(len(text) + 1):

@@ -7,7 +7,7 @@ import torch
 from tiny import make_opt, make_processor
 
 from lmbase.modeling.token_lm import TokenLM, score_tokens
-from lmbase.modeling.trunk import load_lm, own_tokenizer
+from lmbase.modeling.trunk import input_table, load_lm, own_tokenizer
 from lmbase.text.tokenizers import encode_text, load_tokenizer
 
 TEXTS = ["He left.", "", "Then, much later, she came back to the house by the sea."]
