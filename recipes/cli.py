@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+EARLIER_NAMES = {"train_opt": "train_lm"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{_list_recipes()}\n\n{_list_configs()}")
         return
     name = words[0].replace("-", "_")
+    name = EARLIER_NAMES.get(name, name)
     known = recipes()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
