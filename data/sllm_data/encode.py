@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lmbase.text import choose_rule, is_unicode
 from lmbase.text.processor import SentenceProcessor
+from lmbase.text.segmentation import AUTO, choose_rule, is_unicode
 from sllm_data.readers import Document, Skip
 
 SCHEMA = pa.schema(
@@ -108,7 +108,7 @@ def encode_chunk(processor: SentenceProcessor, documents: list[Document]) -> Enc
         tokens_per_sentence=np.bincount(np.concatenate([np.zeros(0, np.int32), *lengths])).tolist(),
     )
     for document in kept:
-        rule = choose_rule(document.text) if processor.rule == "auto" else processor.rule
+        rule = choose_rule(document.text) if processor.rule == AUTO else processor.rule
         statistics.rules[rule] = statistics.rules.get(rule, 0) + 1
     if kept:
         statistics.piecewise_tokens, statistics.whole_tokens = _sample(processor, kept[0].text, encoded[0])

@@ -16,8 +16,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from lmbase.text import RULES, choose_rule, is_open, segment
-from lmbase.text.segmentation import check_unicode
+from lmbase.text.segmentation import AUTO, check_rule, check_unicode, choose_rule, is_open, segment
 from lmbase.text.tokenizers import token_bytes, tokenizer_hash
 
 if TYPE_CHECKING:  # torch takes longer to import than a worker process of `prepare` needs for its first megabyte
@@ -65,8 +64,7 @@ class SentenceProcessor:
         max_sentence_tokens: int = 64,
         punkt: dict | None = None,
     ):
-        if rule not in RULES:
-            raise ValueError(f"rule={rule!r} is unknown; choose one of {', '.join(RULES)}.")
+        check_rule(rule)
         if max_sentence_tokens < 4:
             raise ValueError(
                 f"max_sentence_tokens={max_sentence_tokens} is too small: one character may need 4 tokens."
@@ -134,7 +132,7 @@ class SentenceProcessor:
         if not sentences or len(sentences[-1]) >= self.max_sentence_tokens:
             return sentences, []
         rule = self.rule
-        if rule == "auto":
+        if rule == AUTO:
             rule = choose_rule(self.decode([i for sentence in sentences for i in sentence]))
         last = self.decode(sentences[-1])
         joined = [i for sentence in sentences[-2:] for i in sentence]
