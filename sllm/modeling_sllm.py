@@ -201,7 +201,7 @@ class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTraine
             model.sentence_in.weight.copy_(torch.eye(len(model.start_state)) * table.float().std())
             model.start_state.copy_(table[opt.config.bos_token_id])
         model.generation_config.update(**{k: getattr(model.config, k) for k in ("pad_token_id", "eos_token_id")})
-        if vae._processor is not None:
+        if vae.has_processor:
             model.processor = vae.processor
         return model.to(vae.dtype).eval()  # type: ignore[arg-type]
 
