@@ -378,7 +378,7 @@ def init_layer(module: nn.Module, std: float) -> None:
         init.copy_(module.weight, module.start_signs())
 
 
-class SentenceVAE(ProcessorMixin, SentenceVAEGenerationMixin, SentenceVAEPreTrainedModel):  # type: ignore[misc]
+class SentenceVAE(ProcessorMixin, SentenceVAEGenerationMixin, SentenceVAEPreTrainedModel):
     """Sentence autoencoder: N sentences -> N vectors -> the same sentences (arXiv 2408.00655, section 3).
 
     Text methods need `processor`, which `from_pretrained` loads with the weights.

@@ -147,7 +147,7 @@ class ResidualDraftHead(nn.Module):
         return x + self.act(self.proj(x))
 
 
-class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTrainedModel):  # type: ignore[misc]
+class SLLM(ProcessorMixin, SentenceGenerationMixin, StepwiseMixin, SLLMPreTrainedModel):
     """Language model whose trunk reads and predicts one vector per sentence."""
 
     _tied_weights_keys = {"trunk.decoder.embed_tokens.weight": "autoencoder.embed_tokens.weight"}

@@ -78,7 +78,11 @@ class SentenceProcessor:
         self.max_sentence_tokens = max_sentence_tokens
         self.punkt = punkt
 
-        assert tokenizer.pad_token_id is not None, "load_tokenizer sees to it"
+        if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+            raise ValueError(
+                f"The tokenizer {tokenizer.name_or_path!r} lacks an end-of-sequence or a pad token: set it, or load "
+                "the tokenizer with lmbase.text.tokenizers.load_tokenizer, which finds a token to pad with."
+            )
         codec_of(tokenizer)  # refuses those that lose text
 
     @property

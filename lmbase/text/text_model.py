@@ -4,7 +4,7 @@ A model carries its tokenizer (`TokenizerMixin`), or a SentenceProcessor, which 
 are cut (`ProcessorMixin`). Both are written into the model's folder, and come back from where the weights do.
 """
 
-from pathlib import Path
+import os
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -19,20 +19,25 @@ TOKENIZER_FILE = "tokenizer.json"
 class TextModelMixin:
     """What the two have in common: saving and loading. It stands before PreTrainedModel among the bases of a model."""
 
+    config: Any  # of the model
     _text_file: str  # a folder that has this file has what the model carries
-    _carried: Any = None  # has save_pretrained
+
+    def _carried(self) -> Any:
+        """The tokenizer or processor, None if there is none yet."""
+        raise NotImplementedError
 
     def _load_carried(self, folder: str, hub_options: dict[str, Any]) -> None:
         """Load from a folder or hub id that has `_text_file`."""
         raise NotImplementedError
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
-        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
-        if self._carried is not None:
-            self._carried.save_pretrained(str(save_directory))
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        carried = self._carried()
+        if carried is not None:
+            carried.save_pretrained(str(save_directory))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers, but never from a pickle; tokenizer or processor come from where the weights do."""
         kwargs["use_safetensors"] = True
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
@@ -47,24 +52,28 @@ class TokenizerMixin(TextModelMixin):
     """A model that carries its tokenizer."""
 
     _text_file = TOKENIZER_FILE
+    _tokenizer: PreTrainedTokenizerFast | None = None
 
     @property
     def has_tokenizer(self) -> bool:
-        return self._carried is not None
+        return self._tokenizer is not None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        if self._carried is None:
+        if self._tokenizer is None:
             raise ValueError(
                 f"This {type(self).__name__} has no tokenizer, so it cannot read text: load it with from_pretrained "
                 "from a folder that has one, or set model.tokenizer."
             )
-        return self._carried
+        return self._tokenizer
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        check_fits(tokenizer, self.config)  # type: ignore[attr-defined]
-        self._carried = tokenizer
+        check_fits(tokenizer, self.config)
+        self._tokenizer = tokenizer
+
+    def _carried(self) -> PreTrainedTokenizerFast | None:
+        return self._tokenizer
 
     def _load_carried(self, folder: str, hub_options: dict[str, Any]) -> None:
         self.tokenizer = load_tokenizer(folder, **hub_options)
@@ -74,30 +83,33 @@ class ProcessorMixin(TextModelMixin):
     """A model that carries a SentenceProcessor."""
 
     _text_file = FILE_NAME
+    _processor: SentenceProcessor | None = None
 
     @property
     def has_processor(self) -> bool:
-        return self._carried is not None
+        return self._processor is not None
 
     @property
     def processor(self) -> SentenceProcessor:
-        if self._carried is None:
+        if self._processor is None:
             raise ValueError(
                 f"This {type(self).__name__} has no processor, so it cannot read text: load it with from_pretrained "
                 "from a folder that has one, or set model.processor = SentenceProcessor(tokenizer, ...)."
             )
-        return self._carried
+        return self._processor
 
     @processor.setter
     def processor(self, processor: SentenceProcessor) -> None:
-        config = self.config  # type: ignore[attr-defined]
-        check_fits(processor.tokenizer, config)
-        if processor.max_sentence_tokens > config.max_sentence_tokens:
+        check_fits(processor.tokenizer, self.config)
+        if processor.max_sentence_tokens > self.config.max_sentence_tokens:
             raise ValueError(
                 f"The processor cuts sentences of up to {processor.max_sentence_tokens} tokens and the model reads "
-                f"{config.max_sentence_tokens}: use the same max_sentence_tokens for both."
+                f"{self.config.max_sentence_tokens}: use the same max_sentence_tokens for both."
             )
-        self._carried = processor
+        self._processor = processor
+
+    def _carried(self) -> SentenceProcessor | None:
+        return self._processor
 
     def _load_carried(self, folder: str, hub_options: dict[str, Any]) -> None:
         self.processor = SentenceProcessor.from_pretrained(folder, **hub_options)

@@ -156,6 +156,30 @@ def test_impossible_settings_are_refused(settings):
         SentenceProcessor(TOKENIZERS["bytes"], **settings)
 
 
+def test_a_tokenizer_without_a_pad_token_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="pad token.*load_tokenizer"):
+        SentenceProcessor(make_tokenizer("llama2"))
+
+
+def test_special_ids_of_tokenizers_with_other_marks():
+    """Llama 2 opens texts with another mark than it ends them with; all its special tokens are refused in prompts."""
+    processor = SentenceProcessor(TOKENIZERS["llama2"], "punctuation")
+    assert (processor.bos_token_id, processor.eos_token_id, processor.pad_token_id) == (1, 2, 0)
+    assert (make_processor().bos_token_id, make_processor().eos_token_id) == (2, 2)
+    with pytest.raises(ValueError, match=r"special tokens \[1\]"):
+        processor.split_ids([1, *processor.encode("the cat").input_ids])
+
+
+@pytest.mark.parametrize("name", sorted(TOKENIZERS))
+def test_processors_of_all_kinds_are_saved_and_loaded(name, tmp_path):
+    processor = SentenceProcessor(TOKENIZERS[name], "punctuation", 8)
+    processor.save_pretrained(tmp_path)
+    loaded = SentenceProcessor.from_pretrained(tmp_path)
+    text = "The cat, </s> ▁ the rat.\n  Über 12!"
+    assert (loaded.fingerprint, loaded.encode(text)) == (processor.fingerprint, processor.encode(text))
+    assert (loaded.pad_token_id, loaded.eos_token_id) == (processor.pad_token_id, processor.eos_token_id)
+
+
 def test_save_and_load(tmp_path):
     processor = SentenceProcessor(TOKENIZERS["bpe"], "sentence", 9, punkt={"abbrev_types": ["mr"]})
     processor.save_pretrained(tmp_path)
