@@ -50,10 +50,11 @@ def load_tokenizer(
         return _train_bpe(spec, texts)
     from transformers import AutoTokenizer  # brings torch, which workers of `prepare` do without
 
-    folder = spec
-    if spec.endswith(".gguf"):
-        folder, hub_options = str(Path(spec).parent), hub_options | {"gguf_file": Path(spec).name}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **hub_options)
+    tokenizer: Any
+    if spec.lower().endswith(".gguf"):
+        tokenizer = _read_gguf(Path(spec))
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(spec, **hub_options)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(
             f"The tokenizer of {spec!r} has no fast (Rust) version, which is needed; use the model's tokenizer.json, "
@@ -68,6 +69,21 @@ def load_tokenizer(
         tokenizer.pad_token = padding_token(tokenizer)
     codec_of(tokenizer)  # refuses those that lose text
     return tokenizer
+
+
+def _read_gguf(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    if not path.is_file():
+        raise ValueError(f"tokenizer={str(path)!r}: no such GGUF file.")
+    try:
+        # What is raised depends on what is wrong (a file cut short, an unknown architecture, no package `gguf`).
+        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    except Exception as error:
+        raise ValueError(
+            f"The tokenizer in {str(path)!r} could not be read: {error} ({type(error).__name__}). Check that the file "
+            "is whole and that the package `gguf` is installed, or give a folder with a tokenizer.json."
+        ) from error
 
 
 def padding_token(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -157,7 +157,7 @@ def test_impossible_settings_are_refused(settings):
 
 
 def test_a_tokenizer_without_a_pad_token_is_refused_with_the_remedy():
-    with pytest.raises(ValueError, match="pad token.*load_tokenizer"):
+    with pytest.raises(ValueError, match=r"pad token.*load_tokenizer"):
         SentenceProcessor(make_tokenizer("llama2"))
 
 

@@ -185,3 +185,13 @@ def test_pieces_of_a_text_decode_to_the_text(tokenizer):
     for each in (tokenizer, make_tokenizer("llama2")):
         pieces = ["One", " two", "\n three ", "four"]
         assert "".join(decode_ids(each, encode_text(each, piece)) for piece in pieces) == "".join(pieces)
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF\x03\x00\x00\x00", b"not a model"])
+def test_a_gguf_file_that_cannot_be_read_is_told(content, tmp_path):
+    path = tmp_path / "model.gguf"
+    with pytest.raises(ValueError, match="no such GGUF file"):
+        load_tokenizer(str(path))
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.gguf' could not be read: .*package `gguf`"):
+        load_tokenizer(str(path))
