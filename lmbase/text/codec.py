@@ -92,7 +92,7 @@ class TokenCodec:
 
     def decode(self, ids: "Sequence[int] | Tensor") -> str:
         """Flat ids -> text. Special tokens, and ids for which there is no token, are left out."""
-        flat = ids if isinstance(ids, list) else [int(i) for i in ids]
+        flat: list[int] = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         known = (self._bytes[i] or b"" for i in flat if 0 <= i < len(self._bytes))
         return b"".join(known).decode("utf-8", errors="replace")
 

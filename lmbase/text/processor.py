@@ -73,17 +73,16 @@ class SentenceProcessor:
             raise ValueError(
                 f"max_sentence_tokens={max_sentence_tokens} is too small: one character may need 4 tokens."
             )
-        self.tokenizer = tokenizer
-        self.rule = rule
-        self.max_sentence_tokens = max_sentence_tokens
-        self.punkt = punkt
-
         if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
             raise ValueError(
                 f"The tokenizer {tokenizer.name_or_path!r} lacks an end-of-sequence or a pad token: set it, or load "
                 "the tokenizer with lmbase.text.tokenizers.load_tokenizer, which finds a token to pad with."
             )
         codec_of(tokenizer)  # refuses those that lose text
+        self.tokenizer = tokenizer
+        self.rule = rule
+        self.max_sentence_tokens = max_sentence_tokens
+        self.punkt = punkt
 
     @property
     def pad_token_id(self) -> int:
