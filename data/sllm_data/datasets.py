@@ -1,6 +1,6 @@
-"""Training items: what one index of a training set is, cut from prepared data, and batches of them.
+"""Datasets for training, cut from prepared data: what one index is, and how a batch of indices is put together.
 
-B items, S sentences, T tokens of a sentence, L tokens of a window.
+B indices, S sentences, T tokens of a sentence, L tokens of a window.
 """
 
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from sllm_data.prepared import PreparedSplit
 
 
 class SentenceItems:
-    """Single sentences, for the autoencoder: input_ids and attention_mask (B, T)."""
+    """Dataset of single sentences, for the autoencoder: input_ids and attention_mask (B, T)."""
 
     def __init__(self, split: PreparedSplit, pad_token_id: int):
         self.split, self.pad_token_id = split, pad_token_id
@@ -34,7 +34,7 @@ class SentenceItems:
 
 
 class SentenceWindowItems:
-    """Windows of up to `max_sentences` sentences of one document, for an SLLM.
+    """Dataset of windows of up to `max_sentences` sentences of one document, for an SLLM.
 
     input_ids and attention_mask (B, S, T), sentence_mask (B, S), continues (B,): the document goes on.
     """
@@ -66,7 +66,7 @@ class SentenceWindowItems:
 
 
 class TokenWindowItems:
-    """Windows of up to `window` tokens of one document, for a token-level model.
+    """Dataset of windows of up to `window` tokens of one document, for a token-level model.
 
     input_ids and attention_mask (B, L), ends (B,): the window holds its document's end.
     """
