@@ -21,10 +21,10 @@ from tiny import CAP, WIDTH, make_opt, make_processor, make_sllm, make_vae
 from torch import nn
 from toy_training import ToyModel, toy_train
 
-from lmbase.benchmarking.timing import Arrivals, Generation, alternate, time_opt
+from lmbase.benchmarking.timing import Arrivals, Generation, alternate, time_lm
 from lmbase.modeling.causality import audit_tokens
 from lmbase.modeling.token_lm import DocumentNats
-from lmbase.modeling.trunk import SIZES
+from lmbase.modeling.trunk import OPT_SIZES
 from lmbase.report.rows import Row, bits_per_byte, perplexity, read_metrics
 from lmbase.text import choose_rule, segment
 from lmbase.text.padding import pad_sentences, pad_tokens
@@ -32,10 +32,12 @@ from lmbase.training.cost import Training
 from sentencevae import SentenceVAE, modeling_sentencevae
 from sentencevae.modeling_sentencevae import SentenceTargets, sentence_targets
 from sllm import SLLM, SLLMConfig
+from sllm.evaluation import kinds, timing
 from sllm.evaluation import speed as sllm_speed
 from sllm.evaluation.audit import audit_sentences
-from sllm.evaluation.likelihood import Texts, audit_loaded, evaluate_likelihood
-from sllm.loading import LoadedModel
+from sllm.evaluation.likelihood import audit_loaded, evaluate_likelihood
+from sllm.evaluation.loaded import LoadedModel
+from sllm.evaluation.texts import Texts
 from sllm.scoring import score_sentences
 from sllm_data.corpora import open_corpus
 from sllm_recipes import evaluate
@@ -47,6 +49,10 @@ TEXT = "He left, and then she left. Nobody came; nobody went. Then, at last, it 
 
 def pad(texts: list[list[list[int]]]) -> dict[str, torch.Tensor]:
     return vars(pad_sentences(texts, PAD))
+
+
+def loaded(name: str, model: Any, tokenizer, training=None) -> LoadedModel:
+    return kinds.kind_of(model.config.model_type)(name, model, tokenizer, training)
 
 
 def as_kind(model: SLLM, kind: type[SLLM]) -> SLLM:
@@ -136,13 +142,13 @@ def test_fault_01_future_leak(sllm, leaky, finding):
 def test_fault_01_future_leak_in_a_token_model():
     """No mask at all, and a mask that is open by one position: each token sees itself and nothing beyond."""
     tokenizer = make_processor().tokenizer
-    assert audit_loaded(LoadedModel("ours", make_opt(), tokenizer, None), [TEXT]).passed
+    assert audit_loaded(loaded("ours", make_opt(), tokenizer, None), [TEXT]).passed
     leaky = make_opt(num_hidden_layers=1)
     with mask_replaced(leaky, lambda mask: None):
-        failures = audit_loaded(LoadedModel("leaky", leaky, tokenizer, None), [TEXT]).failures
+        failures = audit_loaded(loaded("leaky", leaky, tokenizer, None), [TEXT]).failures
     assert "moved the score of token 1" in failures[0]
     with mask_replaced(leaky, lambda mask: mask.roll(-1, dims=2) if mask is not None and mask.shape[2] > 1 else mask):
-        failures = audit_loaded(LoadedModel("leaky", leaky, tokenizer, None), [TEXT]).failures
+        failures = audit_loaded(loaded("leaky", leaky, tokenizer, None), [TEXT]).failures
     assert "step by step" in failures[0]
 
 
@@ -170,7 +176,7 @@ def run_evaluate(folder: Path, model: SLLM) -> list[Row]:
         output_dir=str(folder / "out"),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "load_model", lambda name: LoadedModel(name, models[name], tokenizer, None))
+        patch.setattr(evaluate, "load_model", lambda name: loaded(name, models[name], tokenizer, None))
         return evaluate.main(config)
 
 
@@ -389,8 +395,8 @@ def test_fault_06_a_row_tells_all_that_a_model_was_trained_on(opt, sllm):
     parts = [Training("opt", tokens=100), Training("vae", tokens=30)]
     history = Training("sllm", tokens=50, parents=parts)
     tokenizer = make_processor().tokenizer
-    data = Texts([TEXT], "corpus", 80, LoadedModel("opt", opt, tokenizer, None), 31)
-    (row, _), *_ = evaluate_likelihood(LoadedModel("sllm", sllm, tokenizer, history), data)
+    data = Texts([TEXT], "corpus", 80, 31)
+    (row, _), *_ = evaluate_likelihood(loaded("sllm", sllm, tokenizer, history), data)
     assert row.training_tokens == 180 != history.tokens
 
 
@@ -441,7 +447,7 @@ def test_fault_07_clock(monkeypatch):
 
     def ours() -> float:
         clock.charge(monkeypatch, model.processor, "encode_batch", chain([READING_TEXT], count(0, 0)))
-        generation = sllm_speed.time_sllm(model, TEXT, 20)
+        generation = timing.time_sllm(model, TEXT, 20)
         assert generation.seconds == seconds
         first_sentence = READING_TEXT + READING_PROMPT + (lengths[0] + (lengths[0] < CAP)) * STEP
         assert generation.seconds_to_first_sentence == first_sentence
@@ -462,9 +468,9 @@ def test_fault_07_the_prompt_is_cut_in_tokens(opt, sllm, monkeypatch):
         prompts.append(prompt)
         return Generation(1.0, 0.5, 1, 1, 1)
 
-    monkeypatch.setattr(sllm_speed, "time_opt", fake)
-    monkeypatch.setattr(sllm_speed, "time_sllm", fake)
-    models = [LoadedModel("opt", opt, tokenizer, None), LoadedModel("sllm", sllm, tokenizer, None)]
+    monkeypatch.setattr(kinds, "time_lm", fake)
+    monkeypatch.setattr(kinds, "time_sllm", fake)
+    models = [loaded("opt", opt, tokenizer, None), loaded("sllm", sllm, tokenizer, None)]
     sllm_speed.compare_generation(models, models[0], TEXT, prompt_tokens=30, num_new_tokens=1, num_rounds=1)
 
     def check(prompt):
@@ -541,7 +547,7 @@ def test_fault_08_an_autoencoder_made_for_350m_loads_into_its_sllm(tmp_path):
     check(8)
     with pytest.raises(ValueError, match="hidden_size=8"):
         check(WIDTH)  # as wide as the layers, as published
-    trunk = SIZES["opt-350m"]
+    trunk = OPT_SIZES["opt-350m"]
     SLLMConfig(dict(hidden_size=512, num_attention_heads=8), trunk).check()
     with pytest.raises(ValueError, match="hidden_size=512"):
         SLLMConfig(dict(hidden_size=1024, num_attention_heads=16), trunk).check()
@@ -605,7 +611,7 @@ def test_fault_10_memory_is_piece_length(rows):
 @pytest.mark.parametrize("size", ["125m", "350m", "1.3b"])
 def test_fault_10_the_published_column_is_arithmetic(size):
     """Plain OPT at the bytes of one position in fp32, SLLMs at a sixth to an eleventh of that."""
-    one = position_bytes(**SIZES[f"opt-{size}"])
+    one = position_bytes(**OPT_SIZES[f"opt-{size}"])
     published = {row.model.lower(): row.kv_bytes_per_token for row in read_metrics(PUBLISHED)["rows"]}
     assert published[f"opt-{size}"] == pytest.approx(one, rel=0.05)
     sllms = [one / found for name, found in published.items() if name.startswith(f"sllm-{size}")]
@@ -617,11 +623,11 @@ def test_fault_10_bytes_are_counted_from_the_cache(opt, sllm):
     """Also after sliding, when the cache stands for the latest sentences only."""
     tokenizer = make_processor().tokenizer
     one = position_bytes(num_hidden_layers=2, hidden_size=WIDTH)
-    plain = time_opt(opt, "He left.", 10, tokenizer)
+    plain = time_lm(opt, "He left.", 10, tokenizer)
     assert (plain.num_cached_positions, plain.num_cached_tokens) == (18, 18)  # </s>, 8 + 10 tokens, the last not read
     assert plain.cache_bytes == 18 * one
     for num_new_tokens in (20, 400):
-        found = sllm_speed.time_sllm(sllm, TEXT, num_new_tokens)
+        found = timing.time_sllm(sllm, TEXT, num_new_tokens)
         assert found.num_new_tokens == num_new_tokens
         assert found.cache_bytes == found.num_cached_positions * one <= 32 * one
         assert 1 <= found.num_cached_tokens / (found.num_cached_positions - 1) <= CAP

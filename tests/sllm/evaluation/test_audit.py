@@ -11,10 +11,10 @@ from sllm.sllm import SLLM
 class LeakyWindows(SLLM):
     """Whole texts are read as they should be; in windows each state reads the sentence that it predicts."""
 
-    def _trunk_inputs(self, sentences, sentence_mask):
+    def trunk_inputs(self, sentences, sentence_mask):
         ahead = (sentences.rows > 0).long()  # row 0 is the whole text
         numbers = (sentences.numbers + ahead).clamp(max=len(sentences.ids) - 1)
-        return super()._trunk_inputs(replace(sentences, numbers=numbers), sentence_mask)
+        return super().trunk_inputs(replace(sentences, numbers=numbers), sentence_mask)
 
 
 def test_windows_are_audited_as_they_are_scored():
