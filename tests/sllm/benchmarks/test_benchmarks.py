@@ -16,10 +16,25 @@ from lmbase.text.padding import pad_sentences
 from multitoken import DraftTree
 from multitoken.benchmarks.replaying import Acceptance
 from sllm.benchmarks.assisting import mixed, time_writing
-from sllm.benchmarks.cache_size import growth, lengths_by_rule, measure_cache, measure_resident
-from sllm.benchmarks.generation import Case, Contest, measure_generation, random_sentences
+from sllm.benchmarks.build import Build, random_sentences
+from sllm.benchmarks.cache_size import (
+    growth,
+    lengths_by_rule,
+    measure_cache,
+    measure_resident,
+    read_sentences,
+    read_tokens,
+)
+from sllm.benchmarks.generation import Case, Contest, measure_generation
 from sllm.benchmarks.replaying import ReplayedAssistant, ReplayedSLLM, measured_acceptance
-from sllm.benchmarks.training import Build, measure_memory, measure_training, opt_batch, sllm_batch, vae_batch
+from sllm.benchmarks.training import (
+    StepSize,
+    measure_memory,
+    measure_training,
+    sllm_batch,
+    token_batch,
+    vae_batch,
+)
 
 PAD = 1
 LENGTHS = [3, 1, 7, CAP, 5]
@@ -97,13 +112,18 @@ def test_all_models_train_on_the_same_text():
     sentences = random_sentences(LENGTHS, 100, 512, np.random.default_rng(0))
     assert sum(map(len, sentences)) == 100
     flat = [i for sentence in sentences for i in sentence]
-    for batch in (opt_batch(sentences, 41), opt_batch(sentences, 2048), sllm_batch(sentences), vae_batch(sentences)):
+    for batch in (
+        token_batch(sentences, 41),
+        token_batch(sentences, 2048),
+        sllm_batch(sentences),
+        vae_batch(sentences),
+    ):
         assert batch["input_ids"][batch["attention_mask"]].tolist() == flat
-    assert opt_batch(sentences, 41)["input_ids"].shape == (3, 34)  # even windows: little padding
+    assert token_batch(sentences, 41)["input_ids"].shape == (3, 34)  # even windows: little padding
 
 
 def test_rows_of_training_and_memory():
-    rows = measure_training(BUILD, LENGTHS, 64, "fp32", "cpu", 1, Machine(torch.float32, "cpu"))
+    rows = measure_training(BUILD, LENGTHS, StepSize(64, "fp32", "cpu", 1), Machine(torch.float32, "cpu"))
     assert [row.model for row in rows] == ["OPT tiny", "autoencoder tiny", "SLLM tiny"]
     assert all((row.tokens_per_second or 0) > 0 and row.extra["mfu"] > 0 for row in rows)
     assert rows[0].extra["speed_ratio"] == 1
@@ -126,7 +146,7 @@ def test_rules_cut_the_same_text():
 def test_counted_bytes_are_those_of_a_real_cache(dtype):
     """Of the trunk and of the sentence decoder, after writing."""
     build = Build("tiny", 512, num_memory_states=3, num_memory_tokens=5)
-    opt, name = build.opt().to(dtype).eval(), "bf16" if dtype == torch.bfloat16 else "fp32"
+    opt, name = build.lm().to(dtype).eval(), "bf16" if dtype == torch.bfloat16 else "fp32"
     plain, *by_rule = measure_cache(build, {"line": [8, 4], "sentence": [2]}, name)
     ids = torch.tensor([[2, *range(10, 20)]])
     cache = opt(ids, past_key_values=DynamicCache(config=opt.config), use_cache=True).past_key_values
@@ -147,9 +167,12 @@ def test_counted_bytes_are_those_of_a_real_cache(dtype):
 
 
 def test_growth_is_read_where_contexts_are_reached():
-    for model in (make_opt(max_position_embeddings=400), make_sllm(**MEMORY, opt=dict(max_position_embeddings=400))):
-        found = growth(model, LENGTHS, [20, 40, 300])
-        for (tokens, *_), context in zip(found, [20, 40, 300], strict=True):
+    contexts, room = [20, 40, 300], dict(max_position_embeddings=400)
+    text = random_sentences(LENGTHS, 300, 260, np.random.default_rng(0))
+    by_token = read_tokens(make_opt(**room), text, contexts)
+    for pieces in (by_token, read_sentences(make_sllm(**MEMORY, opt=room), text)):
+        found = growth(pieces, contexts, "cpu")
+        for (tokens, *_), context in zip(found, contexts, strict=True):
             assert context <= tokens < context + max(LENGTHS)
         few, more, many = (held for _, held, _ in found)
         assert few < more < many
@@ -173,12 +196,12 @@ def test_the_steady_rate_leaves_the_prompt_out():
 
 def test_rows_of_generation(monkeypatch):
     machine = Machine(torch.float32, "cpu")
-    opt = BUILD.opt().eval()
+    opt = BUILD.lm().eval()
     sllm = BUILD.sllm(opt).eval()
     opt.config.max_position_embeddings = 40
     tree = DraftTree(((0,), (1,), (0, 0)))
     ways = [Acceptance("3 heads", 3, [2, 0]), Acceptance("tree", 3, [2, 1], tree)]
-    contest = Contest("tiny", opt, sllm, LENGTHS, ways, machine, 1)
+    contest = Contest(BUILD, opt, sllm, LENGTHS, ways, machine, 1)
     measure = lambda *case: measure_generation(contest, Case(*case), dict(dtype="fp32"))  # noqa: E731
     rows = {row.model: row for row in measure(20, 16, 1)}
     drafting = ["3 heads", "tree", "auto", "auto, nothing accepted"]
