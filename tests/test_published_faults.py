@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from lmbase.report.rows import Row, bits_per_byte, perplexity, read_metrics
 from lmbase.text import choose_rule, segment
 from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.training.cost import Training
-from sentencevae import SentenceVAE, modeling_sentencevae
-from sentencevae.modeling_sentencevae import SentenceTargets, sentence_targets
-from sllm import SLLM, SLLMConfig
+from sentencevae import SentenceVAE, decoder
+from sentencevae.decoder import SentenceTargets, sentence_targets
+from sllm import SLLM, SLLMConfig, reading
 from sllm.evaluation import kinds, timing
 from sllm.evaluation import speed as sllm_speed
 from sllm.evaluation.audit import audit_sentences
@@ -87,27 +87,27 @@ def mask_replaced(opt: Any, replace: Callable[[torch.Tensor], torch.Tensor | Non
 class NoMask(SLLM):
     """The trunk's layers are called without a mask, as published."""
 
-    def _trunk_states(self, *args):
+    def trunk_states(self, *args):
         with mask_replaced(self.trunk, lambda mask: None):
-            return super()._trunk_states(*args)
+            return super().trunk_states(*args)
 
 
 class OwnState(SLLM):
     """A sentence is decoded from the trunk state that has just read it."""
 
-    def _decode(self, sentences, states, wanted=None):
-        return super()._decode(sentences, states[:, 1:], wanted)
+    def decode(self, sentences, states, wanted=None):
+        return super().decode(sentences, states[:, 1:], wanted)
 
 
 class OpenDecoder(SLLM):
     """All tokens of a sentence are decoded at once, each seeing those that follow it: its own target too."""
 
-    def _decode(self, sentences, states, wanted=None):
+    def decode(self, sentences, states, wanted=None):
         attentions: list[Any] = [layer.attention for layer in self.autoencoder.decoder.layers]
         for attention in attentions:
             closed = attention.forward
             attention.forward = lambda x, keys, mask, causal=False, closed=closed: closed(x, keys, mask)
-        yield from super()._decode(sentences, states, wanted)
+        yield from super().decode(sentences, states, wanted)
         for attention in attentions:
             del attention.forward
 
@@ -116,8 +116,13 @@ class ConstantReading(SLLM):
     """A written sentence is encoded without its mask: all encoder states are zeroed, as published (fault 3)."""
 
     def step(self, *args):
+        with self.constant():
+            super().step(*args)
+
+    @contextmanager
+    def constant(self):
         hook = self.autoencoder.encoder.norm.register_forward_hook(lambda module, inputs, output: output * 0)
-        super().step(*args)
+        yield
         hook.remove()
 
 
@@ -216,7 +221,7 @@ def test_fault_02_targets_off_by_one(sllm, monkeypatch):
     check_scored()
     with pytest.raises(AssertionError):
         check_targets(neighbours_targets)
-    monkeypatch.setattr(modeling_sentencevae, "sentence_targets", neighbours_targets)
+    monkeypatch.setattr(decoder, "sentence_targets", neighbours_targets)
     with pytest.raises(AssertionError):
         check_scored()
 
@@ -236,13 +241,14 @@ def test_fault_03_constant_reencoding(sllm, monkeypatch):
 
     def check_generation(model):
         """The states that follow written sentences are those that training computes for the same ids."""
-        found, step = [], model.step
+        found, step = [], reading.step
 
-        def recording(ids, mask, state):
-            step(ids, mask, state)
+        def recording(model, ids, mask, state):
+            with model.constant() if model is faulty else nullcontext():
+                step(model, ids, mask, state)
             found.append(state.states[0, -1])
 
-        monkeypatch.setattr(model, "step", recording)
+        monkeypatch.setattr(reading, "step", recording)
         output = model.generate(pad([SENTENCES[:2]])["input_ids"], max_new_sentences=4, min_new_tokens=99)
         sentences = [ids.tolist() for ids in output.sequences[0].split(output.sentence_lengths[0])]
         assert len(found) == 3  # nothing follows the fourth
@@ -430,8 +436,8 @@ def test_fault_07_clock(monkeypatch):
     monkeypatch.setattr("lmbase.benchmarking.timing.time", clock)
     encode = model.processor.encode_batch
     clock.charge(monkeypatch, model.processor, "encode_batch", chain([READING_TEXT], count(0, 0)))  # the prompt only
-    clock.charge(monkeypatch, model, "prefill", count(READING_PROMPT, 0))
-    clock.charge(monkeypatch, model, "step", count(READING_SENTENCE, 0))
+    clock.charge(monkeypatch, reading, "prefill", count(READING_PROMPT, 0))
+    clock.charge(monkeypatch, reading, "step", count(READING_SENTENCE, 0))
     clock.charge(monkeypatch, model.autoencoder.decoder, "read", count(STEP, 0))
 
     arrivals = Arrivals()
@@ -507,11 +513,11 @@ LIKE_350M = dict(word_embed_proj_dim=8, do_layer_norm_before=False)
 class BareLayers(SLLM):
     """The trunk is its layers and nothing else, as published."""
 
-    def _trunk_states(self, *args):
+    def trunk_states(self, *args):
         decoder: Any = self.trunk.decoder
         left_out = decoder.final_layer_norm, decoder.project_out
         decoder.final_layer_norm = decoder.project_out = None
-        states = super()._trunk_states(*args)
+        states = super().trunk_states(*args)
         decoder.final_layer_norm, decoder.project_out = left_out
         return states
 
@@ -526,7 +532,7 @@ def test_fault_08_final_norm_and_projections(like, vae_width):
         module = decoder.final_layer_norm if decoder.project_out is None else decoder.project_out
         hook = module.register_forward_hook(lambda module, inputs, output: last.append(output))
         batch = pad([SENTENCES])
-        states = model._trunk_states(model._read(*batch.values()), batch["sentence_mask"])
+        states = model.trunk_states(model.read(*batch.values()), batch["sentence_mask"])
         hook.remove()
         assert len(last) == 1
         assert torch.equal(states, last[0])
@@ -573,7 +579,7 @@ def test_fault_09_untied_tables(sllm, vae, tmp_path):
 
     check(vae)
     check(sllm)
-    assert sllm.trunk.get_input_embeddings().weight is sllm.autoencoder.embed_tokens.weight
+    assert sllm.trunk.get_input_embeddings() is None  # a trunk that reads vectors has no table
     with pytest.raises(AssertionError):
         check(ThreeTables(vae.config))
 
