@@ -1,5 +1,7 @@
 """Runners take turns, rounds become columns, and a model of any family is timed."""
 
+from functools import partial
+
 import pytest
 import torch
 from families import FAMILIES, make_lm
@@ -22,7 +24,12 @@ from lmbase.modeling.trunk import key_value_shape
 
 def test_runners_take_turns_after_a_warm_up():
     calls: list[str] = []
-    found = alternate({name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}, 3)
+
+    def call(name: str) -> int:
+        calls.append(name)
+        return len(calls)
+
+    found = alternate({name: partial(call, name) for name in "ab"}, 3)
     assert "".join(calls) == "ab" * 4
     assert found == {"a": [3, 5, 7], "b": [4, 6, 8]}
 

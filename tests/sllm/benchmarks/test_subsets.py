@@ -1,13 +1,14 @@
 """Subsets have keys of their own: one default each, refused where they do not apply, shortened by --quick."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from sllm.benchmarks.keys import Benchmark
 from sllm.benchmarks.subsets import SUBSETS, Generate, chosen_part, keys_of, shorten
 
-EVERY = keys_of(list(SUBSETS), __name__)
+EVERY: Any = keys_of(list(SUBSETS), __name__)
 
 
 def names(kind: type[Benchmark]) -> set[str]:
@@ -27,13 +28,13 @@ def test_a_key_of_another_subset_is_refused_with_the_name_of_that():
 
 
 def test_what_is_left_has_the_keys_of_the_chosen_subsets():
-    part = chosen_part(EVERY(subset=["cache", "heads"], size=["tiny"]), __name__)
+    part: Any = chosen_part(EVERY(subset=["cache", "heads"], size=["tiny"]), __name__)
     assert names(type(part)) == names(SUBSETS["cache"]) | names(SUBSETS["heads"])
     assert part.size == ["tiny"]
 
 
 def test_quick_sets_the_keys_of_the_chosen_subsets_and_of_no_others():
-    part = chosen_part(EVERY(subset=["generate"], quick=True), __name__)
+    part: Any = chosen_part(EVERY(subset=["generate"], quick=True), __name__)
     shorten(part)
     assert (part.prompt_tokens, part.new_tokens, part.rounds, part.vocab_size) == ([64], 64, 2, 4096)
     assert not hasattr(part, "train_tokens")
