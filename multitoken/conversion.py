@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from lmbase.modeling.trunk import FAMILIES, input_table, output_table, trunk_of, with_layers
+from lmbase.modeling.trunk import FAMILIES, check_trunk, input_table, output_table, trunk_of, with_layers
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.modeling_multitoken import MultiTokenModel
 
@@ -15,9 +15,10 @@ ModelT = TypeVar("ModelT", bound=MultiTokenModel)
 
 def from_lm(cls: type[ModelT], lm: PreTrainedModel, num_future_tokens: int, head_kind: str, options: dict) -> ModelT:
     """`MultiTokenLM.from_lm`."""
+    check_trunk(lm.config, type(lm).__name__)  # all of it: the last block, too
+    output = output_table(lm)
     config = MultiTokenLMConfig.matching(lm.config, 1, head_kind, **options)
     config.num_future_tokens = num_future_tokens
-    output = output_table(lm)
     tied = output is input_table(lm)
     config.own_unembeddings = config.own_unembeddings or not tied
     model = cls(config)

@@ -73,9 +73,7 @@ class TokenLM(nn.Module):
         self.lm = lm
         self.config = lm.config
         self.ids = special_ids(lm.config)
-        head = lm.get_output_embeddings()
-        if getattr(head, "bias", None) is not None:
-            raise ValueError(f"{type(lm).__name__} adds a bias to its logits, which scoring here does not know.")
+        output_table(lm)  # refuses a head that is more than this
 
     @property
     def loss_weights(self) -> dict[str, float]:

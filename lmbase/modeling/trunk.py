@@ -264,8 +264,8 @@ def with_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
     """A copy of a configuration with another number of blocks."""
     copied = copy.deepcopy(config)
     kinds = getattr(copied, "layer_types", None)
-    if kinds:  # one entry a layer
-        copied.layer_types = [*kinds[:num_layers], *kinds[-1:] * (num_layers - len(kinds))]
+    if kinds is not None:  # one entry a layer, which `check_trunk` wants to be this; none of a trunk without blocks
+        copied.layer_types = (kinds + ["full_attention"] * num_layers)[:num_layers]
     copied.num_hidden_layers = num_layers
     return copied
 
@@ -291,8 +291,17 @@ def input_table(model: PreTrainedModel) -> Tensor:
 
 
 def output_table(lm: PreTrainedModel) -> Tensor:
-    """The matrix (V, D) that makes logits of a language model's states."""
-    return cast(nn.Linear, lm.get_output_embeddings()).weight
+    """The matrix (V, D) that makes logits of a language model's states.
+
+    Raises:
+        ValueError: a trunk without such a matrix, or more than it.
+    """
+    head = lm.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"{type(lm).__name__} has no vocabulary head: load it as a language model (...ForCausalLM).")
+    if getattr(head, "bias", None) is not None:
+        raise ValueError(f"{type(lm).__name__} adds a bias to its logits, which models here do not know.")
+    return cast(nn.Linear, head).weight
 
 
 def blocks(trunk: PreTrainedModel) -> nn.ModuleList:

@@ -4,19 +4,20 @@ import itertools
 
 import pytest
 import torch
-from tiny import LMS, make_lm, make_mtp
+from tiny import LMS, make_lm, make_mtp, randomise
+from transformers import BertConfig, BertLMHeadModel
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.causality import audit_tokens
 from lmbase.modeling.token_lm import TokenLM
-from multitoken import MultiTokenLM
+from multitoken import MultiTokenLM, MultiTokenLMConfig
 from multitoken.heads import HEAD_KINDS
 
 # A further block below head 1 cannot start without effect where norms come after layers: refused, see the last test.
 ALL = [pair for pair in itertools.product(LMS, HEAD_KINDS) if pair != ("opt-350m", "anticausal")]
 IDS = torch.tensor([[10, 11, 12, 13, 14], [20, 21, 22, 1, 1]])
 BATCH = dict(input_ids=IDS, attention_mask=IDS != 1, ends=torch.tensor([True, False]))
-PROMPTS = [[2, 10, 11, 12], [2, 20], [2, 30, 31, 32, 33, 34, 35]]
+PROMPTS = [[2, 10, 11, 12], [2, 20], [2, 15, 16, 17, 18, 19, 20]]
 TREE = ((0,), (1,), (0, 0), (1, 0), (0, 1))
 FIXED: dict = dict(cache_implementation="static", disable_compile=True)
 every = pytest.mark.parametrize(("shape", "kind"), ALL, ids=map("-".join, ALL))
@@ -38,11 +39,11 @@ def counter(request):
     """A model that has learned to count, so that some guesses come true."""
     shape, kind = request.param
     torch.manual_seed(0)
-    lm = make_lm(shape, num_hidden_layers=3, vocab_size=64, max_position_embeddings=40)
-    model = make_mtp(lm=lm, head_kind=kind).train()
+    model = MultiTokenLM.from_lm(make_lm(shape, num_hidden_layers=3, vocab_size=24), 3, kind).train()
+    randomise(model, std=0.03)  # norms after layers learn nothing from large weights
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(30):
-        ids = 4 + (torch.randint(60, (16, 1)) + torch.arange(12)) % 60
+    for _ in range(20):
+        ids = 4 + (torch.randint(20, (16, 1)) + torch.arange(12)) % 20
         model(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(16, dtype=torch.bool)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -54,7 +55,7 @@ def write(model, prompts, **options):
     width = max(map(len, prompts))
     ids = torch.tensor([[1] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    found = model.generate(ids, mask, **dict(max_new_tokens=16, min_new_tokens=16) | options)
+    found = model.generate(ids, mask, **dict(max_new_tokens=12, min_new_tokens=12) | options)
     rows = [row[width : width + n].tolist() for row, n in zip(found.sequences, found.num_new_tokens, strict=True)]
     return rows, found.statistics
 
@@ -71,6 +72,17 @@ def test_head_1_is_the_model_that_it_came_from(shape, kind):
         ids = torch.tensor([[2, 10, 11, 12]])
         assert torch.equal(model.logits(ids), lm(ids).logits)
         torch.testing.assert_close(model.nats(**BATCH), TokenLM(lm).nats(**BATCH))
+
+
+@torch.no_grad()
+@parallel
+def test_a_trunk_may_be_all_but_empty(shape):
+    """One block makes as many heads as one likes: it is copied."""
+    lm = make_lm(shape, num_hidden_layers=1)
+    model = MultiTokenLM.from_lm(lm, 3)
+    assert torch.equal(model.logits(IDS[:1]), lm(IDS[:1]).logits)
+    assert write(model, PROMPTS, num_draft=1) == write(model, PROMPTS, num_draft=1, **FIXED)
+    assert write(model, PROMPTS, num_draft=1)[0] == write(model, PROMPTS, num_draft=3)[0]
 
 
 @torch.no_grad()
@@ -167,7 +179,7 @@ def test_saved_and_loaded_is_the_same(shape, kind, tmp_path):
 def test_caches_change_nothing(counter):
     for prompt in PROMPTS:
         ids = list(prompt)
-        for _ in range(16):
+        for _ in range(12):
             logits = counter.logits(torch.tensor([ids]))[0, -1]
             logits[2] = -torch.inf  # no text ends before the limit
             ids.append(int(logits.argmax()))
@@ -200,9 +212,19 @@ def test_caches_of_fixed_size_change_nothing(counter):
 def test_impossible_heads_are_refused():
     with pytest.raises(ValueError, match="normalises after"):
         MultiTokenLM.from_lm(make_lm("opt-350m"), 2, "anticausal")
-    with pytest.raises(ValueError, match=r"num_future_tokens=4: with 3 layers in all"):
-        MultiTokenLM.from_lm(make_lm("llama", num_hidden_layers=3), 4)
+    with pytest.raises(ValueError, match="num_future_tokens=4: with 3 layers in all"):
+        MultiTokenLMConfig.matching(make_lm("llama", num_hidden_layers=3).config, 4)
+
+
+def test_models_that_take_no_heads_are_refused():
     lm = make_lm("gpt2")
+    with pytest.raises(ValueError, match="GPT2Model has no vocabulary head"):
+        MultiTokenLM.from_lm(lm.transformer, 2)
     lm.lm_head = torch.nn.Linear(32, 260)
-    with pytest.raises(ValueError, match="adds a bias to its logits"):
+    with pytest.raises(ValueError, match="GPT2LMHeadModel adds a bias to its logits"):
         MultiTokenLM.from_lm(lm, 2)
+    last_slides = dict(use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    with pytest.raises(ValueError, match="Qwen2ForCausalLM attends within sliding windows"):
+        MultiTokenLM.from_lm(make_lm("qwen2", **last_slides), 2)
+    with pytest.raises(ValueError, match="BertLMHeadModel is of the family 'bert'"):
+        MultiTokenLM.from_lm(BertLMHeadModel(BertConfig(num_hidden_layers=1, hidden_size=12)), 2)
