@@ -34,7 +34,10 @@ def nats(model, ids):
     return model.nats(ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([False]))[0, :-1]
 
 
-@pytest.fixture(scope="module", params=ALL, ids=map("-".join, ALL))
+WRITING = [(shape, kind) for shape, kind in ALL if shape != "opt" or kind == "parallel"]  # others test OPT's
+
+
+@pytest.fixture(scope="module", params=WRITING, ids=map("-".join, WRITING))
 def counter(request):
     """A model that has learned to count, so that some guesses come true."""
     shape, kind = request.param
@@ -201,8 +204,7 @@ def test_a_batch_is_its_members(counter):
 
 
 def test_caches_of_fixed_size_change_nothing(counter):
-    for options in (dict(num_draft=1), dict(num_draft=3), dict(num_draft=3, tree=TREE), dict(num_draft=2, seed=1)):
-        options |= dict(do_sample=True, temperature=1.5) if "seed" in options else {}
+    for options in (dict(num_draft=1), dict(num_draft=3, tree=TREE), dict(num_draft=2, do_sample=True, seed=1)):
         assert write(counter, PROMPTS, **options, **FIXED) == write(counter, PROMPTS, **options)
 
 
