@@ -116,7 +116,7 @@ def load_lm(
     options = gguf_options(source)
     config = check_trunk(read_config(spec), f"lm={spec!r}")
     no_dropout: dict[str, Any] = dict.fromkeys(FAMILIES[config.model_type].dropouts, 0.0)
-    with quiet_loading(spec):
+    with quiet_loading(source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             **(options or dict(pretrained_model_name_or_path=source, use_safetensors=True)),
             dtype=torch.float32,
@@ -144,7 +144,7 @@ def read_config(spec: str) -> PreTrainedConfig:
     if spec.startswith("random:"):
         return random_config(spec, vocab_size=50272, max_positions=2048)
     source = model_folder(spec)
-    with quiet_loading(spec):
+    with quiet_loading(source):
         options = gguf_options(source) or dict(pretrained_model_name_or_path=source)
         options.pop("quantization_config", None)
         return AutoConfig.from_pretrained(**options, trust_remote_code=False)
