@@ -2,6 +2,7 @@
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from lmbase.config import choice_faults
 from lmbase.modeling.trunk import as_config, check_trunk, special_ids, with_layers
 from multitoken.heads import HEAD_KINDS
 
@@ -29,6 +30,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
     """
 
     model_type = "multi_token_lm"
+    choices = {"head_kind": HEAD_KINDS, "draft_targets": DRAFT_TARGETS}
     sub_configs = {"trunk": AutoConfig}
 
     def __init__(
@@ -97,8 +99,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
         n = self.num_future_tokens
         if n < 1:
             faults.append(f"num_future_tokens={n}: at least 1, the next token")
-        if self.head_kind not in HEAD_KINDS:
-            faults.append(f"head_kind={self.head_kind!r}: choose {', '.join(HEAD_KINDS)}")
+        faults += choice_faults(self, self.choices)
         if self.head_weights is not None:
             if len(self.head_weights) != n:
                 faults.append(f"head_weights has {len(self.head_weights)} entries for {n} heads")
@@ -115,9 +116,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
 
 def draft_target_faults(targets: str, drafts_only: bool, switch: str) -> list[str]:
     """What is wrong with a configuration's `draft_targets`, where `switch` says that only drafts are trained."""
-    if targets not in DRAFT_TARGETS:
-        return [f"draft_targets={targets!r}: choose {' or '.join(DRAFT_TARGETS)}"]
-    if targets != "text" and not drafts_only:
+    if targets == "greedy" and not drafts_only:
         return [
             f"draft_targets={targets!r}: what the model itself writes can be learnt only while the rest of it stays "
             f"as it is; set {switch}, or draft_targets=text"

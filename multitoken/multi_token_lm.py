@@ -1,7 +1,6 @@
 """The multi-token language model as users meet it: text in, text out, scores, saving and loading."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -10,13 +9,11 @@ from transformers import (
     GenerationMixin,
     LogitsProcessorList,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
-from transformers.utils import cached_file
 
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.token_lm import Scores, score_tokens
-from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
+from lmbase.text.text_model import TokenizerMixin
 from multitoken import conversion, generation_multitoken
 from multitoken.draft_tree import DraftTree
 from multitoken.generation_multitoken import MultiTokenGenerateOutput
@@ -24,10 +21,8 @@ from multitoken.modeling_multitoken import MultiTokenModel
 from multitoken.request import Request
 
 
-class MultiTokenLM(GenerationMixin, MultiTokenModel):
+class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
     """n heads on one trunk. Text methods need `tokenizer`, which `from_pretrained` loads with the weights."""
-
-    tokenizer: PreTrainedTokenizerFast | None = None
 
     @classmethod
     def from_lm(
@@ -50,7 +45,8 @@ class MultiTokenLM(GenerationMixin, MultiTokenModel):
     def with_heads(self, num_future_tokens: int) -> "MultiTokenLM":
         """A copy with the first heads only, to finetune with one after pretraining with several."""
         model = conversion.with_heads(self, num_future_tokens)
-        model.tokenizer = self.tokenizer
+        if self.has_tokenizer:
+            model.tokenizer = self.tokenizer
         return model
 
     @inference_method
@@ -102,7 +98,7 @@ class MultiTokenLM(GenerationMixin, MultiTokenModel):
             num_draft = num_draft if use_mtp else 1
         given = input_ids, attention_mask, generation_config, logits_processor, streamer
         request = Request(*given, text, num_draft, tree, seed, kwargs)
-        tokenizer = self.tokenizer if isinstance(request.prompt(), Tensor) else self.needed_tokenizer()
+        tokenizer = self._tokenizer if isinstance(request.prompt(), Tensor) else self.tokenizer
         return generation_multitoken.generate(self, request, tokenizer)
 
     def score(self, texts: Sequence[str], contexts: Sequence[str] | None = None) -> Scores:
@@ -114,35 +110,11 @@ class MultiTokenLM(GenerationMixin, MultiTokenModel):
         Raises:
             ValueError: a lone surrogate (with its offset), or a model without tokenizer.
         """
-        return Scores.of(score_tokens(self, self.needed_tokenizer(), texts, contexts=contexts))
-
-    def needed_tokenizer(self) -> PreTrainedTokenizerFast:
-        if self.tokenizer is None:
-            raise ValueError(
-                "This MultiTokenLM has no tokenizer, so it cannot read text: load it with from_pretrained from a "
-                "folder that has one, or set model.tokenizer."
-            )
-        return self.tokenizer
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:  # type: ignore[override]
-        super().save_pretrained(save_directory, **kwargs)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(save_directory)
+        return Scores.of(score_tokens(self, self.tokenizer, texts, contexts=contexts))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in Transformers, but never from a pickle; the tokenizer comes from where the weights do."""
-        kwargs["use_safetensors"] = True
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info=True
         model.freeze()  # loading makes new parameters, which all want gradients
-        folder = str(pretrained_model_name_or_path)
-        if cached_file(folder, "tokenizer.json", _raise_exceptions_for_missing_entries=False):
-            tokenizer = load_tokenizer(folder)
-            if vocabulary_size(tokenizer) > model.config.vocab_size:
-                raise ValueError(
-                    f"The tokenizer in {folder!r} has {vocabulary_size(tokenizer)} ids and the model "
-                    f"{model.config.vocab_size} rows: it is another model's tokenizer."
-                )
-            model.tokenizer = tokenizer
         return loaded

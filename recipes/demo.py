@@ -53,24 +53,24 @@ def stages(config: Config) -> list[tuple[str, str]]:
         ),
         (
             "Trunk: a small OPT, trained on it from random weights",
-            f"train-opt opt_demo {common} --train_tokens 1600000 --output_dir {out}/opt",
+            f"train-lm lm_demo {common} --train_tokens 1600000 --output_dir {out}/opt",
         ),
         (
             "Autoencoder: a sentence in, one vector, the sentence out again",
-            f"pretrain-vae vae_demo {common} --opt {out}/opt --train_tokens 500000 --output_dir {out}/vae",
+            f"pretrain-vae vae_demo {common} --lm {out}/opt --train_tokens 500000 --output_dir {out}/vae",
         ),
         (
             "SLLM: the autoencoder grafted onto the trunk, and finetuned",
-            f"finetune-sllm sllm_demo {common} --vae {out}/vae --opt {out}/opt --train_tokens 800000 "
+            f"finetune-sllm sllm_demo {common} --vae {out}/vae --lm {out}/opt --train_tokens 800000 "
             f"--output_dir {out}/sllm",
         ),
         (
             "Fair baseline: the same trunk, trained further on as many tokens",
-            f"train-opt opt_demo {common} --opt {out}/opt --train_tokens 1300000 --output_dir {out}/opt-tuned",
+            f"train-lm lm_demo {common} --lm {out}/opt --train_tokens 1300000 --output_dir {out}/opt-tuned",
         ),
         (
             "Multi-token prediction: three heads on the baseline, which draft what it then verifies",
-            f"finetune-mtp mtp_demo {common} --opt {out}/opt-tuned --train_tokens 400000 --output_dir {out}/mtp",
+            f"finetune-mtp mtp_demo {common} --lm {out}/opt-tuned --train_tokens 400000 --output_dir {out}/mtp",
         ),
         (
             "The same inside sentences: three heads on the SLLM's decoder, the rest as it is",

@@ -1,39 +1,51 @@
-"""Training of token-level language models: the keys that their recipes share, and the way from data to a run."""
+"""What the four trainings share: the keys, the way from a text to data, and from data to a finished run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmbase.config import option
+from lmbase.config import given_on_command_line, option
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.text.tokenizers import check_same_tokenizer
 from lmbase.training.batches import count_tokens, steps_for
 from lmbase.training.cost import write_training
 from lmbase.training.loop import TrainingConfig, TrainingResult, train
 from lmbase.training.validation import validation_loss
-from sllm_data.datasets import TokenWindowItems
+from sllm_data.datasets import TokenWindowDataset
 from sllm_data.open_data import open_data
 from sllm_data.prepared import PreparedData
 
 
 @dataclass
-class TokenTrainingConfig(TrainingConfig):
-    """Keys of the recipes that train on windows of tokens."""
+class RunConfig(TrainingConfig):
+    """Keys of every training on text."""
 
     data: str | list[str] = option(
         "stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files"
     )
     text_field: str = option("text", "the field of a record that holds the text")
+    train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
+
+
+@dataclass
+class FirstRunConfig(RunConfig):
+    """Keys of a training that may begin with raw text; one that goes on takes these from the model."""
+
     tokenizer: str | None = option(None, "hub id, folder, bpe:N or bytes; default: the model's own, else bpe:8192")
     rule: str = option("auto", "how prepare cuts sentences: punctuation, sentence, line or auto")
     max_sentence_tokens: int = option(64, "tokens per sentence, at most")
+
+
+@dataclass
+class WindowConfig(FirstRunConfig):
+    """Keys of a training on windows of tokens."""
+
     context: int = option(512, "positions of a training window; those of a model with random weights")
-    train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
     eval_windows: int = option(64, "windows of the valid split that the log's figures are taken from")
 
 
-def open_for(config: TokenTrainingConfig, own: str | None) -> PreparedData:
+def open_for(config: FirstRunConfig, own: str | None) -> PreparedData:
     """The data of a run; `own` is where the tokenizer of a model with weights is found."""
     data = open_data(
         config.data,
@@ -48,9 +60,55 @@ def open_for(config: TokenTrainingConfig, own: str | None) -> PreparedData:
     return data
 
 
+def train_on(
+    model: Any,
+    config: RunConfig,
+    data: PreparedData,
+    *,
+    items_of: Callable[[Any], Any],
+    figures: Callable[[Any, Any], dict[str, float]],
+    flops: Callable[[int, int], float],
+    parents: list[str | None],
+    save_model: Callable[[Any, Path], None] = lambda model, folder: model.save_pretrained(folder),
+    before_step: Callable[[Any, int], None] | None = None,
+) -> TrainingResult:
+    """Train a model on the train split, with figures of the valid split in the log, and write down what it cost.
+
+    Args:
+        items_of: what is read of a split.
+        figures: of a model on the valid split's items.
+        flops: of a forward pass over so many tokens and sentences.
+        parents: the runs that it started from.
+
+    Raises:
+        ValueError: both `max_steps` and `train_tokens` on the command line.
+    """
+    split = data.split("train")
+    items = items_of(split)
+    _settle_steps(config, items)
+    valid = items_of(data.split("valid")) if "valid" in data.splits else None
+    result = train(
+        model,
+        len(items),
+        items.batch,
+        config,
+        config.output_dir,
+        count_tokens=count_tokens,
+        lengths=items.lengths,
+        evaluate=None if valid is None else lambda trained: figures(trained, valid),
+        before_step=before_step,
+        save_model=save_model,
+        data_hash=data.hash,
+    )
+    num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
+    spent = FORWARD_AND_BACKWARD * flops(result.tokens, num_sentences)
+    write_training(config.output_dir, result.tokens, result.seconds, spent, parents, seed=config.seed)
+    return result
+
+
 def train_on_windows(
     model: Any,
-    config: TokenTrainingConfig,
+    config: WindowConfig,
     data: PreparedData,
     *,
     save_weights: Callable[[Any, Path], None],
@@ -62,7 +120,6 @@ def train_on_windows(
 
     Args:
         model: besides what `train` asks for, `config` (a PreTrainedConfig) and `flops(num_tokens, context)`.
-        parents: the runs that it started from.
         flops: of forward passes over so many tokens in such windows, where they are not always the model's.
     """
     positions = model.config.max_position_embeddings
@@ -70,32 +127,35 @@ def train_on_windows(
         raise ValueError(f"context={config.context}: this model has {positions} positions.")
     model.config.training_context = config.context
     processor = data.processor
-    items = TokenWindowItems(data.split("train"), processor.pad_token_id, config.context - 1)
-    if config.train_tokens:
-        config.max_steps = steps_for(config.train_tokens, items, config.batch_size)
 
-    def save(trained: Any, folder: Path) -> None:
+    def save_model(trained: Any, folder: Path) -> None:
         save_weights(trained, folder)
         processor.save_pretrained(folder)
 
-    evaluate = None
-    if "valid" in data.splits:
-        valid = TokenWindowItems(data.split("valid"), processor.pad_token_id, config.context - 1)
-        micro = config.micro_batch_size or config.batch_size
-        evaluate = lambda model: validation_loss(model, valid, config.eval_windows, micro)  # noqa: E731
-    result = train(
+    return train_on(
         model,
-        len(items),
-        items.batch,
         config,
-        config.output_dir,
-        count_tokens=count_tokens,
-        lengths=items.lengths,
-        evaluate=evaluate,
+        data,
+        items_of=lambda split: TokenWindowDataset(split, processor.pad_token_id, config.context - 1),
+        figures=lambda trained, valid: window_figures(trained, valid, config.eval_windows, config),
+        flops=lambda num_tokens, _: (flops or model.flops)(num_tokens, config.context),
+        parents=parents,
+        save_model=save_model,
         before_step=before_step,
-        save_model=save,
-        data_hash=data.hash,
     )
-    spent = FORWARD_AND_BACKWARD * (flops or model.flops)(result.tokens, config.context)
-    write_training(config.output_dir, result.tokens, result.seconds, spent, parents, seed=config.seed)
-    return result
+
+
+def window_figures(model: Any, valid: Any, num_windows: int, config: TrainingConfig) -> dict[str, float]:
+    """Losses on some windows of the valid split, read as many at a time as in training."""
+    return validation_loss(model, valid, num_windows, config.micro_batch_size or config.batch_size)
+
+
+def _settle_steps(config: RunConfig, items: Any) -> None:
+    """Two keys say how long a training is: the one on the command line counts, else `train_tokens`."""
+    given = given_on_command_line(config)
+    if {"max_steps", "train_tokens"} <= given:
+        raise ValueError("max_steps and train_tokens both say how long the training is: give one of them.")
+    if "max_steps" in given:
+        config.train_tokens = None  # the saved configuration says the same
+    elif config.train_tokens:
+        config.max_steps = steps_for(config.train_tokens, items, config.batch_size)

@@ -2,6 +2,7 @@
 
 from transformers import PreTrainedConfig
 
+from lmbase.config import choice_faults
 from sentencevae.latents import LATENTS
 
 POOLINGS = ("sum", "learned")
@@ -14,19 +15,24 @@ class SentenceVAEConfig(PreTrainedConfig):
         vocab_size: rows of the one vocabulary table.
         hidden_size: width of a sentence vector; a trunk's `word_embed_proj_dim` if it is to be grafted.
         ffn_dim: width of the feed-forward layers; None takes 4 * hidden_size (published: 2 * hidden_size).
-        num_encoder_layers, num_decoder_layers: 1 to 4 each.
+        num_encoder_layers: 1 to 4.
+        num_decoder_layers: 1 to 4.
+        num_attention_heads: of every layer.
         max_sentence_tokens: tokens of a sentence at most, the end mark not counted.
         pooling: `sum` adds up the token states (published); `learned` first multiplies each by a learned vector of its
             position, so that the order of words survives the sum, and the decoder reads it back the same way.
         latent: `deterministic` (published) or `gaussian` (mean and variance, KL with free bits).
-        kl_weight, free_bits: weight of the KL sum; nats per latent dimension that cost nothing.
+        kl_weight: weight of the KL sum (gaussian).
+        free_bits: nats per latent dimension that cost nothing (gaussian).
         latent_dropout: share of training sentences whose vector is withheld, so that the decoder also learns to write
             without one: what it needs from a language model's trunk is a hint, not a copy.
         focal_gamma: 0 trains on cross-entropy, 2 on the published focal loss.
+        dropout: probability, in training.
         memory_size: the decoder also attends to a memory of so many vectors (set by an SLLM; 0: none).
     """
 
     model_type = "sentence_vae"
+    choices = {"pooling": POOLINGS, "latent": LATENTS}
 
     def __init__(
         self,
@@ -83,10 +89,7 @@ class SentenceVAEConfig(PreTrainedConfig):
             faults.append(
                 f"hidden_size={self.hidden_size} is no multiple of num_attention_heads={self.num_attention_heads}"
             )
-        if self.pooling not in POOLINGS:
-            faults.append(f"pooling={self.pooling!r}: choose {' or '.join(POOLINGS)}")
-        if self.latent not in LATENTS:
-            faults.append(f"latent={self.latent!r}: choose {' or '.join(LATENTS)}")
+        faults += choice_faults(self, self.choices)
         if self.max_sentence_tokens < 1:
             faults.append(f"max_sentence_tokens={self.max_sentence_tokens}: at least 1")
         if self.focal_gamma < 0 or self.free_bits < 0 or self.kl_weight < 0:

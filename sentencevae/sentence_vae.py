@@ -7,7 +7,7 @@ from sentencevae import generation_sentencevae as generation
 from sentencevae.modeling_sentencevae import SentenceVAEModel
 
 
-class SentenceVAE(ProcessorMixin, SentenceVAEModel):  # type: ignore[misc]
+class SentenceVAE(ProcessorMixin, SentenceVAEModel):
     """Sentence autoencoder: N sentences -> N vectors -> the same sentences (arXiv 2408.00655, section 3).
 
     Text methods need `processor`, which `from_pretrained` loads with the weights.

@@ -1,11 +1,14 @@
 """Configuration of the sentence-level language model: two nested configurations and how they are joined."""
 
 import copy
+from collections.abc import Collection
+from typing import ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from lmbase.config import choice_faults
 from lmbase.modeling.trunk import as_config, check_trunk, vector_width
-from multitoken.configuration_multitoken import draft_target_faults
+from multitoken.configuration_multitoken import DRAFT_TARGETS, draft_target_faults
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sllm.draft_heads import DRAFT_HEAD_KINDS
 from sllm.next_vector import NEXT_VECTORS
@@ -35,6 +38,11 @@ class SLLMConfig(PreTrainedConfig):
     """
 
     model_type = "sllm"
+    choices: ClassVar[dict[str, Collection[str]]] = {
+        "next_vector": NEXT_VECTORS,
+        "draft_head_kind": DRAFT_HEAD_KINDS,
+        "draft_targets": DRAFT_TARGETS,
+    }
     sub_configs = {"autoencoder": SentenceVAEConfig, "trunk": AutoConfig}
 
     def __init__(
@@ -124,10 +132,7 @@ class SLLMConfig(PreTrainedConfig):
             faults.append(f"freeze_trunk_layers={self.freeze_trunk_layers}: choose 0 to {layers}")
         if self.num_future_tokens < 1:
             faults.append(f"num_future_tokens={self.num_future_tokens}: at least 1, the next token")
-        if self.next_vector not in NEXT_VECTORS:
-            faults.append(f"next_vector={self.next_vector!r}: choose {' or '.join(NEXT_VECTORS)}")
-        if self.draft_head_kind not in DRAFT_HEAD_KINDS:
-            faults.append(f"draft_head_kind={self.draft_head_kind!r}: choose {' or '.join(DRAFT_HEAD_KINDS)}")
+        faults += choice_faults(self, self.choices)
         if self.draft_head_kind != "block" and self.num_future_tokens < 2:
             faults.append(
                 f"draft_head_kind={self.draft_head_kind!r}: there are no drafting heads; set num_future_tokens to 2 or "

@@ -19,7 +19,7 @@ from sllm.reading import ReadingState
 from sllm.scoring import score_texts
 
 
-class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):  # type: ignore[misc]
+class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
     """Language model whose trunk reads and predicts one vector per sentence (arXiv 2408.00655).
 
     Text methods need `processor`, which `from_pretrained` loads with the weights.
@@ -37,7 +37,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):  # type: ignore[misc]
             ValueError: widths or vocabularies that do not fit, or a trunk too short for `max_sentences`.
         """
         model = grafting.graft(cls, vae, lm, options)
-        if vae._processor is not None:
+        if vae.has_processor:
             model.processor = vae.processor
         return model
 

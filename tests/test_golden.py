@@ -76,11 +76,11 @@ def prepared_hashes(folder: Path) -> dict[str, Any]:
 def trained(folder: Path) -> dict[str, Any]:
     """20 steps of each training recipe at the demo's size, and what the models then score on the test split."""
     data = f"--data {folder}/punctuation {FIXED}"
-    command(f"train-opt opt_demo {data} --output_dir {folder}/opt")
-    command(f"pretrain-vae vae_demo {data} --opt {folder}/opt --output_dir {folder}/vae")
-    command(f"finetune-sllm sllm_demo {data} --vae {folder}/vae --opt {folder}/opt --output_dir {folder}/sllm")
+    command(f"train-lm lm_demo {data} --output_dir {folder}/opt")
+    command(f"pretrain-vae vae_demo {data} --lm {folder}/opt --output_dir {folder}/vae")
+    command(f"finetune-sllm sllm_demo {data} --vae {folder}/vae --lm {folder}/opt --output_dir {folder}/sllm")
     command(f"finetune-sllm sllm_demo_drafting {data} --model {folder}/sllm --output_dir {folder}/drafting")
-    command(f"finetune-mtp mtp_demo {data} --opt {folder}/opt --output_dir {folder}/mtp")
+    command(f"finetune-mtp mtp_demo {data} --lm {folder}/opt --output_dir {folder}/mtp")
     found: dict[str, Any] = {name: losses(folder / name) for name in ("opt", "vae", "sllm", "drafting", "mtp")}
     models = " ".join(f"{name}={folder}/{name}" for name in found)
     evaluate = f"evaluate --model {models} --data {folder}/punctuation --speed false --samples 0 --device cpu"

@@ -2,7 +2,7 @@
 
 stdlib                  the documentation inside every Python installation
 hub:NAME[:CONFIG]       a dataset of the Hugging Face hub, streamed
-files, globs, folders   .txt .jsonl .json .csv .parquet, all but the last also as .gz .bz2 .xz .zst
+files, globs, folders   of the types in `sllm_data.readers.READERS`, compressed or not
 """
 
 import glob
@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from sllm_data.readers import Document, Skip, file_kind, read_file, record_document
+from sllm_data.readers import Document, Skip, file_kind, known_types, read_file, record_document, without_types
 from sllm_data.stdlib import read_stdlib
 
 SPLITS = ("train", "valid", "test")
@@ -207,7 +207,7 @@ def _open_files(specs: list[str], text_field: str, max_bytes: int | None) -> Cor
     paths = sorted({path for spec in specs for path in _find(spec, unknown)})
     if not paths:
         seen = f" ({len(unknown)} of other types, such as {unknown[0].name})" if unknown else ""
-        raise ValueError(f"data={_join(specs)!r}: no file to read there{seen}. {KNOWN_TYPES}")
+        raise ValueError(f"data={_join(specs)!r}: no file to read there{seen}. {known_types()}")
     base = Path(os.path.commonpath([path.parent for path in paths]))
     names = {
         path: _printable(path.relative_to(base).as_posix()) for path in [*paths, *unknown] if path.is_relative_to(base)
@@ -238,7 +238,7 @@ def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
     path = Path(spec).expanduser()
     if path.is_file():
         if file_kind(path) is None:
-            raise ValueError(f"data={spec!r}: no reader for this file type. {KNOWN_TYPES}")
+            raise ValueError(f"data={spec!r}: no reader for this file type. {known_types()}")
         yield Path(os.path.abspath(path))
         return
     if path.is_dir():
@@ -258,17 +258,9 @@ def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
             unknown.append(absolute)
 
 
-KNOWN_TYPES = (
-    "Known are .txt, .jsonl, .json, .csv and .parquet, and all but the last with .gz, .bz2, .xz or .zst added."
-)
-
-
 def _split_in_name(path: Path) -> str | None:
     """The split that the first or last word of a file's name says, or else the nearest folder named like one."""
-    stem = path.name.lower()
-    while Path(stem).suffix in {".txt", ".jsonl", ".json", ".csv", ".parquet", ".gz", ".bz2", ".xz", ".zst"}:
-        stem = Path(stem).stem
-    words = [word for word in re.split(r"[^a-z]+", stem) if word] or [""]
+    words = [word for word in re.split(r"[^a-z]+", without_types(path.name).lower()) if word] or [""]
     folders = [folder.lower() for folder in reversed(path.parts[:-1])]
     return next((SPLIT_WORDS[word] for word in (words[0], words[-1], *folders) if word in SPLIT_WORDS), None)
 

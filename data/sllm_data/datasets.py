@@ -1,6 +1,6 @@
-"""Training items: what one index of a training set is, cut from prepared data, and batches of them.
+"""Datasets for training, cut from prepared data: what one index is, and how a batch of indices is put together.
 
-B items, S sentences, T tokens of a sentence, L tokens of a window.
+B indices, S sentences, T tokens of a sentence, L tokens of a window.
 """
 
 from dataclasses import asdict
@@ -15,8 +15,8 @@ from lmbase.training.batches import Batch
 from sllm_data.prepared import PreparedSplit
 
 
-class SentenceItems:
-    """Single sentences, for the autoencoder: input_ids and attention_mask (B, T)."""
+class SentenceDataset:
+    """Dataset of single sentences, for the autoencoder: input_ids and attention_mask (B, T)."""
 
     def __init__(self, split: PreparedSplit, pad_token_id: int):
         self.split, self.pad_token_id = split, pad_token_id
@@ -33,8 +33,8 @@ class SentenceItems:
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
-class SentenceWindowItems:
-    """Windows of up to `max_sentences` sentences of one document, for an SLLM.
+class SentenceWindowDataset:
+    """Dataset of windows of up to `max_sentences` sentences of one document, for an SLLM.
 
     input_ids and attention_mask (B, S, T), sentence_mask (B, S), continues (B,): the document goes on.
     """
@@ -65,8 +65,8 @@ class SentenceWindowItems:
         return {**asdict(pad_sentences(texts, self.pad_token_id)), "continues": torch.tensor(continues)}
 
 
-class TokenWindowItems:
-    """Windows of up to `window` tokens of one document, for a token-level model.
+class TokenWindowDataset:
+    """Dataset of windows of up to `window` tokens of one document, for a token-level model.
 
     input_ids and attention_mask (B, L), ends (B,): the window holds its document's end.
     """

@@ -10,13 +10,13 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from lmbase.text import choose_rule, is_unicode
-from lmbase.text.processor import SentenceProcessor
+from lmbase.text.codec import MissingTokenError
+from lmbase.text.processor import EncodedText, SentenceProcessor
+from lmbase.text.segmentation import AUTO, choose_rule, is_unicode
 from sllm_data.readers import Document, Skip
 
 SCHEMA = pa.schema(
@@ -80,8 +80,10 @@ class EncodedChunk:
 
 
 def encode_chunk(processor: SentenceProcessor, documents: list[Document]) -> EncodedChunk:
-    """Cut and tokenise documents; empty ones and those with a lone surrogate are left out and told."""
-    skips, kept = [], []
+    """Cut and tokenise documents. What has no ids is left out and told: empty texts, lone surrogates, characters for
+    which the tokenizer has no tokens."""
+    skips: list[Skip] = []
+    kept = []
     for document in documents:
         if not document.text:
             skips.append(Skip(document.name, "empty document"))
@@ -89,7 +91,7 @@ def encode_chunk(processor: SentenceProcessor, documents: list[Document]) -> Enc
             skips.append(Skip(document.name, "lone surrogate"))
         else:
             kept.append(document)
-    encoded = processor.encode_batch([document.text for document in kept])
+    kept, encoded = _encode(processor, kept, skips)
     lengths = [np.asarray(e.sentence_lengths, np.int32) for e in encoded]
     batch = pa.record_batch(
         [
@@ -108,11 +110,29 @@ def encode_chunk(processor: SentenceProcessor, documents: list[Document]) -> Enc
         tokens_per_sentence=np.bincount(np.concatenate([np.zeros(0, np.int32), *lengths])).tolist(),
     )
     for document in kept:
-        rule = choose_rule(document.text) if processor.rule == "auto" else processor.rule
+        rule = choose_rule(document.text) if processor.rule == AUTO else processor.rule
         statistics.rules[rule] = statistics.rules.get(rule, 0) + 1
     if kept:
         statistics.piecewise_tokens, statistics.whole_tokens = _sample(processor, kept[0].text, encoded[0])
     return EncodedChunk(batch, statistics, skips)
+
+
+def _encode(
+    processor: SentenceProcessor, documents: list[Document], skips: list[Skip]
+) -> tuple[list[Document], list[EncodedText]]:
+    """The documents that the tokenizer can spell, and what they become; the others go to `skips`."""
+    try:
+        return documents, processor.encode_batch([document.text for document in documents])
+    except MissingTokenError:
+        pass  # one by one, to find out which
+    kept, encoded = [], []
+    for document in documents:
+        try:
+            encoded.append(processor.encode(document.text))
+            kept.append(document)
+        except MissingTokenError as error:
+            skips.append(Skip(document.name, "no tokens for a character", str(error)))
+    return kept, encoded
 
 
 def _list_array(rows: list[np.ndarray]) -> pa.ListArray:
@@ -120,13 +140,12 @@ def _list_array(rows: list[np.ndarray]) -> pa.ListArray:
     return pa.ListArray.from_arrays(offsets, pa.array(np.concatenate([np.zeros(0, np.int32), *rows])))
 
 
-def _sample(processor: SentenceProcessor, text: str, encoded: Any) -> tuple[int, int]:
+def _sample(processor: SentenceProcessor, text: str, encoded: EncodedText) -> tuple[int, int]:
     """Tokens of a document's first sentences: cut into sentences, and tokenised as one."""
     sizes = np.cumsum(encoded.sentence_bytes)
     sentences = max(1, int(np.searchsorted(sizes, SAMPLE_BYTES, side="right")))
     start = text.encode()[: int(sizes[sentences - 1])].decode()
-    whole = processor.tokenizer.backend_tokenizer.encode(start, add_special_tokens=False)
-    return sum(encoded.sentence_lengths[:sentences]), len(whole.ids)
+    return sum(encoded.sentence_lengths[:sentences]), len(processor.codec.encode(start))
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

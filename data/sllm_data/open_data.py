@@ -7,15 +7,15 @@ from pathlib import Path
 from accelerate import PartialState
 
 from lmbase.files import MANIFEST, write_text
-from lmbase.text import train_punkt
+from lmbase.text import learn_parameters
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer
-from sllm_data.corpora import open_corpus
+from sllm_data.corpora import Corpus, open_corpus
 from sllm_data.prepare import check_configuration, prepare
 from sllm_data.prepared import PROCESSOR, PreparedData
 
 REQUEST = "request.json"  # in OUTPUT_DIR/data: what a recipe asked for when it was made
-PUNKT_CHARACTERS = 4_000_000  # Punkt learns about 0.4 MB/s, and its abbreviations are found early
+RULE_CHARACTERS = 4_000_000  # a rule learns from this much: Punkt reads about 0.4 MB/s, and soon knows what it needs
 
 
 def _first(texts: Iterator[str], num_characters: int) -> Iterator[str]:
@@ -47,11 +47,11 @@ def load_prepared(data: str | list[str]) -> PreparedData | None:
     return PreparedData.load(prepared[0]) if prepared else None
 
 
-def make_processor(corpus, tokenizer: str, rule: str, max_sentence_tokens: int) -> SentenceProcessor:
-    """The processor for a corpus; a tokenizer and Punkt parameters are learned from its train split where asked for."""
+def make_processor(corpus: Corpus, tokenizer: str, rule: str, max_sentence_tokens: int) -> SentenceProcessor:
+    """The processor for a corpus. What the tokenizer and the rule have to learn, they learn from its train split."""
     loaded = load_tokenizer(tokenizer, lambda: corpus.texts("train"))
-    punkt = train_punkt(_first(corpus.texts("train"), PUNKT_CHARACTERS)) if rule == "sentence" else None
-    return SentenceProcessor(loaded, rule, max_sentence_tokens, punkt)
+    learned = learn_parameters(rule, _first(corpus.texts("train"), RULE_CHARACTERS))
+    return SentenceProcessor(loaded, rule, max_sentence_tokens, learned)
 
 
 def open_data(

@@ -2,6 +2,8 @@
 
 What cannot be read is told as a `Skip`, never turned into data. Bytes are decoded strictly; line ends and NUL bytes are
 kept.
+
+A new format is one function and one line in `READERS`; a new compression is one line in `OPENERS`.
 """
 
 import bz2
@@ -43,6 +45,14 @@ class Skip:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class Reader:
+    """How files of one format are read."""
+
+    read: Callable[[Path, str, str], Iterator[Document | Skip]]  # path, name in the corpus, text field
+    may_be_compressed: bool = True  # `read` opens files by `open_stream`, which decompresses
+
+
 def _open_zst(path: Path) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(cast(Any, pa.input_stream(str(path), compression="zstd"))))
 
@@ -59,9 +69,28 @@ def file_kind(path: Path) -> str | None:
     """The suffix that decides how `path` is read (`.jsonl` for `a.jsonl.gz`); None for a file that no reader knows."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes and suffixes[-1] in OPENERS:
-        # Parquet is compressed inside and read from its end, which a compressed stream does not offer.
-        return suffixes[0] if len(suffixes) == 2 and suffixes[0] in READERS and suffixes[0] != ".parquet" else None
+        inner = READERS.get(suffixes[0]) if len(suffixes) == 2 else None
+        return suffixes[0] if inner is not None and inner.may_be_compressed else None
     return suffixes[-1] if suffixes and suffixes[-1] in READERS else None
+
+
+def known_types() -> str:
+    """The file types that can be read, as a sentence."""
+    compressible = [suffix for suffix, reader in READERS.items() if reader.may_be_compressed]
+    others = [suffix for suffix in READERS if suffix not in compressible]
+    alone = f", and {_listed(others, 'and')} as they are" if others else ""
+    return f"Known are {_listed(compressible, 'and')}, also with {_listed(list(OPENERS), 'or')} added{alone}."
+
+
+def _listed(words: list[str], last: str) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def without_types(name: str) -> str:
+    """A file's name without the suffixes that say how it is read: `wiki-valid` for `wiki-valid.jsonl.gz`."""
+    while (suffix := Path(name).suffix.lower()) in READERS or suffix in OPENERS:
+        name = name[: -len(suffix)]
+    return name
 
 
 def read_file(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
@@ -77,31 +106,32 @@ def read_file(path: Path, name: str, text_field: str) -> Iterator[Document | Ski
     kind = file_kind(path)
     assert kind is not None, path
     try:
-        yield from READERS[kind](path, name, text_field)
+        yield from READERS[kind].read(path, name, text_field)
     except UnicodeDecodeError as error:
         yield Skip(name, "invalid UTF-8", str(error))
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, csv.Error) as error:
         yield Skip(name, "unreadable file", f"{type(error).__name__}: {error}")
 
 
-def _open(path: Path) -> BinaryIO:
+def open_stream(path: Path) -> BinaryIO:
+    """The bytes of a file, decompressed if its last suffix says that it is compressed."""
     opener = OPENERS.get(path.suffix.lower())
     return opener(path) if opener else path.open("rb")
 
 
 def _read_txt(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
-    with _open(path) as stream:
+    with open_stream(path) as stream:
         data = stream.read(MAX_TEXT_FILE_BYTES + 1)
     if len(data) <= MAX_TEXT_FILE_BYTES:
         yield Document(data.decode("utf-8-sig"), name)
         return
     # Read to the end once before the first part goes out, so that a file with a bad byte gives no data at all.
-    with _open(path) as stream:
+    with open_stream(path) as stream:
         decoder = codecs.getincrementaldecoder("utf-8")()
         while block := stream.read(2**20):
             decoder.decode(block)
         decoder.decode(b"", final=True)
-    with _open(path) as stream:
+    with open_stream(path) as stream:
         for number, part in enumerate(_parts(stream), start=1):
             yield Document(part.decode("utf-8-sig" if number == 1 else "utf-8"), f"{name}:{number}")
 
@@ -122,7 +152,7 @@ def _parts(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _read_jsonl(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
-    with _open(path) as stream:
+    with open_stream(path) as stream:
         first = True
         for number, line in enumerate(stream, start=1):
             if not line.strip():
@@ -140,7 +170,7 @@ def _read_jsonl(path: Path, name: str, text_field: str) -> Iterator[Document | S
 
 
 def _read_json(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
-    with _open(path) as stream:
+    with open_stream(path) as stream:
         text = stream.read().decode("utf-8-sig")
     try:
         records = json.loads(text)
@@ -153,7 +183,7 @@ def _read_json(path: Path, name: str, text_field: str) -> Iterator[Document | Sk
 
 def _read_csv(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
     csv.field_size_limit(2**31 - 1)  # the default, 128 KB, is less than a chapter
-    with _open(path) as binary:
+    with open_stream(path) as binary:
         # surrogateescape turns a bad byte into a lone surrogate, which valid UTF-8 never gives: it costs its row only.
         stream = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
         for number, row in enumerate(csv.DictReader(stream), start=1):
@@ -179,12 +209,13 @@ def _read_parquet(path: Path, name: str, text_field: str) -> Iterator[Document |
                 yield record_document(record, f"{name}:{number}", text_field)
 
 
-READERS: dict[str, Callable[[Path, str, str], Iterator[Document | Skip]]] = {
-    ".txt": _read_txt,
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
+READERS: dict[str, Reader] = {
+    ".txt": Reader(_read_txt),
+    ".jsonl": Reader(_read_jsonl),
+    ".json": Reader(_read_json),
+    ".csv": Reader(_read_csv),
+    # compressed inside, and read from its end, which a compressed stream does not offer
+    ".parquet": Reader(_read_parquet, may_be_compressed=False),
 }
 
 

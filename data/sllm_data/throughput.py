@@ -83,10 +83,8 @@ def _segment(texts: Sequence[str], rule: str, punkt: dict | None) -> None:
 
 
 def _tokenise(processor: SentenceProcessor, texts: Sequence[str]) -> None:
-    backend = processor.tokenizer.backend_tokenizer
-    backend.encode_special_tokens = True
     with _one_thread():
-        backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        processor.codec.encode_batch(texts)
 
 
 @contextmanager

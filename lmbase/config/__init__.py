@@ -1,11 +1,12 @@
 """Configurations: a dataclass, a YAML file, then `--key value` on the command line."""
 
 from lmbase.config.command_line import given_on_command_line, load_config
-from lmbase.config.options import option
+from lmbase.config.options import choice_faults, option
 from lmbase.config.run import run, single_process
 from lmbase.config.yaml_files import config_to_dict, differing_keys, save_config
 
 __all__ = [
+    "choice_faults",
     "config_to_dict",
     "differing_keys",
     "given_on_command_line",

@@ -16,7 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lmbase.config.options import Keys, keys_given_twice, keys_of, members, nearest_names, own_names, type_name
-from lmbase.config.yaml_files import Loader, find_config, nest, read_yaml
+from lmbase.config.yaml_files import Loader, file_layers, filled_in, find_config, nest, read_yaml
 
 ConfigT = TypeVar("ConfigT")
 
@@ -42,7 +42,9 @@ def load_config(cls: type[ConfigT], argv: Sequence[str], configs: Path | None = 
 
     keys = keys_of(cls)
     given, problems = parse_words(words, keys)
-    layers = [(read_yaml(config_path, keys), config_path.name)] if config_path else []
+    layers = []
+    if config_path:
+        layers = [(values, config_path.name) for values in file_layers(read_yaml(config_path, keys), given, keys)]
     layers.append((given, "command line"))
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -53,6 +55,7 @@ def load_config(cls: type[ConfigT], argv: Sequence[str], configs: Path | None = 
             else:
                 problems.append(f"{name} = {value!r} ({source}): unknown key{nearest_names(name, keys)}")
 
+    values = {name: filled_in(value, values, keys) for name, value in values.items()}
     try:
         config = TypeAdapter(cls).validate_python(nest(values))
     except ValidationError as error:

@@ -6,7 +6,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}  # attributes of pydantic's constraints, e.g. of PositiveInt
@@ -71,6 +71,12 @@ def keys_given_twice(values: Mapping[str, Any], keys: Keys) -> list[str]:
     """A line for each key that is given under both of its names."""
     both = [(key.also, name) for name, key in keys.items() if name in values and key.also in values]
     return [f"`{also}=` beside `{name}=`: two names of one key; give one of them" for also, name in both]
+
+
+def choice_faults(config: Any, choices: Mapping[str, Collection[str]]) -> list[str]:
+    """A line for each field whose value is none of its choices."""
+    wrong = [(name, known) for name, known in choices.items() if getattr(config, name) not in known]
+    return [f"{name}={getattr(config, name)!r}: choose {' or '.join(known)}" for name, known in wrong]
 
 
 def nearest_names(name: str, keys: Keys) -> str:

@@ -54,6 +54,50 @@ def read_yaml(path: Path, keys: Keys) -> dict[str, Any]:
     return own_names(values, keys)
 
 
+def file_layers(values: dict[str, Any], given: dict[str, Any], keys: Keys) -> list[dict[str, Any]]:
+    """What a file says, and what it says for the case at hand.
+
+    A file may hold a table `by_KEY` of values that go with certain values of a key, whether the file or the command
+    line (`given`) sets that:
+
+        lm: facebook/opt-125m
+        learning_rate: 2e-4
+        by_lm:
+          facebook/opt-1.3b: {learning_rate: 1e-4, micro_batch_size: 1}
+    """
+    plain = {name: value for name, value in values.items() if not _is_table(name, value, keys)}
+    chosen = plain | given
+    special: dict[str, Any] = {}
+    for name, table in values.items():
+        if name not in plain:
+            cases = {str(case): entries for case, entries in table.items()}
+            special |= flatten(cases.get(str(chosen.get(name.removeprefix("by_"))), {}), keys)
+    return [plain, special]
+
+
+def _is_table(name: str, value: Any, keys: Keys) -> bool:
+    return (
+        name not in keys
+        and name.removeprefix("by_") in keys
+        and isinstance(value, dict)
+        and all(isinstance(entries, dict) for entries in value.values())
+    )
+
+
+def filled_in(value: Any, values: dict[str, Any], keys: Keys) -> Any:
+    """A text in which `{KEY}` stands for the last part of that key's value: with lm=facebook/opt-125m,
+    `runs/sllm_{lm}` is runs/sllm_opt-125m."""
+
+    def short(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in keys:
+            return match[0]
+        last = str(values.get(name, keys[name].default)).rstrip("/").rpartition("/")[2]
+        return re.sub(r"[^\w.-]", "-", last)
+
+    return re.sub(r"\{(\w+)\}", short, value) if isinstance(value, str) else value
+
+
 def find_config(name: str, configs: Path | None) -> Path:
     """The YAML file that a command line names: a path, or a shipped one in the folder `configs`, `.yaml` left out."""
     shipped = {path.stem: path for path in sorted(configs.glob("*.yaml"))} if configs and configs.is_dir() else {}

@@ -1,4 +1,4 @@
-"""Padded batches of sentences and of tokens.
+"""Batches of sentences and of tokens, filled up with padding to one length.
 
 B texts, S sentences, T tokens of a sentence, L tokens of a flat text.
 """
@@ -15,15 +15,15 @@ Ids = Sequence[int] | np.ndarray
 
 @dataclass
 class SentenceBatch:
-    """Texts as padded sentences; real sentences and real tokens come first in their rows."""
+    """Texts as sentences of one length. Padding stands behind the tokens of a sentence and the sentences of a text."""
 
     input_ids: Tensor  # (B, S, T) int64
-    attention_mask: Tensor  # (B, S, T) bool, True on real tokens
-    sentence_mask: Tensor  # (B, S) bool, True on real sentences
+    attention_mask: Tensor  # (B, S, T) bool, False on padding
+    sentence_mask: Tensor  # (B, S) bool, False on padding
 
 
 def pad_sentences(texts: Sequence[Sequence[Ids]], pad_token_id: int) -> SentenceBatch:
-    """Nested id lists -> SentenceBatch."""
+    """Make a batch of texts, each a list of sentences, each a list of ids."""
     num_sentences = max((len(sentences) for sentences in texts), default=0)
     num_tokens = max((len(ids) for sentences in texts for ids in sentences), default=0)
     shape = (len(texts), max(num_sentences, 1), max(num_tokens, 1))
@@ -38,7 +38,7 @@ def pad_sentences(texts: Sequence[Sequence[Ids]], pad_token_id: int) -> Sentence
 
 
 def pad_tokens(rows: Sequence[Ids], pad_token_id: int) -> tuple[Tensor, Tensor]:
-    """Id lists -> input_ids (B, L) and attention_mask (B, L), padded on the right."""
+    """Make input_ids (B, L) and attention_mask (B, L), padded on the right, of lists of ids."""
     width = max((len(ids) for ids in rows), default=0)
     input_ids = torch.full((len(rows), width), pad_token_id, dtype=torch.long)
     attention_mask = torch.zeros((len(rows), width), dtype=torch.bool)

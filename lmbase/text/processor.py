@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from lmbase.text import RULES, choose_rule, is_open, segment
-from lmbase.text.segmentation import check_unicode
-from lmbase.text.tokenizers import token_bytes, tokenizer_hash
+from lmbase.text.codec import TokenCodec, codec_of
+from lmbase.text.segmentation import AUTO, check_rule, check_unicode, choose_rule, is_open, segment
+from lmbase.text.tokenizers import load_tokenizer, opening_id, tokenizer_hash
 
 if TYPE_CHECKING:  # torch takes longer to import than a worker process of `prepare` needs for its first megabyte
     from torch import Tensor
@@ -52,10 +52,13 @@ class SentenceProcessor:
     a text are text. The processor is saved inside every checkpoint.
 
     Args:
-        tokenizer: a fast byte-level tokenizer.
-        rule: `punctuation`, `sentence`, `line` or `auto` (see `lmbase.text.segment`).
+        tokenizer: a fast tokenizer with an end-of-sequence and a pad token, as `load_tokenizer` gives it.
+        rule: how texts are cut, one of `lmbase.text.RULES` (see `lmbase.text.segment`).
         max_sentence_tokens: tokens per sentence, at most; at least 4, since one character may take four byte tokens.
-        punkt: Punkt parameters learned from the train split (`lmbase.text.train_punkt`), for rule `sentence`.
+        punkt: what the rule learned from the train split (`lmbase.text.learn_parameters`).
+
+    Raises:
+        ValueError: an unknown rule, too small a sentence, or a tokenizer that cannot give back every text.
     """
 
     def __init__(
@@ -65,12 +68,17 @@ class SentenceProcessor:
         max_sentence_tokens: int = 64,
         punkt: dict | None = None,
     ):
-        if rule not in RULES:
-            raise ValueError(f"rule={rule!r} is unknown; choose one of {', '.join(RULES)}.")
+        check_rule(rule)
         if max_sentence_tokens < 4:
             raise ValueError(
                 f"max_sentence_tokens={max_sentence_tokens} is too small: one character may need 4 tokens."
             )
+        if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+            raise ValueError(
+                f"The tokenizer {tokenizer.name_or_path!r} lacks an end-of-sequence or a pad token: set it, or load "
+                "the tokenizer with lmbase.text.tokenizers.load_tokenizer, which finds a token to pad with."
+            )
+        codec_of(tokenizer)  # refuses those that lose text
         self.tokenizer = tokenizer
         self.rule = rule
         self.max_sentence_tokens = max_sentence_tokens
@@ -81,8 +89,18 @@ class SentenceProcessor:
         return self.tokenizer.pad_token_id
 
     @property
+    def bos_token_id(self) -> int:
+        """What opens a text: for some tokenizers, OPT's among them, the same as `eos_token_id`."""
+        return opening_id(self.tokenizer)
+
+    @property
     def eos_token_id(self) -> int:
         return self.tokenizer.eos_token_id
+
+    @property
+    def codec(self) -> TokenCodec:
+        """Exact translation between texts and ids."""
+        return codec_of(self.tokenizer)
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -100,18 +118,17 @@ class SentenceProcessor:
         """Cut and tokenise texts.
 
         Raises:
-            ValueError: a text has a lone surrogate (it has no UTF-8 form); the message gives its offset.
+            ValueError: a text has a lone surrogate (it has no UTF-8 form), and the message gives its offset; or (a
+                `codec.MissingTokenError`) a character for which the tokenizer has no tokens.
         """
-        runs_of = [self._runs(self._pieces(check_unicode(text))) for text in texts]
-        backend = self.tokenizer.backend_tokenizer
-        backend.encode_special_tokens = True  # "</s>" written in a text is three characters, not an end mark
-        joined = ["".join(run) for runs in runs_of for run in runs]
-        encodings = iter(backend.encode_batch_fast(joined, add_special_tokens=False))
+        codec = self.codec
+        runs_of = [self._runs(self._pieces(check_unicode(text)), codec.joining_white_space) for text in texts]
+        ids_of_runs = iter(codec.encode_batch(["".join(run) for runs in runs_of for run in runs]))
         encoded = []
         for runs in runs_of:
             document = EncodedText([], [], [])
             for run in runs:
-                self._append_run(document, run, next(encodings).ids)
+                self._append_run(document, run, next(ids_of_runs), codec)
             encoded.append(document)
         return encoded
 
@@ -134,7 +151,7 @@ class SentenceProcessor:
         if not sentences or len(sentences[-1]) >= self.max_sentence_tokens:
             return sentences, []
         rule = self.rule
-        if rule == "auto":
+        if rule == AUTO:
             rule = choose_rule(self.decode([i for sentence in sentences for i in sentence]))
         last = self.decode(sentences[-1])
         joined = [i for sentence in sentences[-2:] for i in sentence]
@@ -155,16 +172,13 @@ class SentenceProcessor:
             pieces.append(piece)
         return pieces
 
-    def _runs(self, pieces: list[str]) -> list[list[str]]:
-        """Group pieces that can be tokenised as one text, which is faster, with the same ids as one by one.
-
-        GPT-2's pattern never matches across a border between a visible character and white space, and looks ahead only
-        from white space; so where a piece begins with white space and its predecessor ends without, nothing changes.
-        """
+    @staticmethod
+    def _runs(pieces: list[str], joining_white_space: str) -> list[list[str]]:
+        """Group pieces that can be tokenised as one text, which is faster, with the same ids as one by one."""
         runs: list[list[str]] = []
         size = 0
         for piece in pieces:
-            joins = self._splits_like_gpt2 and piece[0] in " \n\r\t" and runs and not runs[-1][-1][-1].isspace()
+            joins = piece[0] in joining_white_space and runs and not runs[-1][-1][-1].isspace()
             if joins and size + len(piece) <= MAX_RUN_CHARACTERS:
                 runs[-1].append(piece)
                 size += len(piece)
@@ -173,29 +187,10 @@ class SentenceProcessor:
                 size = len(piece)
         return runs
 
-    @cached_property
-    def _splits_like_gpt2(self) -> bool:
-        """Whether words are made by GPT-2's pattern (OPT's too) and nothing else."""
-        content = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        wanted = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-        return (
-            content["normalizer"] is None
-            and wanted.items() <= (content["pre_tokenizer"] or {}).items()
-            and all(token["special"] for token in content["added_tokens"])
-        )
-
-    @cached_property
-    def _token_sizes(self) -> np.ndarray:
-        """(V,) bytes that each token stands for."""
-        ids = sorted(self.tokenizer.get_vocab().values())
-        sizes = np.zeros(ids[-1] + 1, np.int64)
-        sizes[ids] = [len(piece) for piece in token_bytes(self.tokenizer, ids)]
-        return sizes
-
-    def _append_run(self, document: EncodedText, pieces: list[str], ids: list[int]) -> None:
+    def _append_run(self, document: EncodedText, pieces: list[str], ids: list[int], codec: TokenCodec) -> None:
         sizes = [len(piece) if piece.isascii() else len(piece.encode()) for piece in pieces]
         # A piece's tokens end where its bytes end.
-        stops = np.searchsorted(np.cumsum(self._token_sizes[ids]), np.cumsum(sizes)) + 1
+        stops = np.searchsorted(np.cumsum(codec.sizes[ids]), np.cumsum(sizes)) + 1
         lengths = np.diff(stops, prepend=0).tolist()
         if max(lengths) <= self.max_sentence_tokens:
             document.input_ids += ids
@@ -206,17 +201,17 @@ class SentenceProcessor:
             for part in self.apply_cap(ids[stop - length : stop]):
                 document.input_ids += part
                 document.sentence_lengths.append(len(part))
-                document.sentence_bytes.append(int(self._token_sizes[part].sum()))
+                document.sentence_bytes.append(int(codec.sizes[part].sum()))
 
     def apply_cap(self, ids: list[int]) -> list[list[int]]:
         """One sentence's ids -> sentences of at most `max_sentence_tokens` tokens, cut between characters."""
         if len(ids) <= self.max_sentence_tokens:
             return [ids]
-        raw = token_bytes(self.tokenizer, ids)
+        raw = self.codec.token_bytes(ids)
         parts, start = [], 0
         while start < len(ids):
             stop = limit = min(start + self.max_sentence_tokens, len(ids))
-            # A byte-level token may end inside a character: then its successor opens with a continuation byte.
+            # A token may end inside a character: then its successor opens with a continuation byte.
             while start < stop < len(ids) and raw[stop][0] & 0xC0 == 0x80:
                 stop -= 1
             stop = stop if stop > start else limit  # no token of these opens a character
@@ -235,10 +230,10 @@ class SentenceProcessor:
             ValueError: the ids hold special tokens or ids outside the vocabulary.
         """
         ids = list(ids)
-        special = sorted(set(ids) & set(self.tokenizer.all_special_ids))
+        special = sorted(set(ids) & self.codec.special_ids)
         if special:
             raise ValueError(f"Prompt ids hold special tokens {special}: give text tokens only, padding masked out.")
-        text = b"".join(token_bytes(self.tokenizer, ids)).decode("utf-8", errors="replace")
+        text = b"".join(self.codec.token_bytes(ids)).decode("utf-8", errors="replace")
         encoded = self.encode(text)
         if encoded.input_ids == ids:
             return encoded.sentences()
@@ -246,7 +241,7 @@ class SentenceProcessor:
 
     def _split_by_bytes(self, ids: list[int]) -> list[list[int]]:
         """The same cut for ids that no tokenizer would give for their text (generated ones, for instance)."""
-        raw = token_bytes(self.tokenizer, ids)
+        raw = self.codec.token_bytes(ids)
         # surrogateescape keeps one character per broken byte, so that positions can be counted in bytes.
         text = b"".join(raw).decode("utf-8", errors="surrogateescape")
         sizes = [
@@ -267,8 +262,7 @@ class SentenceProcessor:
 
     def decode(self, ids: "Sequence[int] | Tensor") -> str:
         """Flat ids -> text; end marks and padding are left out."""
-        flat = cast("list[int] | Tensor", ids)  # any sequence will do
-        return str(self.tokenizer.decode(flat, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return self.codec.decode(ids)
 
     # -- save, load --------------------------------------------------------------------------------------------------
 
@@ -306,10 +300,7 @@ class SentenceProcessor:
             saved_hash = content.pop("tokenizer_hash")
         except (json.JSONDecodeError, KeyError) as error:
             raise ValueError(f"{path} is damaged ({error}); copy it again from where the model was trained.") from error
-        from transformers import AutoTokenizer  # brings torch, which workers of `prepare` do without
-
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), **hub_options)
-        processor = cls(tokenizer, **content)
+        processor = cls(load_tokenizer(str(folder), **hub_options), **content)
         if processor.tokenizer_hash != saved_hash:
             raise ValueError(
                 f"The tokenizer in {str(folder)!r} is not the one this processor was saved with: "

@@ -60,7 +60,7 @@ def _default_model(abbreviations: frozenset[str]) -> PunktModel:
     except LookupError:
         warnings.warn(
             "rule 'sentence' found no Punkt model: Punkt's defaults and a list of common abbreviations are used. "
-            "Learn parameters with lmbase.text.train_punkt, or install NLTK's data package punkt_tab.",
+            "Learn parameters with lmbase.text.learn_parameters, or install NLTK's data package punkt_tab.",
             stacklevel=5,
         )
     parameters = PunktParameters()

@@ -1,17 +1,93 @@
-"""Models that carry what turns text into ids, saved and loaded with the weights."""
+"""Models that carry what turns text into ids, saved and loaded with the weights.
 
-from pathlib import Path
+A model carries its tokenizer (`TokenizerMixin`), or a SentenceProcessor, which has a tokenizer and also says how texts
+are cut (`ProcessorMixin`). Both are written into the model's folder, and come back from where the weights do.
+"""
 
+import os
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from lmbase.text.processor import FILE_NAME, HUB_OPTIONS, SentenceProcessor
-from lmbase.text.tokenizers import vocabulary_size
+from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
+
+TOKENIZER_FILE = "tokenizer.json"
 
 
-class ProcessorMixin:
-    """Lets a PreTrainedModel carry its SentenceProcessor: saved and loaded with the weights."""
+class TextModelMixin:
+    """What the two have in common: saving and loading. It stands before PreTrainedModel among the bases of a model."""
 
+    config: Any  # of the model
+    _text_file: str  # a folder that has this file has what the model carries
+
+    def _carried(self) -> Any:
+        """The tokenizer or processor, None if there is none yet."""
+        raise NotImplementedError
+
+    def _load_carried(self, folder: str, hub_options: dict[str, Any]) -> None:
+        """Load from a folder or hub id that has `_text_file`."""
+        raise NotImplementedError
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        carried = self._carried()
+        if carried is not None:
+            carried.save_pretrained(str(save_directory))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers, but never from a pickle; tokenizer or processor come from where the weights do."""
+        kwargs["use_safetensors"] = True
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        folder, hub_options = str(pretrained_model_name_or_path), {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
+        if cached_file(folder, cls._text_file, _raise_exceptions_for_missing_entries=False, **hub_options):
+            model._load_carried(folder, hub_options)
+        return loaded
+
+
+class TokenizerMixin(TextModelMixin):
+    """A model that carries its tokenizer."""
+
+    _text_file = TOKENIZER_FILE
+    _tokenizer: PreTrainedTokenizerFast | None = None
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return self._tokenizer is not None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        if self._tokenizer is None:
+            raise ValueError(
+                f"This {type(self).__name__} has no tokenizer, so it cannot read text: load it with from_pretrained "
+                "from a folder that has one, or set model.tokenizer."
+            )
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        check_fits(tokenizer, self.config)
+        self._tokenizer = tokenizer
+
+    def _carried(self) -> PreTrainedTokenizerFast | None:
+        return self._tokenizer
+
+    def _load_carried(self, folder: str, hub_options: dict[str, Any]) -> None:
+        self.tokenizer = load_tokenizer(folder, **hub_options)
+
+
+class ProcessorMixin(TextModelMixin):
+    """A model that carries a SentenceProcessor."""
+
+    _text_file = FILE_NAME
     _processor: SentenceProcessor | None = None
+
+    @property
+    def has_processor(self) -> bool:
+        return self._processor is not None
 
     @property
     def processor(self) -> SentenceProcessor:
@@ -24,37 +100,31 @@ class ProcessorMixin:
 
     @processor.setter
     def processor(self, processor: SentenceProcessor) -> None:
-        config = self.config  # type: ignore[attr-defined]
-        vocabulary = vocabulary_size(processor.tokenizer)
-        if vocabulary > config.vocab_size:
-            raise ValueError(
-                f"The tokenizer has {vocabulary} ids and the model {config.vocab_size} rows: "
-                "it is another model's tokenizer."
-            )
-        if (processor.pad_token_id, processor.eos_token_id) != (config.pad_token_id, config.eos_token_id):
-            raise ValueError(
-                f"The tokenizer's pad and end ids are {processor.pad_token_id} and {processor.eos_token_id}, the "
-                f"model's {config.pad_token_id} and {config.eos_token_id}: it is another model's tokenizer."
-            )
-        if processor.max_sentence_tokens > config.max_sentence_tokens:
+        check_fits(processor.tokenizer, self.config)
+        if processor.max_sentence_tokens > self.config.max_sentence_tokens:
             raise ValueError(
                 f"The processor cuts sentences of up to {processor.max_sentence_tokens} tokens and the model reads "
-                f"{config.max_sentence_tokens}: use the same max_sentence_tokens for both."
+                f"{self.config.max_sentence_tokens}: use the same max_sentence_tokens for both."
             )
         self._processor = processor
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
-        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
-        if self._processor is not None:
-            self._processor.save_pretrained(save_directory)
+    def _carried(self) -> SentenceProcessor | None:
+        return self._processor
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args, **kwargs):
-        """As in Transformers, but never from a pickle; the processor comes from where the weights do."""
-        kwargs["use_safetensors"] = True
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
-        model = loaded[0] if kwargs.get("output_loading_info") else loaded
-        folder, hub_options = str(pretrained_model_name_or_path), {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
-        if cached_file(folder, FILE_NAME, _raise_exceptions_for_missing_entries=False, **hub_options):
-            model.processor = SentenceProcessor.from_pretrained(folder, **hub_options)
-        return loaded
+    def _load_carried(self, folder: str, hub_options: dict[str, Any]) -> None:
+        self.processor = SentenceProcessor.from_pretrained(folder, **hub_options)
+
+
+def check_fits(tokenizer: PreTrainedTokenizerFast, config: Any) -> None:
+    """Raise ValueError if ids of the tokenizer mean something else to a model of this configuration."""
+    size = vocabulary_size(tokenizer)
+    if size > config.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {size} ids and the model {config.vocab_size} rows: it is another model's tokenizer."
+        )
+    for role in ("pad", "eos"):
+        has, wants = getattr(tokenizer, f"{role}_token_id"), getattr(config, f"{role}_token_id")
+        if wants is not None and has != wants:
+            raise ValueError(
+                f"The tokenizer's {role} id is {has} and the model's {wants}: it is another model's tokenizer."
+            )

@@ -1,14 +1,20 @@
-"""Tokenizers: from a hub, from a folder, or trained here; all with the special ids that OPT uses."""
+"""Tokenizers: from a hub, from a folder, from a GGUF file, or trained here; and what their special ids are for."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lmbase.text import is_unicode
-from lmbase.text.segmentation import check_unicode
+from lmbase.text.codec import codec_of, token_names
+from lmbase.text.segmentation import is_unicode
+from lmbase.text.token_kinds import BYTE_TO_CHARACTER
+
+if TYPE_CHECKING:  # torch takes longer to import than a worker process of `prepare` needs for its first megabyte
+    from torch import Tensor
 
 # What surrounds vocabulary and merges in a plain byte-level tokenizer, such as OPT's and those made here.
 PLAIN_SETTINGS: dict = {
@@ -16,16 +22,27 @@ PLAIN_SETTINGS: dict = {
     "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
     "added_tokens": [],
 }
+# Settings of the model itself that decide about ids, where they are set to anything.
+MODEL_SETTINGS = ("byte_fallback", "ignore_merges", "dropout", "continuing_subword_prefix", "end_of_word_suffix")
 # OPT's order: 0 <s>, 1 <pad>, 2 </s> (which opens a text, closes it, and ends a sentence), 3 <unk>.
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
 
 
-def load_tokenizer(spec: str, texts: Callable[[], Iterator[str]] | None = None) -> PreTrainedTokenizerFast:
-    """Load or train a byte-level tokenizer.
+def load_tokenizer(
+    spec: str, texts: Callable[[], Iterator[str]] | None = None, **hub_options: Any
+) -> PreTrainedTokenizerFast:
+    """Load or train a tokenizer that can give back every text.
+
+    A tokenizer without a pad token gets one that is there already (`padding_token`), so that its vocabulary does not
+    grow.
 
     Args:
-        spec: `bpe:8192` (trained on `texts`), `bytes` (one token per UTF-8 byte), a folder, or a hub id.
+        spec: `bpe:8192` (trained on `texts`), `bytes` (one token per UTF-8 byte), a folder, a hub id, or a GGUF file.
         texts: called for a fresh iterator over the *train split*; only `bpe:N` needs it.
+        hub_options: which files of a hub id, as for a model: revision, subfolder, token, cache_dir ...
+
+    Raises:
+        ValueError: no fast tokenizer, one without an end-of-sequence token, or one of a kind that loses text.
     """
     if spec == "bytes":
         return _wrap(_byte_level(models.BPE(vocab=_byte_vocabulary(), merges=[])))
@@ -33,16 +50,67 @@ def load_tokenizer(spec: str, texts: Callable[[], Iterator[str]] | None = None) 
         return _train_bpe(spec, texts)
     from transformers import AutoTokenizer  # brings torch, which workers of `prepare` do without
 
-    tokenizer = AutoTokenizer.from_pretrained(spec)
+    tokenizer: Any
+    if spec.lower().endswith(".gguf"):
+        tokenizer = _read_gguf(Path(spec))
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(spec, **hub_options)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(
-            f"The tokenizer of {spec!r} has no fast (Rust) version; a byte-level one such as OPT's is needed."
+            f"The tokenizer of {spec!r} has no fast (Rust) version, which is needed; use the model's tokenizer.json, "
+            "or another model."
         )
-    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None:
         raise ValueError(
-            f"The tokenizer of {spec!r} needs a pad and an end-of-sequence token; set both and save it again."
+            f"The tokenizer of {spec!r} has no end-of-sequence token, which ends sentences and texts: set its "
+            "eos_token and save it again."
         )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = padding_token(tokenizer)
+    codec_of(tokenizer)  # refuses those that lose text
     return tokenizer
+
+
+def _read_gguf(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    if not path.is_file():
+        raise ValueError(f"tokenizer={str(path)!r}: no such GGUF file.")
+    try:
+        # What is raised depends on what is wrong (a file cut short, an unknown architecture, no package `gguf`).
+        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    except Exception as error:
+        raise ValueError(
+            f"The tokenizer in {str(path)!r} could not be read: {error} ({type(error).__name__}). Check that the file "
+            "is whole and that the package `gguf` is installed, or give a folder with a tokenizer.json."
+        ) from error
+
+
+def padding_token(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The token that fills up rows: one that exists, as the first of these rules says.
+
+    1. the tokenizer's own pad token;
+    2. a special token with `pad` in its name (`<|finetune_right_pad_id|>` of Llama 3.1);
+    3. the unknown token, unless it opens or ends texts (`<unk>` of Llama 2);
+    4. a special token that is reserved or unused by name (`<|reserved_special_token_0|>` of Llama 3);
+    5. the end-of-sequence token (GPT-2). Masks, not ids, say what is padding.
+    """
+    if tokenizer.pad_token is not None:
+        return str(tokenizer.pad_token)
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    taken = (tokenizer.bos_token, tokenizer.eos_token)
+    special = [token.content for _, token in sorted(added.items()) if token.special and token.content not in taken]
+    by_name = [[name for name in special if word in name.lower()] for word in ("pad", "reserved", "unused")]
+    unknown = [token for token in [tokenizer.unk_token] if token is not None and token not in taken]
+    choices = [*by_name[0], *unknown, *by_name[1], *by_name[2], tokenizer.eos_token]
+    return str(choices[0])
+
+
+def opening_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The id that opens a text: the beginning-of-sequence token, else the end-of-sequence token (which OPT uses)."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    assert eos is not None, "load_tokenizer refuses tokenizers without an end-of-sequence token"
+    return eos if bos is None else bos
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -54,10 +122,11 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     """SHA-256 of all that decides which ids a text becomes: vocabulary, merges, normaliser, pre-tokeniser and added
     tokens. Special tokens of the vocabulary do not count as added: spelled out in a text, they are text."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    vocab = backend["model"].get("vocab")
-    added = [token for token in backend["added_tokens"] if not (token["special"] and token["content"] in vocab)]
+    model, names = backend["model"], token_names(backend)
+    added = [token for token in backend["added_tokens"] if not (token["special"] and token["content"] in names)]
     settings = {key: backend[key] for key in ("normalizer", "pre_tokenizer")} | {"added_tokens": added}
-    parts = [vocab, backend["model"].get("merges")]
+    settings |= {key: model[key] for key in MODEL_SETTINGS if model.get(key)}
+    parts = [model.get("vocab"), model.get("merges")]
     if settings != PLAIN_SETTINGS:  # plain ones keep the hash that is in the folders of earlier versions
         parts.append(settings)
     content = json.dumps(parts, sort_keys=True, ensure_ascii=True)
@@ -73,24 +142,26 @@ def check_same_tokenizer(spec: str, tokenizer: PreTrainedTokenizerFast, owner: s
         )
 
 
-def token_bytes(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[bytes]:
-    """The UTF-8 bytes behind each token of a byte-level tokenizer (special tokens stand for none).
+def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """The ids of a whole text, exactly (see `codec.TokenCodec`)."""
+    return codec_of(tokenizer).encode(text)
+
+
+def decode_ids(tokenizer: PreTrainedTokenizerFast, ids: "Sequence[int] | Tensor") -> str:
+    """The text behind flat ids; special tokens are left out. Decoded ids of pieces join to the text of the whole."""
+    return codec_of(tokenizer).decode(ids)
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> list[bytes]:
+    """The UTF-8 bytes behind each token (special tokens stand for none).
 
     Raises:
-        ValueError: an id outside the vocabulary, or a tokenizer that is not byte-level.
+        ValueError: an id outside the vocabulary, or a tokenizer that cannot give back every text.
     """
-    special = set(tokenizer.all_special_ids)
-    pieces = []
-    for i, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True):
-        if token is None:
-            raise ValueError(f"Token id {i} is outside the tokenizer's vocabulary of {len(tokenizer)}.")
-        try:
-            pieces.append(b"" if i in special else bytes(_CHAR_TO_BYTE[c] for c in token))
-        except KeyError as error:
-            raise ValueError(
-                f"Token {token!r} is not a byte-level token; use a byte-level BPE such as OPT's."
-            ) from error
-    return pieces
+    return codec_of(tokenizer).token_bytes(ids)
+
+
+# -- made here ---------------------------------------------------------------------------------------------------------
 
 
 def _train_bpe(spec: str, texts: Callable[[], Iterator[str]] | None) -> PreTrainedTokenizerFast:
@@ -129,25 +200,6 @@ def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
-def _byte_characters() -> dict[int, str]:
-    """Byte -> the printable character that stands for it in byte-level vocabularies (GPT-2's table)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    table = {byte: chr(byte) for byte in printable}
-    for shift, byte in enumerate(b for b in range(256) if b not in table):
-        table[byte] = chr(256 + shift)
-    return table
-
-
 def _byte_vocabulary() -> dict[str, int]:
-    characters = _byte_characters()
-    tokens = SPECIAL_TOKENS + [characters[byte] for byte in range(256)]
+    tokens = SPECIAL_TOKENS + [BYTE_TO_CHARACTER[byte] for byte in range(256)]
     return {token: i for i, token in enumerate(tokens)}
-
-
-_CHAR_TO_BYTE = {character: byte for byte, character in _byte_characters().items()}
-
-
-def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids of a whole text; special tokens that are spelled out in it are text."""
-    tokenizer.backend_tokenizer.encode_special_tokens = True
-    return tokenizer.backend_tokenizer.encode(check_unicode(text), add_special_tokens=False).ids

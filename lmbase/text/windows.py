@@ -1,11 +1,14 @@
-"""Windows over long texts, the same for every model: they overlap by half and everything is scored once."""
+"""Windows over texts that are longer than what a model reads at once, the same for every model.
+
+For scoring they overlap by half, and each unit (a token, a sentence) is scored once; for training they do not overlap.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Window:
-    """Units [start, stop) of a text are read, units [scored, stop) are scored."""
+    """The model reads units [start, stop) of a text; of these, units [scored, stop) are scored here."""
 
     start: int
     stop: int
@@ -30,12 +33,12 @@ def windows(length: int, size: int, first_scored: int = 0) -> list[Window]:
 
 
 def training_windows(length: int, size: int) -> list[tuple[int, int]]:
-    """The same length without overlap: (start, stop) pairs that cover each unit once."""
+    """Windows for training, as (start, stop) pairs: without overlap, each unit in one of them."""
     return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def sentence_windows(tokens_before: list[int], token_windows: list[Window], max_sentences: int) -> list[Window]:
-    """Windows in sentences that never see text earlier than the token-level baseline does.
+    """Windows in sentences that see no earlier text than the windows of the token-level baseline do.
 
     A sentence is scored in the token window that scores its last token, so that none of its tokens sees text from
     before that window.

@@ -1,6 +1,8 @@
 """Every shipped configuration loads with its recipe, says how it is run, and fits together with the others."""
 
+import functools
 import importlib
+import itertools
 import re
 import typing
 from pathlib import Path
@@ -16,7 +18,8 @@ from sllm_recipes.cli import recipes
 CONFIGS = Path(importlib.import_module("sllm_recipes.cli").__file__ or "").parent / "configs"
 PATHS = sorted(CONFIGS.glob("*.yaml"))
 NAMES = [path.stem for path in PATHS]
-FAMILIES = ["tiny", "small", *(f"opt{size}_h{layers}" for size in ("125m", "350m", "1.3b") for layers in (1, 2, 4))]
+FAMILIES = ["tiny", "small", "opt"]
+TRUNKS = [f"facebook/{size}" for size in OPT_SIZES]
 COMMAND = re.compile(r"sllm ([a-z][a-z-]*) ([a-z]+_[\w.]+\w)")
 OPENING = re.compile(r"sllm ([a-z][a-z-]*) ([a-z][\w.]*\w)")  # of one word, too, which elsewhere may be anything
 
@@ -35,29 +38,41 @@ def recipe_of(path: Path) -> ModuleType:
     return importlib.import_module(f"sllm_recipes.{match[1].replace('-', '_')}")
 
 
-def load(name: str) -> Any:
-    """The configuration as `sllm RECIPE NAME` reads it."""
+def load(name: str, *argv: str) -> Any:
+    """The configuration as `sllm RECIPE NAME ARGV` reads it."""
     recipe = recipe_of(CONFIGS / f"{name}.yaml")
     config_class = next(iter(typing.get_type_hints(recipe.main).values()))
-    return load_config(config_class, [name], CONFIGS)
+    return load_config(config_class, [name, *argv], CONFIGS)
 
 
-def opt_of(family: str) -> str:
-    """The trunk of a family: opt125m_h2 -> facebook/opt-125m."""
-    return f"runs/opt_{family}" if family in ("tiny", "small") else f"facebook/opt-{family[3:].partition('_')[0]}"
+def trunk_of(family: str) -> str:
+    """The trunk of a family."""
+    return "facebook/opt-125m" if family == "opt" else f"runs/lm_{family}"
 
 
 def tuned(family: str) -> str:
     """Name of a family's fair baseline."""
-    return f"opt_{family}_tuned" if family in ("tiny", "small") else f"opt_{family.partition('_')[0]}"
+    return "lm_opt" if family == "opt" else f"lm_{family}_tuned"
+
+
+@functools.cache
+def every_run() -> set[str]:
+    """Folders that shipped configurations write, for each trunk and number of layers."""
+    written = {load(name).output_dir for name in NAMES}
+    written |= {load(name, "--lm", trunk).output_dir for name in ("lm_opt", "mtp_opt") for trunk in TRUNKS}
+    for trunk, layers in itertools.product(TRUNKS, "124"):
+        written |= {load(name, "--lm", trunk, "--layers", layers).output_dir for name in ("vae_opt", "sllm_opt")}
+    return written
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
 def test_it_loads_and_its_opening_comment_is_its_command(path: Path) -> None:
     config = load(path.stem)  # by the command of the first line
     assert len(" ".join(opening_comment(path)[1:])) > 100, "no word on what to expect"
-    if re.search("^output_dir:", path.read_text(encoding="utf-8"), re.MULTILINE):
-        assert config.output_dir == f"runs/{path.stem}"
+    named = re.search("^output_dir: (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    if named:
+        assert re.sub(r"\{\w+\}", ".*", named[1]).startswith(f"runs/{path.stem.removesuffix('opt')}")
+        assert "{" not in config.output_dir
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
@@ -66,40 +81,53 @@ def test_commands_and_folders_that_it_names_are_those_of_shipped_configurations(
     for recipe, name in COMMAND.findall(text):
         assert recipe.replace("-", "_") in recipes()
         assert recipe_of(CONFIGS / f"{name}.yaml").__name__.endswith(recipe.replace("-", "_"))
-    for script, name in re.findall(r"recipes/(\w+)\.py (\S+)", text):
+    for script, name in re.findall(r"-m sllm_recipes\.(\w+) (\S+)", text):
         assert (script, name) == (recipe_of(path).__name__.rpartition(".")[2], path.stem)
-    named = set(re.findall(r"runs/([\w.]*\w)", text)) - {"NAME", "demo"}
-    others = {name for name in named if name not in NAMES}
-    evaluations = {
-        name for name in others if name.startswith("evaluate_") and name.removeprefix("evaluate_") in FAMILIES
-    }
-    trials = {name for name in others if name.startswith(f"{path.stem}_")}
-    assert others == evaluations | trials
+    written = every_run()
+    named = {f"runs/{name}" for name in re.findall(r"runs/([\w.-]*\w)(?![\w{])", text)} - {"runs/NAME", "runs/demo"}
+    made_up = ("runs/evaluate_", "runs/data_MODEL", f"runs/{path.stem}_")
+    assert {name for name in named - written if not name.startswith((*made_up, "runs/demo/"))} == set()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_trunk_autoencoder_and_sllm_of_a_family_fit(family: str) -> None:
     vae, sllm, baseline = load(f"vae_{family}"), load(f"sllm_{family}"), load(tuned(family))
     # Width, tokenizer and tokens per sentence are those of the same trunk and of the same prepared data.
-    assert vae.opt == sllm.opt == baseline.opt == opt_of(family)
+    assert vae.lm == sllm.lm == baseline.lm == trunk_of(family)
     assert vae.data == sllm.data == baseline.data
     assert sllm.vae == vae.output_dir
     data = load(vae.data.removeprefix("runs/"))
     assert data.max_sentence_tokens == vae.max_sentence_tokens == 64
-    if family in ("tiny", "small"):
-        trunk = load(f"opt_{family}")
-        assert trunk.opt == f"random:{family}"
+    positions = 2048
+    if family == "opt":
+        assert data.tokenizer == "facebook/opt-125m"  # all OPTs have the same one
+    else:
+        trunk = load(f"lm_{family}")
+        assert trunk.lm == f"random:{family}"
         assert trunk.data == vae.data
         positions = trunk.context
         assert data.tokenizer.startswith("bpe:")
-    else:
-        size, layers = family.split("_h")
-        assert f"opt-{size[3:]}" in OPT_SIZES
-        assert vae.num_encoder_layers == vae.num_decoder_layers == int(layers)
-        positions = 2048
-        assert data.tokenizer == "facebook/opt-125m"  # all OPTs have the same one
     assert baseline.context == positions
     assert sllm.max_sentences < positions  # one is for the start state
+
+
+@pytest.mark.parametrize("layers", ["1", "2", "4"])
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_one_configuration_serves_every_size(trunk: str, layers: str) -> None:
+    """Runs of different trunks and layers have folders of their own, and the SLLM finds its autoencoder."""
+    given = "--lm", trunk, "--layers", layers
+    vae, sllm = load("vae_opt", *given), load("sllm_opt", *given)
+    size = trunk.removeprefix("facebook/")
+    assert (vae.output_dir, sllm.output_dir) == (f"runs/vae_{size}_h{layers}", f"runs/sllm_{size}_h{layers}")
+    assert sllm.vae == vae.output_dir
+    assert load("lm_opt", "--lm", trunk).output_dir == f"runs/lm_{size}"
+
+
+def test_large_trunks_are_trained_more_gently() -> None:
+    small, large = (load("sllm_opt", "--lm", trunk) for trunk in ("facebook/opt-125m", "facebook/opt-1.3b"))
+    assert large.learning_rate < small.learning_rate
+    assert (small.freeze_trunk_layers, large.freeze_trunk_layers) == (None, 1)
+    assert load("sllm_opt", "--lm", "facebook/opt-1.3b", "--learning_rate", "1e-3").learning_rate == 1e-3
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -114,7 +142,7 @@ def test_baseline_reads_as_many_tokens_as_autoencoder_and_sllm(family: str) -> N
 def test_evaluation_compares_the_finished_family_with_its_fair_baseline(family: str) -> None:
     config = load(f"evaluate_{family}")
     assert set(config.model) == {
-        load(name).output_dir for name in (f"opt_{family}", f"vae_{family}", f"sllm_{family}", tuned(family))
+        load(name).output_dir for name in (f"lm_{family}", f"vae_{family}", f"sllm_{family}", tuned(family))
     }
     assert config.baseline == tuned(family)
     assert config.data == load(f"data_{family}").output_dir

@@ -59,13 +59,13 @@ def runs(tmp_path_factory):
         (text / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     data = f"--data {folder}/data"
     sllm(f"prepare --data {text} --tokenizer bpe:300 --rule punctuation --num_workers 1 --output_dir {folder}/data")
-    sllm(f"train-opt --opt random:tiny {data} --context 128 {TRAIN} --output_dir {folder}/opt")
-    sllm(f"pretrain-vae --opt {folder}/opt {data} {TRAIN} --output_dir {folder}/vae")
-    graft = f"--vae {folder}/vae --opt {folder}/opt --max_sentences 16 --num_memory_tokens 8"
+    sllm(f"train-lm --lm random:tiny {data} --context 128 {TRAIN} --output_dir {folder}/opt")
+    sllm(f"pretrain-vae --lm {folder}/opt {data} {TRAIN} --output_dir {folder}/vae")
+    graft = f"--vae {folder}/vae --lm {folder}/opt --max_sentences 16 --num_memory_tokens 8"
     sllm(f"finetune-sllm {graft} {data} {TRAIN} --output_dir {folder}/sllm")
-    sllm(f"train-opt --opt {folder}/opt {data} --context 128 {TRAIN} --output_dir {folder}/opt-tuned")
+    sllm(f"train-lm --lm {folder}/opt {data} --context 128 {TRAIN} --output_dir {folder}/opt-tuned")
     heads = "--num_future_tokens 3 --curriculum forward --context 128"
-    sllm(f"finetune-mtp --opt {folder}/opt {data} {heads} {TRAIN} --output_dir {folder}/mtp")
+    sllm(f"finetune-mtp --lm {folder}/opt {data} {heads} {TRAIN} --output_dir {folder}/mtp")
     return folder
 
 
@@ -144,7 +144,7 @@ def test_heads_on_a_finished_sllm_change_neither_its_score_nor_its_text(runs, ca
 
 def test_multi_token_training_from_random_weights_and_with_fewer_heads(runs):
     options = f"--data {runs}/data --context 128 {TRAIN} --max_steps 2"
-    sllm(f"finetune-mtp --opt random:tiny --num_future_tokens 2 {options} --output_dir {runs}/mtp2")
+    sllm(f"finetune-mtp --lm random:tiny --num_future_tokens 2 {options} --output_dir {runs}/mtp2")
     sllm(f"finetune-mtp --model {runs}/mtp2 --num_future_tokens 1 {options} --output_dir {runs}/mtp1")
     models = [MultiTokenLM.from_pretrained(runs / name / "model") for name in ("mtp2", "mtp1")]
     assert [len(model.heads) for model in models] == [2, 1]
@@ -202,7 +202,7 @@ def test_generate_writes_the_same_text_whatever_drafts(runs, name, capsys):
 def test_an_assistant_is_an_sllm_beside_an_opt(runs, capsys):
     pair = f"--model {runs}/opt --assistant {runs}/sllm"
     for words, told in (
-        (f"--model {runs}/sllm --assistant {runs}/sllm", "drafts for an OPT"),
+        (f"--model {runs}/sllm --assistant {runs}/sllm", "drafts for a plain token-level model"),
         (f"--model {runs}/opt --assistant {runs}/opt", "is an SLLM"),
         (f"{pair} --num_draft 2", "drafts alone"),
         (f"{pair} --prompt_lookup_num_tokens 2", "drafts alone"),
@@ -368,9 +368,9 @@ def test_drawn_text_is_assisted_too(runs, monkeypatch):
     ("words", "told"),
     [
         ("--size small tiny", "assist_pair=None"),
-        ("--assist_pair {runs}/sllm {runs}/opt --size small tiny", "These are SLLM and OPTForCausalLM"),
+        ("--assist_pair {runs}/sllm {runs}/opt --size small tiny", "These are an SLLM and a plain token-level model"),
         ("--assist_pair {runs}/opt --size small tiny", "two are needed"),
-        ("--assist_pair {runs}/opt {runs}/sllm --size small", "that of the OPT that is assisted"),
+        ("--assist_pair {runs}/opt {runs}/sllm --size small", "that of the model that is assisted"),
         ("--assist_pair {runs}/opt {runs}/sllm --size small tiny --prompt_tokens 2020", "the last token none"),
         ("--assist_pair {runs}/opt {runs}/sllm --size small tiny --num_guesses 39", "Write more"),
     ],
@@ -400,9 +400,9 @@ def test_all_models_are_audited_though_one_fails(runs, capsys):
 def test_several_files_as_a_shell_gives_them(runs):
     files = " ".join(str(path) for path in sorted((runs / "text").iterdir()))
     tokenizer = f"--tokenizer {runs}/data/processor --rule punctuation"
-    sllm(f"train-opt --opt {runs}/opt --data {files} {tokenizer} {TRAIN} --context 128 --output_dir {runs}/opt-files")
-    sllm(f"pretrain-vae --opt {runs}/opt --data {files} {tokenizer} {TRAIN} --output_dir {runs}/vae-files")
-    graft = f"--vae {runs}/vae --opt {runs}/opt --max_sentences 16"
+    sllm(f"train-lm --lm {runs}/opt --data {files} {tokenizer} {TRAIN} --context 128 --output_dir {runs}/opt-files")
+    sllm(f"pretrain-vae --lm {runs}/opt --data {files} {tokenizer} {TRAIN} --output_dir {runs}/vae-files")
+    graft = f"--vae {runs}/vae --lm {runs}/opt --max_sentences 16"
     sllm(f"finetune-sllm {graft} --data {files} {TRAIN} --output_dir {runs}/sllm-files")
     expected = PreparedData.load(runs / "data").hash
     for run in ("opt", "vae", "sllm"):
@@ -445,24 +445,24 @@ def other_width(runs):
 
 
 MISTAKES = {
-    "unknown key": (lambda runs: f"train-opt --data {runs}/data --learning_rat 1e-3", "learning_rate"),
-    "wrong type": (lambda runs: f"train-opt --data {runs}/data --batch_size many", "batch_size"),
-    "no such config": (lambda runs: "train-opt opt_smal", "opt_small"),
+    "unknown key": (lambda runs: f"train-lm --data {runs}/data --learning_rat 1e-3", "learning_rate"),
+    "wrong type": (lambda runs: f"train-lm --data {runs}/data --batch_size many", "batch_size"),
+    "no such config": (lambda runs: "train-lm lm_smal", "lm_small"),
     "no such model": (lambda runs: f"generate --model {runs}/nothing --prompt x", "nothing"),
     "unfinished run": (lambda runs: f"generate --model {unfinished(runs)} --prompt x", "not finished"),
     "damaged weights": (lambda runs: f"generate --model {damaged(runs, 'sllm')} --prompt x", "cut off"),
     "an autoencoder cannot write": (lambda runs: f"generate --model {runs}/vae --prompt x", "autoencoder"),
-    "an OPT is no autoencoder": (lambda runs: f"finetune-sllm --vae {runs}/opt --opt {runs}/opt", "sentence_vae"),
+    "an OPT is no autoencoder": (lambda runs: f"finetune-sllm --vae {runs}/opt --lm {runs}/opt", "sentence_vae"),
     "width": (
-        lambda runs: f"finetune-sllm --vae {other_width(runs)} --opt {runs}/opt --data {runs}/data",
+        lambda runs: f"finetune-sllm --vae {other_width(runs)} --lm {runs}/opt --data {runs}/data",
         "word_embed_proj_dim",
     ),
     "tokenizer of another model": (
-        lambda runs: f"finetune-sllm --vae {runs}/vae --opt {other_tokenizer(runs)} --data {runs}/data",
+        lambda runs: f"finetune-sllm --vae {runs}/vae --lm {other_tokenizer(runs)} --data {runs}/data",
         "tokenizers",
     ),
     "too many sentences for the trunk": (
-        lambda runs: f"finetune-sllm --vae {runs}/vae --opt {runs}/opt --data {runs}/data --max_sentences 500",
+        lambda runs: f"finetune-sllm --vae {runs}/vae --lm {runs}/opt --data {runs}/data --max_sentences 500",
         "max_sentences=500",
     ),
     "more heads than there are": (
@@ -481,13 +481,13 @@ MISTAKES = {
         lambda runs: f"finetune-mtp --model {runs}/mtp --data {runs}/data --head_kind causal",
         "made with parallel",
     ),
-    "heads on heads": (lambda runs: f"finetune-mtp --opt {runs}/mtp --data {runs}/data", "'opt' is needed"),
+    "heads on heads": (lambda runs: f"finetune-mtp --lm {runs}/mtp --data {runs}/data", "'opt' is needed"),
     "text of another tokenizer for heads": (
-        lambda runs: f"finetune-mtp --opt {other_tokenizer(runs)} --data {runs}/data",
+        lambda runs: f"finetune-mtp --lm {other_tokenizer(runs)} --data {runs}/data",
         "tokenizers",
     ),
     "more heads than blocks": (
-        lambda runs: f"finetune-mtp --opt random:tiny --num_future_tokens 5 --data {runs}/data",
+        lambda runs: f"finetune-mtp --lm random:tiny --num_future_tokens 5 --data {runs}/data",
         "as many heads at most",
     ),
     "nothing to evaluate": (lambda runs: "evaluate", "--model"),

@@ -117,3 +117,52 @@ def test_what_stood_on_the_command_line_is_known(tmp_path):
     assert given_on_command_line(config) == {"model", "inner.width"}
     assert given_on_command_line(Config()) == frozenset()
     assert config == dataclasses.replace(config)
+
+
+# -- values that go with another key's -------------------------------------------------------------------------------
+
+BY_MODEL = """
+model: org/small
+batch_size: 8
+by_model:
+  org/small: {batch_size: 16}
+  org/large: {batch_size: 2, inner: {rate: 1e-5}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "batch_size", "rate"),
+    [
+        ([], 16, Config().inner.rate),
+        (["--model", "org/large"], 2, 1e-5),
+        (["--model", "org/other"], 8, Config().inner.rate),
+        (["--model", "org/large", "--batch_size", "3"], 3, 1e-5),
+    ],
+)
+def test_a_file_may_say_what_goes_with_a_keys_value(tmp_path, words, batch_size, rate):
+    config = load_config(Config, [write(tmp_path / "a.yaml", BY_MODEL), *words])
+    assert (config.batch_size, config.inner.rate) == (batch_size, rate)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("by_model: {org/small: {batch_sise: 2}}\nmodel: org/small\n", "did you mean batch_size"),
+        ("by_colour: {red: {batch_size: 2}}\n", "by_colour"),
+        ("by_model: [1, 2]\n", "by_model"),
+        ("by_model: {org/small: 3}\n", "by_model"),
+    ],
+)
+def test_a_table_that_says_nothing_is_refused(tmp_path, text, words):
+    with pytest.raises(ValueError, match=words):
+        load_config(Config, [write(tmp_path / "a.yaml", text)])
+
+
+@pytest.mark.parametrize(
+    ("model", "folder"),
+    [("org/small-1", "runs/small-1_8"), ("runs/x/", "runs/x_8"), ("random:tiny", "runs/random-tiny_8")],
+)
+def test_a_text_may_hold_other_keys_values(tmp_path, model, folder):
+    text = f"model: {model}\nbatch_size: 8\ntokenizer: runs/{{model}}_{{batch_size}}\ndata: '{{nothing}}'\n"
+    config = load_config(Config, [write(tmp_path / "a.yaml", text)])
+    assert (config.tokenizer, config.data) == (folder, "{nothing}")

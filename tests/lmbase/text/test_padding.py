@@ -1,4 +1,4 @@
-"""Padding: real things first, masks that say which they are."""
+"""Padding stands behind what it fills up, and masks say where."""
 
 import numpy as np
 import torch

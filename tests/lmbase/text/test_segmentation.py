@@ -1,19 +1,18 @@
 """Segmentation: lossless for any string, cuts where a reader would, linear time."""
 
-import json
 import re
 import time
-import warnings
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lmbase.text import MAX_LINE, RULES, choose_rule, is_open, segment, train_punkt
-from lmbase.text import punkt as punkt_module
+from lmbase.text import RULES, choose_rule, is_open, learn_parameters, segment
+from lmbase.text.segmentation import SEGMENTERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:rule 'sentence' found no Punkt model")
-CONCRETE = [rule for rule in RULES if rule != "auto"]
+CONCRETE = list(SEGMENTERS)
 
 # Any code point, lone surrogates included, mixed with strings that the rules treat specially.
 _special = (
@@ -67,64 +66,6 @@ def test_published_fault_5_text_lost_and_numbers_cut() -> None:
         check_numbers_whole(published_rule, number, "3.14")
     for rule in RULES:
         check_numbers_whole(lambda t, rule=rule: segment(t, rule), number, "3.14", "1,000", "10:30")
-
-
-def cut(marked: str, rule: str) -> None:
-    """`marked` is the text with | where it must be cut."""
-    assert segment(marked.replace("|", ""), rule) == marked.split("|")
-
-
-@pytest.mark.parametrize(
-    "marked",
-    [
-        "Well,| he said:| go;| now!| Why?| Because.",
-        "It costs 3.14,| or 1,000 at 10:30.| Don't.",
-        "See example.com or setup.py.| Then https://a.b/c?d=e,f;g too.",
-        "Wait... what?| No… yes . . . no.",
-        "J. K. Rowling met Mr. Smith of the U.S. Army,| Ph.D.,| e.g. in St. Ives etc. and left.",
-        "So do I.| Then I. K. Brunel came.| Room No. 5?| No.| I am out.",
-        "“Yes!”| he said.| ‘No.’| (Really.)| [Truly.]| End.",
-        '"Yes!"| he said.| "No,"| she "agreed"| at last.',
-        "The “Wild”| was “near”,| he said",
-        "„Ja.“| Dann ging er.| « Oui. »| Puis.",
-        "你好，|世界。|他说：|“你好。”|然后走了！？|「好。」|对",
-        '他说：|"你好。"|然后走了。',
-        "价格３．１４元，|１０：３０开始。",
-        "مرحبا،| كيف حالك؟| بخير.",
-        "नमस्ते।| कैसे हो?",
-        "Title|\n\nOne|\r\nTwo.|\n\n  Three|\n",
-        "1. Buy milk.|\n2. Sell it.|\nIV. Rest",
-        "Hi 😀!| Cafe\u0301,| \ud800 \x00.| ok",
-        "etc.,| and so on.",
-        "The Dr.|\nSmith",
-    ],
-)
-def test_punctuation(marked: str) -> None:
-    cut(marked, "punctuation")
-
-
-@pytest.mark.parametrize(
-    "marked",
-    [
-        "He said, “Who is it?” and left.| “Go!”| Then: nothing; well.",
-        "Mr. Smith of the U.S. Army met J. K. Rowling, e.g. in No. 5.| Then he left.",
-        "Pi is 3.14.| In 1939 it was.",
-        "A heading|\n\nThe text\nis wrapped.|  \n",
-        "你好，世界。|他说：“你好。”|然后走了！？|「好。」|对",
-        "1. Buy milk.|\n2. Sell it.",
-    ],
-)
-def test_sentence_without_a_model(marked: str) -> None:
-    cut(marked, "sentence")
-
-
-def test_line() -> None:
-    cut("def f(x):|\n    return x|\n\n\n\tpass|\r\nend|\n", "line")
-    words = "word " * 200
-    pieces = segment("    " + words + "\n" + "x" * 1000, "line")
-    assert all(len(piece.lstrip()) <= MAX_LINE for piece in pieces)
-    assert all(piece.split() == ["word"] * len(piece.split()) for piece in pieces if "x" not in piece)
-    assert [len(piece.strip()) for piece in pieces if "x" in piece] == [256, 256, 256, 232]
 
 
 @pytest.mark.parametrize("rule", CONCRETE)
@@ -194,52 +135,35 @@ def test_auto_reads_code_tables_logs_and_verse_as_lines(text: str) -> None:
     assert segment(text, "auto") == segment(text, "line")
 
 
-TRAINING = ["The Xyzq. Smith came. The dog ran. A Xyzq. Jones left. We saw Xyzq. Brown. It was late. They left."] * 20
+def test_unknown_rules_are_refused() -> None:
+    for call in (segment, is_open, lambda text, rule: learn_parameters(rule, [text])):
+        with pytest.raises(ValueError, match=r"rule='clause' .*punctuation, sentence, line, auto"):
+            call("x", "clause")
 
 
-def test_trained_punkt_survives_json() -> None:
-    text = "Then Xyzq. White sat down. He slept."
-    assert segment(text, "sentence")[0] == "Then Xyzq."
-    learned = json.loads(json.dumps(train_punkt(TRAINING)))
-    assert segment(text, "sentence", punkt=learned) == ["Then Xyzq. White sat down.", " He slept."]
-    assert is_open("Then Xyzq.", "sentence", punkt=learned)
+class Words:
+    """Cuts after every word."""
+
+    always_open = True
+
+    def learn(self, texts: Iterable[str]) -> dict:
+        return {"texts": len(list(texts))}
+
+    def cuts(self, text: str, parameters: dict | None) -> Iterable[int]:
+        return (match.end() for match in re.finditer(r"\S+", text))
 
 
-def test_punkt_shortcut_answers_as_punkt_does() -> None:
-    from nltk.tokenize.punkt import PunktSentenceTokenizer
-
-    parameters = punkt_module._from_json(train_punkt(TRAINING))
-    model, whole = punkt_module.PunktModel(parameters), PunktSentenceTokenizer(parameters)
-    for word in ("came.", "Xyzq.", "I.", "3.", "well...", "non-Xyzq.", "é.", "Straße."):
-        for following in ("The", "the", "Smith", "5", "dog", "“"):
-            assert model.sentence_ends(word, following) == whole.text_contains_sentbreak(f"{word} {following}")
-
-
-@pytest.mark.parametrize("texts", [[], [""], ["\ud800 \x00"], ["x" * 100_000 + "."]])
-def test_training_punkt_on_next_to_nothing(texts: list[str]) -> None:
-    assert segment("He left. She stayed.", "sentence", punkt=train_punkt(texts)) == ["He left.", " She stayed."]
+def test_a_new_rule_is_a_class_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SEGMENTERS, "word", Words())
+    assert segment(" two  words ", "word") == [" two", "  words", " "]
+    assert is_open("two", "word")
+    assert learn_parameters("word", ["a", "b"]) == {"texts": 2}
+    with pytest.raises(ValueError, match="line, word, auto"):
+        segment("x", "verse")
 
 
-def test_missing_model_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(language: str) -> None:
-        raise LookupError(language)
-
-    monkeypatch.setattr("nltk.tokenize.punkt.PunktTokenizer", absent)
-    punkt_module._default_model.cache_clear()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(3):
-            segment("Mr. Smith left. He ran.", "sentence")
-    assert len([w for w in caught if "found no Punkt model" in str(w.message)]) == 1
-    punkt_module._default_model.cache_clear()
-
-
-def test_users_mistakes() -> None:
-    with pytest.raises(ValueError, match=r"'clause'.*punctuation, sentence, line, auto"):
-        segment("x", "clause")
-    for wrong in ({}, {"abbrev_types": 3, "collocations": [], "ortho_context": {}, "sent_starters": []}):
-        with pytest.raises(ValueError, match="no Punkt parameters"):
-            segment("He left. She", "sentence", punkt=wrong)
+def test_what_a_rule_learns() -> None:
+    assert [rule for rule in RULES if learn_parameters(rule, ["He left. She stayed."]) is not None] == ["sentence"]
 
 
 UNITS = 'a|word | |\n| \n|.|. |,|)|"|".|…|...a|。|，"|Mr. |1. |I. |).|你好'.split("|")  # noqa: SIM905

@@ -1,16 +1,21 @@
-"""Tokenizers made here: byte-level, OPT's special ids, nothing special in a text."""
+"""Tokenizers made here have OPT's special ids; those of others keep theirs, and pad with what they have."""
 
 import copy
 import json
 
 import pytest
 from tokenizers import normalizers, pre_tokenizers
+from tokenizers_of_kinds import BYTE_FALLBACK, BYTE_LEVEL, make_tokenizer
 from transformers import GPT2Tokenizer
 
 from lmbase.text.tokenizers import (
     SPECIAL_TOKENS,
     check_same_tokenizer,
+    decode_ids,
+    encode_text,
     load_tokenizer,
+    opening_id,
+    padding_token,
     token_bytes,
     tokenizer_hash,
     vocabulary_size,
@@ -78,7 +83,7 @@ def test_what_stands_around_the_vocabulary_counts(tokenizer, tmp_path):
         return lambda other: setattr(other.backend_tokenizer, name, value)
 
     others = [
-        changed(set_part("normalizer", normalizers.Lowercase())),
+        changed(set_part("normalizer", normalizers.NFC())),
         changed(set_part("pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True))),
         changed(lambda other: other.add_tokens(["cat"])),
         changed(lambda other: other.add_special_tokens({"sep_token": "<sep>"})),
@@ -113,3 +118,80 @@ def test_bpe_needs_text():
 def test_ids_outside_the_vocabulary_are_refused():
     with pytest.raises(ValueError, match="outside the tokenizer's vocabulary"):
         token_bytes(load_tokenizer("bytes"), [5, 9999])
+
+
+PADDING = {
+    "gpt2": "<|endoftext|>",
+    "llama3": "<|reserved_special_token_0|>",
+    "qwen2": "<|endoftext|>",
+    "smollm2": "<|im_end|>",
+    "llama2": "<unk>",
+    "mistral": "<unk>",
+    "gemma": "<pad>",
+    "unigram": "<unk>",
+}
+
+
+@pytest.mark.parametrize("name", [*BYTE_LEVEL, *BYTE_FALLBACK])
+def test_a_missing_pad_token_is_one_that_is_there(name, tmp_path):
+    made = make_tokenizer(name)
+    size, hashed = vocabulary_size(made), tokenizer_hash(made)
+    made.save_pretrained(str(tmp_path / "made"))
+    loaded = load_tokenizer(str(tmp_path / "made"))
+    assert loaded.pad_token == PADDING[name]
+    assert (vocabulary_size(loaded), tokenizer_hash(loaded)) == (size, hashed)
+    loaded.save_pretrained(str(tmp_path / "saved"))
+    again = load_tokenizer(str(tmp_path / "saved"))
+    assert (again.pad_token, tokenizer_hash(again)) == (PADDING[name], hashed)
+    assert encode_text(again, TRICKY) == encode_text(made, TRICKY)
+
+
+def test_a_token_named_pad_comes_first():
+    tokenizer = make_tokenizer("llama3")
+    tokenizer.add_tokens(["<|finetune_right_pad_id|>"], special_tokens=True)
+    assert padding_token(tokenizer) == "<|finetune_right_pad_id|>"
+
+
+def test_what_opens_a_text(tokenizer):
+    assert opening_id(tokenizer) == 2  # OPT's end mark
+    assert opening_id(make_tokenizer("llama2")) == 1
+    without = make_tokenizer("qwen2")
+    assert opening_id(without) == without.eos_token_id
+
+
+def test_a_tokenizer_without_an_end_mark_is_refused(tmp_path):
+    tokenizer = make_tokenizer("llama2")
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match="no end-of-sequence token"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_that_loses_text_is_refused_when_it_is_loaded(tmp_path):
+    tokenizer = make_tokenizer("gpt2")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.save_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match=r"cannot give back every text.*Lowercase"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_settings_of_the_model_that_decide_about_ids_count():
+    tokenizer, other = make_tokenizer("llama3"), make_tokenizer("llama3")
+    other.backend_tokenizer.model.ignore_merges = False
+    assert tokenizer_hash(tokenizer) != tokenizer_hash(other)
+
+
+def test_pieces_of_a_text_decode_to_the_text(tokenizer):
+    for each in (tokenizer, make_tokenizer("llama2")):
+        pieces = ["One", " two", "\n three ", "four"]
+        assert "".join(decode_ids(each, encode_text(each, piece)) for piece in pieces) == "".join(pieces)
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF\x03\x00\x00\x00", b"not a model"])
+def test_a_gguf_file_that_cannot_be_read_is_told(content, tmp_path):
+    path = tmp_path / "model.gguf"
+    with pytest.raises(ValueError, match="no such GGUF file"):
+        load_tokenizer(str(path))
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.gguf' could not be read: .*package `gguf`"):
+        load_tokenizer(str(path))

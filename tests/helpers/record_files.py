@@ -1,0 +1,37 @@
+"""Files of records, and what a corpus makes of them."""
+
+import csv
+import io
+import json
+
+from sllm_data.corpora import Corpus, SkipLog
+
+TEXTS = [
+    "One.\r\nTwo, with CRLF.",
+    "A NUL \x00 byte and \u200f\u05d0\u05d1.",
+    "Ünï — 😀 e\u0301",
+    'quotes " and, commas\n\nlines',
+]
+
+
+def jsonl(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"text": text, "n": i}) + "\n" for i, text in enumerate(texts)).encode()
+
+
+def csv_bytes(texts: list[str]) -> bytes:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerows([["n", "text"], *([i, text] for i, text in enumerate(texts))])
+    return stream.getvalue().encode()
+
+
+def everything(corpus: Corpus) -> list[str]:
+    return sorted(document.text for split in corpus.splits for document in corpus.read(split))
+
+
+def skipped(corpus: Corpus) -> dict[str, list[str]]:
+    everything(corpus)
+    together = SkipLog()
+    for log in corpus.skipped.values():
+        together.update(log.to_dict())
+    return together.names

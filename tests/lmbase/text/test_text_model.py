@@ -1,0 +1,94 @@
+"""A model's folder holds what turns text into ids, and a model refuses another model's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import make_processor
+from tokenizers_of_kinds import make_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lmbase.text.processor import SentenceProcessor
+from lmbase.text.text_model import ProcessorMixin, TokenizerMixin
+from lmbase.text.tokenizers import load_tokenizer, tokenizer_hash
+
+
+class WithTokenizer(TokenizerMixin, LlamaForCausalLM):
+    pass
+
+
+class WithProcessor(ProcessorMixin, LlamaForCausalLM):
+    pass
+
+
+def config(**options) -> LlamaConfig:
+    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    ids = dict(vocab_size=260, pad_token_id=1, bos_token_id=2, eos_token_id=2)
+    return LlamaConfig(**sizes | ids | dict(max_sentence_tokens=12) | options)
+
+
+def test_a_tokenizer_is_saved_and_loaded_with_the_weights(tmp_path: Path) -> None:
+    model = WithTokenizer(config())
+    model.tokenizer = load_tokenizer("bytes")
+    model.save_pretrained(tmp_path)
+    loaded = WithTokenizer.from_pretrained(tmp_path)
+    assert tokenizer_hash(loaded.tokenizer) == tokenizer_hash(model.tokenizer)
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+    loaded, info = WithTokenizer.from_pretrained(tmp_path, output_loading_info=True)
+    assert loaded.has_tokenizer
+    assert not info["missing_keys"]
+
+
+def test_a_processor_is_saved_and_loaded_with_the_weights(tmp_path: Path) -> None:
+    model = WithProcessor(config())
+    model.processor = make_processor("line")
+    model.save_pretrained(tmp_path)
+    assert WithProcessor.from_pretrained(tmp_path).processor.fingerprint == model.processor.fingerprint
+    # a processor has a tokenizer, so that a model that carries only that can read the folder
+    assert WithTokenizer.from_pretrained(tmp_path).has_tokenizer
+
+
+@pytest.mark.parametrize(("kind", "what"), [(WithTokenizer, "tokenizer"), (WithProcessor, "processor")])
+def test_a_model_without_any_is_saved_and_says_what_it_lacks(kind, what: str, tmp_path: Path) -> None:
+    kind(config()).save_pretrained(tmp_path)
+    model = kind.from_pretrained(tmp_path)
+    assert not getattr(model, f"has_{what}")
+    with pytest.raises(ValueError, match=f"no {what}, so it cannot read text"):
+        getattr(model, what)
+
+
+def test_weights_come_from_safetensors_only(tmp_path: Path) -> None:
+    model = WithTokenizer(config())
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        WithTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(vocab_size=100), "260 ids and the model 100 rows"),
+        (dict(pad_token_id=0), "pad id is 1 and the model's 0"),
+        (dict(eos_token_id=0), "eos id is 2 and the model's 0"),
+    ],
+)
+def test_another_models_tokenizer_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        WithTokenizer(config(**options)).tokenizer = load_tokenizer("bytes")
+    with pytest.raises(ValueError, match=message):
+        WithProcessor(config(**options)).processor = make_processor()
+
+
+def test_longer_sentences_than_the_model_reads_are_refused() -> None:
+    with pytest.raises(ValueError, match="up to 64 tokens and the model reads 12"):
+        WithProcessor(config()).processor = SentenceProcessor(load_tokenizer("bytes"))
+
+
+def test_a_model_without_a_pad_id_takes_any(tmp_path: Path) -> None:
+    """Llama 2 has none, and its tokenizer gets one when it is loaded."""
+    make_tokenizer("llama2").save_pretrained(str(tmp_path))
+    model = WithTokenizer(config(vocab_size=400, pad_token_id=None))
+    model.tokenizer = load_tokenizer(str(tmp_path))
+    assert model.tokenizer.pad_token_id == 0
