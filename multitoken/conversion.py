@@ -58,7 +58,8 @@ def to_lm(model: MultiTokenModel) -> PreTrainedModel:
         )
     config = with_layers(model.config.trunk, model.config.trunk.num_hidden_layers + 1)
     config.tie_word_embeddings = model.unembeddings is None
-    lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    # of this dtype from the start: a cast would round what positions are rotated by
+    lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=model.dtype)
     trunk = trunk_of(lm)
     own = model.state_dict()
     family = FAMILIES[config.model_type]
@@ -70,7 +71,7 @@ def to_lm(model: MultiTokenModel) -> PreTrainedModel:
     trunk.load_state_dict(weights)
     with torch.no_grad():
         output_table(lm).copy_(model.unembedding(1))
-    return lm.to(model.dtype).eval()
+    return lm.eval()
 
 
 def with_heads(model: ModelT, num_future_tokens: int) -> ModelT:

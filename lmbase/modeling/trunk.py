@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 from lmbase.modeling.attention import use_fast_attention
 from lmbase.modeling.folders import gguf_options, model_folder, quiet_loading
+from lmbase.modeling.rotation import keep_rotation_exact
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def load_lm(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        use_fast_attention(lm)
+        _settle(lm)
         return lm
     source = model_folder(spec)
     options = gguf_options(source)
@@ -131,7 +132,7 @@ def load_lm(
             f"lm={spec!r} lacks {1 + len(others)} weights of the model that its config.json describes, {first} the "
             "first: the folder is not whole, or was converted wrongly. Copy or convert it again."
         )
-    use_fast_attention(lm)
+    _settle(lm)
     return lm
 
 
@@ -250,7 +251,8 @@ def special_ids(config: PreTrainedConfig) -> SpecialIds:
         ValueError: no end id.
     """
     end = config.eos_token_id
-    end = end[0] if isinstance(end, list) and end else end  # several may end a turn; the first ends a text
+    if isinstance(end, list):  # several may end a turn; the first ends a text
+        end = end[0] if end else None
     if end is None:
         raise ValueError(
             f"The configuration of this {config.model_type} has no eos_token_id, so no text can end: set it and save "
@@ -276,7 +278,7 @@ def with_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
 def new_trunk(config: PreTrainedConfig) -> PreTrainedModel:
     """A trunk with fresh weights."""
     trunk = AutoModel.from_config(config, trust_remote_code=False)
-    use_fast_attention(trunk)
+    _settle(trunk)
     return trunk
 
 
@@ -368,6 +370,12 @@ class BlockRunner:
     def __call__(self, block: nn.Module, states: Tensor) -> Tensor:
         found = block(states, **self.options)
         return found[0] if isinstance(found, tuple) else found
+
+
+def _settle(model: PreTrainedModel) -> None:
+    """What a new model of Transformers needs to serve here."""
+    use_fast_attention(model)
+    keep_rotation_exact(trunk_of(model))
 
 
 def _family(trunk: PreTrainedModel) -> Family:

@@ -100,6 +100,11 @@ def test_there_and_back_is_the_same_model(shape, tied, tmp_path):
     other = make_mtp(lm=lm)
     back = other.to_lm()
     torch.testing.assert_close(back(ids).logits, other.logits(ids))
+    half = MultiTokenLM.from_lm(lm, 3).to(torch.bfloat16).to_lm()
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(
+        half.float()(ids).logits, lm(ids).logits, rtol=0.1, atol=0.1 * lm(ids).logits.std().item()
+    )
     back.save_pretrained(tmp_path)
     assert torch.equal(type(lm).from_pretrained(tmp_path)(ids).logits, back(ids).logits)
 
