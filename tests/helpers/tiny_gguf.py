@@ -1,5 +1,6 @@
 """A tiny Llama as llama.cpp's converter writes it: a GGUF file with metadata, tokenizer and weights."""
 
+import json
 from pathlib import Path
 
 import gguf
@@ -83,6 +84,4 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast) 
 
 
 def _merges(tokenizer: PreTrainedTokenizerFast) -> list[tuple[str, str]]:
-    import json
-
     return json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]

@@ -9,6 +9,7 @@ from transformers import BertConfig, BertLMHeadModel
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.causality import audit_tokens
+from lmbase.modeling.devices import moved
 from lmbase.modeling.token_lm import TokenLM
 from multitoken import MultiTokenLM, MultiTokenLMConfig
 from multitoken.heads import HEAD_KINDS
@@ -37,7 +38,7 @@ def nats(model, ids):
 WRITING = [(shape, kind) for shape, kind in ALL if shape != "opt" or kind == "parallel"]  # others test OPT's
 
 
-@pytest.fixture(scope="module", params=WRITING, ids=map("-".join, WRITING))
+@pytest.fixture(scope="module", params=WRITING, ids="-".join)
 def counter(request):
     """A model that has learned to count, so that some guesses come true."""
     shape, kind = request.param
@@ -100,10 +101,10 @@ def test_there_and_back_is_the_same_model(shape, tied, tmp_path):
     other = make_mtp(lm=lm)
     back = other.to_lm()
     torch.testing.assert_close(back(ids).logits, other.logits(ids))
-    half = MultiTokenLM.from_lm(lm, 3).to(torch.bfloat16).to_lm()
+    half = moved(MultiTokenLM.from_lm(lm, 3), dtype=torch.bfloat16).to_lm()
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     torch.testing.assert_close(
-        half.float()(ids).logits, lm(ids).logits, rtol=0.1, atol=0.1 * lm(ids).logits.std().item()
+        moved(half, dtype=torch.float32)(ids).logits, lm(ids).logits, rtol=0.1, atol=0.1 * lm(ids).logits.std().item()
     )
     back.save_pretrained(tmp_path)
     assert torch.equal(type(lm).from_pretrained(tmp_path)(ids).logits, back(ids).logits)

@@ -9,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lmbase.modeling.int8 import Int8Linear
-from lmbase.modeling.trunk import input_table, special_ids, trunk_of
+from lmbase.modeling.trunk import blocks, input_table, special_ids, trunk_of
 from lmbase.text.padding import pad_sentences
 from sllm import SLLM
 from sllm.evaluation.audit import audit_sentences
@@ -88,8 +88,7 @@ def test_gradient_checkpointing_of_the_trunk_changes_nothing(shape):
     weights = list(model.parameters())
     expected = torch.autograd.grad(model(**pad(DOCUMENT)).loss, weights)
     runs: list[int] = []
-    block = next(m for m in model.trunk.modules() if type(m).__name__ in model.trunk._no_split_modules)
-    next(block.children()).register_forward_hook(lambda *_: runs.append(1))
+    next(blocks(model.trunk)[0].children()).register_forward_hook(lambda *_: runs.append(1))
     model.trunk.gradient_checkpointing_enable()
     torch.testing.assert_close(torch.autograd.grad(model(**pad(DOCUMENT)).loss, weights), expected)
     assert len(runs) == 2, "a block runs once more on the way back"
@@ -144,7 +143,7 @@ def test_every_token_is_the_first_choice_without_caches(drafting):
         text = [part.tolist() for part in torch.tensor(ids).split(lengths)]
         batch = pad(text)
         sentences = drafting.read(**batch)
-        found = {}
+        found: dict[int, list[int]] = {}
         for decoded in drafting.decode(sentences, drafting.trunk_states(sentences, batch["sentence_mask"])):
             logits = decoded.hidden @ drafting.get_input_embeddings().weight.T
             logits[:, 0, EOS] = -torch.inf  # no sentence is empty

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from tiny import make_lm
+from transformers import modeling_gguf_pytorch_utils
 
 from lmbase.modeling.trunk import load_lm, own_tokenizer, read_config
 from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
@@ -64,8 +65,9 @@ def test_versions_of_transformers_that_always_dequantise_serve(source, tmp_path,
 def test_the_tokenizer_lies_in_the_file(source, tokenizer, tmp_path):
     write_gguf(tmp_path / "tiny.gguf", source, tokenizer)
     for spec in (tmp_path, tmp_path / "tiny.gguf"):
-        found = load_tokenizer(own_tokenizer(str(spec)))
-        text = "the cat é."
+        where, text = own_tokenizer(str(spec)), "the cat é."
+        assert where is not None
+        found = load_tokenizer(where)
         assert found.encode(text, add_special_tokens=False) == tokenizer.encode(text, add_special_tokens=False)
         assert (found.pad_token_id, found.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
 
@@ -108,7 +110,6 @@ def test_unknown_architectures_and_missing_files_are_told(source, tmp_path):
 
 def test_a_missing_package_is_told(source, tmp_path, monkeypatch):
     write_gguf(tmp_path / "tiny.gguf", source)
-    loader = transformers.modeling_gguf_pytorch_utils
-    monkeypatch.setattr(loader, "is_gguf_available", lambda *_: False)
+    monkeypatch.setattr(modeling_gguf_pytorch_utils, "is_gguf_available", lambda *_: False)
     with pytest.raises(ValueError, match="pip install gguf"):
         load_lm(str(tmp_path))

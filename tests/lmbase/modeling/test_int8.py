@@ -34,8 +34,9 @@ def test_layers_whose_width_the_kernel_cannot_read_stay():
 def test_gpt_2s_layers_are_rounded_too():
     """They hold a weight the other way around."""
     torch.manual_seed(0)
-    model = nn.Sequential(Conv1D(37, 64))
-    nn.init.normal_(model[0].bias)
+    layer = Conv1D(37, 64)
+    nn.init.normal_(layer.bias)
+    model = nn.Sequential(layer)
     x = torch.randn(5, 64)
     expected = model(x).detach()
     linear_layers_to_int8(model)

@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from tiny import LM_WIDTH, LMS, make_lm, make_opt
 from transformers import DynamicCache
 
+from lmbase.modeling.cache import RowCache
+from lmbase.modeling.devices import moved
 from lmbase.modeling.trunk import (
     COMMON_SIZES,
     FAMILIES,
@@ -44,6 +46,10 @@ def run(lm, ids, mask=None, cache=None):
     vectors = torch.nn.functional.embedding(ids, input_table(lm))
     mask = torch.ones_like(ids) if mask is None else mask
     return run_trunk(trunk_of(lm), vectors, mask, cache) @ output_table(lm).T
+
+
+def rotation(model):
+    return trunk_of(model).get_submodule("rotary_emb")
 
 
 def causal(size):
@@ -95,7 +101,7 @@ def test_saved_and_loaded_is_the_same(shape, tied, tmp_path):
     with torch.no_grad():
         for weight in lm.parameters():
             weight.copy_(weight.bfloat16())
-    copy.deepcopy(lm).to(torch.bfloat16).save_pretrained(tmp_path)
+    moved(copy.deepcopy(lm), dtype=torch.bfloat16).save_pretrained(tmp_path)
     loaded = load_lm(str(tmp_path))
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     torch.testing.assert_close(loaded(IDS).logits, lm(IDS).logits)
@@ -167,10 +173,9 @@ def test_widths_and_heads_are_those_of_the_weights(shape):
     config, trunk = lm.config, trunk_of(lm)
     assert vector_width(config) == input_table(trunk).shape[1] == LM_WIDTH
     assert vector_heads(config) == (2 if shape == "opt-350m" else 4)  # 64 wide, with heads for 32
-    cache = DynamicCache()
-    run(lm, IDS, cache=cache)
-    keys = cache.layers[0].keys
-    assert keys is not None
+    cache = RowCache(2, 5, torch.device("cpu"))
+    trunk(IDS, attention_mask=causal(5), position_ids=torch.arange(5).expand(2, 5), past_key_values=cache)
+    keys, _ = cache.layers[0]
     assert key_value_shape(config) == (keys.shape[1], keys.shape[3])
     grouped = shape in ("llama", "qwen2", "qwen3")
     assert key_value_shape(config) == (2 if grouped else 4, 16 if shape in ("opt-350m", "qwen3") else 8)
@@ -239,7 +244,7 @@ def test_states_in_bf16_are_near(shape):
     lm = make_lm(shape)
     mask = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
     expected = run(lm, IDS, mask).clone()
-    found = run(lm.to(torch.bfloat16), IDS, mask).float()
+    found = run(moved(lm, dtype=torch.bfloat16), IDS, mask).float()
     assert found.dtype == torch.float32
     seen = mask.bool()
     assert (found - expected)[seen].norm() < 0.05 * expected[seen].norm()
@@ -253,13 +258,13 @@ def test_a_cast_rounds_no_position(shape, tmp_path):
     positions = torch.tensor([[0, 1, 1000, 2047]])
     models = [load_lm(str(tmp_path)), load_lm(f"random:{shape}-tiny"), new_trunk(read_config(str(tmp_path)))]
     for model in models:
-        trunk = trunk_of(model)
         x = torch.zeros(1, 4, 1)
-        expected = trunk.rotary_emb(x, positions)
-        for cast in (copy.deepcopy(model).to(torch.bfloat16), copy.deepcopy(model).half().float()):
-            torch.testing.assert_close(trunk_of(cast).rotary_emb(x, positions), expected, rtol=0, atol=0)
-            assert trunk_of(cast).rotary_emb(x.bfloat16(), positions)[0].dtype == torch.bfloat16
-        assert {p.dtype for p in copy.deepcopy(model).to(torch.bfloat16).parameters()} == {torch.bfloat16}
+        expected = rotation(model)(x, positions)
+        half = moved(copy.deepcopy(model), dtype=torch.bfloat16)
+        assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+        assert rotation(half)(x.bfloat16(), positions)[0].dtype == torch.bfloat16
+        for cast in (half, moved(copy.deepcopy(half), dtype=torch.float32)):
+            torch.testing.assert_close(rotation(cast)(x, positions), expected, rtol=0, atol=0)
 
 
 @torch.no_grad()
@@ -303,13 +308,11 @@ def test_a_new_block_is_one_like_the_trunks(shape):
     block.load_state_dict(last.state_dict())
     assert all(module.config is trunk.config for module in block.modules() if hasattr(module, "config"))
     x, positions = torch.randn(2, 5, trunk.config.hidden_size), torch.arange(5).expand(2, 5)
-    cache = DynamicCache()
-    for number in (0, 1):
-        cache.update(*(torch.zeros(2, 1, 0, 1) for _ in range(2)), number)
+    cache = RowCache(2, 5, torch.device("cpu"))
     runner = BlockRunner(trunk, x, causal(5), positions, cache)
     assert torch.equal(runner(block.eval(), x), BlockRunner(trunk, x, causal(5), positions, None)(last, x))
-    assert cache.layers[2].keys is not None
-    assert cache.layers[2].keys.shape[2] == 5
+    assert list(cache.layers) == [2]
+    assert cache.layers[2][0].abs().sum(-1).all(), "all five rows were written"
     trunk.set_attn_implementation("eager")
     lowest = torch.zeros(1, 1, 5, 5).masked_fill(~causal(5), -torch.inf)
     again = BlockRunner(trunk, x, lowest, positions, None)
