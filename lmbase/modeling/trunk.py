@@ -155,8 +155,8 @@ def check_trunk(config: PreTrainedConfig, what: str) -> PreTrainedConfig:
     """The configuration itself, if models of it can be trunks.
 
     Raises:
-        ValueError: a family that is not known, an encoder, attention within sliding windows, a vocabulary head that
-            is more than a matrix.
+        ValueError: a family that is not known, an encoder, attention within sliding windows, positions that mean
+            something else in a longer text.
     """
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
@@ -168,6 +168,11 @@ def check_trunk(config: PreTrainedConfig, what: str) -> PreTrainedConfig:
         )
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         raise ValueError(f"{what} attends within sliding windows in some layers, which caches here do not know.")
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
+        raise ValueError(
+            f"{what} rotates all positions otherwise once a text is long (longrope): what was read and scored before "
+            "would change, so it has no likelihood and no cache."
+        )
     if getattr(config, "add_cross_attention", False):
         raise ValueError(f"{what} has cross-attention: it is the decoder of an encoder-decoder model.")
     return config
@@ -234,6 +239,11 @@ def key_value_shape(config: PreTrainedConfig) -> tuple[int, int]:
     """Key-value heads of a layer, and their width."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def attention_width(config: PreTrainedConfig) -> int:
+    """Width of all query heads together, which in Qwen3 is not that of the states."""
+    return config.num_attention_heads * key_value_shape(config)[1]
 
 
 class SpecialIds(NamedTuple):

@@ -214,6 +214,17 @@ def test_caches_of_fixed_size_change_nothing(counter):
         assert write(counter, PROMPTS, **options, **FIXED) == write(counter, PROMPTS, **options)
 
 
+def test_the_opening_token_may_be_the_padding():
+    """GPT-2 has one token for all: left out of the mask as padding, it is put in front again."""
+    model = make_mtp(lm=make_lm("gpt2", bos_token_id=None))
+    assert len(set(model.ids)) == 1
+    options = dict(max_new_tokens=9, min_new_tokens=9)
+    prompts = torch.tensor([[2, 2, 2, 10, 11], [2, 20, 21, 22, 23]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    without, given = (model.generate(prompts, m, **options).sequences for m in (None, mask))
+    assert torch.equal(without, given)
+
+
 # -- what does not work ------------------------------------------------------------------------------------------------
 
 

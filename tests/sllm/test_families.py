@@ -8,6 +8,7 @@ from tiny import CAP, LM_WIDTH, LMS, MEMORY, make_lm, make_sllm, make_vae
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lmbase.modeling.devices import moved
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.trunk import blocks, input_table, special_ids, trunk_of
 from lmbase.text.padding import pad_sentences
@@ -185,6 +186,18 @@ def test_texts_go_on_where_positions_end(shape):
     plain = write(model, *PROMPTS, **options)
     assert min(map(len, plain[1])) >= 9
     assert write(model, *PROMPTS, **options, **FIXED) == plain
+
+
+@torch.no_grad()
+@every
+def test_bf16_scores_and_writes(shape):
+    """With products in place of the fused kernel on a CPU, and with masks of that dtype in caches of fixed size."""
+    model = build(shape, **HEADS)
+    half = moved(copy.deepcopy(model), dtype=torch.bfloat16)
+    expected, found = (m.nats(**pad(DOCUMENT, DOCUMENT[:2])).token.sum((1, 2)) for m in (model, half))
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0)
+    for way in ({}, FIXED):
+        assert [len(row) for row in write(half, *PROMPTS, **way)[0]] == [5 + 24, 4 + 24, 24]
 
 
 @every

@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import LM_WIDTH, LMS, make_lm, make_opt
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.devices import moved
+from lmbase.modeling.token_lm import TokenLM
 from lmbase.modeling.trunk import (
     COMMON_SIZES,
     FAMILIES,
@@ -37,6 +39,7 @@ from lmbase.modeling.trunk import (
     with_layers,
 )
 
+LONG = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0] * 64, long_factor=[4.0] * 64, factor=4.0)
 IDS = torch.tensor([[2, 10, 11, 12, 13], [2, 20, 21, 22, 23]])
 every = pytest.mark.parametrize("shape", LMS)
 
@@ -133,6 +136,7 @@ def test_a_folder_that_lacks_a_weight_is_refused(shape, tmp_path):
             ),
             "attends within sliding windows",
         ),
+        (dict(model_type="llama", rope_parameters=LONG), "rotates all positions otherwise once a text is long"),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
 )
@@ -179,6 +183,17 @@ def test_widths_and_heads_are_those_of_the_weights(shape):
     assert key_value_shape(config) == (keys.shape[1], keys.shape[3])
     grouped = shape in ("llama", "qwen2", "qwen3")
     assert key_value_shape(config) == (2 if grouped else 4, 16 if shape in ("opt-350m", "qwen3") else 8)
+
+
+@torch.no_grad()
+@every
+def test_operations_are_those_that_pytorch_counts(shape):
+    """Attention without kernel computes all pairs of positions: as many as a context of twice the length has."""
+    lm = make_lm(shape)
+    lm.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        lm(IDS)
+    assert TokenLM(lm).flops(IDS.numel(), 2 * IDS.shape[1]) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize(("width", "heads"), [(512, 8), (1024, 16), (24, 1), (96, 1), (65, 1)])
