@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lmbase.modeling.devices import moved
-from lmbase.modeling.trunk import FAMILIES, input_table, output_table, trunk_of, with_layers
+from lmbase.modeling.trunk import FAMILIES, check_trunk, input_table, output_table, trunk_of, with_layers
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.modeling_multitoken import MultiTokenModel
 
@@ -16,9 +16,10 @@ ModelT = TypeVar("ModelT", bound=MultiTokenModel)
 
 def from_lm(cls: type[ModelT], lm: PreTrainedModel, num_future_tokens: int, head_kind: str, options: dict) -> ModelT:
     """`MultiTokenLM.from_lm`."""
+    check_trunk(lm.config, type(lm).__name__)  # all of it: the last block, too
+    output = output_table(lm)
     config = MultiTokenLMConfig.matching(lm.config, 1, head_kind, **options)
     config.num_future_tokens = num_future_tokens
-    output = output_table(lm)
     tied = output is input_table(lm)
     config.own_unembeddings = config.own_unembeddings or not tied
     model = cls(config)
@@ -57,7 +58,8 @@ def to_lm(model: MultiTokenModel) -> PreTrainedModel:
         )
     config = with_layers(model.config.trunk, model.config.trunk.num_hidden_layers + 1)
     config.tie_word_embeddings = model.unembeddings is None
-    lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    # of this dtype from the start: a cast would round what positions are rotated by
+    lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=model.dtype)
     trunk = trunk_of(lm)
     own = model.state_dict()
     family = FAMILIES[config.model_type]
@@ -69,7 +71,7 @@ def to_lm(model: MultiTokenModel) -> PreTrainedModel:
     trunk.load_state_dict(weights)
     with torch.no_grad():
         output_table(lm).copy_(model.unembedding(1))
-    return lm.to(model.dtype).eval()
+    return lm.eval()
 
 
 def with_heads(model: ModelT, num_future_tokens: int) -> ModelT:

@@ -22,7 +22,7 @@ from lmbase.modeling.cache import FixedRows, RowCache
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.losses import VocabularyLoss, token_nats, vocabulary_loss
 from lmbase.modeling.token_lm import Shifted, shift
-from lmbase.modeling.trunk import BlockRunner, SpecialIds, new_trunk, take_tail
+from lmbase.modeling.trunk import BlockRunner, SpecialIds, attention_width, new_trunk, take_tail
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.draft_loop import DraftLoop
 from multitoken.heads import HEAD_KINDS
@@ -250,7 +250,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         config, n = self.config.trunk, num_heads or len(self.heads)
         heads = self.heads if self.kind.reads_all else self.heads[:n]
         blocks = config.num_hidden_layers + len(heads) * self.kind.is_block
-        attention = attention_flops(config.hidden_size, blocks, context / 2)
+        attention = attention_flops(attention_width(config), blocks, context / 2)
         table = 2.0 * n * self.unembedding(1).numel()
         outside = linear_flops(self.trunk) + linear_flops(heads)
         projection = n * linear_flops(self.project_out) if self.project_out is not None else 0.0

@@ -18,7 +18,7 @@ from transformers import initialization as init
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.losses import token_nats, vocabulary_loss
-from lmbase.modeling.trunk import blocks, drop_table, new_trunk, run_trunk
+from lmbase.modeling.trunk import attention_width, blocks, drop_table, new_trunk, run_trunk
 from multitoken.draft_loop import DraftLoop
 from multitoken.transitions import Transition
 from sentencevae import SentenceVAE
@@ -239,7 +239,7 @@ class SLLMModel(SLLMPreTrainedModel):
     def flops(self, num_tokens: int, num_sentences: int) -> float:
         """FLOPs of a forward pass over so many tokens and sentences, by formula."""
         config = self.config.trunk
-        attention = attention_flops(config.hidden_size, config.num_hidden_layers, self.config.max_sentences / 2)
+        attention = attention_flops(attention_width(config), config.num_hidden_layers, self.config.max_sentences / 2)
         joints = sum(linear_flops(joint) for joint in (self.sentence_in, self.sentence_out))
         trunk = linear_flops(self.trunk) + joints + attention
         table = 2.0 * self.autoencoder.embed_tokens.weight.numel()

@@ -12,6 +12,6 @@ def linear_flops(module: nn.Module) -> float:
     return 2.0 * sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear | Conv1D))
 
 
-def attention_flops(hidden_size: int, num_layers: int, mean_context: float) -> float:
-    """Scores and weighted sums of one query over the positions that it sees on average."""
-    return 4.0 * hidden_size * num_layers * mean_context
+def attention_flops(width: int, num_layers: int, mean_context: float) -> float:
+    """Scores and weighted sums of one query, `width` over all heads, over the positions that it sees on average."""
+    return 4.0 * width * num_layers * mean_context

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -52,19 +53,20 @@ def gguf_options(source: str) -> dict[str, Any]:
         return {}
     if not path.is_file():
         raise ValueError(f"{source!r}: there is no such GGUF file.")
-    from transformers import GgufConfig
-
-    return dict(
-        pretrained_model_name_or_path=str(path.parent),
-        gguf_file=path.name,
-        quantization_config=GgufConfig(dequantize=True),
-    )
+    options: dict[str, Any] = dict(pretrained_model_name_or_path=str(path.parent), gguf_file=path.name)
+    if hasattr(transformers, "GgufConfig"):  # versions before it know ordinary weights only
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    return options
 
 
 @contextmanager
 def quiet_loading(spec: str) -> Iterator[None]:
     """Within this context Transformers reports no weights, which callers look at themselves, and what it raises where
-    there is no model, or a damaged one, becomes one sentence."""
+    there is no model, or a damaged one, becomes one sentence.
+
+    Args:
+        spec: what is loaded, as `model_folder` found it.
+    """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.inference import inference
 from lmbase.modeling.losses import token_nats, vocabulary_loss
-from lmbase.modeling.trunk import SpecialIds, output_table, special_ids, trunk_of
+from lmbase.modeling.trunk import SpecialIds, attention_width, output_table, special_ids, trunk_of
 from lmbase.text.padding import pad_tokens
 from lmbase.text.tokenizers import encode_text
 from lmbase.text.windows import Window, windows
@@ -73,9 +73,7 @@ class TokenLM(nn.Module):
         self.lm = lm
         self.config = lm.config
         self.ids = special_ids(lm.config)
-        head = lm.get_output_embeddings()
-        if getattr(head, "bias", None) is not None:
-            raise ValueError(f"{type(lm).__name__} adds a bias to its logits, which scoring here does not know.")
+        output_table(lm)  # refuses a head that is more than this
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -104,7 +102,7 @@ class TokenLM(nn.Module):
     def flops(self, num_tokens: int, context: int) -> float:
         """FLOPs of a forward pass over so many tokens in windows of `context`, by formula."""
         config = self.config
-        attention = attention_flops(config.hidden_size, config.num_hidden_layers, context / 2)
+        attention = attention_flops(attention_width(config), config.num_hidden_layers, context / 2)
         return num_tokens * (linear_flops(trunk_of(self.lm)) + attention + 2.0 * self._table.numel())
 
     @property

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 from lmbase.modeling.attention import use_fast_attention
 from lmbase.modeling.folders import gguf_options, model_folder, quiet_loading
+from lmbase.modeling.rotation import keep_rotation_exact
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,13 @@ def load_lm(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        use_fast_attention(lm)
+        _settle(lm)
         return lm
     source = model_folder(spec)
     options = gguf_options(source)
     config = check_trunk(read_config(spec), f"lm={spec!r}")
     no_dropout: dict[str, Any] = dict.fromkeys(FAMILIES[config.model_type].dropouts, 0.0)
-    with quiet_loading(spec):
+    with quiet_loading(source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             **(options or dict(pretrained_model_name_or_path=source, use_safetensors=True)),
             dtype=torch.float32,
@@ -131,7 +132,7 @@ def load_lm(
             f"lm={spec!r} lacks {1 + len(others)} weights of the model that its config.json describes, {first} the "
             "first: the folder is not whole, or was converted wrongly. Copy or convert it again."
         )
-    use_fast_attention(lm)
+    _settle(lm)
     return lm
 
 
@@ -144,7 +145,7 @@ def read_config(spec: str) -> PreTrainedConfig:
     if spec.startswith("random:"):
         return random_config(spec, vocab_size=50272, max_positions=2048)
     source = model_folder(spec)
-    with quiet_loading(spec):
+    with quiet_loading(source):
         options = gguf_options(source) or dict(pretrained_model_name_or_path=source)
         options.pop("quantization_config", None)
         return AutoConfig.from_pretrained(**options, trust_remote_code=False)
@@ -154,8 +155,8 @@ def check_trunk(config: PreTrainedConfig, what: str) -> PreTrainedConfig:
     """The configuration itself, if models of it can be trunks.
 
     Raises:
-        ValueError: a family that is not known, an encoder, attention within sliding windows, a vocabulary head that
-            is more than a matrix.
+        ValueError: a family that is not known, an encoder, attention within sliding windows, positions that mean
+            something else in a longer text.
     """
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
@@ -167,6 +168,11 @@ def check_trunk(config: PreTrainedConfig, what: str) -> PreTrainedConfig:
         )
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         raise ValueError(f"{what} attends within sliding windows in some layers, which caches here do not know.")
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
+        raise ValueError(
+            f"{what} rotates all positions otherwise once a text is long (longrope): what was read and scored before "
+            "would change, so it has no likelihood and no cache."
+        )
     if getattr(config, "add_cross_attention", False):
         raise ValueError(f"{what} has cross-attention: it is the decoder of an encoder-decoder model.")
     return config
@@ -235,6 +241,11 @@ def key_value_shape(config: PreTrainedConfig) -> tuple[int, int]:
     return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+def attention_width(config: PreTrainedConfig) -> int:
+    """Width of all query heads together, which in Qwen3 is not that of the states."""
+    return config.num_attention_heads * key_value_shape(config)[1]
+
+
 class SpecialIds(NamedTuple):
     """Ids that frame a text: padding, what is read before its first token, what ends it."""
 
@@ -250,7 +261,8 @@ def special_ids(config: PreTrainedConfig) -> SpecialIds:
         ValueError: no end id.
     """
     end = config.eos_token_id
-    end = end[0] if isinstance(end, list) and end else end  # several may end a turn; the first ends a text
+    if isinstance(end, list):  # several may end a turn; the first ends a text
+        end = end[0] if end else None
     if end is None:
         raise ValueError(
             f"The configuration of this {config.model_type} has no eos_token_id, so no text can end: set it and save "
@@ -264,8 +276,8 @@ def with_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
     """A copy of a configuration with another number of blocks."""
     copied = copy.deepcopy(config)
     kinds = getattr(copied, "layer_types", None)
-    if kinds:  # one entry a layer
-        copied.layer_types = [*kinds[:num_layers], *kinds[-1:] * (num_layers - len(kinds))]
+    if kinds is not None:  # one entry a layer, which `check_trunk` wants to be this; none of a trunk without blocks
+        copied.layer_types = (kinds + ["full_attention"] * num_layers)[:num_layers]
     copied.num_hidden_layers = num_layers
     return copied
 
@@ -276,7 +288,7 @@ def with_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
 def new_trunk(config: PreTrainedConfig) -> PreTrainedModel:
     """A trunk with fresh weights."""
     trunk = AutoModel.from_config(config, trust_remote_code=False)
-    use_fast_attention(trunk)
+    _settle(trunk)
     return trunk
 
 
@@ -291,8 +303,17 @@ def input_table(model: PreTrainedModel) -> Tensor:
 
 
 def output_table(lm: PreTrainedModel) -> Tensor:
-    """The matrix (V, D) that makes logits of a language model's states."""
-    return cast(nn.Linear, lm.get_output_embeddings()).weight
+    """The matrix (V, D) that makes logits of a language model's states.
+
+    Raises:
+        ValueError: a trunk without such a matrix, or more than it.
+    """
+    head = lm.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"{type(lm).__name__} has no vocabulary head: load it as a language model (...ForCausalLM).")
+    if getattr(head, "bias", None) is not None:
+        raise ValueError(f"{type(lm).__name__} adds a bias to its logits, which models here do not know.")
+    return cast(nn.Linear, head).weight
 
 
 def blocks(trunk: PreTrainedModel) -> nn.ModuleList:
@@ -359,6 +380,12 @@ class BlockRunner:
     def __call__(self, block: nn.Module, states: Tensor) -> Tensor:
         found = block(states, **self.options)
         return found[0] if isinstance(found, tuple) else found
+
+
+def _settle(model: PreTrainedModel) -> None:
+    """What a new model of Transformers needs to serve here."""
+    use_fast_attention(model)
+    keep_rotation_exact(trunk_of(model))
 
 
 def _family(trunk: PreTrainedModel) -> Family:

@@ -3,8 +3,10 @@
 from functools import partial
 
 import torch
-from transformers import OPTConfig, OPTForCausalLM
+from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
+from lmbase.modeling.attention import use_fast_attention
+from lmbase.modeling.trunk import new_config
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer
 from multitoken import MultiTokenLM
@@ -14,6 +16,17 @@ from sllm import SLLM
 CAP = 12  # tokens of a sentence; the `bytes` tokenizer gives one for each byte
 WIDTH = 16
 MEMORY: dict = dict(num_memory_states=3, num_memory_tokens=5)
+# Every family in the shape that sets it apart: grouped heads, heads whose widths do not add up to the model's, no
+# padding token, vectors narrower than the layers.
+LMS: dict[str, dict] = {
+    "opt": dict(family="opt"),
+    "opt-350m": dict(family="opt", hidden_size=64, word_embed_proj_dim=32, do_layer_norm_before=False),
+    "gpt2": dict(family="gpt2", pad_token_id=None),
+    "llama": dict(family="llama"),
+    "qwen2": dict(family="qwen2"),
+    "qwen3": dict(family="qwen3", head_dim=16),
+}
+LM_WIDTH = 32  # of the vectors that each of them reads
 
 
 def make_processor(rule: str = "punctuation", cap: int = CAP, tokenizer: str = "bytes") -> SentenceProcessor:
@@ -29,9 +42,9 @@ def randomise(model: torch.nn.Module, seed: int = 0, std: float = 0.2) -> None:
             if "sentence_out" in name:
                 weight.copy_(torch.eye(len(weight)) if weight.ndim == 2 else torch.zeros(len(weight)))
             elif "gates" not in name:
-                offset = float("norm" in name and name.endswith("weight"))
+                offset = float(("norm" in name or ".ln_" in name) and name.endswith("weight"))
                 weight.copy_(offset + std * torch.randn(weight.shape, generator=generator))
-            if "embed_tokens" in name:
+            if "embed_tokens" in name or "wte" in name:
                 weight[2] *= 4
 
 
@@ -60,12 +73,36 @@ def make_opt(seed: int = 1, **options) -> OPTForCausalLM:
     return opt
 
 
+def make_lm(shape: str, seed: int = 1, **overrides) -> PreTrainedModel:
+    """A model of one of `LMS`; overrides are fields of its configuration."""
+    settings: dict = dict(
+        vocab_size=260,
+        hidden_size=LM_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        feed_forward=64,
+        max_position_embeddings=32,
+    )
+    config = new_config(**settings | LMS[shape] | overrides)
+    lm = AutoModelForCausalLM.from_config(config).eval()
+    use_fast_attention(lm)
+    randomise(lm, seed)
+    return lm
+
+
 def make_sllm(
-    seed: int = 37, *, vae: dict | None = None, opt: dict | None = None, stop_bias: float = -1.0, **options
+    seed: int = 37,
+    *,
+    vae: dict | None = None,
+    opt: dict | None = None,
+    lm: PreTrainedModel | None = None,
+    stop_bias: float = -1.0,
+    **options,
 ) -> SLLM:
-    """A grafted SLLM; `vae` and `opt` are options of its parts, `stop_bias` makes short or long texts likely."""
+    """A grafted SLLM; `vae` and `opt` are options of its parts (or `lm` is its trunk), `stop_bias` makes short or long
+    texts likely."""
     options.setdefault("max_sentences", 16)
-    sllm = SLLM.graft(make_vae(**vae or {}), make_opt(**opt or {}), **options).eval()
+    sllm = SLLM.graft(make_vae(**vae or {}), lm or make_opt(**opt or {}), **options).eval()
     randomise(sllm, seed)
     with torch.no_grad():
         sllm.stop_head.bias.fill_(stop_bias)
@@ -78,7 +115,13 @@ SLLMS = {
 }
 
 
-def make_mtp(seed: int = 5, num_future_tokens: int = 3, opt: dict | None = None, **options) -> MultiTokenLM:
-    model = MultiTokenLM.from_lm(make_opt(**opt or {}), num_future_tokens, **options)
+def make_mtp(
+    seed: int = 5,
+    num_future_tokens: int = 3,
+    opt: dict | None = None,
+    lm: PreTrainedModel | None = None,
+    **options,
+) -> MultiTokenLM:
+    model = MultiTokenLM.from_lm(lm or make_opt(**opt or {}), num_future_tokens, **options)
     randomise(model, seed)
     return model

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lmbase.modeling.int8 import FEW_ROWS, Int8Linear, linear_layers_to_int8
 
@@ -28,6 +29,20 @@ def test_layers_whose_width_the_kernel_cannot_read_stay():
     linear_layers_to_int8(model)
     assert [type(layer) for layer in model.modules() if not isinstance(layer, nn.Sequential)] == [nn.Linear, Int8Linear]
     assert model(torch.randn(5, 16)).shape == (5, 8)
+
+
+def test_gpt_2s_layers_are_rounded_too():
+    """They hold a weight the other way around."""
+    torch.manual_seed(0)
+    layer = Conv1D(37, 64)
+    nn.init.normal_(layer.bias)
+    model = nn.Sequential(layer)
+    x = torch.randn(5, 64)
+    expected = model(x).detach()
+    linear_layers_to_int8(model)
+    assert type(model[0]) is Int8Linear
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=0.01)
+    assert not torch.equal(model(x), expected)
 
 
 def test_errors_say_what_to_do(monkeypatch):
