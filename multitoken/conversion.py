@@ -1,11 +1,12 @@
 """From a token-level language model to heads on it, and back."""
 
 import copy
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from lmbase.modeling.devices import moved
 from lmbase.modeling.trunk import FAMILIES, input_table, output_table, trunk_of, with_layers
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.modeling_multitoken import MultiTokenModel
@@ -45,7 +46,7 @@ def from_lm(cls: type[ModelT], lm: PreTrainedModel, num_future_tokens: int, head
             for i in range(1, num_future_tokens + 1):
                 model.unembedding(i).copy_(output)
     model.generation_config.update(pad_token_id=config.pad_token_id, eos_token_id=config.eos_token_id)
-    return model.to(lm.dtype).eval()
+    return moved(model, dtype=lm.dtype).eval()
 
 
 def to_lm(model: MultiTokenModel) -> PreTrainedModel:
@@ -86,4 +87,4 @@ def with_heads(model: ModelT, num_future_tokens: int) -> ModelT:
     fewer = type(model)(config)
     kept = {name: weight for name, weight in model.state_dict().items() if name in fewer.state_dict()}
     fewer.load_state_dict(kept)
-    return fewer.to(model.dtype).train(model.training)
+    return cast(ModelT, moved(fewer, dtype=model.dtype).train(model.training))

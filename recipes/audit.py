@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from lmbase.config import option, run, single_process
 from lmbase.modeling.devices import choose_device
-from sllm.evaluation.likelihood import AUDIT_TEXTS, audit_loaded, read_texts
+from sllm.evaluation.likelihood import AUDIT_TEXTS, audit_loaded
+from sllm.evaluation.texts import read_texts
 from sllm.loading import load_model
 
 
@@ -35,7 +36,7 @@ def main(config: Config) -> None:
     for spec in config.model:
         try:
             loaded = load_model(spec)
-            loaded.model.to(device)  # type: ignore[arg-type]
+            loaded.to(device)
             report = audit_loaded(loaded, texts)
             report.raise_if_failed(loaded.name)
             print(f"{loaded.name}: passed, {report.num_checks} checks")

@@ -51,12 +51,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_recipe(name: str, argv: Sequence[str]) -> None:
-    """Run one recipe with the rest of the command line. Its keys are the dataclass that its `main` takes."""
+    """Run one recipe with the rest of the command line. Its keys are the dataclass that its `main` takes, or that its
+    `config_class` makes of the command line."""
     from lmbase.config import run
 
     recipe = importlib.import_module(f"{__package__}.{name}")
-    config_class = next(iter(typing.get_type_hints(recipe.main).values()))
-    run(config_class, recipe.main, argv)
+    if hasattr(recipe, "config_class"):
+        keys = recipe.config_class(argv)
+    else:
+        keys = next(iter(typing.get_type_hints(recipe.main).values()))
+    run(keys, recipe.main, argv)
 
 
 def recipes() -> list[str]:

@@ -23,7 +23,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from lmbase.config import option, run, single_process
 from lmbase.files import write_text
-from lmbase.modeling.devices import DTYPES, choose_device
+from lmbase.modeling.devices import DTYPES, choose_device, moved
 from lmbase.modeling.folders import model_folder
 from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.rows import Row, write_metrics
@@ -41,8 +41,9 @@ from multitoken.benchmarks.measuring import (
     ways_of,
     write,
 )
-from sllm.evaluation.likelihood import read_texts
-from sllm.loading import LoadedModel, load_model
+from sllm.evaluation.loaded import LoadedModel
+from sllm.evaluation.texts import read_texts
+from sllm.loading import load_model
 
 FOR_PROGRAMS = ("accepted_counts", "draft_tree", "draft_transitions", "differences")  # in metrics.json, not in tables
 SAMPLED_PROMPT_TOKENS = 8  # a short prompt is read faster, 20,000 times
@@ -58,7 +59,7 @@ class Config:
     prompt_tokens: PositiveInt = option(64, "tokens of a prompt")
     new_tokens: PositiveInt = option(64, "tokens written after it")
     batch_size: list[PositiveInt] = option([1, 8], "texts written at once")
-    nodes: PositiveInt = option(8, "guesses of the tree")
+    nodes: PositiveInt = option(8, "draft tokens of the tree")
     save_tree: bool = option(False, "write the tree into the model's configuration")
     dtypes: list[Literal["fp64", "fp32", "bf16"]] = option(
         ["fp64", "fp32"], "in which texts are compared; in bf16 differences are counted and no fault"
@@ -78,9 +79,9 @@ def load(config: Config) -> LoadedModel:
     if not config.model:
         raise ValueError("Nothing to measure: give --model PATH.")
     loaded = load_model(config.model)
-    if not isinstance(loaded.model, MultiTokenLM):
+    if not loaded.num_heads:
         raise ValueError(f"model={config.model!r}: only a multi-token model drafts; sllm finetune-mtp trains one.")
-    if len(loaded.model.heads) < 2:
+    if loaded.num_heads < 2:
         raise ValueError(f"model={config.model!r} has one head, so it drafts nothing; take one with two or more.")
     positions = loaded.model.config.max_position_embeddings
     if config.prompt_tokens + config.new_tokens > positions:
@@ -103,12 +104,10 @@ def drafting_row(
     way: Way, batch_size: int, comparison: Comparison, speed: WaySpeed, config: Config, common: dict
 ) -> Row:
     found = comparison.statistics
-    ratio, low, high = speed.ratio
     extra: dict[str, Any] = {"way": way.name, "num_draft": way.num_draft, "batch_size": batch_size}
     extra |= {"tokens_per_forward": found.tokens_per_forward}
     if way != PLAIN:
-        extra |= {"break_even": speed.break_even, "speed_ratio": ratio}
-        extra |= {"speed_ratio_low": low, "speed_ratio_high": high, "accepted_counts": accepted_counts(found)}
+        extra |= {"break_even": speed.break_even, **speed.columns, "accepted_counts": accepted_counts(found)}
         extra |= {f"acceptance_{i}": rate for i, rate in enumerate(found.acceptance, start=1)}
     if way.tree is not None:
         extra["draft_tree"] = [list(path) for path in way.tree.nodes[1:]]
@@ -171,8 +170,7 @@ def main(config: Config) -> list[Row]:
         config.pairs, config.draws, config.batch_size, config.temperature = 2, min(config.draws, 500), [1, 2], [1.0]
     device = choose_device(config.device)
     loaded = load(config)
-    model = loaded.model.to(device)  # type: ignore[arg-type]
-    assert isinstance(model, MultiTokenLM)
+    model = moved(loaded.model, device)
     texts, corpus = read_texts(config.data, config.split, config.text_field, None)
     prompts = spread_prompts(
         loaded.tokenizer, texts, config.num_prompts, config.prompt_tokens, model.config.bos_token_id
@@ -183,7 +181,7 @@ def main(config: Config) -> list[Row]:
     continuations = write(model, prompts, PLAIN, max(config.batch_size), config.new_tokens).ids
     rates = candidate_rates(model, prompts, continuations)
     tree = DraftTree.from_acceptance(rates, config.nodes)
-    print(f"best tree of {len(tree.paths)} guesses: {[list(path) for path in tree.nodes[1:]]}")
+    print(f"best tree of {len(tree.paths)} draft tokens: {[list(path) for path in tree.nodes[1:]]}")
     ways = ways_of(len(model.heads), tree)
     rows = candidate_rows(rates, common)
     sampled: list[Row] = []
@@ -192,7 +190,7 @@ def main(config: Config) -> list[Row]:
         sampled = sampling_rows(model, prompts[0][: 1 + SAMPLED_PROMPT_TOKENS], deepest, config, common)
     compared = compare_texts(model, prompts, ways, config.batch_size, config.new_tokens, config.dtypes)
     print(f"{len(prompts)} greedy texts compared in {', '.join(config.dtypes)}")
-    model.to(DTYPES[config.dtype])  # type: ignore[arg-type]
+    moved(model, dtype=DTYPES[config.dtype])
     for batch_size in config.batch_size:
         timed = prompts[: -(-config.timed_prompts // batch_size) * batch_size]
         speeds = compare_speed(model, timed, ways, batch_size, config.new_tokens, config.pairs)

@@ -24,25 +24,21 @@ from lmbase.files import write_text
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.rows import Row, write_metrics
-from sentencevae import SentenceVAE
-from sllm.evaluation.likelihood import (
-    audit_loaded,
-    compare,
-    evaluate_likelihood,
-    evaluate_reconstruction,
-    make_texts,
-    paper_row,
-    read_texts,
-)
+from sllm.evaluation.likelihood import audit_loaded, compare, evaluate_likelihood, paper_row
+from sllm.evaluation.loaded import LoadedModel
+from sllm.evaluation.reconstruction import evaluate_reconstruction
 from sllm.evaluation.samples import show_samples
 from sllm.evaluation.speed import compare_generation
-from sllm.loading import LoadedModel, is_opt, load_model
+from sllm.evaluation.texts import Texts, make_texts, read_texts
+from sllm.loading import load_model
 
 
 @dataclass
 class Config:
     model: list[str] = option([], "runs, folders or hub ids, each as PATH or NAME=PATH")
-    baseline: str | None = option(None, "name of the OPT to compare with; default: the last OPT in `model`")
+    baseline: str | None = option(
+        None, "name of the plain token-level model to compare with; default: the last one in `model`"
+    )
     data: str | list[str] = option(
         "stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files"
     )
@@ -71,66 +67,76 @@ SHOWN = [
 
 
 def choose_baseline(models: list[LoadedModel], name: str | None) -> LoadedModel:
-    candidates = [m for m in models if is_opt(m) and name in (None, m.name)]
+    candidates = [m for m in models if m.plain and name in (None, m.name)]
     if not candidates:
         wanted = f"named {name!r} " if name else ""
         raise ValueError(
-            f"No OPT {wanted}among the models ({', '.join(m.name for m in models)}): the table needs a token-level "
-            "baseline, for its tokenizer and its window."
+            f"No plain token-level model {wanted}among the models ({', '.join(m.name for m in models)}): the table "
+            "needs one as its baseline, for its tokenizer and its window."
         )
     return candidates[-1]
 
 
-@single_process
-def main(config: Config) -> list[Row]:
+def load_all(config: Config, device: str) -> list[LoadedModel]:
     if not config.model:
         raise ValueError("Nothing to evaluate: give --model PATH [PATH ...].")
-    started = time.perf_counter()
-    if config.quick:
-        config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
-    device = choose_device(config.device)
     models = [load_model(spec) for spec in config.model]
     names = [m.name for m in models]
     if len(set(names)) < len(names):
         raise ValueError(f"Two models have the same name ({', '.join(names)}): write NAME=PATH.")
     for loaded in models:
-        loaded.model.to(device)  # type: ignore[arg-type]
+        loaded.to(device)
+    return models
+
+
+def likelihood_rows(models: list[LoadedModel], baseline: LoadedModel, data: Texts, config: Config) -> list[Row]:
+    """Rows of language models under each way of cutting windows, compared with the baseline's."""
+    if config.protocol == "paper":
+        return [paper_row(loaded, data) for loaded in models]
+    scored = {loaded.name: evaluate_likelihood(loaded, data) for loaded in models}
+    reference = scored[baseline.name][0][1]
+    rows = []
+    for loaded in models:
+        for row, found in scored[loaded.name]:
+            if loaded is not baseline:
+                compare(row, found, reference, baseline.name, config.seed)
+            rows.append(row)
+    return rows
+
+
+def add_speed(rows: list[Row], models: list[LoadedModel], baseline: LoadedModel, text: str, config: Config) -> None:
+    """Speed and cache of each model, on its row of the full window; from here on nothing may be scored."""
+    for loaded in models:
+        loaded.to(dtype=DTYPES[config.dtype])
+    figures = compare_generation(models, baseline, text, config.prompt_tokens, config.new_tokens, config.rounds)
+    for row in rows:
+        if row.protocol == "full window":
+            own = figures[row.model]
+            row.tokens_per_second = own.pop("tokens_per_second")
+            row.seconds_to_first_sentence = own.pop("seconds_to_first_sentence")
+            row.kv_bytes_per_token = own.pop("kv_bytes_per_token")
+            row.extra |= {"speed_dtype": config.dtype, **own}
+
+
+@single_process
+def main(config: Config) -> list[Row]:
+    started = time.perf_counter()
+    if config.quick:
+        config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
+    models = load_all(config, choose_device(config.device))
     baseline = choose_baseline(models, config.baseline)
     texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents)
     data = make_texts(texts, corpus["name"], baseline)
-    language_models = [m for m in models if not isinstance(m.model, SentenceVAE)]
+    language_models = [m for m in models if m.predicts]
     for loaded in language_models:
         report = audit_loaded(loaded, data.texts)
         report.raise_if_failed(loaded.name)
         print(f"{loaded.name}: passed the causality audit ({report.num_checks} checks)")
-
-    rows: list[Row] = []
-    if config.protocol == "paper":
-        rows = [paper_row(loaded, data) for loaded in language_models]
-    else:
-        scored = {loaded.name: evaluate_likelihood(loaded, data) for loaded in language_models}
-        reference = scored[baseline.name][0][1]
-        for loaded in language_models:
-            for row, found in scored[loaded.name]:
-                if loaded is not baseline:
-                    compare(row, found, reference, baseline.name, config.seed)
-                rows.append(row)
-    rows += [evaluate_reconstruction(m, data, config.max_sentences) for m in models if isinstance(m.model, SentenceVAE)]
+    rows = likelihood_rows(language_models, baseline, data, config)
+    rows += [evaluate_reconstruction(m, data, config.max_sentences) for m in models if not m.predicts]
     samples = show_samples(models, data.texts[: config.samples], config.prompt_tokens // 4, config.new_tokens // 2)
     if config.speed and config.protocol == "exact":
-        text = max(data.texts[:100], key=len)
-        for loaded in language_models:  # from here on nothing is scored
-            loaded.model.to(DTYPES[config.dtype])  # type: ignore[arg-type]
-        figures = compare_generation(
-            language_models, baseline, text, config.prompt_tokens, config.new_tokens, config.rounds
-        )
-        for row in rows:
-            if row.protocol == "full window":
-                own = figures[row.model]
-                row.tokens_per_second = own.pop("tokens_per_second")
-                row.seconds_to_first_sentence = own.pop("seconds_to_first_sentence")
-                row.kv_bytes_per_token = own.pop("kv_bytes_per_token")
-                row.extra |= {"speed_dtype": config.dtype, **own}
+        add_speed(rows, language_models, baseline, max(data.texts[:100], key=len), config)
     table = markdown_table(rows)
     print(markdown_table(rows, [name for name in SHOWN if name in filled_columns(rows)]))
     folder = Path(config.output_dir)

@@ -28,7 +28,7 @@ from lmbase.text.tokenizers import check_same_tokenizer
 from lmbase.training.loop import TrainingResult
 from sentencevae import SentenceVAE
 from sllm import SLLM, SLLMConfig
-from sllm_data.datasets import SentenceWindowItems
+from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.open_data import open_data
 from sllm_recipes.model_keys import given_keys, with_keys_of
 from sllm_recipes.training_run import RunConfig, train_on, window_figures
@@ -108,7 +108,7 @@ def main(config: Config) -> TrainingResult:
         model,
         config,
         data,
-        items_of=lambda split: SentenceWindowItems(split, processor.pad_token_id, model.config.max_sentences),
+        items_of=lambda split: SentenceWindowDataset(split, processor.pad_token_id, model.config.max_sentences),
         figures=lambda trained, valid: window_figures(trained, valid, config.eval_windows, config),
         flops=model.flops,
         parents=[config.model, config.vae, config.lm],

@@ -22,7 +22,7 @@ from lmbase.text.tokenizers import vocabulary_size
 from lmbase.training.loop import TrainingResult
 from lmbase.training.validation import validation_loss
 from sentencevae import SentenceVAE, SentenceVAEConfig
-from sllm_data.datasets import SentenceItems
+from sllm_data.datasets import SentenceDataset
 from sllm_data.prepared import PreparedData
 from sllm_recipes.model_keys import given_keys, with_keys_of
 from sllm_recipes.training_run import FirstRunConfig, open_for, train_on
@@ -76,7 +76,9 @@ def build(config: Config, data: PreparedData) -> SentenceVAE:
     fields["max_sentence_tokens"] = processor.max_sentence_tokens
     end = processor.eos_token_id
     vae = SentenceVAE(
-        SentenceVAEConfig(**fields, pad_token_id=processor.pad_token_id, bos_token_id=end, eos_token_id=end)
+        SentenceVAEConfig(
+            **fields, pad_token_id=processor.pad_token_id, bos_token_id=processor.bos_token_id, eos_token_id=end
+        )
     )
     if table is not None and config.start_from_table and own_tokenizer(config.lm):
         with torch.no_grad():
@@ -95,7 +97,7 @@ def _settle_layers(config: Config) -> None:
         config.layers = None  # so that the saved configuration says it once
 
 
-def figures(model: SentenceVAE, valid: SentenceItems, num_sentences: int) -> dict[str, float]:
+def figures(model: SentenceVAE, valid: SentenceDataset, num_sentences: int) -> dict[str, float]:
     """Of an autoencoder on the valid split."""
     found = validation_loss(model, valid, num_sentences, 256)
     del found["bits_per_byte"]  # an autoencoder has seen the text
@@ -119,7 +121,7 @@ def main(config: Config) -> TrainingResult:
         vae,
         config,
         data,
-        items_of=lambda split: SentenceItems(split, data.processor.pad_token_id),
+        items_of=lambda split: SentenceDataset(split, data.processor.pad_token_id),
         figures=lambda trained, valid: figures(trained, valid, config.eval_sentences),
         flops=vae.flops,
         parents=[config.lm if config.start_from_table else None],

@@ -12,7 +12,7 @@ from lmbase.training.batches import count_tokens, steps_for
 from lmbase.training.cost import write_training
 from lmbase.training.loop import TrainingConfig, TrainingResult, train
 from lmbase.training.validation import validation_loss
-from sllm_data.datasets import TokenWindowItems
+from sllm_data.datasets import TokenWindowDataset
 from sllm_data.open_data import open_data
 from sllm_data.prepared import PreparedData
 
@@ -136,7 +136,7 @@ def train_on_windows(
         model,
         config,
         data,
-        items_of=lambda split: TokenWindowItems(split, processor.pad_token_id, config.context - 1),
+        items_of=lambda split: TokenWindowDataset(split, processor.pad_token_id, config.context - 1),
         figures=lambda trained, valid: window_figures(trained, valid, config.eval_windows, config),
         flops=lambda num_tokens, _: (flops or model.flops)(num_tokens, config.context),
         parents=parents,

@@ -8,11 +8,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain, count
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from tiny import CAP, WIDTH, make_opt, make_processor, make_sllm, make_vae
 from torch import nn
 from toy_training import ToyModel, toy_train
 
-from lmbase.benchmarking.timing import Arrivals, Generation, alternate, time_opt
+from lmbase.benchmarking.timing import Arrivals, Generation, alternate, time_lm
 from lmbase.modeling.causality import audit_tokens
 from lmbase.modeling.token_lm import DocumentNats
 from lmbase.modeling.trunk import OPT_SIZES, new_config
@@ -33,15 +32,18 @@ from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.training.cost import Training
 from sentencevae import SentenceVAE, decoder
 from sentencevae.decoder import SentenceTargets, sentence_targets
-from sllm import SLLM, SLLMConfig, generation_sllm, reading
+from sllm import SLLM, SLLMConfig, reading
+from sllm.evaluation import kinds, timing
 from sllm.evaluation import speed as sllm_speed
 from sllm.evaluation.audit import audit_sentences
-from sllm.evaluation.likelihood import Texts, audit_loaded, evaluate_likelihood
-from sllm.loading import LoadedModel
+from sllm.evaluation.likelihood import audit_loaded, evaluate_likelihood
+from sllm.evaluation.loaded import LoadedModel
+from sllm.evaluation.texts import Texts
 from sllm.scoring import score_sentences
 from sllm_data.corpora import open_corpus
 from sllm_recipes import evaluate
 
+KindT = TypeVar("KindT", bound=SLLM)
 PAD, EOS = 1, 2
 SENTENCES = [[10 + 7 * k + i for i in range(n)] for k, n in enumerate((4, 1, CAP, 6, 2))]
 TEXT = "He left, and then she left. Nobody came; nobody went. Then, at last, it rained."
@@ -51,9 +53,13 @@ def pad(texts: list[list[list[int]]]) -> dict[str, torch.Tensor]:
     return vars(pad_sentences(texts, PAD))
 
 
-def as_kind(model: SLLM, kind: type[SLLM]) -> SLLM:
+def loaded(name: str, model: Any, tokenizer, training=None) -> LoadedModel:
+    return kinds.kind_of(model.config.model_type)(name, model, tokenizer, training)
+
+
+def as_kind(model: SLLM, kind: type[KindT]) -> KindT:
     """A copy of the model with the methods of a faulty class."""
-    other = copy.deepcopy(model)
+    other: Any = copy.deepcopy(model)
     other.__class__ = kind
     return other
 
@@ -112,8 +118,13 @@ class ConstantReading(SLLM):
     """A written sentence is encoded without its mask: all encoder states are zeroed, as published (fault 3)."""
 
     def step(self, *args):
+        with self.constant():
+            super().step(*args)
+
+    @contextmanager
+    def constant(self):
         hook = self.autoencoder.encoder.norm.register_forward_hook(lambda module, inputs, output: output * 0)
-        super().step(*args)
+        yield
         hook.remove()
 
 
@@ -138,13 +149,13 @@ def test_fault_01_future_leak(sllm, leaky, finding):
 def test_fault_01_future_leak_in_a_token_model():
     """No mask at all, and a mask that is open by one position: each token sees itself and nothing beyond."""
     tokenizer = make_processor().tokenizer
-    assert audit_loaded(LoadedModel("ours", make_opt(), tokenizer, None), [TEXT]).passed
+    assert audit_loaded(loaded("ours", make_opt(), tokenizer, None), [TEXT]).passed
     leaky = make_opt(num_hidden_layers=1)
     with mask_replaced(leaky, lambda mask: None):
-        failures = audit_loaded(LoadedModel("leaky", leaky, tokenizer, None), [TEXT]).failures
+        failures = audit_loaded(loaded("leaky", leaky, tokenizer, None), [TEXT]).failures
     assert "moved the score of token 1" in failures[0]
     with mask_replaced(leaky, lambda mask: mask.roll(-1, dims=2) if mask is not None and mask.shape[2] > 1 else mask):
-        failures = audit_loaded(LoadedModel("leaky", leaky, tokenizer, None), [TEXT]).failures
+        failures = audit_loaded(loaded("leaky", leaky, tokenizer, None), [TEXT]).failures
     assert "step by step" in failures[0]
 
 
@@ -172,7 +183,7 @@ def run_evaluate(folder: Path, model: SLLM) -> list[Row]:
         output_dir=str(folder / "out"),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "load_model", lambda name: LoadedModel(name, models[name], tokenizer, None))
+        patch.setattr(evaluate, "load_model", lambda name: loaded(name, models[name], tokenizer, None))
         return evaluate.main(config)
 
 
@@ -232,13 +243,15 @@ def test_fault_03_constant_reencoding(sllm, monkeypatch):
 
     def check_generation(model):
         """The states that follow written sentences are those that training computes for the same ids."""
-        found = []
+        step = reading.step
+        found: list[torch.Tensor] = []
 
         def recording(model, ids, mask, state):
-            model.step(ids, mask, state)
+            with faulty.constant() if model is faulty else nullcontext():
+                step(model, ids, mask, state)
             found.append(state.states[0, -1])
 
-        monkeypatch.setattr(generation_sllm, "reading", SimpleNamespace(**vars(reading) | {"step": recording}))
+        monkeypatch.setattr(reading, "step", recording)
         output = model.generate(pad([SENTENCES[:2]])["input_ids"], max_new_sentences=4, min_new_tokens=99)
         sentences = [ids.tolist() for ids in output.sequences[0].split(output.sentence_lengths[0])]
         assert len(found) == 3  # nothing follows the fourth
@@ -391,8 +404,8 @@ def test_fault_06_a_row_tells_all_that_a_model_was_trained_on(opt, sllm):
     parts = [Training("opt", tokens=100), Training("vae", tokens=30)]
     history = Training("sllm", tokens=50, parents=parts)
     tokenizer = make_processor().tokenizer
-    data = Texts([TEXT], "corpus", 80, LoadedModel("opt", opt, tokenizer, None), 31)
-    (row, _), *_ = evaluate_likelihood(LoadedModel("sllm", sllm, tokenizer, history), data)
+    data = Texts([TEXT], "corpus", 80, 31)
+    (row, _), *_ = evaluate_likelihood(loaded("sllm", sllm, tokenizer, history), data)
     assert row.training_tokens == 180 != history.tokens
 
 
@@ -443,7 +456,7 @@ def test_fault_07_clock(monkeypatch):
 
     def ours() -> float:
         clock.charge(monkeypatch, model.processor, "encode_batch", chain([READING_TEXT], count(0, 0)))
-        generation = sllm_speed.time_sllm(model, TEXT, 20)
+        generation = timing.time_sllm(model, TEXT, 20)
         assert generation.seconds == seconds
         first_sentence = READING_TEXT + READING_PROMPT + (lengths[0] + (lengths[0] < CAP)) * STEP
         assert generation.seconds_to_first_sentence == first_sentence
@@ -464,9 +477,9 @@ def test_fault_07_the_prompt_is_cut_in_tokens(opt, sllm, monkeypatch):
         prompts.append(prompt)
         return Generation(1.0, 0.5, 1, 1, 1)
 
-    monkeypatch.setattr(sllm_speed, "time_opt", fake)
-    monkeypatch.setattr(sllm_speed, "time_sllm", fake)
-    models = [LoadedModel("opt", opt, tokenizer, None), LoadedModel("sllm", sllm, tokenizer, None)]
+    monkeypatch.setattr(kinds, "time_lm", fake)
+    monkeypatch.setattr(kinds, "time_sllm", fake)
+    models = [loaded("opt", opt, tokenizer, None), loaded("sllm", sllm, tokenizer, None)]
     sllm_speed.compare_generation(models, models[0], TEXT, prompt_tokens=30, num_new_tokens=1, num_rounds=1)
 
     def check(prompt):
@@ -569,6 +582,7 @@ def test_fault_09_untied_tables(sllm, vae, tmp_path):
 
     check(vae)
     check(sllm)
+    assert sllm.trunk.get_input_embeddings() is None  # a trunk that reads vectors has no table
     with pytest.raises(AssertionError):
         check(ThreeTables(vae.config))
 
@@ -618,11 +632,11 @@ def test_fault_10_bytes_are_counted_from_the_cache(opt, sllm):
     """Also after sliding, when the cache stands for the latest sentences only."""
     tokenizer = make_processor().tokenizer
     one = position_bytes(num_hidden_layers=2, hidden_size=WIDTH)
-    plain = time_opt(opt, "He left.", 10, tokenizer)
+    plain = time_lm(opt, "He left.", 10, tokenizer)
     assert (plain.num_cached_positions, plain.num_cached_tokens) == (18, 18)  # </s>, 8 + 10 tokens, the last not read
     assert plain.cache_bytes == 18 * one
     for num_new_tokens in (20, 400):
-        found = sllm_speed.time_sllm(sllm, TEXT, num_new_tokens)
+        found = timing.time_sllm(sllm, TEXT, num_new_tokens)
         assert found.num_new_tokens == num_new_tokens
         assert found.cache_bytes == found.num_cached_positions * one <= 32 * one
         assert 1 <= found.num_cached_tokens / (found.num_cached_positions - 1) <= CAP

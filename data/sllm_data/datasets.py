@@ -15,7 +15,7 @@ from lmbase.training.batches import Batch
 from sllm_data.prepared import PreparedSplit
 
 
-class SentenceItems:
+class SentenceDataset:
     """Dataset of single sentences, for the autoencoder: input_ids and attention_mask (B, T)."""
 
     def __init__(self, split: PreparedSplit, pad_token_id: int):
@@ -33,7 +33,7 @@ class SentenceItems:
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
-class SentenceWindowItems:
+class SentenceWindowDataset:
     """Dataset of windows of up to `max_sentences` sentences of one document, for an SLLM.
 
     input_ids and attention_mask (B, S, T), sentence_mask (B, S), continues (B,): the document goes on.
@@ -65,7 +65,7 @@ class SentenceWindowItems:
         return {**asdict(pad_sentences(texts, self.pad_token_id)), "continues": torch.tensor(continues)}
 
 
-class TokenWindowItems:
+class TokenWindowDataset:
     """Dataset of windows of up to `window` tokens of one document, for a token-level model.
 
     input_ids and attention_mask (B, L), ends (B,): the window holds its document's end.

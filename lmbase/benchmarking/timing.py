@@ -1,20 +1,26 @@
-"""Generation speed and cache size, measured side by side: A B A B, in one process, after a warm-up."""
+"""Speed and cache size, measured side by side: A B A B, in one process, after a warm-up.
+
+`alternate` runs what is compared, `ratio_columns` and `spread_columns` make figures of a table of what it found. B
+texts, L tokens.
+"""
 
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
-from transformers import Cache, OPTForCausalLM, PreTrainedTokenizerFast
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import CacheLayerMixin
 from transformers.generation.streamers import BaseStreamer
 
 from lmbase.modeling.compiling import compile_settings
+from lmbase.modeling.trunk import special_ids
 from lmbase.text.tokenizers import encode_text
 
+KeyT = TypeVar("KeyT")
 ResultT = TypeVar("ResultT")
 
 COMPILED = ", compiled"  # ends the names of rows
@@ -104,26 +110,26 @@ def cache_bytes(cache: Cache) -> int:
 
 
 @torch.no_grad()
-def time_opt(
-    opt: OPTForCausalLM,
+def time_lm(
+    lm: PreTrainedModel,
     prompt: Tensor | str,
     num_new_tokens: int,
     tokenizer: PreTrainedTokenizerFast | None = None,
     num_copied: int | None = None,
     **settings,
 ) -> Generation:
-    """Greedy decoding by Transformers' own `generate` with its cache; end marks disabled.
+    """Greedy decoding with a token-level model by Transformers' own `generate` with its cache; end marks disabled.
 
     Args:
-        prompt: (B, L) ids that open with `</s>`; or, with a tokenizer, a text, which is then text in, text out.
+        prompt: (B, L) ids that begin with the opening one; or, with a tokenizer, a text: then text in, text out.
         num_copied: Transformers' prompt_lookup_num_tokens, for one text.
         settings: of `generate`, beside those.
     """
     arrivals = Arrivals(tokenizer)
     if isinstance(prompt, str):
         assert tokenizer is not None
-        prompt = torch.tensor([[opt.config.bos_token_id, *encode_text(tokenizer, prompt)]], device=opt.device)
-    output: Any = opt.generate(  # type: ignore[misc]
+        prompt = torch.tensor([[special_ids(lm.config).opening, *encode_text(tokenizer, prompt)]], device=lm.device)
+    output = cast(Any, lm).generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=num_new_tokens,
@@ -136,16 +142,13 @@ def time_opt(
     )
     seconds = arrivals.seconds
     positions = int(output.past_key_values.get_seq_length())  # a static cache has a tensor
-    first = arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS) if arrivals.moments else seconds
-    held = cache_bytes(output.past_key_values)
-    cached = positions * len(prompt)
     return Generation(
         seconds,
-        first,
+        arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS) if arrivals.moments else seconds,
         num_new_tokens * len(prompt),
-        held,
-        cached,
-        positions,
+        cache_bytes(output.past_key_values),
+        num_cached_tokens=positions * len(prompt),
+        num_cached_positions=positions,
         tokens_per_forward=arrivals.tokens_per_pass if num_copied else None,
         batch_size=len(prompt),
         steady_rate=arrivals.steady_rate,
@@ -157,13 +160,16 @@ def compared_settings(both: bool, device: str) -> dict[str, dict[str, Any]]:
     return {"": {}} | ({COMPILED: compile_settings(device)} if both else {})
 
 
+# -- in turn -----------------------------------------------------------------------------------------------------------
+
+
 def alternate(
-    runners: Mapping[str, Callable[[], ResultT]], num_rounds: int = 5, after_each: Callable[[], None] | None = None
-) -> dict[str, list[ResultT]]:
+    runners: Mapping[KeyT, Callable[[], ResultT]], num_rounds: int = 5, after_each: Callable[[], None] | None = None
+) -> dict[KeyT, list[ResultT]]:
     """Run all in turn, A B A B, `num_rounds` times after one warm-up each, and something else after each round."""
     for run in runners.values():
         run()
-    found: dict[str, list[ResultT]] = {name: [] for name in runners}
+    found: dict[KeyT, list[ResultT]] = {name: [] for name in runners}
     for _ in range(num_rounds):
         for name, run in runners.items():
             found[name].append(run())
@@ -172,11 +178,44 @@ def alternate(
     return found
 
 
-def median(values: list[float]) -> float:
+def clocked(work: Callable[[], object]) -> Callable[[], float]:
+    """The work as something to run in turn: it tells the seconds that it took."""
+
+    def run() -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    return run
+
+
+class Timed(Protocol):
+    """A round of something that handles tokens."""
+
+    @property
+    def tokens_per_second(self) -> float: ...
+
+
+def speeds(runs: Sequence[Timed]) -> list[float]:
+    """Tokens per second of each round."""
+    return [run.tokens_per_second for run in runs]
+
+
+def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-def pairwise_ratio(a: Sequence[Generation], b: Sequence[Generation]) -> tuple[float, float, float]:
-    """Median, lowest and highest of a's tokens per second over b's, pair by pair."""
-    ratios = [x.tokens_per_second / y.tokens_per_second for x, y in zip(a, b, strict=True)]
-    return statistics.median(ratios), min(ratios), max(ratios)
+def spread_columns(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest of the rounds, as columns of a table: `name`, `name`_low and `name`_high."""
+    return {name: median(values), f"{name}_low": min(values), f"{name}_high": max(values)}
+
+
+def ratio_columns(name: str, values: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
+    """The same of values over those of a baseline, round by round."""
+    return spread_columns(name, [x / y for x, y in zip(values, baseline, strict=True)])
+
+
+def drafting_columns(runs: Sequence[Generation], prefix: str = "") -> dict[str, float]:
+    """Tokens per forward pass where tokens were drafted, else no column."""
+    found = [run.tokens_per_forward for run in runs if run.tokens_per_forward is not None]
+    return {f"{prefix}tokens_per_forward": median(found)} if found else {}

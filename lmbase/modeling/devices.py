@@ -1,12 +1,38 @@
 """Where a recipe computes, and in what."""
 
+from typing import Any, TypeVar, cast
+
 import torch
+from torch import nn
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}  # as recipes name them
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
 
 def choose_device(name: str) -> str:
-    """`name`, or for `auto` the GPU if there is one."""
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """`name`, or for `auto` the GPU if there is one.
+
+    Raises:
+        ValueError: a name that is not known, or a device that this machine does not have.
+    """
+    usable = ["cpu"]
+    if torch.cuda.is_available():
+        usable += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        usable.append("mps")
+    if name == "auto":
+        return "cuda" if "cuda" in usable else "cpu"
+    if name not in usable:
+        raise ValueError(
+            f"device = {name!r}, but here there is only {', '.join(map(repr, usable))}; known are auto, cpu, cuda and "
+            "mps (CUDA_VISIBLE_DEVICES chooses among several GPUs)."
+        )
+    return name
+
+
+def moved(model: ModuleT, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ModuleT:
+    """The model itself, after its weights went to a device or became a dtype; what is None stays as it is."""
+    wanted: dict[str, Any] = {"device": device, "dtype": dtype}
+    # Transformers hides this method's type behind its check of quantised weights.
+    return cast(Any, model).to(**{name: value for name, value in wanted.items() if value is not None})

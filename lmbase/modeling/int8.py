@@ -34,7 +34,7 @@ class Int8Linear(nn.Module):
         if weight.shape[1] % WIDTH_STEP:
             raise ValueError(f"Weights in int8 need a width that {WIDTH_STEP} divides, not {weight.shape[1]}: try bf16")
         scale = (weight.float().abs().amax(1) / 127).clamp(min=1e-8).to(weight.dtype)  # (O,)
-        self.register_buffer("weight", (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8))
+        self.register_buffer("weight", (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8).contiguous())
         self.register_buffer("scale", scale)
         self.bias = bias
 

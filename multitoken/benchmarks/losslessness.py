@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 import torch
 
-from lmbase.modeling.devices import DTYPES
+from lmbase.modeling.devices import DTYPES, moved
 from lmbase.modeling.inference import inference_method
 from multitoken.benchmarks.measuring import PLAIN, Way, write
 from multitoken.multi_token_lm import MultiTokenLM
@@ -87,7 +87,7 @@ def compare_texts(
     """Greedy texts of all ways, by their name and batch size. The model ends in the last dtype."""
     compared: dict[tuple[str, int], Comparison] = {}
     for dtype in sorted(dtypes, key=list(DTYPES).index):  # precision is lost on the way to bf16 and not before
-        model.to(DTYPES[dtype])  # type: ignore[arg-type]
+        moved(model, dtype=DTYPES[dtype])
         alone = write(model, prompts, PLAIN, 1, new_tokens)
         for batch_size in batch_sizes:
             for way in ways:

@@ -6,7 +6,6 @@ B texts, L tokens, n heads, V vocabulary.
 
 import json
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lmbase.benchmarking.timing import Generation, alternate, pairwise_ratio
+from lmbase.benchmarking.timing import Generation, alternate, median, ratio_columns, speeds
 from lmbase.files import MANIFEST, verify_folder, write_folder, write_text
 from lmbase.modeling.inference import inference_method
+from lmbase.modeling.trunk import key_value_shape
 from lmbase.text.tokenizers import encode_text
 from multitoken.draft_tree import DraftTree
 from multitoken.multi_token_lm import MultiTokenLM
@@ -107,8 +107,17 @@ def write(
     return Written(ids, total)
 
 
+def position_bytes(model: MultiTokenLM, drafts: bool) -> int:
+    """Bytes of the keys and values of one position: what plain decoding reads, and with drafts the further heads' too,
+    whether a call drafted at every position or not."""
+    heads, width = key_value_shape(model.config.trunk)
+    num_heads = len(model.heads) if drafts else model.num_read_heads
+    layers = model.config.trunk.num_hidden_layers + num_heads * model.kind.is_block
+    return 2 * layers * heads * width * model.get_input_embeddings().weight.element_size()
+
+
 def accepted_counts(found: SpeculationStatistics) -> list[int]:
-    """Forward passes with a draft by how many guesses were accepted: none, one, two ..."""
+    """Forward passes with a draft by how many draft tokens were accepted: none, one, two ..."""
     if not found.offered:
         return []
     at_least = [found.offered[0], *found.accepted, 0]
@@ -128,7 +137,7 @@ def candidate_rates(
     """How often a token of the continuation is candidate of rank r of head j, at [j - 2][r], for heads 2 to n.
 
     The continuations are the model's own, so these are the tokens that verifying would ask for. All heads read each
-    text once; head j at position t guesses token t + j, from the prompt's last position on.
+    text once; head j at position t drafts token t + j, from the prompt's last position on.
     """
     n = len(model.heads)
     num_ranks = min(num_ranks, model.config.vocab_size)
@@ -193,10 +202,10 @@ class TimedWriting(Generation):
 
 @dataclass
 class WaySpeed:
-    """Wall clock of a way, and how it compares with plain decoding pair by pair: median, lowest, highest."""
+    """Wall clock of a way, and how it compares with plain decoding round by round."""
 
     tokens_per_second: float
-    ratio: tuple[float, float, float]
+    columns: dict[str, float]  # speed_ratio with its lowest and highest
     break_even: float  # seconds of a forward pass over seconds of a plain one
 
 
@@ -217,9 +226,9 @@ def compare_speed(
     plain = found[PLAIN.name]
     return {
         name: WaySpeed(
-            statistics.median(run.tokens_per_second for run in runs),
-            pairwise_ratio(runs, plain),
-            statistics.median(a.forward_seconds / b.forward_seconds for a, b in zip(runs, plain, strict=True)),
+            median(speeds(runs)),
+            ratio_columns("speed_ratio", speeds(runs), speeds(plain)),
+            median([a.forward_seconds / b.forward_seconds for a, b in zip(runs, plain, strict=True)]),
         )
         for name, runs in found.items()
     }

@@ -20,12 +20,16 @@ from lmbase.benchmarking.timing import (
     Generation,
     alternate,
     compared_settings,
+    drafting_columns,
     median,
-    pairwise_ratio,
-    time_opt,
+    ratio_columns,
+    speeds,
+    time_lm,
 )
+from lmbase.modeling.devices import DTYPES, moved
 from lmbase.modeling.trunk import random_config
 from lmbase.report.rows import Row, read_metrics
+from multitoken.benchmarks.measuring import position_bytes
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.draft_loop import DraftLoop, Read
 from multitoken.draft_tree import DraftTree
@@ -60,33 +64,35 @@ class ReplayedLoop(DraftLoop):
         self.counts = counts
 
     def _choose(self, read: Read, guesses: list[list[list[int]]]) -> tuple[list[list[int]], Ahead]:
-        _, heads = super()._choose(read, guesses)
-        return [self.replayed(b, between) for b, between in enumerate(guesses)], heads
+        chosen, heads = super()._choose(read, guesses)
+        return [self.replayed(b, between, chosen[b]) for b, between in enumerate(guesses)], heads
 
-    def replayed(self, b: int, between: list[list[int]]) -> list[int]:
-        """What is to be chosen after each row: drafts along a path, then a token that was not drafted."""
+    def replayed(self, b: int, between: list[list[int]], chosen: list[int]) -> list[int]:
+        """What is to be chosen after each row instead of `chosen`: draft tokens along a path, then a token that was not
+        drafted. Where nothing was drafted it is the model's choice."""
+        if len(between) == 1:
+            return chosen
         drafted = [path[-1] if path else 0 for path in between]
-        count = next(self.counts) if len(between) > 1 else 0
-        return choices_that_accept(count, drafted, self.guessed.children, never=self.reader.end)
+        return choices_that_accept(next(self.counts), drafted, self.guessed.children, never=self.reader.end)
 
 
 def choices_that_accept(
     count: int, drafted: Sequence[int], children: Sequence[Sequence[int]], never: int | None = None
 ) -> list[int]:
-    """What to choose after each row (R,) of a draft so that `count` guesses of it are accepted: the first guess below
-    each row of a path, then a token that was not guessed.
+    """What to choose after each row (R,) of a draft so that `count` tokens of it are accepted: the first draft token
+    below each row of a path, then a token that was not drafted.
 
     Args:
         drafted: the token that each row read. children: for each row those one step below.
-        never: a guess that is not accepted.
+        never: a draft token that is not accepted.
     """
     row, chosen = 0, [FIRST_WORD] * len(drafted)
     while count > 0 and children[row] and drafted[children[row][0]] != never:
         following = children[row][0]
         chosen[row] = drafted[following]
         row, count = following, count - 1
-    guessed = {drafted[child] for child in children[row]}
-    chosen[row] = next(token for token in itertools.count(FIRST_WORD) if token not in guessed)
+    below = {drafted[child] for child in children[row]}
+    chosen[row] = next(token for token in itertools.count(FIRST_WORD) if token not in below)
     return chosen
 
 
@@ -99,13 +105,13 @@ class Acceptance:
 
     way: str
     num_draft: int | str
-    counts: list[int]  # guesses accepted, one entry for each draft, in random order
+    counts: list[int]  # draft tokens accepted, one entry for each draft, in random order
     tree: DraftTree | None = None
 
 
 @dataclass
 class MeasuredDrafts:
-    """What a trained model accepted of its guesses."""
+    """What a trained model accepted of its draft tokens."""
 
     model: str
     num_future_tokens: int
@@ -151,59 +157,60 @@ def read_acceptance(path: str, seed: int = 0) -> MeasuredDrafts:
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
-def build(size: str, drafts: MeasuredDrafts, vocab_size: int, dtype: torch.dtype, device: str, seed: int) -> ReplayedLM:
-    """As many heads on an OPT of a size as `MultiTokenLM.from_lm` would set: head 1 is its last block, the others come
+def new_replayed(size: str, drafts: MeasuredDrafts, vocab_size: int, seed: int) -> ReplayedLM:
+    """As many heads on a model of a size as `MultiTokenLM.from_lm` would set: head 1 is its last block, the others come
     on top."""
     config = MultiTokenLMConfig.matching(random_config(f"random:{size}", vocab_size=vocab_size, max_positions=2048), 1)
     config.num_future_tokens, config.draft_transitions = drafts.num_future_tokens, drafts.draft_transitions
     torch.manual_seed(seed)
-    model = ReplayedLM(config)
-    return model.to(dtype).to(device).eval()  # type: ignore[arg-type]
+    return ReplayedLM(config)
 
 
-def measure_replay(
-    model: ReplayedLM,
-    name: str,
-    ways: Sequence[Acceptance],
-    prompt: Tensor,
-    num_new_tokens: int,
-    num_rounds: int,
-    common: dict,
-    compiled: bool = False,
-) -> list[Row]:
-    """Greedy writing of one text: the same OPT by Transformers' `generate`, plain decoding, every way of drafting, and
-    `auto` where no guess ever comes true, all in turn.
+@dataclass(frozen=True)
+class Replay:
+    """What is written in the subset `replay`, and how often."""
+
+    prompt_tokens: int
+    new_tokens: int
+    num_rounds: int
+    dtype: str
+    device: str
+    compiled: bool = False  # everything once more with compiled steps
+
+
+def measure_replay(model: ReplayedLM, name: str, ways: Sequence[Acceptance], replay: Replay, source: str) -> list[Row]:
+    """Greedy writing of one text: the same model by Transformers' `generate`, plain decoding, every way of drafting,
+    and `auto` where no draft token ever comes true, all in turn.
 
     Args:
-        prompt: (1, L) ids.
-        common: columns of every row.
-        compiled: everything once more with compiled steps.
+        name: of the model in its rows. source: of the trained model whose acceptance is replayed.
     """
-    opt = model.to_lm()
+    moved(model, replay.device, DTYPES[replay.dtype]).eval()
+    words = torch.randint(FIRST_WORD, model.config.vocab_size, (replay.prompt_tokens,))
+    prompt = torch.tensor([[model.ids.opening, *words.tolist()]], device=model.device)  # (1,L)
+    lm = model.to_lm()
     plain = Acceptance("plain", 1, [0])
     worst = Acceptance("auto, nothing accepted", "auto", [0])
-    tried = [plain, *ways, worst]
     runners: dict[str, Callable[[], Generation]] = {}
-    for kind, settings in compared_settings(compiled, prompt.device.type).items():
-        runners["Transformers" + kind] = partial(time_opt, opt, prompt, num_new_tokens, **settings)
-        for way in tried:
-            runners[way.way + kind] = partial(_time_replay, model, way, prompt, num_new_tokens, **settings)
-    found = alternate(runners, num_rounds)
+    for kind, settings in compared_settings(replay.compiled, prompt.device.type).items():
+        runners["Transformers" + kind] = partial(time_lm, lm, prompt, replay.new_tokens, **settings)
+        for way in (plain, *ways, worst):
+            runners[way.way + kind] = partial(_time_replay, model, way, prompt, replay.new_tokens, **settings)
+    found = alternate(runners, replay.num_rounds)
     rows = []
     for name_of_way, runs in found.items():
-        extra: dict = {"way": name_of_way}
-        if runs[0].tokens_per_forward is not None:
-            extra["tokens_per_forward"] = median([run.tokens_per_forward or 0.0 for run in runs])
+        extra: dict = {"way": name_of_way, **drafting_columns(runs)}
         for prefix, baseline in (("speed_ratio", "Transformers"), ("plain_ratio", plain.way)):
-            ratio, low, high = pairwise_ratio(runs, found[baseline])
-            extra |= {prefix: ratio, f"{prefix}_low": low, f"{prefix}_high": high}
+            extra |= ratio_columns(prefix, speeds(runs), speeds(found[baseline]))
         rows.append(
             Row(
                 model=name,
-                tokens_per_second=median([run.tokens_per_second for run in runs]),
+                protocol=f"replay {replay.prompt_tokens}+{replay.new_tokens}, acceptance of {source}",
+                dtype=replay.dtype,
+                device=replay.device,
+                tokens_per_second=median(speeds(runs)),
                 kv_bytes_per_token=median([run.cache_bytes_per_token for run in runs]),
                 extra=extra,
-                **common,
             )
         )
     return rows
@@ -225,10 +232,10 @@ def _time_replay(model: ReplayedLM, way: Acceptance, prompt: Tensor, num_new_tok
     cached = output.sequences.shape[1] - 1  # the last token was written, and not read
     return Generation(
         arrivals.seconds,
-        0.0,
-        output.num_new_tokens[0],
-        output.cache_bytes,
-        cached,
-        cached,
+        seconds_to_first_sentence=0.0,
+        num_new_tokens=output.num_new_tokens[0],
+        cache_bytes=position_bytes(model, drafts=way.num_draft != 1) * cached,
+        num_cached_tokens=cached,
+        num_cached_positions=cached,
         tokens_per_forward=output.statistics.tokens_per_forward,
     )

@@ -8,9 +8,7 @@ import functools
 import gc
 import json
 import re
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +19,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmbase.benchmarking.peak_memory import in_own_process, peak, start_of_peak
-from lmbase.benchmarking.timing import alternate
+from lmbase.benchmarking.timing import alternate, clocked, median, ratio_columns
+from lmbase.modeling.devices import moved
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.modeling.token_lm import shift
-from lmbase.modeling.trunk import random_config
+from lmbase.modeling.trunk import random_config, with_layers
 from lmbase.report.rows import Row
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.multi_token_lm import MultiTokenLM
@@ -37,7 +36,7 @@ MEMORY_SHARE = 0.6  # of the machine's free memory that a measurement may be exp
 class Setting:
     """A training step: which model, on how much text."""
 
-    size: str  # a size of OPT, for its width
+    size: str  # of a random model, for its width
     num_blocks: int  # of trunk and heads together
     num_future_tokens: int
     vocab_size: int
@@ -55,11 +54,12 @@ class Setting:
         Raises:
             ValueError: no such size, or more heads than blocks.
         """
-        opt = random_config(f"random:{self.size}", vocab_size=self.vocab_size, max_positions=self.window + 1)
-        opt.num_hidden_layers = self.num_blocks
+        config = random_config(f"random:{self.size}", vocab_size=self.vocab_size, max_positions=self.window + 1)
         torch.manual_seed(self.seed)
-        model = MultiTokenLM(MultiTokenLMConfig.matching(opt, self.num_future_tokens))
-        return model.train().to(self.device)  # type: ignore[arg-type]
+        whole = with_layers(config, self.num_blocks)
+        model = moved(MultiTokenLM(MultiTokenLMConfig.matching(whole, self.num_future_tokens)), self.device)
+        model.train()
+        return model
 
     def batch(self) -> dict[str, Tensor]:
         """Whole windows of random ids, none of which ends a text."""
@@ -107,7 +107,7 @@ def forward_and_backward(model: MultiTokenLM, batch: dict[str, Tensor], dtype: s
 
 @dataclass
 class StepTime:
-    """Seconds of forward, backward and optimizer in each round; operations of forward and backward by formula."""
+    """Seconds of forward, backward and optimizer in each round; FLOPs of forward and backward by formula."""
 
     seconds: list[float]
     flops: float
@@ -120,7 +120,7 @@ def time_steps(settings: Sequence[Setting], num_rounds: int) -> list[StepTime]:
     steps: dict[str, Callable[[], float]] = {}
     for number, (setting, model) in enumerate(zip(settings, models, strict=True)):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-        steps[str(number)] = functools.partial(_timed_step, model, setting.batch(), optimizer, setting.dtype)
+        steps[str(number)] = clocked(functools.partial(_step, model, setting.batch(), optimizer, setting.dtype))
     found = alternate(steps, num_rounds)
     return [
         StepTime(
@@ -132,14 +132,12 @@ def time_steps(settings: Sequence[Setting], num_rounds: int) -> list[StepTime]:
     ]
 
 
-def _timed_step(model: MultiTokenLM, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer, dtype: str) -> float:
-    started = time.perf_counter()
+def _step(model: MultiTokenLM, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer, dtype: str) -> None:
     forward_and_backward(model, batch, dtype)
     optimizer.step()
     optimizer.zero_grad()
     if model.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -221,19 +219,16 @@ def measure_heads(settings: Sequence[Setting], num_rounds: int) -> list[Row]:
     gc.collect()
     rows = []
     for setting, found in zip(settings, times, strict=True):
-        ratios = [a / b for a, b in zip(found.seconds, times[0].seconds, strict=True)]
         flops_ratio = found.flops / times[0].flops
-        seconds = statistics.median(found.seconds)
+        seconds = median(found.seconds)
         extra: dict = {
             "num_future_tokens": setting.num_future_tokens,
             "seconds_per_step": seconds,
-            "time_ratio": statistics.median(ratios),
-            "time_ratio_low": min(ratios),
-            "time_ratio_high": max(ratios),
+            **ratio_columns("time_ratio", found.seconds, times[0].seconds),
             "step_flops": found.flops,
             "flops_ratio": flops_ratio,
-            "time_over_flops_ratio": statistics.median(ratios) / flops_ratio,
         }
+        extra["time_over_flops_ratio"] = extra["time_ratio"] / flops_ratio
         for loss, memory in step_memory(setting, ("ours", "naive") if _naive_fits(setting) else ("ours",)).items():
             prefix = "" if loss == "ours" else f"{loss}_"
             extra[f"{prefix}peak_megabytes"] = memory.peak_bytes / 1e6

@@ -1,4 +1,4 @@
-"""What an SLLM brings the OPT that it drafts for: a trained pair, and its acceptance replayed at two other sizes.
+"""What an SLLM brings the token-level model that it drafts for: of a trained pair, and replayed at two other sizes.
 
 Texts are written one by one, end marks held back. L tokens of a prompt, its opening `</s>` among them.
 """
@@ -7,21 +7,22 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import OPTForCausalLM
+from transformers import PreTrainedModel
 
-from lmbase.benchmarking.timing import Arrivals, Generation, alternate, median, pairwise_ratio
-from lmbase.modeling.devices import DTYPES
+from lmbase.benchmarking.timing import Arrivals, Generation, alternate, drafting_columns, median, ratio_columns, speeds
+from lmbase.modeling.devices import DTYPES, moved
+from lmbase.modeling.trunk import special_ids
 from lmbase.report.rows import Row
 from lmbase.text.tokenizers import tokenizer_hash
 from multitoken.benchmarks.measuring import accepted_counts, spread_prompts
 from multitoken.speculation import SpeculationStatistics
 from sllm.assistant import SentenceAssistant
+from sllm.benchmarks.build import Build
 from sllm.benchmarks.replaying import ReplayedAssistant
-from sllm.benchmarks.training import Build
 from sllm.loading import load_model
 from sllm.sllm import SLLM
 
@@ -30,13 +31,13 @@ NUM_PROMPTS = 16  # of a trained pair
 
 @dataclass(frozen=True)
 class Trial:
-    """What is written and how: after prompts of so many tokens so many new ones, with each number of guesses."""
+    """What is written and how: after prompts of so many tokens so many new ones, with each number of draft tokens."""
 
     prompt_tokens: int
     new_tokens: int
-    num_guesses: Sequence[int]  # of a pass, at most
+    num_guesses: Sequence[int]  # draft tokens of a pass, at most
     num_rounds: int
-    temperature: float | None = None  # of the trained OPT's draws; None: greedy
+    temperature: float | None = None  # of the trained model's draws; None: greedy
 
     @property
     def protocol(self) -> str:
@@ -46,15 +47,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Pair:
-    """A trained OPT and the trained SLLM that drafts for it."""
+    """A trained token-level model and the trained SLLM that drafts for it."""
 
     names: tuple[str, str]
-    opt: OPTForCausalLM
+    lm: PreTrainedModel
     sllm: SLLM
 
     def prompts(self, texts: Sequence[str], num_prompts: int, num_tokens: int) -> list[list[int]]:
         tokenizer = self.sllm.processor.tokenizer
-        return spread_prompts(tokenizer, texts, num_prompts, num_tokens, self.sllm.config.bos_token_id)
+        return spread_prompts(tokenizer, texts, num_prompts, num_tokens, special_ids(self.lm.config).opening)
 
     def on(self, build: Build) -> Build:
         """The build with what this SLLM has beside its trunk, and room for the tokenizer."""
@@ -68,24 +69,23 @@ class Pair:
 
 
 def load_pair(specs: Sequence[str] | None, device: str) -> Pair:
-    """The OPT and the SLLM that two specs name.
+    """The token-level model and the SLLM that two specs name.
 
     Raises:
         ValueError: not two, other kinds of model, or two tokenizers.
     """
     told = (
-        f"assist_pair={specs}: two are needed, a trained OPT and after it a trained SLLM with the same tokenizer, as "
-        "in `--assist_pair runs/opt_tuned runs/sllm`."
+        f"assist_pair={specs}: two are needed, a trained token-level model and after it a trained SLLM with the same "
+        "tokenizer, as in `--assist_pair runs/opt_tuned runs/sllm`."
     )
     if specs is None or len(specs) != 2:
         raise ValueError(told)
     helped, helper = map(load_model, specs)
-    opt, sllm = helped.model, helper.model
-    if not isinstance(opt, OPTForCausalLM) or not isinstance(sllm, SLLM):
-        raise ValueError(f"{told} These are {type(opt).__name__} and {type(sllm).__name__}.")
-    if tokenizer_hash(helped.tokenizer) != tokenizer_hash(sllm.processor.tokenizer):
+    if not helped.plain or not helper.by_sentence:
+        raise ValueError(f"{told} These are {helped.shown} and {helper.shown}.")
+    if tokenizer_hash(helped.tokenizer) != tokenizer_hash(helper.tokenizer):
         raise ValueError(f"{told} The tokenizers of these differ.")
-    return Pair((helped.name, helper.name), opt.to(device), sllm.to(device))  # type: ignore[arg-type]
+    return Pair((helped.name, helper.name), moved(helped.model, device), moved(helper.model, device))
 
 
 def measure_assisting(
@@ -94,7 +94,7 @@ def measure_assisting(
     """Rows of the trained pair in fp32 after prompts spread over the texts, then of random weights in `dtype`.
 
     Args:
-        builds: of the OPT that is assisted, and of the SLLM that drafts.
+        builds: of the model that is assisted, and of the SLLM that drafts.
         common: columns of every row.
 
     Raises:
@@ -102,10 +102,10 @@ def measure_assisting(
     """
     if len(builds) != 2:
         raise ValueError(
-            f"size={[build.size for build in builds]}: the subset `assist` takes two, that of the OPT that is assisted "
-            "and that of the SLLM's trunk, as in `--size opt-1.3b opt-125m`."
+            f"size={[build.size for build in builds]}: the subset `assist` takes two, that of the model that is "
+            "assisted and that of the SLLM's trunk, as in `--size opt-1.3b opt-125m`."
         )
-    positions = pair.opt.config.max_position_embeddings
+    positions = pair.lm.config.max_position_embeddings
     if trial.prompt_tokens + trial.new_tokens > positions:
         raise ValueError(
             f"prompt_tokens={trial.prompt_tokens}, new_tokens={trial.new_tokens}: {pair.names[0]} has {positions} "
@@ -127,13 +127,13 @@ def measure_assisting(
 def measure_pair(
     pair: Pair, texts: Sequence[str], trial: Trial, common: dict
 ) -> tuple[list[Row], dict[int, list[int]]]:
-    """Rows of OPT alone and of each number of guesses; by that number, the guesses accepted in each pass. A pass
-    without a guess, as behind a sentence's end, accepted none."""
-    opt, (helped, helper) = pair.opt, pair.names
+    """Rows of the token-level model alone and with each number of draft tokens; by that number, the draft tokens
+    accepted in each pass. A pass without a draft, as behind a sentence's end, accepted none."""
+    lm, (helped, helper) = pair.lm, pair.names
     ids = pair.prompts(texts, NUM_PROMPTS, trial.prompt_tokens)
-    prompts = [torch.tensor([prompt], device=opt.device) for prompt in ids]  # (1,L) each
+    prompts = [torch.tensor([prompt], device=lm.device) for prompt in ids]  # (1,L) each
     names = {k: f"{helped}, {helper} drafts {k}" for k in trial.num_guesses}
-    write = partial(time_writing, opt, prompts, trial.new_tokens, temperature=trial.temperature)
+    write = partial(time_writing, lm, prompts, trial.new_tokens, temperature=trial.temperature)
     runners: dict[str, Callable[[], Writing]] = {helped: write}
     for k, name in names.items():
         runners[name] = partial(write, assistant=SentenceAssistant(pair.sllm, k))
@@ -154,14 +154,14 @@ def measure_pair(
 
 @dataclass
 class Writing(Generation):
-    """Texts written one after another, and what guesses brought over all."""
+    """Texts written one after another, and what drafts brought over all."""
 
     ids: list[list[int]] = field(default_factory=list)  # of each text, the prompt's first
     statistics: SpeculationStatistics = field(default_factory=SpeculationStatistics)
 
 
 def time_writing(
-    opt: OPTForCausalLM,
+    lm: PreTrainedModel,
     prompts: Sequence[Tensor],
     num_new_tokens: int,
     assistant: SentenceAssistant | None = None,
@@ -180,7 +180,7 @@ def time_writing(
         arrivals = Arrivals()
         if assistant is not None:  # Transformers hands no streamer on
             assistant.streamer = arrivals
-        output: Any = opt.generate(  # type: ignore[misc]
+        output = cast(Any, lm).generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=num_new_tokens,
@@ -210,31 +210,31 @@ def replay_pair(
     dtype: str,
     common: dict,
 ) -> list[Row]:
-    """Rows of an OPT alone and with an SLLM, both with random weights: what is written is a text's own continuation,
-    whose sentences the SLLM reads, and as many guesses are accepted as the trained pair accepted.
+    """Rows of a token-level model alone and with an SLLM, both with random weights: what is written is a text's own
+    continuation, whose sentences the SLLM reads, and as many draft tokens are accepted as the trained pair accepted.
 
-    The SLLM with random weights sees no end of a sentence, so it always guesses as much as it may: a trained one is
+    The SLLM with random weights sees no end of a sentence, so it always drafts as much as it may: a trained one is
     done earlier there, and what is lost by that counts against assisting.
     """
     big, small = builds
     in_dtype = DTYPES[dtype]
     # the second of three lies inside the texts: openings are titles and lists of chapters
     text = pair.prompts(texts, 3, trial.prompt_tokens + trial.new_tokens)[1]
-    device = pair.opt.device
-    sllm = pair.on(small).sllm(pair.on(small).opt()).to(in_dtype).to(device).eval()  # type: ignore[arg-type]
+    device = pair.lm.device
+    sllm = moved(pair.on(small).sllm(pair.on(small).lm()), device, in_dtype).eval()
     sllm.processor = pair.sllm.processor
-    opt = pair.fitting(big).opt().to(in_dtype).to(device).eval()  # type: ignore[arg-type]
+    lm = moved(pair.fitting(big).lm(), device, in_dtype).eval()
     prompt = torch.tensor([text[: 1 + trial.prompt_tokens]], device=device)  # (1,L)
-    baseline = f"OPT {big.size}"
-    runners: dict[str, Callable[[], Writing]] = {baseline: partial(time_writing, opt, [prompt], trial.new_tokens)}
+    baseline = big.lm_name
+    runners: dict[str, Callable[[], Writing]] = {baseline: partial(time_writing, lm, [prompt], trial.new_tokens)}
     columns: dict[str, dict[str, Any]] = {}
 
     def write(num_guesses: int) -> Writing:
         assistant = ReplayedAssistant(sllm, num_guesses, text, mixed(counts[num_guesses]))
-        return time_writing(opt, [prompt], trial.new_tokens, assistant)
+        return time_writing(lm, [prompt], trial.new_tokens, assistant)
 
     for k in trial.num_guesses:
-        name = f"{baseline}, SLLM {small.size} drafts {k}"
+        name = f"{baseline}, {small.sllm_name} drafts {k}"
         runners[name] = partial(write, k)
         columns[name] = {"num_guesses": k}
     protocol = f"{trial.protocol}, acceptance of {', '.join(pair.names)}"
@@ -249,13 +249,10 @@ def mixed(counts: Sequence[int]) -> Iterator[int]:
 
 def _rows(found: dict[str, list[Writing]], columns: dict[str, dict[str, Any]], common: dict) -> list[Row]:
     """One of each name, compared with the first."""
-    baseline = next(iter(found.values()))
+    baseline = speeds(next(iter(found.values())))
     rows = []
     for name, runs in found.items():
-        ratio, low, high = pairwise_ratio(runs, baseline)
-        extra: dict[str, Any] = {"speed_ratio": ratio, "speed_ratio_low": low, "speed_ratio_high": high}
-        if runs[0].tokens_per_forward is not None:
-            extra["tokens_per_forward"] = median([run.tokens_per_forward or 0.0 for run in runs])
-        speed = median([run.tokens_per_second for run in runs])
+        extra: dict[str, Any] = ratio_columns("speed_ratio", speeds(runs), baseline) | drafting_columns(runs)
+        speed = median(speeds(runs))
         rows.append(Row(model=name, tokens_per_second=speed, extra=extra | columns.get(name, {}), **common))
     return rows

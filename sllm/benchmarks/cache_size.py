@@ -7,26 +7,26 @@ sentence, and the rule that cuts the text decides. S sentences, L tokens, T toke
 import gc
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
-from transformers import DynamicCache, OPTForCausalLM, OPTModel
+from transformers import DynamicCache, PreTrainedModel
 
 from lmbase.benchmarking.peak_memory import in_own_process, start_of_peak
 from lmbase.benchmarking.timing import cache_bytes
-from lmbase.modeling.devices import DTYPES
-from lmbase.modeling.inference import inference_method
+from lmbase.modeling.devices import DTYPES, moved
+from lmbase.modeling.inference import inference, inference_method
+from lmbase.modeling.trunk import special_ids, trunk_of, vector_width
 from lmbase.report.rows import Row
 from lmbase.text import RULES
 from lmbase.text.padding import pad_sentences
 from lmbase.text.processor import SentenceProcessor
-from sllm.benchmarks.generation import random_sentences
-from sllm.benchmarks.training import MOST_SENTENCES, Build
-from sllm.evaluation.speed import decoder_cache_bytes
+from sllm.benchmarks.build import MOST_SENTENCES, Build, random_sentences
+from sllm.evaluation.timing import decoder_cache_bytes
 from sllm.sllm import SLLM
 
 READ_AT_ONCE = 128  # tokens: few enough that what a forward pass takes does not hide what the cache takes
@@ -42,17 +42,17 @@ def lengths_by_rule(texts: Sequence[str], processor: SentenceProcessor) -> dict[
 
 
 @inference_method
-def position_bytes(trunk: OPTModel) -> int:
+def position_bytes(trunk: PreTrainedModel) -> int:
     """Keys and values of one position in all layers, counted from the cache of a forward pass."""
     cache = DynamicCache(config=trunk.config)
-    width = trunk.get_input_embeddings().weight.shape[1]
-    inputs = torch.zeros(1, 1, width, dtype=trunk.dtype, device=trunk.device)
+    inputs = torch.zeros(1, 1, vector_width(trunk.config), dtype=trunk.dtype, device=trunk.device)
     trunk(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
     return cache_bytes(cache)
 
 
 def measure_cache(build: Build, lengths: Mapping[str, Sequence[int]], dtype: str) -> list[Row]:
-    """A row for OPT and one for the SLLM under each rule. Shapes are computed, weights are not: any size fits.
+    """A row for the token-level model and one for the SLLM under each rule. Shapes are computed, weights
+    are not: any size fits.
 
     Args:
         lengths: for each rule the tokens of the sentences of a text.
@@ -61,11 +61,12 @@ def measure_cache(build: Build, lengths: Mapping[str, Sequence[int]], dtype: str
         ValueError: no text.
     """
     with torch.device("meta"):
-        opt = build.opt()
-        sllm = build.sllm(opt).to(DTYPES[dtype])  # type: ignore[arg-type]
-        of_opt, of_trunk = position_bytes(opt.to(DTYPES[dtype]).model), position_bytes(sllm.trunk)  # type: ignore[arg-type]
+        lm = build.lm()
+        sllm = moved(build.sllm(lm), dtype=DTYPES[dtype])
+        of_lm = position_bytes(trunk_of(moved(lm, dtype=DTYPES[dtype])))
+        of_trunk = position_bytes(sllm.trunk)
     common: dict = dict(protocol="cache", dtype=dtype)
-    rows = [Row(f"OPT {build.size}", kv_bytes_per_token=of_opt, extra={"tokens_per_position": 1.0}, **common)]
+    rows = [Row(build.lm_name, kv_bytes_per_token=of_lm, extra={"tokens_per_position": 1.0}, **common)]
     for rule, of_rule in lengths.items():
         if not of_rule:
             raise ValueError("There is no text whose sentences could be counted.")
@@ -74,10 +75,10 @@ def measure_cache(build: Build, lengths: Mapping[str, Sequence[int]], dtype: str
             "rule": rule,
             "tokens_per_position": tokens,
             "sentences_per_1000_tokens": 1000 / tokens,
-            "kv_ratio": of_trunk / tokens / of_opt,
+            "kv_ratio": of_trunk / tokens / of_lm,
             "fixed_cache_bytes": decoder_cache_bytes(sllm),
         }
-        rows.append(Row(f"SLLM {build.size}", kv_bytes_per_token=of_trunk / tokens, extra=extra, **common))
+        rows.append(Row(build.sllm_name, kv_bytes_per_token=of_trunk / tokens, extra=extra, **common))
     return rows
 
 
@@ -87,14 +88,15 @@ def measure_cache(build: Build, lengths: Mapping[str, Sequence[int]], dtype: str
 def measure_resident(
     build: Build, lengths: Sequence[int], contexts: Sequence[int], dtype: str, device: str
 ) -> list[Row]:
-    """What the resident set grows by per token of context, for OPT and the SLLM, each in a process of its own.
+    """What the resident set grows by per token of context, for both models, each in a process of its own.
 
     Args:
         lengths: tokens of the sentences of a text, over and over.
         contexts: numbers of tokens after which memory is looked at, two at least.
 
     Raises:
-        ValueError: one context only, or one that OPT has no positions for; bf16 on a CPU; a system that does not tell.
+        ValueError: one context only, or one that the token-level model has no positions for; bf16 on a CPU; a system
+            that does not tell.
     """
     if device == "cpu" and not Path("/proc/self/clear_refs").exists():
         raise ValueError("The subset `resident` reads a process's memory as Linux tells it; this system does not.")
@@ -105,18 +107,20 @@ def measure_resident(
         )
     contexts = sorted(set(contexts))
     if len(contexts) < 2 or contexts[-1] >= MOST_SENTENCES:
-        raise ValueError(f"context_tokens={contexts}: give two at least, all below OPT's {MOST_SENTENCES} positions.")
+        raise ValueError(
+            f"context_tokens={contexts}: give two at least, all below the models' {MOST_SENTENCES} positions."
+        )
     rows = []
-    for kind in ("OPT", "SLLM"):
+    for name in (build.lm_name, build.sllm_name):
         settings = [json.dumps(value) for value in (asdict(build), list(lengths), contexts)]
-        found = in_own_process("sllm.benchmarks.cache_size", kind, dtype, device, *settings)
+        found = in_own_process("sllm.benchmarks.cache_size", name, dtype, device, *settings)
         tokens, held, resident = zip(*found, strict=True)
         if len(tokens) < len(contexts):
             raise ValueError(f"context_tokens={contexts}: one sentence passes two of them; set them further apart.")
         counted, seen = (float(np.polyfit(tokens, values, 1)[0]) for values in (held, resident))
         rows.append(
             Row(
-                f"{kind} {build.size}",
+                name,
                 protocol=f"resident {contexts[0]}-{contexts[-1]}",
                 dtype=dtype,
                 device=device,
@@ -130,57 +134,65 @@ def measure_resident(
 Reading = tuple[int, int, int]  # tokens read, bytes of the cache, bytes in use
 
 
-@inference_method
-def growth(model: OPTForCausalLM | SLLM, lengths: Sequence[int], contexts: Sequence[int]) -> list[Reading]:
-    """Read one text piece by piece; what is held when each of these numbers of tokens is reached."""
-    sentences = random_sentences(lengths, contexts[-1], model.config.vocab_size, np.random.default_rng(0))
-    if isinstance(model, SLLM):
-        read = _read_sentences(model, sentences)
-    else:
-        read = _read_tokens(model, sentences, contexts)
+def growth(pieces: Iterable[tuple[int, DynamicCache]], contexts: Sequence[int], device: str) -> list[Reading]:
+    """What is held when each of these numbers of tokens is reached.
+
+    Args:
+        pieces: tokens read so far and the cache, after each piece of a text.
+    """
     missing = list(contexts)
     found: list[Reading] = []
-    for tokens, cache in read:
+    for tokens, cache in pieces:
         if missing and tokens >= missing[0]:
             gc.collect()
-            found.append((tokens, cache_bytes(cache), start_of_peak(model.device.type)))
+            found.append((tokens, cache_bytes(cache), start_of_peak(device)))
             missing = [context for context in missing if context > tokens]
     return found
 
 
-def _read_tokens(
-    opt: OPTForCausalLM, sentences: Sequence[list[int]], contexts: Sequence[int]
+def read_tokens(
+    lm: PreTrainedModel, sentences: Sequence[list[int]], contexts: Sequence[int]
 ) -> Iterator[tuple[int, DynamicCache]]:
-    cache = DynamicCache(config=opt.config)
-    flat = [opt.config.bos_token_id, *(i for sentence in sentences for i in sentence)]
-    ids = torch.tensor([flat], device=opt.device)  # (1,1+L)
+    """A token-level model reads a text piece by piece; pieces end at each of the contexts, too."""
+    cache = DynamicCache(config=lm.config)
+    flat = [special_ids(lm.config).opening, *(i for sentence in sentences for i in sentence)]
+    ids = torch.tensor([flat], device=lm.device)  # (1,1+L)
     cuts = sorted({*range(READ_AT_ONCE, len(flat), READ_AT_ONCE), *(1 + context for context in contexts)})
     for piece in ids.tensor_split(cuts, dim=1):
         if not piece.shape[1]:
             continue
-        opt.model(piece, past_key_values=cache, use_cache=True)
+        with inference(lm):
+            trunk_of(lm)(piece, past_key_values=cache, use_cache=True)
         yield cache.get_seq_length() - 1, cache
 
 
-def _read_sentences(sllm: SLLM, sentences: Sequence[list[int]]) -> Iterator[tuple[int, DynamicCache]]:
+def read_sentences(sllm: SLLM, sentences: Sequence[list[int]]) -> Iterator[tuple[int, DynamicCache]]:
+    """An SLLM reads a text sentence by sentence."""
     padded = [vars(pad_sentences([[sentence]], sllm.config.pad_token_id)) for sentence in sentences]
     batches = [{key: value.to(sllm.device) for key, value in batch.items()} for batch in padded]
-    state = sllm.prefill(**batches[0])
+    with inference(sllm):
+        state = sllm.prefill(**batches[0])
     tokens = len(sentences[0])
     yield tokens, cast(DynamicCache, state.past_key_values)
     for sentence, batch in zip(sentences[1:], batches[1:], strict=True):
-        sllm.step(batch["input_ids"][0], batch["attention_mask"][0], state)
+        with inference(sllm):
+            sllm.step(batch["input_ids"][0], batch["attention_mask"][0], state)
         tokens += len(sentence)
         yield tokens, cast(DynamicCache, state.past_key_values)
 
 
-def _main(kind: str, dtype: str, device: str, *settings: str) -> list[Reading]:
+def _main(name: str, dtype: str, device: str, *settings: str) -> list[Reading]:
     options, lengths, contexts = map(json.loads, settings)
     build = Build(**options)
-    opt = build.opt()
-    model = opt if kind == "OPT" else build.sllm(opt)
-    del opt
-    return growth(model.to(DTYPES[dtype]).to(device), lengths, contexts)  # type: ignore[arg-type]
+    lm = build.lm()
+    text = random_sentences(lengths, contexts[-1], build.vocab_size, np.random.default_rng(0))
+    if name == build.lm_name:
+        pieces = read_tokens(moved(lm, device, DTYPES[dtype]), text, contexts)
+    else:
+        sllm = moved(build.sllm(lm), device, DTYPES[dtype])
+        del lm
+        pieces = read_sentences(sllm, text)
+    return growth(pieces, contexts, device)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Writing speed of OPT and of the SLLM on it at any size, beside what the machine allows.
+"""Writing speed of a token-level model and of the SLLM on it at any size, beside what the machine allows.
 
-Weights are random, since they do not change speed; lengths of sentences and accepted guesses are replayed
+Weights are random, since they do not change speed; lengths of sentences and accepted draft tokens are replayed
 (`sllm.benchmarks.replaying`). B texts, L tokens, S sentences, T tokens of a sentence.
 """
 
@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 import torch
 from torch import nn
-from transformers import OPTForCausalLM
+from transformers import PreTrainedModel
 
 from lmbase.benchmarking.roofline import Machine, Shape, linear_shapes
 from lmbase.benchmarking.timing import (
@@ -23,24 +23,20 @@ from lmbase.benchmarking.timing import (
     Generation,
     alternate,
     compared_settings,
+    drafting_columns,
     median,
-    pairwise_ratio,
-    time_opt,
+    ratio_columns,
+    speeds,
+    time_lm,
 )
 from lmbase.modeling.int8 import Int8Linear
+from lmbase.modeling.trunk import output_table, special_ids, trunk_of
 from lmbase.report.rows import Row
 from lmbase.text.padding import pad_sentences
-from multitoken.benchmarks.replaying import FIRST_WORD, Acceptance
+from multitoken.benchmarks.replaying import Acceptance
+from sllm.benchmarks.build import Build, random_sentences
 from sllm.benchmarks.replaying import ReplayedSLLM
-from sllm.evaluation.speed import time_sllm
-
-
-@dataclass(frozen=True)
-class Names:
-    """Of the rows that others are compared with."""
-
-    opt: str
-    sllm: str
+from sllm.evaluation.timing import time_sllm
 
 
 @dataclass(frozen=True)
@@ -57,35 +53,37 @@ class Case:
         return f"generate {self.prompt_tokens}+{self.new_tokens}{batch}"
 
 
-def random_sentences(
-    lengths: Sequence[int], num_tokens: int, vocab_size: int, rng: np.random.Generator
-) -> list[list[int]]:
-    """Sentences of random ids with the given lengths, over and over, `num_tokens` in all (the last is cut to fit)."""
-    sentences: list[list[int]] = []
-    missing = num_tokens
-    while missing > 0:
-        length = min(lengths[len(sentences) % len(lengths)], missing)
-        sentences.append(rng.integers(FIRST_WORD, vocab_size, length).tolist())
-        missing -= length
-    return sentences
-
-
 @dataclass
 class Contest:
-    """An OPT and the SLLM on it, and how they are measured."""
+    """A token-level model and the SLLM on it, and how they are measured."""
 
-    size: str
-    opt: OPTForCausalLM
+    build: Build
+    lm: PreTrainedModel
     sllm: ReplayedSLLM
     lengths: Sequence[int]  # tokens of the sentences of a text, those of the prompt first
-    ways: Sequence[Acceptance]  # of drafting, with how many guesses of each draft come true
+    ways: Sequence[Acceptance]  # of drafting, with how many tokens of each draft come true
     machine: Machine
     num_rounds: int
     compiled: bool = False  # everything once more with compiled steps
 
+    @property
+    def limited(self) -> bool:
+        """Whether limits are measured. On a GPU the products are too short to be timed one by one; those of int8
+        weights are not the machine's."""
+        return self.lm.device.type == "cpu" and not any(isinstance(m, Int8Linear) for m in self.lm.modules())
+
+    def tried(self) -> list[Acceptance]:
+        """One by one, each way of drafting, and `auto` with the last, as measured and with nothing accepted."""
+        plain = Acceptance("", 1, [0])
+        if not self.ways:
+            return [plain]
+        *_, last = self.ways
+        automatic = Acceptance("auto", "auto", last.counts, last.tree)
+        return [plain, *self.ways, automatic, Acceptance("auto, nothing accepted", "auto", [0], last.tree)]
+
 
 def measure_generation(contest: Contest, case: Case, common: dict) -> list[Row]:
-    """OPT through Transformers' `generate`, the SLLM one by one, in each way of drafting, and `auto` with the last.
+    """The token-level model through Transformers' `generate`, the SLLM in each way of drafting.
 
     Args:
         common: columns of every row.
@@ -93,83 +91,80 @@ def measure_generation(contest: Contest, case: Case, common: dict) -> list[Row]:
     Raises:
         ValueError: more sentences than the trunk has positions.
     """
-    opt, sllm, lengths, ways = contest.opt, contest.sllm, contest.lengths, contest.ways
-    vocabulary = sllm.config.vocab_size
-    sentences = random_sentences(lengths, case.prompt_tokens, vocabulary, np.random.default_rng(0))
-    ids = [opt.config.bos_token_id, *(i for sentence in sentences for i in sentence)]
-    flat = torch.tensor([ids] * case.batch_size, device=opt.device)  # (B,1+L)
+    lm, sllm, lengths = contest.lm, contest.sllm, contest.lengths
+    sentences = random_sentences(lengths, case.prompt_tokens, sllm.config.vocab_size, np.random.default_rng(0))
+    ids = [special_ids(lm.config).opening, *(i for sentence in sentences for i in sentence)]
+    flat = torch.tensor([ids] * case.batch_size, device=lm.device)  # (B,1+L)
     nested = pad_sentences([sentences] * case.batch_size, sllm.config.pad_token_id).input_ids.to(sllm.device)  # (B,S,T)
     begun = len(sentences) % len(lengths)
     to_come = [*lengths[begun:], *lengths[:begun]]
     written = _until(case.new_tokens, to_come)
-    if len(sentences) + len(written) + 1 > sllm.config.trunk.max_position_embeddings:
-        raise ValueError(
-            f"prompt_tokens={case.prompt_tokens}: that many sentences have no position in the trunk, which has "
-            f"{sllm.config.trunk.max_position_embeddings}. Choose fewer tokens, or rule sentence."
-        )
-    plain = Acceptance("", 1, [0])
-    automatic = [Acceptance("auto", "auto", ways[-1].counts, ways[-1].tree)] if ways else []
-    worst = [Acceptance("auto, nothing accepted", "auto", [0], ways[-1].tree)] if ways else []
+    _check_positions(sllm, case, len(sentences) + len(written) + 1)
 
     def write(way: Acceptance, counts: Iterator[int], settings: dict) -> Generation:
         sllm.replay(to_come, counts)
         return time_sllm(sllm, nested, case.new_tokens, way.num_draft, way.tree, **settings)
 
     runners: dict[str, Callable[[], Generation]] = {}
-    names = Names(f"OPT {contest.size}", f"SLLM {contest.size}")
-    fits = case.prompt_tokens + case.new_tokens <= opt.config.max_position_embeddings
-    for kind, settings in compared_settings(contest.compiled, opt.device.type).items():
+    lm_name, sllm_name = contest.build.lm_name, contest.build.sllm_name
+    fits = case.prompt_tokens + case.new_tokens <= lm.config.max_position_embeddings
+    for kind, settings in compared_settings(contest.compiled, lm.device.type).items():
         if fits:
-            runners[names.opt + kind] = functools.partial(time_opt, opt, flat, case.new_tokens, **settings)
-        for way in (plain, *ways, *automatic, *worst):
-            name = names.sllm + (f", {way.way}" if way.way else "") + kind
+            runners[lm_name + kind] = functools.partial(time_lm, lm, flat, case.new_tokens, **settings)
+        for way in contest.tried():
+            name = sllm_name + (f", {way.way}" if way.way else "") + kind
             runners[name] = functools.partial(write, way, itertools.cycle(way.counts), settings)
-    limits: dict[str, list[Limit]] = {names.opt: [], names.sllm: []}
+    limits: dict[str, list[Limit]] = {lm_name: [], sllm_name: []}
 
     def measure_limits() -> None:
         machine = contest.machine.anew()
-        limits[names.opt].append(opt_limit(opt, machine, case.batch_size))
+        limits[lm_name].append(lm_limit(lm, machine, case.batch_size))
         timed = written if case.batch_size > 1 else written[1:] or written  # those of the steady rate
-        limits[names.sllm].append(sllm_limit(sllm, machine, case.batch_size, statistics.mean(timed)))
+        limits[sllm_name].append(sllm_limit(sllm, machine, case.batch_size, statistics.mean(timed)))
 
-    # On a GPU the products are too short to be timed one by one; those of int8 weights are not the machine's.
-    limited = opt.device.type == "cpu" and not any(isinstance(module, Int8Linear) for module in opt.modules())
-    found = alternate(runners, contest.num_rounds, after_each=measure_limits if limited else None)
-    rows = [] if fits else [_no_positions(names.opt, opt, case, common)]
+    found = alternate(runners, contest.num_rounds, after_each=measure_limits if contest.limited else None)
+    rows = [] if fits else [_no_positions(contest, case, common)]
     for name in found:
-        limit = limits[name.removesuffix(COMPILED)] if limited and name.removesuffix(COMPILED) in limits else None
-        rows.append(_row(name, found, names, limit, contest.machine, case, common))
+        limit = limits.get(name.removesuffix(COMPILED)) if contest.limited else None
+        rows.append(_row(name, found, limit, contest, case, common))
     return rows
+
+
+def _check_positions(sllm: ReplayedSLLM, case: Case, num_positions: int) -> None:
+    held = sllm.config.trunk.max_position_embeddings
+    if num_positions > held:
+        raise ValueError(
+            f"prompt_tokens={case.prompt_tokens}: that many sentences have no position in the trunk, which has {held}. "
+            "Choose fewer tokens, or rule sentence."
+        )
 
 
 def _row(
     name: str,
     found: dict[str, list[Generation]],
-    names: Names,
     limits: "list[Limit] | None",
-    machine: Machine,
+    contest: Contest,
     case: Case,
     common: dict,
 ) -> Row:
-    runs = found[name]
-    speed = median([g.tokens_per_second for g in runs])
+    runs, (lm_name, sllm_name) = found[name], (contest.build.lm_name, contest.build.sllm_name)
+    speed = median(speeds(runs))
     extra: dict = {"batch_size": case.batch_size, "context": case.prompt_tokens}
-    references = {"speed_ratio": names.opt} | ({"plain_ratio": names.sllm} if name.startswith(names.sllm) else {})
+    references = {"speed_ratio": lm_name} | ({"plain_ratio": sllm_name} if name.startswith(sllm_name) else {})
     for prefix, other in references.items():
         if other in found and name != other:
-            ratio, low, high = pairwise_ratio(runs, found[other])
-            extra |= {prefix: ratio, f"{prefix}_low": low, f"{prefix}_high": high}
+            extra |= ratio_columns(prefix, speeds(runs), speeds(found[other]))
     extra["milliseconds_per_token"] = 1000 * case.batch_size / speed
     if limits is not None:  # what the machine could do in the same minute
-        speeds = [run.steady_rate or run.tokens_per_second / case.batch_size for run in runs]
-        shares = [x * sum(limit.seconds.values()) for x, limit in zip(speeds, limits, strict=True)]
+        steady = [run.steady_rate or run.tokens_per_second / case.batch_size for run in runs]
+        shares = [x * sum(limit.seconds.values()) for x, limit in zip(steady, limits, strict=True)]
         extra["of_limit"] = median(shares)
-        extra["read_share"] = limits[0].num_bytes * median(speeds) / machine.read_rate
+        extra["read_share"] = limits[0].num_bytes * median(steady) / contest.machine.read_rate
         for part in limits[0].seconds:
             extra[f"limit_ms_{part}"] = 1000 * median([limit.seconds[part] for limit in limits])
     extra["tokens_per_position"] = median([g.tokens_per_position for g in runs])
-    if runs[0].tokens_per_forward is not None and name.removesuffix(COMPILED) not in (names.opt, names.sllm):
-        extra["tokens_per_forward"] = median([g.tokens_per_forward or 0.0 for g in runs])
+    if name.removesuffix(COMPILED) not in (lm_name, sllm_name):
+        extra |= drafting_columns(runs)
     return Row(
         model=name,
         protocol=case.protocol,
@@ -181,9 +176,10 @@ def _row(
     )
 
 
-def _no_positions(name: str, opt: OPTForCausalLM, case: Case, common: dict) -> Row:
-    note = f"has {opt.config.max_position_embeddings} positions"
-    return Row(name, protocol=case.protocol, extra={"context": case.prompt_tokens, "note": note}, **common)
+def _no_positions(contest: Contest, case: Case, common: dict) -> Row:
+    note = f"has {contest.lm.config.max_position_embeddings} positions"
+    extra = {"context": case.prompt_tokens, "note": note}
+    return Row(contest.build.lm_name, protocol=case.protocol, extra=extra, **common)
 
 
 def _until(num_tokens: int, lengths: Sequence[int]) -> list[int]:
@@ -205,9 +201,10 @@ class Limit:
     num_bytes: float  # of the weights that are read for it
 
 
-def opt_limit(opt: OPTForCausalLM, machine: Machine, batch_size: int) -> Limit:
-    trunk = linear_shapes(opt.model)
-    table: Counter[Shape] = Counter({cast(Shape, tuple(opt.get_output_embeddings().weight.shape)): 1})
+def lm_limit(lm: PreTrainedModel, machine: Machine, batch_size: int) -> Limit:
+    """A step for each token."""
+    trunk = linear_shapes(trunk_of(lm))
+    table: Counter[Shape] = Counter({cast(Shape, tuple(output_table(lm).shape)): 1})
     seconds = {"trunk": machine.seconds(trunk, batch_size), "vocabulary": machine.seconds(table, batch_size)}
     return Limit(seconds, machine.num_bytes(trunk) + machine.num_bytes(table))
 

@@ -1,7 +1,7 @@
 """Wall clock of writing at sizes whose trained weights are not at hand: random weights, replayed sentences and drafts.
 
 Weights do not change how long a step takes, only what it says. So everything is computed as ever, and then the
-decoder's choices are replaced: sentences end after given numbers of tokens, and of each draft so many guesses are
+decoder's choices are replaced: sentences end after given numbers of tokens, and of each draft as many tokens are
 accepted as a trained model accepted. The step that predicts an end mark is run and not counted.
 
 B texts, R rows of a pass, k drafting heads, V vocabulary.
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from lmbase.modeling.devices import moved
 from lmbase.modeling.inference import inference_method
 from lmbase.text.padding import pad_sentences
 from multitoken.benchmarks.measuring import NUM_RANKS, accepted_counts
-from multitoken.benchmarks.replaying import Acceptance, ReplayedLoop
+from multitoken.benchmarks.replaying import FIRST_WORD, Acceptance, ReplayedLoop
 from multitoken.draft_loop import DraftLoop, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.transitions import best_candidates
@@ -28,19 +29,19 @@ from sllm.configuration_sllm import SLLMConfig
 from sllm.loading import load_model
 from sllm.sllm import SLLM
 
-TREES = (4, 8)  # guesses of the trees that are tried
+TREES = (4, 8)  # draft tokens of the trees that are tried
 NUM_PROMPTS, PROMPT_CHARACTERS = 16, 1000  # of the texts after which a trained SLLM's drafts are counted
 
 
 class ReplayedSLLM(SLLM):
-    """An SLLM with random weights that writes sentences of the lengths and accepts guesses as often as it is told."""
+    """An SLLM with random weights: its sentences are as long, and as many draft tokens accepted, as it is told."""
 
     _lengths: Sequence[int] = (8,)
     _counts: Iterator[int] = itertools.repeat(0)
 
     def replay(self, lengths: Sequence[int], counts: Iterator[int]) -> None:
         """Each later call of `generate` writes sentences of these lengths, one of each text after another, over and
-        over, and accepts as many guesses of each draft as `counts` says, which goes on from call to call."""
+        over, and accepts as many tokens of each draft as `counts` says, which goes on from call to call."""
         self._lengths, self._counts = lengths, counts
 
     def draft_loop(self, *args) -> DraftLoop:
@@ -58,9 +59,9 @@ class ReplayedSentences(ReplayedLoop):
         self.wanted = [min(next(self.lengths), self.reader.longest) for _ in stretches]
         return super().run(stretches)
 
-    def replayed(self, b: int, between: list[list[int]]) -> list[int]:
+    def replayed(self, b: int, between: list[list[int]], chosen: list[int]) -> list[int]:
         wanted, length = self.wanted[self.texts[b]], len(self.stretches[b].ids)
-        chosen = super().replayed(b, between)
+        chosen = super().replayed(b, between, [FIRST_WORD])  # without a draft, too, no sentence ends before its time
         return [
             self.reader.end if length + len(path) == wanted else token
             for token, path in zip(chosen, between, strict=True)
@@ -68,11 +69,11 @@ class ReplayedSentences(ReplayedLoop):
 
 
 class ReplayedAssistant(SentenceAssistant):
-    """An assistant of an OPT with random weights: the text goes on as it is told to, and so do accepted guesses.
+    """An assistant of a model with random weights: the text goes on as it is told to, and so do accepted drafts.
 
     Args:
         text: ids of the prompt and of what is written after it.
-        counts: guesses accepted in each pass, without end; fewer where fewer were made.
+        counts: draft tokens accepted in each pass, without end; fewer where fewer were made.
     """
 
     def __init__(self, sllm: SLLM, num_tokens: int, text: Sequence[int], counts: Iterator[int]):
@@ -93,7 +94,7 @@ class ReplayedAssistant(SentenceAssistant):
 
 @dataclass(frozen=True)
 class TrainedDrafts:
-    """What a trained SLLM with drafting heads accepts of its guesses."""
+    """What a trained SLLM with drafting heads accepts of its draft tokens."""
 
     name: str
     config: SLLMConfig
@@ -107,29 +108,29 @@ def trained_drafts(spec: str, texts: Sequence[str], num_new_tokens: int, device:
         ValueError: no SLLM with drafting heads, or fewer than two texts.
     """
     loaded = load_model(spec)
-    if not isinstance(loaded.model, SLLM) or not loaded.model.draft_heads:
+    if not loaded.by_sentence or not loaded.model.draft_heads:
         raise ValueError(
             f"drafts_from={spec!r}: an SLLM with drafting heads is needed, as "
             "`sllm finetune-sllm --model RUN --num_future_tokens 3 --train_draft_heads_only true` makes one."
         )
     prompts = [text[:PROMPT_CHARACTERS] for text in texts[:NUM_PROMPTS]]
-    model = loaded.model.to(device)  # type: ignore[arg-type]
+    model = moved(loaded.model, device)
     return TrainedDrafts(f"drafts of {loaded.name}", model.config, measured_acceptance(model, prompts, num_new_tokens))
 
 
 def measured_acceptance(model: SLLM, prompts: Sequence[str], num_new_tokens: int) -> list[Acceptance]:
-    """Accepted guesses of a trained model that writes greedily after these texts: with chains of 1, 2 .. guesses, and
-    with the trees of 4 and 8 guesses that accept most after every other text; the rest say how many they accept."""
+    """Accepted draft tokens of a trained model that writes greedily after these texts: with chains of 1, 2 .. tokens,
+    and with the trees of 4 and 8 tokens that accept most after every other text; the rest say how many they accept."""
     if len(prompts) < 2:
-        raise ValueError(f"{len(prompts)} texts to count accepted guesses on: at least two are needed.")
+        raise ValueError(f"{len(prompts)} texts to count accepted draft tokens on: at least two are needed.")
     n = model.config.num_future_tokens
     fixed: dict = dict(max_new_tokens=num_new_tokens, min_new_tokens=num_new_tokens)
     written = [(model.generate(text=text, **fixed).texts or [""])[0] for text in prompts]
     rates = candidate_rates(model, [text + new for text, new in zip(prompts, written, strict=True)][::2])
     ways = [Acceptance(f"{k} heads", k, []) for k in range(2, n + 1)]
-    for num_guesses in TREES:
-        tree = DraftTree.from_acceptance(rates, num_guesses)
-        ways.append(Acceptance(f"tree of {num_guesses}", tree.depth + 1, [], tree))
+    for num_drafts in TREES:
+        tree = DraftTree.from_acceptance(rates, num_drafts)
+        ways.append(Acceptance(f"tree of {num_drafts}", tree.depth + 1, [], tree))
     for way in ways:
         for text in prompts[1::2]:
             output = model.generate(text=text, num_draft=way.num_draft, tree=way.tree, **fixed)

@@ -2,14 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
-from transformers import OPTForCausalLM
-
 from lmbase.text.tokenizers import encode_text
-from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
-from sllm.loading import LoadedModel
-from sllm.sllm import SLLM
+from sllm.evaluation.loaded import LoadedModel, Writing
 
 RECONSTRUCTED_SENTENCES = 6
 
@@ -21,10 +16,10 @@ def show_samples(
     generations, reconstructions = [], []
     for loaded in models:
         for text in texts:
-            if isinstance(loaded.model, SentenceVAE):
-                reconstructions += [{"model": loaded.name, **pair} for pair in _reconstruct(loaded.model, text)]
-            else:
+            if loaded.predicts:
                 generations.append(_continue(loaded, text, prompt_tokens, num_new_tokens))
+            else:
+                reconstructions += [{"model": loaded.name, **pair} for pair in _reconstruct(loaded.model, text)]
     return {"generations": generations, "reconstructions": reconstructions}
 
 
@@ -35,18 +30,6 @@ def _reconstruct(model: SentenceVAE, text: str) -> list[dict[str, str]]:
 
 
 def _continue(loaded: LoadedModel, text: str, prompt_tokens: int, num_new_tokens: int) -> dict[str, str]:
-    ids = encode_text(loaded.tokenizer, text)[:prompt_tokens]
-    prompt = str(loaded.tokenizer.decode(ids))
-    if isinstance(loaded.model, SLLM | MultiTokenLM):
-        output = loaded.model.generate(text=prompt, max_new_tokens=num_new_tokens)
-        assert output.texts is not None
-        written, reason = output.texts[0], output.finish_reason[0]
-    else:
-        assert isinstance(loaded.model, OPTForCausalLM)
-        inputs = torch.tensor([[loaded.model.config.bos_token_id, *ids]], device=loaded.model.device)
-        sequence = loaded.model.generate(  # type: ignore[misc]
-            inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=num_new_tokens, do_sample=False
-        )[0, inputs.shape[1] :]
-        written = str(loaded.tokenizer.decode(sequence, skip_special_tokens=True))
-        reason = "stop" if sequence[-1] == loaded.model.config.eos_token_id else "length"
-    return {"model": loaded.name, "prompt": prompt, "text": written, "finish_reason": reason}
+    prompt = str(loaded.tokenizer.decode(encode_text(loaded.tokenizer, text)[:prompt_tokens]))
+    written = loaded.write(prompt, Writing(num_new_tokens))
+    return {"model": loaded.name, "prompt": prompt, "text": written.text, "finish_reason": written.finish_reason}

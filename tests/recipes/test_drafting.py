@@ -9,7 +9,7 @@ from tiny import make_mtp, make_opt
 from lmbase.files import verify_folder, write_folder
 from lmbase.report.rows import read_metrics
 from lmbase.text.tokenizers import load_tokenizer
-from multitoken import MultiTokenLM, generation_multitoken
+from multitoken import MultiTokenLM, draft_loop
 from multitoken.benchmarks.training_cost import step_memory_here
 from sllm_recipes import cli
 
@@ -95,7 +95,7 @@ def test_a_lossy_decoder_is_told_loudly_and_ends_with_status_2(folder, capsys, m
     def accept_everything(tree, draft_ids, chosen_ids):
         return list(range(tree.depth + 1)) if len(tree.nodes) == tree.depth + 1 else [0]
 
-    monkeypatch.setattr(generation_multitoken, "verify", accept_everything)
+    monkeypatch.setattr(draft_loop, "verify", accept_everything)
     with pytest.raises(SystemExit) as stopped:
         sllm(f"{command(folder, 'lossy')} --dtypes fp32 --draws 0")
     assert stopped.value.code == 2

@@ -202,7 +202,7 @@ def test_generate_writes_the_same_text_whatever_drafts(runs, name, capsys):
 def test_an_assistant_is_an_sllm_beside_an_opt(runs, capsys):
     pair = f"--model {runs}/opt --assistant {runs}/sllm"
     for words, told in (
-        (f"--model {runs}/sllm --assistant {runs}/sllm", "drafts for an OPT"),
+        (f"--model {runs}/sllm --assistant {runs}/sllm", "drafts for a plain token-level model"),
         (f"--model {runs}/opt --assistant {runs}/opt", "is an SLLM"),
         (f"{pair} --num_draft 2", "drafts alone"),
         (f"{pair} --prompt_lookup_num_tokens 2", "drafts alone"),
@@ -368,9 +368,9 @@ def test_drawn_text_is_assisted_too(runs, monkeypatch):
     ("words", "told"),
     [
         ("--size small tiny", "assist_pair=None"),
-        ("--assist_pair {runs}/sllm {runs}/opt --size small tiny", "These are SLLM and OPTForCausalLM"),
+        ("--assist_pair {runs}/sllm {runs}/opt --size small tiny", "These are an SLLM and a plain token-level model"),
         ("--assist_pair {runs}/opt --size small tiny", "two are needed"),
-        ("--assist_pair {runs}/opt {runs}/sllm --size small", "that of the OPT that is assisted"),
+        ("--assist_pair {runs}/opt {runs}/sllm --size small", "that of the model that is assisted"),
         ("--assist_pair {runs}/opt {runs}/sllm --size small tiny --prompt_tokens 2020", "the last token none"),
         ("--assist_pair {runs}/opt {runs}/sllm --size small tiny --num_guesses 39", "Write more"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmbase.config.command_line import load_config
+from lmbase.config import load_config
 from sllm_data.corpora import open_corpus
 from sllm_recipes import prepare
 

@@ -10,7 +10,7 @@ import torch
 from lmbase.modeling.token_lm import TokenLM
 from lmbase.training.batches import count_tokens, steps_for
 from lmbase.training.validation import validation_loss
-from sllm_data.datasets import SentenceItems, SentenceWindowItems, TokenWindowItems
+from sllm_data.datasets import SentenceDataset, SentenceWindowDataset, TokenWindowDataset
 from sllm_data.prepared import PreparedSplit
 
 PAD = 1
@@ -39,11 +39,11 @@ def every_token(items):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda split: SentenceItems(split, PAD),
-        lambda split: SentenceWindowItems(split, PAD, 2),
-        lambda split: SentenceWindowItems(split, PAD, 64),
-        lambda split: TokenWindowItems(split, PAD, 4),
-        lambda split: TokenWindowItems(split, PAD, 64),
+        lambda split: SentenceDataset(split, PAD),
+        lambda split: SentenceWindowDataset(split, PAD, 2),
+        lambda split: SentenceWindowDataset(split, PAD, 64),
+        lambda split: TokenWindowDataset(split, PAD, 4),
+        lambda split: TokenWindowDataset(split, PAD, 64),
     ],
 )
 def test_items_hold_every_token_once_and_know_their_sizes(split, make):
@@ -55,13 +55,13 @@ def test_items_hold_every_token_once_and_know_their_sizes(split, make):
 
 
 def test_single_sentences(split):
-    batch = SentenceItems(split, PAD).batch(np.array([1, 3]))
+    batch = SentenceDataset(split, PAD).batch(np.array([1, 3]))
     assert batch["input_ids"].tolist() == [[13, 14], [19, PAD]]
     assert batch["attention_mask"].tolist() == [[True, True], [True, False]]
 
 
 def test_windows_of_sentences_know_whether_the_document_goes_on(split):
-    items = SentenceWindowItems(split, PAD, 2)
+    items = SentenceWindowDataset(split, PAD, 2)
     batch = items.batch(np.arange(3))
     assert batch["continues"].tolist() == [True, False, False]
     assert batch["sentence_mask"].tolist() == [[True, True], [True, False], [True, True]]
@@ -69,21 +69,21 @@ def test_windows_of_sentences_know_whether_the_document_goes_on(split):
 
 
 def test_windows_of_tokens_know_whether_they_hold_the_end(split):
-    items = TokenWindowItems(split, PAD, 4)
+    items = TokenWindowDataset(split, PAD, 4)
     batch = items.batch(np.arange(len(items)))
     assert batch["ends"].tolist() == [False, False, True, False, True]
     assert batch["input_ids"][2].tolist() == [18, PAD, PAD, PAD]
 
 
 def test_steps_for_a_number_of_tokens(split):
-    items = SentenceItems(split, PAD)  # 3 tokens on average
+    items = SentenceDataset(split, PAD)  # 3 tokens on average
     assert steps_for(600, items, batch_size=10) == 20
     assert steps_for(1, items, batch_size=10) == 1
 
 
 def test_validation_loss_divides_sums(split, opt):
     """The figures do not depend on how the items are batched: sums are divided once."""
-    items = TokenWindowItems(split, PAD, 4)
+    items = TokenWindowDataset(split, PAD, 4)
     model = TokenLM(opt)
     figures = [validation_loss(model, items, 100, batch_size) for batch_size in (1, 2, 100)]
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
@@ -96,7 +96,7 @@ def test_validation_loss_divides_sums(split, opt):
 
 
 def test_validation_loss_takes_evenly_spread_items(split):
-    items = SentenceItems(split, PAD)
+    items = SentenceDataset(split, PAD)
     seen: Counter = Counter()
 
     class Model(torch.nn.Module):

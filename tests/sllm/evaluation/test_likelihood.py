@@ -3,14 +3,15 @@
 import pytest
 from tiny import make_opt, make_processor, make_sllm, make_vae
 
+from sllm.evaluation.kinds import kind_of
 from sllm.evaluation.likelihood import audit_loaded
-from sllm.loading import LoadedModel
+from sllm.evaluation.loaded import LoadedModel
 
 TEXTS = ["Too short.", "One, two, three, four.", "Five."]
 
 
 def loaded(model) -> LoadedModel:
-    return LoadedModel("tested", model, make_processor().tokenizer, None)
+    return kind_of(model.config.model_type)("tested", model, make_processor().tokenizer)
 
 
 @pytest.mark.parametrize("make", [make_sllm, make_opt])

@@ -1,0 +1,162 @@
+"""Keys of `sllm benchmark`: those of every subset, and groups that several subsets share."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
+
+from lmbase.config import option
+from lmbase.report.rows import Row
+from sllm.benchmarks.build import Build
+from sllm_data.corpora import Corpus, open_corpus
+from sllm_data.open_data import is_prepared, open_data
+from sllm_data.prepared import PreparedData
+
+VOCABULARY = 50272
+MAX_SENTENCE_TOKENS = 64
+
+Measured = tuple[list[Row], dict[str, str] | None]  # rows, and what names the text they were measured on
+SubsetName = Literal[
+    "generate", "train", "memory", "resident", "evaluate", "cache", "pipeline", "heads", "replay", "assist"
+]
+
+
+@dataclass
+class Benchmark:
+    """Keys of every subset."""
+
+    subset: list[SubsetName] = option(["generate", "train"], "what is measured; --help shows the keys of those named")
+    device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
+    seed: int = option(0, "of the random weights and token ids")
+    quick: bool = option(False, "64 tokens each way, little text, few heads and two rounds")
+    output_dir: str = option("runs/benchmark", "where metrics.json, table.md and plots.html go")
+
+    QUICK: ClassVar[dict[str, Any]] = {}  # what --quick sets, of the keys that a class adds
+
+    def measure(self) -> Iterator[Measured]:
+        """Rows, in parts."""
+        raise NotImplementedError
+
+
+# -- groups of keys ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class TimedKeys(Benchmark):
+    rounds: PositiveInt = option(5, "timed rounds of each model, after a warm-up")
+
+    QUICK = {"rounds": 2}
+
+
+@dataclass
+class TextKeys(Benchmark):
+    data: str | list[str] = option(
+        "stdlib", "where text and sentence lengths come from: a prepared folder, stdlib, hub:NAME, files"
+    )
+    text_field: str = option("text", "the field of a record that holds the text")
+
+
+@dataclass
+class RawTextKeys(TextKeys):
+    tokenizer: str = option("bpe:8192", "for data that are not prepared yet")
+    text_megabytes: float = option(8.0, "of each split, about so much text goes through the pipeline or is cut")
+
+    QUICK = {"text_megabytes": 0.2}
+
+    def raw_text(self) -> Corpus:
+        """The first `text_megabytes` of each split."""
+        specs = [self.data] if isinstance(self.data, str) else self.data
+        if any(map(is_prepared, specs)):
+            raise ValueError(
+                f"data={specs}: cut already, and the subsets `pipeline` and `cache` do that; give the raw text."
+            )
+        return open_corpus(self.data, self.text_field, max_bytes=int(self.text_megabytes * 1e6))
+
+
+@dataclass
+class SizeKeys(Benchmark):
+    size: list[str] = option(["small"], "tiny, small, opt-125m, opt-350m, opt-1.3b; of another family as in llama-tiny")
+    vocab_size: PositiveInt = option(VOCABULARY, "of all models, whatever the data's tokenizer has")
+    dtype: Literal["fp32", "bf16"] = option(
+        "bf16", "of weights in generation, of the computation in training; texts are scored in fp32 always"
+    )
+
+    QUICK = {"vocab_size": 4096}
+
+
+@dataclass
+class ModelKeys(SizeKeys):
+    num_encoder_layers: int = option(1, "1 to 4")
+    num_decoder_layers: int = option(1, "1 to 4")
+    num_memory_states: PositiveInt = option(1, "trunk states that the decoder reads; with drafts_from, that model's")
+    num_memory_tokens: NonNegativeInt = option(0, "tokens before its sentence that the decoder reads; likewise")
+
+    def builds(self) -> list[Build]:
+        """Which models, for each size."""
+        names = ("vocab_size", "num_encoder_layers", "num_decoder_layers", "num_memory_states", "num_memory_tokens")
+        options = {name: getattr(self, name) for name in (*names, "seed")}
+        return [Build(size, **options) for size in self.size]
+
+
+@dataclass
+class LengthKeys(ModelKeys, TextKeys):
+    """Of subsets that replay the lengths of real sentences."""
+
+    tokenizer: str = option("bpe:8192", "for data that are not prepared yet")
+    rule: str = option("punctuation", "for data that are not prepared yet")
+
+    def measure(self) -> Iterator[Measured]:
+        specs = self.data if isinstance(self.data, str) else tuple(self.data)
+        data = open_once(specs, self.text_field, self.tokenizer, self.rule, self.output_dir)
+        lengths = np.diff(data.split("test").sentence_tokens).tolist()
+        if not lengths:
+            raise ValueError(f"{data.name} has no test sentences, whose lengths are replayed.")
+        for rows in self.rows(data, lengths):
+            yield rows, {"name": data.name, "sha256": data.hash}
+
+    def rows(self, data: PreparedData, lengths: list[int]) -> Iterator[list[Row]]:
+        """Rows of every size."""
+        raise NotImplementedError
+
+
+@functools.lru_cache(maxsize=1)
+def open_once(data: str | tuple[str, ...], text_field: str, tokenizer: str, rule: str, output_dir: str) -> PreparedData:
+    """What all subsets of a call replay the sentence lengths of."""
+    return open_data(
+        data if isinstance(data, str) else list(data),
+        text_field=text_field,
+        tokenizer=tokenizer,
+        rule=rule,
+        max_sentence_tokens=MAX_SENTENCE_TOKENS,
+        output_dir=output_dir,
+    )
+
+
+# -- keys that several subsets have ------------------------------------------------------------------------------------
+
+
+@dataclass
+class StepKeys(Benchmark):
+    train_tokens: PositiveInt = option(2047, "tokens of text in a training step; by default a whole window")
+
+    QUICK = {"train_tokens": 512}
+
+
+@dataclass
+class WritingKeys(TimedKeys):
+    prompt_tokens: list[PositiveInt] = option(
+        [256], "of the prompt; several: speed over context (replay, assist: the 1st)"
+    )
+    new_tokens: PositiveInt = option(256, "tokens written")
+
+    QUICK = {"prompt_tokens": [64], "new_tokens": 64}
+
+
+@dataclass
+class CompiledKeys(Benchmark):
+    compiled: bool = option(
+        False, "of generate and replay: also with caches of fixed size and compiled steps, which takes minutes"
+    )

@@ -1,0 +1,255 @@
+"""Kinds of models that recipes load, one small class each.
+
+A new kind is one class here and one line in `KINDS`; nothing else asks which kind a model is of.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from lmbase.benchmarking.timing import Generation, time_lm
+from lmbase.modeling.causality import AuditReport
+from lmbase.modeling.int8 import linear_layers_to_int8
+from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
+from lmbase.modeling.trunk import load_lm, special_ids
+from lmbase.report.statistics import perplexity
+from lmbase.text.tokenizers import encode_text
+from multitoken import MultiTokenLM
+from multitoken.benchmarks.measuring import position_bytes
+from sentencevae import SentenceVAE
+from sllm.evaluation.audit import audit_sentences
+from sllm.evaluation.loaded import LoadedModel, Writing, Written
+from sllm.evaluation.timing import time_mtp, time_sllm
+from sllm.evaluation.token_level import audit_ids, head_step_nats, lm_step_nats, nats_of_heads
+from sllm.scoring import equal_context, own_windows, score_plans, score_sentences
+from sllm.sllm import SLLM
+
+AUDIT_SENTENCES = 12
+AUDIT_TOKENS = 48
+
+
+class TokenModel(LoadedModel):
+    """What models that predict token after token have in common."""
+
+    @property
+    def window(self) -> int:
+        config = self.model.config
+        return getattr(config, "training_context", config.max_position_embeddings) - 1
+
+    @property
+    def scorer(self) -> Any:
+        """What scores windows of tokens, see `TokenScorer`."""
+        return self.model
+
+    def step_nats(self, ids: list[int]) -> torch.Tensor:
+        """Nats of ids that are read one by one with a cache."""
+        raise NotImplementedError
+
+    def audit(self, text: str) -> AuditReport:
+        ids = encode_text(self.tokenizer, text)[: min(AUDIT_TOKENS, self.window)]
+        self._check_long_enough(len(ids), "tokens")
+        return audit_ids(self.scorer, self.step_nats, ids, len(self.tokenizer), self.model.device)
+
+    def score(self, texts: Sequence[str], baseline_window: int) -> dict[str, list[DocumentNats]]:
+        return {"full window": score_tokens(self.scorer, self.tokenizer, texts, window=self.window)}
+
+    def paper_perplexity(self, texts: Sequence[str]) -> float:
+        (found,) = self.score(texts, self.window).values()
+        return perplexity(sum(d.nats for d in found), sum(len(d.token) for d in found))
+
+    @property
+    def room(self) -> int | None:
+        return self.model.config.max_position_embeddings  # the last new token is not read
+
+
+class PlainLM(TokenModel):
+    """A token-level language model of Transformers, of any family that trunks are known of."""
+
+    shown = "a plain token-level model"
+    plain = True
+
+    @staticmethod
+    def load(source: str, folder: str) -> Any:
+        return load_lm(source)
+
+    @property
+    def scorer(self) -> Any:
+        return TokenLM(self.model).eval()
+
+    def step_nats(self, ids: list[int]) -> torch.Tensor:
+        return lm_step_nats(self.model, ids)
+
+    def in_int8(self) -> None:
+        linear_layers_to_int8(self.model)
+
+    def write(self, prompt: str, how: Writing, streamer: BaseStreamer | None = None) -> Written:
+        model, ids = self.model, special_ids(self.model.config)
+        settings = dict(do_sample=False) | how.settings
+        compiled = "cache_implementation" in settings
+        if compiled and (how.assistant is not None or settings.get("prompt_lookup_num_tokens") is not None):
+            raise ValueError(
+                "--compile does not go with --assistant, nor with copied drafts of a plain token-level model: leave "
+                "one out."
+            )
+        inputs = torch.tensor([[ids.opening, *encode_text(self.tokenizer, prompt)]], device=model.device)
+        positions = model.config.max_position_embeddings
+        room = positions - inputs.shape[1] + 1  # the last new token is not read
+        if how.max_new_tokens > room:
+            raise ValueError(
+                f"{self.name} has {positions} positions, and {inputs.shape[1]} are taken by the opening token and the "
+                f"prompt: at most {max(room, 0)} new tokens fit; lower --max_new_tokens or shorten the prompt."
+            )
+        if how.seed is not None:
+            torch.manual_seed(how.seed)
+        if how.assistant is not None:  # Transformers hands no streamer on
+            how.assistant.streamer = streamer
+            settings["custom_generate"] = how.assistant
+        sequence = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=how.max_new_tokens,
+            pad_token_id=ids.pad,
+            streamer=streamer if how.assistant is None else None,
+            **settings,
+        )[0]
+        new = sequence[inputs.shape[1] :].tolist()
+        ended = new[-1:] != [] and new[-1] in self._ends()
+        return Written(
+            text=str(self.tokenizer.decode(new, skip_special_tokens=True)),
+            num_tokens=len(new) - ended,
+            finish_reason="stop" if ended else "length",
+            tokens_per_forward=how.assistant.statistics.tokens_per_forward if how.assistant is not None else None,
+        )
+
+    def time(self, prompt: str, num_new_tokens: int, num_copied: int | None = None) -> Generation:
+        return time_lm(self.model, prompt, num_new_tokens, self.tokenizer, num_copied)
+
+    def can_copy(self, num_tokens: int, num_copied: int) -> bool:
+        # Transformers' prompt lookup drafts beyond the last token that is wanted, and fails without a position for it.
+        return num_tokens + num_copied <= self.model.config.max_position_embeddings
+
+    def _ends(self) -> set[int]:
+        """Ids that end a text: a model may have several."""
+        own = self.model.generation_config.eos_token_id
+        return {special_ids(self.model.config).end, *(own if isinstance(own, list) else [own])}
+
+
+class HeadsLM(TokenModel):
+    """A multi-token model, scored by head 1."""
+
+    shown = "a multi-token model"
+
+    @staticmethod
+    def load(source: str, folder: str) -> Any:
+        return MultiTokenLM.from_pretrained(folder, dtype=torch.float32)
+
+    @property
+    def num_heads(self) -> int:
+        return len(self.model.heads)
+
+    def step_nats(self, ids: list[int]) -> torch.Tensor:
+        return head_step_nats(self.model, ids)
+
+    def nats_by_head(self, texts: Sequence[str]) -> list[float]:
+        return nats_of_heads(self.model, [encode_text(self.tokenizer, text) for text in texts], self.window)
+
+    def write(self, prompt: str, how: Writing, streamer: BaseStreamer | None = None) -> Written:
+        output = self.model.generate(
+            text=prompt,
+            max_new_tokens=how.max_new_tokens,
+            num_draft=how.num_draft,
+            seed=how.seed,
+            streamer=streamer,
+            **how.settings,
+        )
+        drafted = output.statistics.tokens_per_forward
+        return Written(output.texts[0], output.num_new_tokens[0], output.finish_reason[0], drafted)
+
+    def time(self, prompt: str, num_new_tokens: int, num_copied: int | None = None) -> Generation:
+        return time_mtp(self.model, prompt, num_new_tokens, num_copied=num_copied)
+
+    def cache_columns(self) -> dict[str, float]:
+        return {"plain_kv_bytes_per_token": position_bytes(self.model, drafts=False)}
+
+
+class SentenceLM(LoadedModel):
+    """An SLLM."""
+
+    shown = "an SLLM"
+    by_sentence = True
+
+    @staticmethod
+    def load(source: str, folder: str) -> Any:
+        return SLLM.from_pretrained(folder, dtype=torch.float32)
+
+    def in_int8(self) -> None:
+        self.model.write_in_int8()
+
+    def audit(self, text: str) -> AuditReport:
+        sentences = self.model.processor.encode(text).sentences()
+        self._check_long_enough(len(sentences), "sentences")
+        return audit_sentences(self.model, sentences[: min(AUDIT_SENTENCES, self.model.config.max_sentences)])
+
+    def score(self, texts: Sequence[str], baseline_window: int) -> dict[str, list[DocumentNats]]:
+        model = self.model
+        encoded = model.processor.encode_batch(texts)
+        plans = [own_windows(model), equal_context(baseline_window, model.config.max_sentences)]
+        documents, sizes = [e.sentences() for e in encoded], [sum(e.sentence_bytes) for e in encoded]
+        full, equal = score_plans(model, documents, sizes, plans)
+        return {"full window": full, "equal context": equal}
+
+    def paper_perplexity(self, texts: Sequence[str]) -> float:
+        documents = [e.sentences() for e in self.model.processor.encode_batch(texts)]
+        found = score_sentences(self.model, documents, [0] * len(documents))
+        cap = self.model.config.max_sentence_tokens
+        targets = sum(min(len(s) + 1, cap) for sentences in documents for s in sentences[1:])
+        return perplexity(sum(sum(d.token[1:]) for d in found), targets)
+
+    def write(self, prompt: str, how: Writing, streamer: BaseStreamer | None = None) -> Written:
+        output = self.model.generate(
+            text=prompt,
+            max_new_tokens=how.max_new_tokens,
+            max_new_sentences=how.max_new_sentences,
+            overflow=how.overflow,
+            num_draft=how.num_draft,
+            seed=how.seed,
+            streamer=streamer,
+            **how.settings,
+        )
+        drafts = len(self.model.draft_heads) or how.settings.get("prompt_lookup_num_tokens")
+        return Written(
+            text=output.texts[0],
+            num_tokens=output.num_new_tokens[0],
+            finish_reason=output.finish_reason[0],
+            tokens_per_forward=output.statistics.tokens_per_forward if drafts else None,
+            recut_share=output.recut_share,
+        )
+
+    def time(self, prompt: str, num_new_tokens: int, num_copied: int | None = None) -> Generation:
+        return time_sllm(self.model, prompt, num_new_tokens, num_copied=num_copied)
+
+
+class Autoencoder(LoadedModel):
+    """A sentence autoencoder."""
+
+    shown = "an autoencoder"
+    predicts = False
+
+    @staticmethod
+    def load(source: str, folder: str) -> Any:
+        return SentenceVAE.from_pretrained(folder, dtype=torch.float32)
+
+
+# By the `model_type` of a configuration; every other is a plain token-level model, if its family is known.
+KINDS: dict[str, type[LoadedModel]] = {
+    "sllm": SentenceLM,
+    "multi_token_lm": HeadsLM,
+    "sentence_vae": Autoencoder,
+}
+
+
+def kind_of(model_type: str) -> type[LoadedModel]:
+    """The class for models of a type."""
+    return KINDS.get(model_type, PlainLM)

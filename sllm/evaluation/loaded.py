@@ -1,0 +1,172 @@
+"""What evaluation asks of a model, of whatever kind: its likelihood, an audit, a text, a timed call."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from transformers import PreTrainedTokenizerFast
+from transformers.generation.streamers import BaseStreamer
+
+from lmbase.benchmarking.timing import Generation
+from lmbase.modeling.causality import AuditReport
+from lmbase.modeling.devices import moved
+from lmbase.modeling.token_lm import DocumentNats
+from lmbase.text.tokenizers import tokenizer_hash
+from lmbase.training.cost import Training
+from sllm.assistant import SentenceAssistant
+
+
+@dataclass
+class Writing:
+    """How a text is continued."""
+
+    max_new_tokens: int
+    max_new_sentences: int | None = None  # of an SLLM
+    overflow: str = "stop"  # of an SLLM
+    num_draft: int | str = "auto"
+    seed: int | None = None
+    assistant: SentenceAssistant | None = None  # drafts for a plain model
+    settings: dict[str, Any] = field(default_factory=dict)  # of `generate`, beside those
+
+
+@dataclass
+class Written:
+    """What was written."""
+
+    text: str
+    num_tokens: int  # end marks are no tokens of text
+    finish_reason: str
+    tokens_per_forward: float | None = None  # where tokens may be drafted
+    recut_share: float | None = None  # of the sentences: those that cutting their text anew would change
+
+
+@dataclass
+class LoadedModel(ABC):
+    """A model with its name in tables, its tokenizer and, where it is known, what its training cost."""
+
+    name: str
+    model: Any
+    tokenizer: PreTrainedTokenizerFast
+    training: Training | None = None
+
+    shown: ClassVar[str]  # in messages
+    predicts: ClassVar[bool] = True  # it is a language model
+    plain: ClassVar[bool] = False  # a model of Transformers: a baseline, and what an assistant can draft for
+    by_sentence: ClassVar[bool] = False  # an SLLM: its drafts can assist a plain model
+
+    @staticmethod
+    @abstractmethod
+    def load(source: str, folder: str) -> Any:
+        """The weights in fp32.
+
+        Args:
+            source: what the user named. folder: where its files are.
+        """
+
+    @property
+    def num_parameters(self) -> int:
+        """Shared tables count once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of a multi-token model; 0 of other models."""
+        return 0
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        moved(self.model, device, dtype)
+
+    def in_int8(self) -> None:
+        """Hold weights in eight bits, to write on a CPU.
+
+        Raises:
+            ValueError: another kind of model, or what `Int8Linear` does not do.
+        """
+        raise ValueError(f"weights=int8 are for SLLMs and plain token-level models, not {self.shown}: leave it out.")
+
+    def audit(self, text: str) -> AuditReport:
+        """The causality audit on the opening of a text.
+
+        Raises:
+            ValueError: an autoencoder, which predicts no text, or a text of fewer than 3 sentences (else tokens), which
+                would let too much pass.
+        """
+        raise self._predicts_nothing("audit")
+
+    def score(self, texts: Sequence[str], baseline_window: int) -> dict[str, list[DocumentNats]]:
+        """-log p of each text, by the name of the protocol: how windows are cut.
+
+        Args:
+            baseline_window: tokens that the token-level model sees which others are compared with.
+        """
+        raise self._predicts_nothing("score")
+
+    def paper_perplexity(self, texts: Sequence[str]) -> float:
+        """Perplexity as the published evaluation meant to take it: per own token and end mark; of an SLLM without the
+        first sentence and the flags."""
+        raise self._predicts_nothing("score")
+
+    def nats_by_head(self, texts: Sequence[str]) -> list[float]:
+        """Mean nats of each head of a multi-token model; of other models nothing."""
+        return []
+
+    @property
+    def window(self) -> int:
+        """Tokens of a window of a token-level model: as many as it was trained on here, else all its positions; one is
+        the opening token's."""
+        raise NotImplementedError
+
+    @property
+    def room(self) -> int | None:
+        """Tokens of a prompt and of what is written after it, the opening one not counted; None: without limit."""
+        return None
+
+    def write(self, prompt: str, how: Writing, streamer: BaseStreamer | None = None) -> Written:
+        """Continue a text; a streamer is handed the prompt and what follows as it is written."""
+        raise self._predicts_nothing("write")
+
+    def time(self, prompt: str, num_new_tokens: int, num_copied: int | None = None) -> Generation:
+        """One timed call, greedy, text in and text out; end marks are disabled.
+
+        Args:
+            num_copied: tokens of a draft that is copied out of the text.
+        """
+        raise self._predicts_nothing("time")
+
+    def can_copy(self, num_tokens: int, num_copied: int) -> bool:
+        """Whether so many tokens of prompt and new text can be written with copied drafts."""
+        return True
+
+    def cache_columns(self) -> dict[str, float]:
+        """Columns about its cache, beside those of every model."""
+        return {}
+
+    def as_assistant(self, helped: "LoadedModel") -> SentenceAssistant:
+        """Something that drafts for a plain model with the same tokenizer.
+
+        Raises:
+            ValueError: this is no SLLM, `helped` is no plain model, or two tokenizers.
+        """
+        if not helped.plain:
+            raise ValueError(
+                f"--assistant drafts for a plain token-level model, and {helped.name} is {helped.shown}: it drafts "
+                "for itself. Leave --assistant out."
+            )
+        if not self.by_sentence:
+            raise ValueError(f"--assistant is an SLLM, and {self.name} is {self.shown}.")
+        if tokenizer_hash(self.tokenizer) != tokenizer_hash(helped.tokenizer):
+            raise ValueError(f"{helped.name} and {self.name} have different tokenizers: no draft would come true.")
+        weight = next(helped.model.parameters())
+        return SentenceAssistant(moved(self.model, weight.device, weight.dtype))
+
+    def _predicts_nothing(self, task: str) -> ValueError:
+        return ValueError(f"{self.name} is {self.shown}: it predicts no text, so there is nothing to {task}.")
+
+    def _check_long_enough(self, found: int, unit: str) -> None:
+        if found < 3:
+            raise ValueError(
+                f"{self.name} cannot be audited: the longest of the texts has {found} {unit}, and at least 3 are "
+                "needed. Give --data with a longer text among the first of its split."
+            )
