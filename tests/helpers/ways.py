@@ -15,7 +15,7 @@ from tiny import make_processor, make_sllm
 
 from sllm import SLLM
 from sllm_data.corpora import open_corpus
-from sllm_data.datasets import SentenceWindowItems
+from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.prepare import prepare
 from sllm_data.prepared import PreparedData
 
@@ -74,10 +74,10 @@ def ways() -> dict[str, list[str]]:
         prepared = way_of(read_text)
         data = prepare(open_corpus(str(folder / "text")), make_processor(), folder / "data", progress=False)
         model = make_sllm(stop_bias=-100.0)  # the text goes on
-        items = SentenceWindowItems(data.split("train"), model.config.pad_token_id, model.config.max_sentences)
+        dataset = SentenceWindowDataset(data.split("train"), model.config.pad_token_id, model.config.max_sentences)
         return {
             "prepare": prepared,
-            "train": way_of(lambda: model(**items.batch(np.array([0]))).loss),
+            "train": way_of(lambda: model(**dataset.batch(np.array([0]))).loss),
             "generate": way_of(lambda: _one_sentence(model)),
         }
 
