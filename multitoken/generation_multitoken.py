@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lmbase.modeling.cache import RowCache, give_back
-from lmbase.text.tokenizers import encode_text
+from lmbase.text.padding import between_padding
+from lmbase.text.tokenizers import decode_ids, encode_text
 from multitoken.compiled_step import compiled_step, trunk_cache
 from multitoken.draft_loop import DraftLoop, Read, Stretch
 from multitoken.draft_tree import DraftTree
@@ -180,7 +181,7 @@ def _rows(model: MultiTokenModel, input_ids: Tensor, attention_mask: Tensor | No
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: give (B, L).")
     ids = model.ids
-    mask = input_ids != ids.pad if attention_mask is None else attention_mask.bool()
+    mask = between_padding(input_ids, ids.pad) if attention_mask is None else attention_mask.bool()
     if mask.shape != input_ids.shape:
         raise ValueError(f"attention_mask {tuple(mask.shape)} and input_ids {tuple(input_ids.shape)} differ.")
     if (((input_ids < 0) | (input_ids >= model.config.vocab_size)) & mask).any():
@@ -216,7 +217,7 @@ def _output(
         sequences=torch.cat([input_ids.cpu(), torch.tensor(new, dtype=torch.long).view(len(texts), -1)], dim=1),
         num_new_tokens=[len(stretch.new) for stretch in stretches],
         finish_reason=[_finish_reason(stretch) for stretch in stretches],
-        texts=[str(tokenizer.decode(stretch.new)) for stretch in stretches] if tokenizer is not None else None,
+        texts=[decode_ids(tokenizer, stretch.new) for stretch in stretches] if tokenizer is not None else None,
         statistics=loop.statistics,
         cache_bytes=round(sum(cache.position_bytes for cache in caches) * num_read),
     )

@@ -74,12 +74,9 @@ def build(config: Config, data: PreparedData) -> SentenceVAE:
         fields["hidden_size"], fields["num_attention_heads"] = vector_width(lm.config), vector_heads(lm.config)
     torch.manual_seed(config.seed)
     fields["max_sentence_tokens"] = processor.max_sentence_tokens
-    end = processor.eos_token_id
-    vae = SentenceVAE(
-        SentenceVAEConfig(
-            **fields, pad_token_id=processor.pad_token_id, bos_token_id=processor.bos_token_id, eos_token_id=end
-        )
-    )
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        fields[name] = getattr(processor, name)
+    vae = SentenceVAE(SentenceVAEConfig(**fields))
     if table is not None and config.start_from_table and own_tokenizer(config.lm):
         with torch.no_grad():
             vae.embed_tokens.weight.copy_(table)

@@ -139,9 +139,8 @@ class _Drafter:
     def __init__(self, model: SLLM):
         self.model = model
         self.greedy = Sampler(GenerationConfig(), 1, model.config.vocab_size, model.device)
-        tokenizer = model.processor.tokenizer
         # End marks and ids that no token has are in no sentence of an SLLM; the other model may write them.
-        self.readable = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+        self.readable = set(model.processor.tokenizer.get_vocab().values()) - model.processor.codec.special_ids
 
     def restart(self) -> None:
         self.state: ReadingState | None = None

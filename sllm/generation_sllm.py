@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Cache
 
 from lmbase.modeling.cache import RowCache
-from lmbase.text.padding import pad_sentences, pad_tokens
+from lmbase.text.padding import between_padding, pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import token_bytes
 from multitoken.draft_loop import Stretch
@@ -138,7 +138,7 @@ def _read_ids(
     if input_ids.dim() not in (2, 3):
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: give (B, L) flat ids or (B, S, T) sentences.")
     if attention_mask is None:
-        attention_mask = input_ids != model.config.pad_token_id
+        attention_mask = between_padding(input_ids, model.config.pad_token_id)
     if attention_mask.shape != input_ids.shape:
         raise ValueError(f"attention_mask {tuple(attention_mask.shape)} and input_ids {tuple(input_ids.shape)} differ.")
     outside = (input_ids < 0) | (input_ids >= model.config.vocab_size)
@@ -171,7 +171,7 @@ def _check_no_special_tokens(model: SLLMModel, processor: SentenceProcessor | No
     config = model.config
     special = {config.pad_token_id, config.bos_token_id, config.eos_token_id}
     if processor is not None:
-        special |= set(processor.tokenizer.all_special_ids)
+        special |= processor.codec.special_ids
     if found := sorted(special & set(ids.unique().tolist())):
         raise ValueError(f"Sentences hold special tokens {found}: give text tokens only, without end marks.")
 

@@ -243,8 +243,8 @@ def test_fault_03_constant_reencoding(sllm, monkeypatch):
 
     def check_generation(model):
         """The states that follow written sentences are those that training computes for the same ids."""
-        step = reading.step
         found: list[torch.Tensor] = []
+        step = reading.step
 
         def recording(model, ids, mask, state):
             with faulty.constant() if model is faulty else nullcontext():
@@ -258,7 +258,7 @@ def test_fault_03_constant_reencoding(sllm, monkeypatch):
         expected = model(**pad([sentences])).states[0]
         torch.testing.assert_close(torch.stack(found), expected[-1 - len(found) : -1], atol=1e-4, rtol=1e-4)
 
-    faulty = as_kind(sllm, ConstantReading)
+    faulty: Any = as_kind(sllm, ConstantReading)
     for check in (check_content_counts, check_generation):
         check(copy.deepcopy(sllm))
         with pytest.raises(AssertionError):

@@ -46,3 +46,11 @@ def pad_tokens(rows: Sequence[Ids], pad_token_id: int) -> tuple[Tensor, Tensor]:
         input_ids[b, : len(ids)] = torch.tensor(ids)
         attention_mask[b, : len(ids)] = True
     return input_ids, attention_mask
+
+
+def between_padding(input_ids: Tensor, pad_token_id: int) -> Tensor:
+    """Where ids (..., L) are text, True, and not padding before or after it. Between the first and the last id that is
+    no padding all are: many tokenizers pad with a mark that also stands in texts."""
+    text = input_ids != pad_token_id
+    begun, ends = text.cumsum(-1) > 0, text.flip(-1).cumsum(-1).flip(-1) > 0
+    return begun & ends

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 from lmbase.benchmarking.timing import Generation, alternate, drafting_columns, median, ratio_columns, speeds
-from lmbase.text.tokenizers import encode_text
+from lmbase.text.tokenizers import decode_ids, encode_text
 from sllm.evaluation.loaded import LoadedModel
 
 NUM_COPIED = 5  # prompt_lookup_num_tokens while that is measured
@@ -37,7 +37,7 @@ def compare_generation(
                 f"{num_new_tokens} new ones: lower prompt_tokens or new_tokens, or give --speed false."
             )
     tokenizer = models[0].tokenizer
-    prompt = str(tokenizer.decode(encode_text(tokenizer, text)[:prompt_tokens]))
+    prompt = decode_ids(tokenizer, encode_text(tokenizer, text)[:prompt_tokens])
     runners: dict[str, Callable[[], Generation]] = {}
     for loaded in models:
         runners[loaded.name] = functools.partial(loaded.time, prompt, num_new_tokens)

@@ -1,9 +1,11 @@
 """Multi-token models of which one knows what comes out: one that counts, one that always ranks alike."""
 
 from functools import cache
+from typing import cast
 
 import torch
 from tiny import make_mtp
+from torch import nn
 
 from multitoken import DraftTree, MultiTokenLM
 
@@ -15,8 +17,9 @@ def always_the_same(order: list[int]) -> MultiTokenLM:
     """Whatever it reads, every head ranks the tokens of `order` first, in this order."""
     model = make_mtp(own_unembeddings=True, opt=dict(vocab_size=16)).double()
     with torch.no_grad():
-        model.final_layer_norm.weight.zero_()
-        model.final_layer_norm.bias.fill_(1.0)
+        norm = cast(nn.LayerNorm, model.final_layer_norm)
+        norm.weight.zero_()
+        norm.bias.fill_(1.0)
         for i in range(1, 4):
             model.unembedding(i).fill_(-1.0)
             for rank, token in enumerate(order):

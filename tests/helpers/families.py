@@ -1,5 +1,6 @@
 """Tiny models of each kind on trunks of each family, with random weights: grouped heads, rotary positions, Conv1D."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def make_family_heads(family: str = "llama", num_future_tokens: int = 2) -> Mult
     return model
 
 
-MAKERS = {"plain": make_lm, "heads": make_family_heads, "sentences": make_family_sllm}
+MAKERS: dict[str, Callable[[str], Any]] = {"plain": make_lm, "heads": make_family_heads, "sentences": make_family_sllm}
 
 
 def loaded_as(model: Any, name: str = "tested") -> LoadedModel:

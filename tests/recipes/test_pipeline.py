@@ -455,7 +455,7 @@ MISTAKES = {
     "an OPT is no autoencoder": (lambda runs: f"finetune-sllm --vae {runs}/opt --lm {runs}/opt", "sentence_vae"),
     "width": (
         lambda runs: f"finetune-sllm --vae {other_width(runs)} --lm {runs}/opt --data {runs}/data",
-        "word_embed_proj_dim",
+        "vectors are 64 wide",
     ),
     "tokenizer of another model": (
         lambda runs: f"finetune-sllm --vae {runs}/vae --lm {other_tokenizer(runs)} --data {runs}/data",
@@ -481,7 +481,7 @@ MISTAKES = {
         lambda runs: f"finetune-mtp --model {runs}/mtp --data {runs}/data --head_kind causal",
         "made with parallel",
     ),
-    "heads on heads": (lambda runs: f"finetune-mtp --lm {runs}/mtp --data {runs}/data", "'opt' is needed"),
+    "heads on heads": (lambda runs: f"finetune-mtp --lm {runs}/mtp --data {runs}/data", "family 'multi_token_lm'"),
     "text of another tokenizer for heads": (
         lambda runs: f"finetune-mtp --lm {other_tokenizer(runs)} --data {runs}/data",
         "tokenizers",
@@ -489,6 +489,17 @@ MISTAKES = {
     "more heads than blocks": (
         lambda runs: f"finetune-mtp --lm random:tiny --num_future_tokens 5 --data {runs}/data",
         "as many heads at most",
+    ),
+    "two names of one key": (lambda runs: "train-lm --lm random:tiny --opt random:small", "`opt=` beside `lm=`"),
+    "steps and tokens": (
+        lambda runs: f"train-lm --lm random:tiny --data {runs}/data --max_steps 5 --train_tokens 5000",
+        "give one of them",
+    ),
+    "no such random model": (lambda runs: f"train-lm --lm random:bert-tiny --data {runs}/data", "random:llama-tiny"),
+    "a file that is no GGUF": (lambda runs: f"train-lm --lm {no_gguf(runs)} --data {runs}/data", "none.gguf"),
+    "an autoencoder of other layers": (
+        lambda runs: f"finetune-sllm --vae {runs}/vae --lm {runs}/opt --data {runs}/data --layers 2",
+        "has 1; pretrain one",
     ),
     "nothing to evaluate": (lambda runs: "evaluate", "--model"),
     "no baseline": (lambda runs: f"evaluate --model {runs}/sllm --data {runs}/data", "baseline"),
@@ -499,6 +510,12 @@ MISTAKES = {
 def unfinished(runs):
     (runs / "unfinished" / "checkpoints").mkdir(parents=True, exist_ok=True)
     return runs / "unfinished"
+
+
+def no_gguf(runs):
+    path = runs / "none.gguf"
+    path.write_bytes(b"GGUF" + bytes(20))
+    return path
 
 
 def other_tokenizer(runs):

@@ -1,9 +1,10 @@
 """Padding stands behind what it fills up, and masks say where."""
 
 import numpy as np
+import pytest
 import torch
 
-from lmbase.text.padding import pad_sentences, pad_tokens
+from lmbase.text.padding import between_padding, pad_sentences, pad_tokens
 
 
 def test_sentences():
@@ -33,3 +34,18 @@ def test_tokens_from_lists_and_arrays():
     assert ids.tolist() == [[5, 6, 7], [8, 1, 1], [1, 1, 1]]
     assert ids.dtype == torch.long
     assert mask.sum(-1).tolist() == [3, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([1, 1, 5, 6], [0, 0, 1, 1]),
+        ([5, 6, 1, 1], [1, 1, 0, 0]),
+        ([1, 5, 1, 6, 1], [0, 1, 1, 1, 0]),
+        ([1, 1], [0, 0]),
+        ([], []),
+    ],
+)
+def test_only_what_stands_before_and_after_a_text_is_padding(ids, expected):
+    ids = torch.tensor([ids], dtype=torch.long)
+    assert between_padding(ids, 1)[0].tolist() == [bool(value) for value in expected]

@@ -29,7 +29,8 @@ def test_windows_are_audited_as_they_are_scored():
 
 def test_dropout_fails_no_audit_and_stays_on():
     """Drawn anew in every pass, it would make every comparison fail."""
-    model = make_sllm(vae=dict(dropout=0.5), opt=dict(dropout=0.5)).train()
+    model = make_sllm(vae=dict(dropout=0.5), opt=dict(dropout=0.5))
+    model.train()
     model.autoencoder.eval()
     report = audit_sentences(model, [[10, 11], [12], [13, 14, 15]])
     assert report.passed, report.failures

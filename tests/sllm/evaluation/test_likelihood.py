@@ -1,11 +1,13 @@
-"""What is audited and scored."""
+"""What is audited and scored, and the rows of it."""
 
 import pytest
+from families import MAKERS, loaded_as, make_lm
 from tiny import make_opt, make_processor, make_sllm, make_vae
 
 from sllm.evaluation.kinds import kind_of
-from sllm.evaluation.likelihood import audit_loaded
+from sllm.evaluation.likelihood import audit_loaded, compare, evaluate_likelihood, paper_row
 from sllm.evaluation.loaded import LoadedModel
+from sllm.evaluation.texts import Texts
 
 TEXTS = ["Too short.", "One, two, three, four.", "Five."]
 
@@ -32,3 +34,34 @@ def test_too_little_text_is_no_audit(make, texts, found):
 def test_an_autoencoder_has_no_likelihood_to_audit():
     with pytest.raises(ValueError, match="tested is an autoencoder"):
         audit_loaded(loaded(make_vae()), TEXTS)
+
+
+def test_rows_of_every_kind_have_protocols_flags_and_heads():
+    data = Texts(TEXTS, "some", 38, 20)
+    found = {}
+    for name, make in MAKERS.items():
+        for row, documents in evaluate_likelihood(loaded_as(make("llama"), name), data):
+            found[name, row.protocol] = row
+            assert row.nats == pytest.approx(sum(d.nats for d in documents))
+            assert row.bytes == sum(map(len, TEXTS))
+    protocols = ["plain", "heads", "sentences"]
+    assert list(found) == [*((name, "full window") for name in protocols), ("sentences", "equal context")]
+    assert found["plain", "full window"].stop_nats is None
+    assert (found["sentences", "full window"].stop_nats or 0) > 0
+    assert {"nats_head_1", "nats_head_2"} <= set(found["heads", "full window"].extra)
+
+
+def test_a_row_is_compared_with_the_baselines_documents():
+    data = Texts(TEXTS, "some", 38, 20)
+    plain = loaded_as(make_lm("llama"))
+    ((row, found),) = evaluate_likelihood(plain, data)
+    compare(row, found, found, "itself", 0)
+    assert row.extra["ratio"] == row.extra["ratio_low"] == row.extra["ratio_high"] == 1
+    compare(row, found[:1], found[1:2], "another", 0)
+    assert row.extra["compared_with"] == "another"
+
+
+def test_rows_of_the_papers_protocol_have_no_bits():
+    row = paper_row(loaded_as(make_lm("gpt2")), Texts(TEXTS, "some", 38, 20))
+    assert (row.protocol, row.bits_per_byte) == ("paper", None)
+    assert row.extra["ppl"] > 1

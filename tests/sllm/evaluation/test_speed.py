@@ -1,0 +1,44 @@
+"""Speed of all kinds side by side: columns, what is left out where positions end, what does not fit."""
+
+import pytest
+from families import loaded_as, make_family_heads, make_family_sllm, make_lm
+
+from multitoken.benchmarks.measuring import position_bytes
+from sllm.evaluation.speed import compare_generation
+
+TEXT = "One, two, three. Four and five! " * 3
+
+
+@pytest.fixture(scope="module")
+def models():
+    return [
+        loaded_as(make_lm("llama"), "plain"),
+        loaded_as(make_family_heads("llama"), "heads"),
+        loaded_as(make_family_sllm("llama"), "sllm"),
+    ]
+
+
+def test_figures_of_every_kind(models):
+    found = compare_generation(models, models[0], TEXT, 10, 8, 2)
+    assert list(found) == ["plain", "heads", "sllm"]
+    assert "speed_ratio" not in found["plain"]
+    for name in ("heads", "sllm"):
+        assert found[name]["speed_ratio_low"] <= found[name]["speed_ratio"] <= found[name]["speed_ratio_high"]
+    assert all(figures["lookup_ratio"] > 0 for figures in found.values())
+
+
+def test_the_cache_of_a_multi_token_model_is_that_of_a_position_however_much_was_drafted(models):
+    found = [compare_generation(models[:2], models[0], TEXT, 10, new, 1)["heads"] for new in (1, 6, 20)]
+    assert {figures["kv_bytes_per_token"] for figures in found} == {position_bytes(models[1].model, drafts=True)}
+    assert {f["plain_kv_bytes_per_token"] for f in found} == {position_bytes(models[1].model, drafts=False)}
+
+
+def test_prompt_lookup_is_left_out_where_it_has_no_positions(models):
+    found = compare_generation(models, models[0], TEXT, 52, 8, 1)
+    assert "lookup_ratio" not in found["plain"]
+    assert "lookup_ratio" in found["sllm"]
+
+
+def test_more_than_there_are_positions_for_is_refused(models):
+    with pytest.raises(ValueError, match="plain has 64 positions, too few for </s>, 60 prompt tokens and 5 new ones"):
+        compare_generation(models, models[0], TEXT, 60, 5, 1)
