@@ -1,6 +1,7 @@
 # make demo          the whole story on a laptop: train, graft, finetune, compare; writes runs/demo/report.html
 # make test          the tests, with the versions that were tested (constraints.txt)
 # make check         ruff and mypy
+# make house         the measures of the house: lines, long functions, files that a sample passes through ...
 # make test-oldest   the tests with the oldest versions that are supported (constraints-oldest.txt)
 # make clean         remove what building and testing left behind; environments and runs stay
 #
@@ -11,7 +12,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 pyth
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
 THREADS := OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test check test-oldest clean
+.PHONY: demo test check house test-oldest clean
 
 demo: .venv/.installed
 	.venv/bin/sllm demo $(ARGS)
@@ -23,6 +24,9 @@ check: .venv/.installed .mypy/sllm_recipes
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+house: .venv/.installed
+	$(THREADS) .venv/bin/python tests/house.py
 
 # The folder recipes/ under the name that its modules are imported by (see pyproject.toml).
 .mypy/sllm_recipes:

@@ -87,11 +87,18 @@ class AnticausalHeads(ParallelHeads):
     def copy_block(self, head: nn.Module, block: Mapping[str, Tensor], number: int) -> None:
         """Head 1 reads through the others, which begin as copies that add nothing."""
         head.load_state_dict(block)
-        if number > 1:
-            with torch.no_grad():
-                for name, weight in head.named_parameters():
-                    if name.startswith(LAST_LAYERS):
-                        weight.zero_()
+        if number == 1:
+            return
+        last = {layer for layer in LAST_LAYERS if any(name.startswith(layer) for name in block)}
+        if len(last) != 2:  # that of attention, that of the feed-forward layers
+            raise ValueError(
+                f"head_kind='anticausal' does not know the last layers of a {type(head).__name__}: name them in "
+                "LAST_LAYERS in multitoken/heads.py, or choose another kind."
+            )
+        with torch.no_grad():
+            for name, weight in head.named_parameters():
+                if name.startswith(tuple(last)):
+                    weight.zero_()
 
     def check(self, config: PreTrainedConfig, num_heads: int) -> None:
         if num_heads > 1 and not getattr(config, "do_layer_norm_before", True):

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lmbase.config import differing_keys, option, run, save_config
 from lmbase.files import MANIFEST
+from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
 from sllm_data.corpora import open_corpus
 from sllm_data.open_data import make_processor
@@ -34,7 +35,7 @@ class Config:
     data: str | list[str] = option("stdlib", "stdlib, hub:NAME[:CONFIG], or files, folders and patterns")
     text_field: str = option("text", "the field or column that holds the text")
     tokenizer: str = option("bpe:8192", "hub id, folder, bpe:N (trained on the train split) or bytes")
-    rule: str = option("auto", "how sentences are cut: punctuation, sentence, line or auto (per document)")
+    rule: str = option("auto", f"how sentences are cut: {', '.join(RULES)} (per document)")
     max_sentence_tokens: int = option(64, "tokens per sentence, at most; longer ones become several")
     output_dir: str = option("runs/prepare", "where the data go; the same command again continues it", may_differ=True)
     num_workers: int | None = option(None, "processes that tokenise; default: one per CPU", may_differ=True)

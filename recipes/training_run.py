@@ -7,6 +7,7 @@ from typing import Any
 
 from lmbase.config import given_on_command_line, option
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
+from lmbase.text import RULES
 from lmbase.text.tokenizers import check_same_tokenizer
 from lmbase.training.batches import count_tokens, steps_for
 from lmbase.training.cost import write_training
@@ -33,7 +34,7 @@ class FirstRunConfig(RunConfig):
     """Keys of a training that may begin with raw text; one that goes on takes these from the model."""
 
     tokenizer: str | None = option(None, "hub id, folder, bpe:N or bytes; default: the model's own, else bpe:8192")
-    rule: str = option("auto", "how prepare cuts sentences: punctuation, sentence, line or auto")
+    rule: str = option("auto", f"how prepare cuts sentences: {', '.join(RULES)}")
     max_sentence_tokens: int = option(64, "tokens per sentence, at most")
 
 

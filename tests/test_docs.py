@@ -1,0 +1,88 @@
+"""What the guides to the code say of it: files and functions that they name exist, and ways are as long as they say."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from rooms import ROOT
+from ways import ways
+
+CODE = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", CODE, re.MULTILINE | re.DOTALL))
+GUIDES = ("code.md", "extending.md")
+
+
+def prose(name: str) -> str:
+    """A guide without its blocks of code."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@cache
+def names_in(path: Path) -> set[str]:
+    """Functions, classes, `Class.method`s and constants of a module."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{child.name}" for child in node.body if isinstance(child, ast.FunctionDef)}
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+@cache
+def words_of_the_code() -> set[str]:
+    folders = ("lmbase", "data", "sentencevae", "multitoken", "sllm", "recipes", "tests")
+    paths = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return {word for path in paths for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_files_exist(guide):
+    named = {span for span in re.findall(r"`([^`\s]+)`", prose(guide)) if "/" in span and not re.search("[*A-Z]", span)}
+    added = {"lmbase/text/paragraphs.py", "tests/lmbase/text/test_paragraphs.py"}  # by whoever follows the guide
+    assert len(named) > 10
+    assert [span for span in sorted(named - added) if not (ROOT / span).exists()] == []
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_functions_stand_in_the_files_named_before_them(guide):
+    found = re.findall(r"`([\w/]+\.py)`: ((?:`[\w.]+`(?:, )?)+)", prose(guide))
+    named = [(path, name) for path, names in found for name in re.findall(r"`([\w.]+)`", names)]
+    assert guide != "code.md" or len(named) > 60
+    assert [one for one in named if one[1] not in names_in(ROOT / one[0])] == []
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_names_are_words_of_the_code(guide):
+    spans = re.findall(r"`([A-Za-z_][\w.]*)(?:\([^`]*\))?`", prose(guide))
+    words = {
+        word for span in spans if "/" not in span for word in span.split(".") if not span.endswith((".py", ".json"))
+    }
+    assert words - words_of_the_code() == set()
+
+
+@pytest.mark.parametrize(
+    ("section", "way", "most"), [("One training sample", "train", 7), ("One written sentence", "generate", 8)]
+)
+def test_a_walk_passes_all_files_and_few_have_to_be_read(section, way, most):
+    text = SECTIONS[section]
+    steps = re.findall(r"^### \d+\. `([\w/]+\.py)`", text, re.MULTILINE)
+    assert len(steps) == len(set(steps)) <= most
+    assert set(steps) <= set(ways()[way])
+    assert set(ways()[way]) <= set(re.findall(r"`([\w/]+\.py)`", text))
+
+
+def test_steps_of_a_training_sample_stand_in_the_order_of_first_call():
+    steps = re.findall(r"^### \d+\. `([\w/]+\.py)`", SECTIONS["One training sample"], re.MULTILINE)
+    assert steps == [path for path in ways()["train"] if path in steps]
+
+
+def test_all_files_of_preparing_are_named():
+    assert set(re.findall(r"^\| `([\w/]+\.py)`", SECTIONS["From a text to prepared data"], re.MULTILINE)) == set(
+        ways()["prepare"]
+    )

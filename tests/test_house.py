@@ -1,0 +1,62 @@
+"""The measures that are promises. Exceptions are named here, so that a new one is a decision."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import measures
+from rooms import hidden_imports, import_circle, read_modules
+from ways import ways
+
+LONG_FILES = {"lmbase/training/loop.py"}
+LONG_FUNCTIONS = {"lmbase/training/loop.py::train"}
+WIDE_FUNCTIONS = {
+    "lmbase/training/loop.py::train",
+    "lmbase/training/loop.py::_Run.__init__",
+    "multitoken/transitions.py::sequential_guesses",
+    "multitoken/transitions.py::draft",
+    "sllm/compiled_steps.py::_write_rows",
+    "recipes/training_run.py::train_on",
+}
+
+
+def test_no_circle_and_no_hidden_import():
+    sources = read_modules()
+    assert import_circle(sources) == []
+    assert [name for name, source in sources.items() if hidden_imports(source)] == []
+
+
+def test_files_and_functions_are_short():
+    assert {found.partition(" ")[0] for found in measures.long_files()} <= LONG_FILES
+    assert {found.place for found in measures.long_functions()} <= LONG_FUNCTIONS
+
+
+def test_functions_have_few_arguments():
+    assert {found.place for found in measures.wide_functions()[0]} <= WIDE_FUNCTIONS
+
+
+def test_nothing_asks_what_kind_a_model_is():
+    """Transformers' way to say how a model's own parameters begin is the exception."""
+    assert {place.partition(":")[0] for place in measures.isinstance_of_models()} <= {"sllm/modeling_sllm.py"}
+
+
+def test_the_files_of_a_way_are_found_in_order():
+    prepare, train, generate = ways().values()
+    assert prepare[:2] == ["data/sllm_data/corpora.py", "data/sllm_data/readers.py"]
+    assert train[0] == "data/sllm_data/datasets.py"
+    assert train[-1] == "lmbase/modeling/losses.py"
+    assert {"sllm/sllm.py", "sentencevae/decoder.py"} <= set(generate)
+
+
+def test_a_module_that_only_imports_holds_no_logic():
+    assert not measures.holds_logic("sllm/__init__.py")
+    assert measures.holds_logic("sllm/sllm.py")
+
+
+def test_the_script_prints_one_table():
+    script = Path(__file__).with_name("house.py")
+    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    first, rule, *rest = printed.splitlines()
+    assert (first, rule) == ("| measure | value |", "|---|---|")
+    assert len(rest) > 20
+    assert all(line.count(" | ") == 1 for line in rest)
