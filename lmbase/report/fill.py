@@ -4,9 +4,9 @@
     ... replaced by the table ...
     <!-- end table -->
 
-Several files may be named; their rows stand one after another. Paths are relative to the Markdown file. `protocol=WORD`
-takes only rows whose protocol begins with that word, `models=PATTERN` those in whose model the regular expression is
-found (without spaces: `\\s`).
+Several files may be named; their rows stand one after another. Paths are relative to the Markdown file. Only rows are
+taken whose protocol begins with what the regular expression `protocol=` matches, and in whose model `models=` finds
+something (both without spaces: `\\s`).
 """
 
 import re
@@ -38,7 +38,7 @@ def _table(folder: Path, words: str) -> str:
     files = [word for word in words.split() if "=" not in word]
     options = dict(word.split("=", 1) for word in words.split() if "=" in word)
     rows = [row for file in files for row in read_metrics(folder / file)["rows"]]
-    rows = [row for row in rows if (row.protocol or "").startswith(options.get("protocol", ""))]
+    rows = [row for row in rows if re.match(options.get("protocol", ""), row.protocol or "")]
     rows = [row for row in rows if re.search(options.get("models", ""), row.model)]
     if not rows:
         filters = [f"{name}={options[name]}" for name in ("protocol", "models") if name in options]
