@@ -69,7 +69,7 @@ def test_the_command_line_works_from_it(unpacked: Path) -> None:
     file = run_outside(unpacked, "-c", "import sllm_recipes.cli; print(sllm_recipes.cli.__file__)")
     assert Path(file.strip()) == unpacked / "sllm_recipes" / "cli.py"
     listing = run_outside(unpacked, "-m", "sllm_recipes.cli", "list")
-    assert "train-opt" in listing
+    assert "train-lm" in listing
     assert "sllm pretrain-vae vae_tiny" in listing
 
 
