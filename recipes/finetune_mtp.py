@@ -23,7 +23,8 @@ import torch
 
 from lmbase.config import option, run
 from lmbase.modeling.folders import load_with_more, model_folder
-from lmbase.modeling.trunk import load_lm, own_tokenizer, random_config
+from lmbase.modeling.pretrained import load_lm, own_tokenizer
+from lmbase.modeling.trunk import random_config
 from lmbase.text.tokenizers import vocabulary_size
 from lmbase.training.loop import TrainingResult
 from multitoken import MultiTokenLM, MultiTokenLMConfig

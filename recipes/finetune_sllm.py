@@ -23,7 +23,7 @@ from pydantic import PositiveInt
 
 from lmbase.config import option, run
 from lmbase.modeling.folders import load_with_more, model_folder
-from lmbase.modeling.trunk import load_lm, own_tokenizer
+from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.text.tokenizers import check_same_tokenizer
 from lmbase.training.loop import TrainingResult
 from sentencevae import SentenceVAE

@@ -17,7 +17,8 @@ import torch
 from pydantic import PositiveInt
 
 from lmbase.config import given_on_command_line, option, run
-from lmbase.modeling.trunk import input_table, load_lm, own_tokenizer, vector_heads, vector_width
+from lmbase.modeling.pretrained import load_lm, own_tokenizer
+from lmbase.modeling.trunk import input_table, vector_heads, vector_width
 from lmbase.text.tokenizers import vocabulary_size
 from lmbase.training.loop import TrainingResult
 from lmbase.training.validation import validation_loss

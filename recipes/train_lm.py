@@ -14,8 +14,8 @@ byte on the valid split are logged; `sllm evaluate` gives the exact figures.
 from dataclasses import dataclass
 
 from lmbase.config import option, run
+from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.modeling.token_lm import TokenLM
-from lmbase.modeling.trunk import load_lm, own_tokenizer
 from lmbase.text.tokenizers import vocabulary_size
 from lmbase.training.loop import TrainingResult
 from sllm_recipes.training_run import WindowConfig, open_for, train_on_windows

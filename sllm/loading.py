@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from lmbase.modeling.folders import model_folder
-from lmbase.modeling.trunk import check_trunk, read_config
+from lmbase.modeling.pretrained import read_config
+from lmbase.modeling.trunk import check_trunk
 from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
 from lmbase.training.cost import read_training
 from sllm.evaluation.kinds import KINDS, kind_of

@@ -13,12 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from lmbase.modeling.attention import use_fast_attention
-from lmbase.modeling.folders import gguf_options, model_folder, quiet_loading
 from lmbase.modeling.rotation import keep_rotation_exact
 
 
@@ -87,68 +85,7 @@ OPT_SIZES: dict[str, dict] = {
 }
 
 
-# -- loading -----------------------------------------------------------------------------------------------------------
-
-
-def load_lm(
-    spec: str,
-    *,
-    vocab_size: int = 50272,
-    max_positions: int = 2048,
-    seed: int = 0,
-) -> PreTrainedModel:
-    """A token-level language model, without dropout, in fp32.
-
-    Args:
-        spec: a hub id, a folder or a run (safetensors only), a GGUF file, or `random:SIZE` for fresh weights.
-        vocab_size, max_positions: of a random model; a loaded one keeps its own.
-
-    Raises:
-        ValueError: no such model, one of a family that is not known, or a folder that lacks a weight.
-    """
-    if spec.startswith("random:"):
-        config = random_config(spec, vocab_size=vocab_size, max_positions=max_positions)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        _settle(lm)
-        return lm
-    source = model_folder(spec)
-    options = gguf_options(source)
-    config = check_trunk(read_config(spec), f"lm={spec!r}")
-    no_dropout: dict[str, Any] = dict.fromkeys(FAMILIES[config.model_type].dropouts, 0.0)
-    with quiet_loading(source):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            **(options or dict(pretrained_model_name_or_path=source, use_safetensors=True)),
-            dtype=torch.float32,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **no_dropout,
-        )
-    lm, found = loaded
-    if found["missing_keys"]:
-        first, *others = sorted(found["missing_keys"])
-        raise ValueError(
-            f"lm={spec!r} lacks {1 + len(others)} weights of the model that its config.json describes, {first} the "
-            "first: the folder is not whole, or was converted wrongly. Copy or convert it again."
-        )
-    _settle(lm)
-    return lm
-
-
-def read_config(spec: str) -> PreTrainedConfig:
-    """The configuration of a model that `load_lm` would load.
-
-    Raises:
-        ValueError: there is no model, or its configuration cannot be read.
-    """
-    if spec.startswith("random:"):
-        return random_config(spec, vocab_size=50272, max_positions=2048)
-    source = model_folder(spec)
-    with quiet_loading(source):
-        options = gguf_options(source) or dict(pretrained_model_name_or_path=source)
-        options.pop("quantization_config", None)
-        return AutoConfig.from_pretrained(**options, trust_remote_code=False)
+# -- configurations ----------------------------------------------------------------------------------------------------
 
 
 def check_trunk(config: PreTrainedConfig, what: str) -> PreTrainedConfig:
@@ -204,11 +141,6 @@ def new_config(family: str, *, feed_forward: int, **size) -> PreTrainedConfig:
     fields = entry.random(size) | dict.fromkeys(entry.dropouts, 0.0) | {entry.feed_forward: feed_forward} | size
     fields = {"tie_word_embeddings": True, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 2} | fields
     return AutoConfig.for_model(family, **fields)
-
-
-def own_tokenizer(spec: str | None) -> str | None:
-    """Where the tokenizer of a model is found: beside its weights; None for random weights."""
-    return None if spec is None or spec.startswith("random:") else model_folder(spec)
 
 
 def as_config(value: PreTrainedConfig | dict | None, family: str = "opt") -> PreTrainedConfig:
@@ -288,7 +220,7 @@ def with_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
 def new_trunk(config: PreTrainedConfig) -> PreTrainedModel:
     """A trunk with fresh weights."""
     trunk = AutoModel.from_config(config, trust_remote_code=False)
-    _settle(trunk)
+    settle(trunk)
     return trunk
 
 
@@ -382,7 +314,7 @@ class BlockRunner:
         return found[0] if isinstance(found, tuple) else found
 
 
-def _settle(model: PreTrainedModel) -> None:
+def settle(model: PreTrainedModel) -> None:
     """What a new model of Transformers needs to serve here."""
     use_fast_attention(model)
     keep_rotation_exact(trunk_of(model))

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from lmbase.modeling.trunk import load_lm, read_config, vector_heads, vector_width
+from lmbase.modeling.pretrained import load_lm, read_config
+from lmbase.modeling.trunk import vector_heads, vector_width
 from multitoken.benchmarks.replaying import FIRST_WORD
 from sentencevae import SentenceVAE, SentenceVAEConfig
 from sllm.benchmarks.replaying import ReplayedSLLM

@@ -12,8 +12,9 @@ from transformers.generation.streamers import BaseStreamer
 from lmbase.benchmarking.timing import Generation, time_lm
 from lmbase.modeling.causality import AuditReport
 from lmbase.modeling.int8 import linear_layers_to_int8
+from lmbase.modeling.pretrained import load_lm
 from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
-from lmbase.modeling.trunk import load_lm, special_ids
+from lmbase.modeling.trunk import special_ids
 from lmbase.report.statistics import perplexity
 from lmbase.text.tokenizers import encode_text
 from multitoken import MultiTokenLM

@@ -8,7 +8,7 @@ import transformers
 from tiny import make_lm
 from transformers import modeling_gguf_pytorch_utils
 
-from lmbase.modeling.trunk import load_lm, own_tokenizer, read_config
+from lmbase.modeling.pretrained import load_lm, own_tokenizer, read_config
 from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
 
 gguf = pytest.importorskip("gguf")

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.devices import moved
+from lmbase.modeling.pretrained import load_lm, read_config
 from lmbase.modeling.token_lm import TokenLM
 from lmbase.modeling.trunk import (
     COMMON_SIZES,
@@ -24,12 +25,10 @@ from lmbase.modeling.trunk import (
     drop_table,
     input_table,
     key_value_shape,
-    load_lm,
     new_block,
     new_trunk,
     output_table,
     random_config,
-    read_config,
     run_trunk,
     special_ids,
     take_tail,

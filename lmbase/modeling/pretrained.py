@@ -1,0 +1,75 @@
+"""Loading token-level language models: from a hub, a folder, a run or a GGUF file, or with random weights."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from lmbase.modeling.folders import gguf_options, model_folder, quiet_loading
+from lmbase.modeling.trunk import FAMILIES, check_trunk, random_config, settle
+
+
+def load_lm(
+    spec: str,
+    *,
+    vocab_size: int = 50272,
+    max_positions: int = 2048,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """A token-level language model, without dropout, in fp32.
+
+    Args:
+        spec: a hub id, a folder or a run (safetensors only), a GGUF file, or `random:SIZE` for fresh weights.
+        vocab_size, max_positions: of a random model; a loaded one keeps its own.
+
+    Raises:
+        ValueError: no such model, one of a family that is not known, or a folder that lacks a weight.
+    """
+    if spec.startswith("random:"):
+        config = random_config(spec, vocab_size=vocab_size, max_positions=max_positions)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        settle(lm)
+        return lm
+    source = model_folder(spec)
+    options = gguf_options(source)
+    config = check_trunk(read_config(spec), f"lm={spec!r}")
+    no_dropout: dict[str, Any] = dict.fromkeys(FAMILIES[config.model_type].dropouts, 0.0)
+    with quiet_loading(source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            **(options or dict(pretrained_model_name_or_path=source, use_safetensors=True)),
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **no_dropout,
+        )
+    lm, found = loaded
+    if found["missing_keys"]:
+        first, *others = sorted(found["missing_keys"])
+        raise ValueError(
+            f"lm={spec!r} lacks {1 + len(others)} weights of the model that its config.json describes, {first} the "
+            "first: the folder is not whole, or was converted wrongly. Copy or convert it again."
+        )
+    settle(lm)
+    return lm
+
+
+def read_config(spec: str) -> PreTrainedConfig:
+    """The configuration of a model that `load_lm` would load.
+
+    Raises:
+        ValueError: there is no model, or its configuration cannot be read.
+    """
+    if spec.startswith("random:"):
+        return random_config(spec, vocab_size=50272, max_positions=2048)
+    source = model_folder(spec)
+    with quiet_loading(source):
+        options = gguf_options(source) or dict(pretrained_model_name_or_path=source)
+        options.pop("quantization_config", None)
+        return AutoConfig.from_pretrained(**options, trust_remote_code=False)
+
+
+def own_tokenizer(spec: str | None) -> str | None:
+    """Where the tokenizer of a model is found: beside its weights; None for random weights."""
+    return None if spec is None or spec.startswith("random:") else model_folder(spec)
