@@ -13,9 +13,6 @@ LONG_FUNCTIONS = {"lmbase/training/loop.py::train"}
 WIDE_FUNCTIONS = {
     "lmbase/training/loop.py::train",
     "lmbase/training/loop.py::_Run.__init__",
-    "multitoken/transitions.py::sequential_guesses",
-    "multitoken/transitions.py::draft",
-    "sllm/compiled_steps.py::_write_rows",
     "recipes/training_run.py::train_on",
 }
 
