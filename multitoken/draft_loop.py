@@ -8,12 +8,12 @@ B texts (or sentences of B texts), R rows of a pass, k drafting heads, D width o
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmbase.modeling.decoding import Sampler
 from lmbase.text.padding import pad_tokens
@@ -21,7 +21,7 @@ from multitoken.copying import PromptLookup, copied_guesses
 from multitoken.draft_length import DraftLength
 from multitoken.draft_tree import DraftTree, verify
 from multitoken.speculation import SpeculationStatistics
-from multitoken.transitions import Ahead, draft
+from multitoken.transitions import Ahead, Guessers, draft
 
 
 @dataclass
@@ -55,7 +55,6 @@ class Reader(Protocol):
         longest: tokens of a stretch, at most.
         framed: a stretch is a part of a text: the pass that opens it and the mark that ends it count as written.
         fixed: caches have a fixed size, so shapes of passes should recur and finished texts stay.
-        transitions: of the drafting heads, perhaps none.
     """
 
     end: int
@@ -64,7 +63,6 @@ class Reader(Protocol):
     longest: int
     framed: bool
     fixed: bool
-    transitions: nn.ModuleList
 
     def read(
         self, ids: Tensor, tree: DraftTree | None, num_heads: int, last: Sequence[int] | None, recurs: bool
@@ -83,10 +81,8 @@ class Reader(Protocol):
     def select(self, texts: Sequence[int]) -> None:
         """Go on with these of the B texts only, in this order."""
 
-    def embed(self, ids: Tensor) -> Tensor: ...
-
-    def tables(self, num_heads: int) -> Sequence[Tensor]:
-        """The vocabulary tables (V, D) of the first drafting heads."""
+    def guessers(self, num_heads: int) -> Guessers:
+        """What the first drafting heads guess with."""
 
     def fast_draft(self, tree: DraftTree, newest: Sequence[int], heads: Ahead) -> Tensor | None:
         """Greedy draft tokens by a compiled step; None if there is no such step."""
@@ -292,8 +288,7 @@ class DraftLoop:
             found = reader.fast_draft(tree, newest, last)
         if found is None:
             places = [(text, self.num_chosen[text]) for text in self.texts]
-            embed: Callable[[Tensor], Tensor] = reader.embed
-            found = draft(tree, newest, last, reader.transitions, embed, reader.tables(depth), self.sampler, places)
+            found = draft(tree, newest, last, reader.guessers(depth), self.sampler, places)
         self.guessed, self.guesses = tree, found.tolist()
 
     def _copy(self, depth: int) -> None:

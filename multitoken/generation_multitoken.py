@@ -18,7 +18,7 @@ from multitoken.draft_loop import DraftLoop, Read, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.modeling_multitoken import MultiTokenModel
 from multitoken.request import Call, GenerateOutput, Request, open_call, streaming
-from multitoken.transitions import Ahead
+from multitoken.transitions import Ahead, Guessers
 
 
 @dataclass
@@ -66,7 +66,6 @@ class TokenReader:
         self.end, self.pad = model.config.eos_token_id, model.config.pad_token_id
         positions = model.config.max_position_embeddings
         self.longest = positions + 1  # the newest token needs no position
-        self.transitions = model.draft_transitions
         self.compiled: Callable | None = compiled_step(model, call.config)
         self.fixed = self.compiled is not None
         # Behind the text the pass that ends it may leave drafts, and later ones of other texts write there.
@@ -122,11 +121,10 @@ class TokenReader:
         self.draft_cache.select(texts)
         self.unread = [self.unread[b] for b in texts]
 
-    def embed(self, ids: Tensor) -> Tensor:
-        return self.model.get_input_embeddings()(ids)
-
-    def tables(self, num_heads: int) -> Sequence[Tensor]:
-        return [self.model.unembedding(j) for j in range(2, num_heads + 2)]
+    def guessers(self, num_heads: int) -> Guessers:
+        model = self.model
+        tables = [model.unembedding(j) for j in range(2, num_heads + 2)]
+        return Guessers(model.draft_transitions, model.get_input_embeddings(), tables)
 
     def fast_draft(self, tree: DraftTree, newest: Sequence[int], heads: Ahead) -> Tensor | None:
         return None

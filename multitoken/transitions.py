@@ -35,6 +35,15 @@ class Ahead:
         return Ahead(self.states[texts, rows], self.logits[texts, rows])
 
 
+@dataclass
+class Guessers:
+    """What d drafting heads guess with, beside what they said."""
+
+    transitions: nn.ModuleList  # of each head, or empty: the heads guess apart
+    embed: Callable[[Tensor], Tensor]  # token ids (..) -> (.., D)
+    tables: Sequence[Tensor]  # (V, D) of each head
+
+
 class Transition(nn.Module):
     """From the token before a head's guess to what is added to the head's state; nothing in the beginning.
 
@@ -96,11 +105,8 @@ def best_candidates(
 def sequential_guesses(
     levels: Sequence[Sequence[tuple[int, int]]],
     newest: Tensor,
-    states: Tensor,
-    logits: Tensor,
-    transitions: nn.ModuleList,
-    embed: Callable[[Tensor], Tensor],
-    tables: Sequence[Tensor],
+    heads: Ahead,
+    guessers: Guessers,
     scores: Callable[[int, Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Tokens (B, R-1) of a tree's nodes below its root; a rank counts a head's candidates after the node's parent.
@@ -108,18 +114,17 @@ def sequential_guesses(
     Args:
         levels: `DraftTree.levels`.
         newest: (B,) the tokens at the root.
-        states: (B, d, D) of the heads, as their products with the vocabulary read them.
-        logits: (B, d, V) of those products.
-        transitions, tables: of each head; a table is (V, D).
-        embed: token ids (...,) -> (..., D).
+        heads: (B, d, ..).
+        guessers: with transitions.
         scores: of guess j = 0, 1 .., from logits (B, P, m) and candidates' ids (B, m); the largest are the choices.
     """
-    top = logits.topk(min(NUM_CANDIDATES, logits.shape[-1]))  # (B,d,m)
+    top = heads.logits.topk(min(NUM_CANDIDATES, heads.logits.shape[-1]))  # (B,d,m)
     tokens = newest[:, None]  # (B,P) of a level
     guesses = []
     for j, level in enumerate(levels):
         ids = top.indices[:, j]  # (B,m)
-        judged = judged_again(transitions[j], embed(tokens), states[:, j], top.values[:, j], tables[j][ids])
+        rows, embeds = guessers.tables[j][ids], guessers.embed(tokens)
+        judged = judged_again(guessers.transitions[j], embeds, heads.states[:, j], top.values[:, j], rows)
         num_ranks = min(1 + max(rank for _, rank in level), ids.shape[1])
         best = scores(j, judged, ids).topk(num_ranks).indices  # (B,P,ranks)
         parents, ranks = ([node[k] for node in level] for k in (0, 1))
@@ -133,23 +138,21 @@ def draft(
     tree: DraftTree,
     newest: Sequence[int],
     heads: Ahead,
-    transitions: nn.ModuleList,
-    embed: Callable[[Tensor], Tensor],
-    tables: Sequence[Tensor],
+    guessers: Guessers,
     sampler: Sampler,
     places: Sequence[tuple[int, int]],
 ) -> Tensor:
     """Tokens (B, R-1) of the tree's nodes below its root, by heads that guess apart or, with transitions, in sequence.
 
-    Args: as for `sequential_guesses`, and
+    Args:
         tree, newest: what is guessed, after which tokens (B,).
         heads: (B, d, ..), d at least the tree's depth.
         places: (B,) each text and the number of its next token, which head 2 guesses.
     """
-    if transitions:
+    if guessers.transitions:
         scores = lambda j, logits, ids: sampler.candidate_scores(logits, ids, [(b, n + j) for b, n in places])  # noqa: E731
         root = torch.tensor(newest, device=heads.logits.device)
-        return sequential_guesses(tree.levels, root, heads.states, heads.logits, transitions, embed, tables, scores)
+        return sequential_guesses(tree.levels, root, heads, guessers, scores)
     rows = [(b, n + depth) for b, n in places for depth in range(tree.depth)]
     logits = heads.logits[:, : tree.depth]  # (B,depth,V)
     best = sampler.scores(logits.flatten(0, 1), rows).topk(tree.num_ranks).indices.view(*logits.shape[:2], -1)

@@ -31,7 +31,7 @@ from sllm import SLLM, SLLMConfig
 from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.open_data import open_data
 from sllm_recipes.model_keys import given_keys, with_keys_of
-from sllm_recipes.training_run import RunConfig, train_on, window_figures
+from sllm_recipes.training_run import Recipe, RunConfig, train_on, window_figures
 
 GRAFTED = ("num_memory_states", "num_memory_tokens", "next_vector")  # what only a new graft can change
 
@@ -104,15 +104,13 @@ def main(config: Config) -> TrainingResult:
             f"trained with ({processor.rule}, {processor.max_sentence_tokens} tokens). Prepare it again with "
             f"--tokenizer {config.model or config.vae}/model --rule {processor.rule}."
         )
-    return train_on(
-        model,
-        config,
-        data,
+    recipe = Recipe(
         items_of=lambda split: SentenceWindowDataset(split, processor.pad_token_id, model.config.max_sentences),
         figures=lambda trained, valid: window_figures(trained, valid, config.eval_windows, config),
         flops=model.flops,
         parents=[config.model, config.vae, config.lm],
     )
+    return train_on(model, config, data, recipe)
 
 
 if __name__ == "__main__":

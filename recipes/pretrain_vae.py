@@ -26,7 +26,7 @@ from sentencevae import SentenceVAE, SentenceVAEConfig
 from sllm_data.datasets import SentenceDataset
 from sllm_data.prepared import PreparedData
 from sllm_recipes.model_keys import given_keys, with_keys_of
-from sllm_recipes.training_run import FirstRunConfig, open_for, train_on
+from sllm_recipes.training_run import FirstRunConfig, Recipe, open_for, train_on
 
 # What data, trunk or an SLLM decide, or nobody changes.
 DECIDED = (
@@ -115,16 +115,14 @@ def main(config: Config) -> TrainingResult:
     def before_step(model: SentenceVAE, step: int) -> None:
         model.kl_scale = min(1.0, (step + 1) / max(config.kl_warmup_steps, 1))
 
-    return train_on(
-        vae,
-        config,
-        data,
+    recipe = Recipe(
         items_of=lambda split: SentenceDataset(split, data.processor.pad_token_id),
         figures=lambda trained, valid: figures(trained, valid, config.eval_sentences),
         flops=vae.flops,
         parents=[config.lm if config.start_from_table else None],
         before_step=before_step,
     )
+    return train_on(vae, config, data, recipe)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.rows import Row, write_metrics
 from lmbase.training.batches import count_tokens
 from lmbase.training.cost import write_training
-from lmbase.training.loop import QUICK_STEPS, TrainingConfig, train
+from lmbase.training.loop import QUICK_STEPS, Hooks, TrainingConfig, TrainingData, train
 from multitoken import MultiTokenLM, MultiTokenLMConfig
 from sllm_data.synthetic import induction, polynomials
 from sllm_data.synthetic.induction import InductionStories
@@ -257,17 +257,12 @@ def train_one(config: Config, size: str, n: int, seed: int) -> Finished:
     model = build(config, size, n, seed)
     items = train_items(config, seed, own.max_steps * own.batch_size)
     sample = items.batch(np.arange(20) % len(items))["input_ids"].numpy()
-    result = train(
-        model,
-        len(items),
-        items.batch,
-        own,
-        own.output_dir,
-        count_tokens=count_tokens,
-        evaluate=(lambda m: measure(m, config)) if config.eval_every else None,
+    data = TrainingData(items, hash=hashlib.sha256(sample.tobytes()).hexdigest())  # other versions may write others
+    hooks = Hooks(
         save_model=lambda m, folder: m.save_pretrained(folder),
-        data_hash=hashlib.sha256(sample.tobytes()).hexdigest(),  # another version may write other stories
+        evaluate=(lambda m: measure(m, config)) if config.eval_every else None,
     )
+    result = train(model, data, own, own.output_dir, hooks)
     context = round(result.tokens / (result.steps * own.batch_size))
     flops = FORWARD_AND_BACKWARD * model.flops(result.tokens, context)
     write_training(own.output_dir, result.tokens, result.seconds, flops, [], seed=seed)

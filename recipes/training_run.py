@@ -9,13 +9,13 @@ from lmbase.config import given_on_command_line, option
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.text import RULES
 from lmbase.text.tokenizers import check_same_tokenizer
-from lmbase.training.batches import count_tokens, steps_for
+from lmbase.training.batches import Dataset, steps_for
 from lmbase.training.cost import write_training
-from lmbase.training.loop import TrainingConfig, TrainingResult, train
+from lmbase.training.loop import Hooks, TrainingConfig, TrainingData, TrainingResult, train
 from lmbase.training.validation import validation_loss
 from sllm_data.datasets import TokenWindowDataset
 from sllm_data.open_data import open_data
-from sllm_data.prepared import PreparedData
+from sllm_data.prepared import PreparedData, PreparedSplit
 
 
 @dataclass
@@ -61,49 +61,37 @@ def open_for(config: FirstRunConfig, own: str | None) -> PreparedData:
     return data
 
 
-def train_on(
-    model: Any,
-    config: RunConfig,
-    data: PreparedData,
-    *,
-    items_of: Callable[[Any], Any],
-    figures: Callable[[Any, Any], dict[str, float]],
-    flops: Callable[[int, int], float],
-    parents: list[str | None],
-    save_model: Callable[[Any, Path], None] = lambda model, folder: model.save_pretrained(folder),
-    before_step: Callable[[Any, int], None] | None = None,
-) -> TrainingResult:
-    """Train a model on the train split, with figures of the valid split in the log, and write down what it cost.
+@dataclass(frozen=True)
+class Recipe:
+    """What sets one recipe's training on text apart from another's."""
 
-    Args:
-        items_of: what is read of a split.
-        figures: of a model on the valid split's items.
-        flops: of a forward pass over so many tokens and sentences.
-        parents: the runs that it started from.
+    items_of: Callable[[PreparedSplit], Dataset]  # what is read of a split
+    figures: Callable[[Any, Any], dict[str, float]]  # of a model on the valid split's items
+    flops: Callable[[int, int], float]  # of a forward pass over so many tokens and sentences
+    parents: list[str | None]  # the runs that it started from
+    save_model: Callable[[Any, Path], None] = lambda model, folder: model.save_pretrained(folder)
+    before_step: Callable[[Any, int], None] | None = None  # as in `Hooks`
+
+
+def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) -> TrainingResult:
+    """Train a model on the train split, with figures of the valid split in the log, and write down what it cost.
 
     Raises:
         ValueError: both `max_steps` and `train_tokens` on the command line.
     """
     split = data.split("train")
-    items = items_of(split)
+    items = recipe.items_of(split)
     _settle_steps(config, items)
-    valid = items_of(data.split("valid")) if "valid" in data.splits else None
-    result = train(
-        model,
-        len(items),
-        items.batch,
-        config,
-        config.output_dir,
-        count_tokens=count_tokens,
-        lengths=items.lengths,
-        evaluate=None if valid is None else lambda trained: figures(trained, valid),
-        before_step=before_step,
-        save_model=save_model,
-        data_hash=data.hash,
+    valid = recipe.items_of(data.split("valid")) if "valid" in data.splits else None
+    hooks = Hooks(
+        save_model=recipe.save_model,
+        evaluate=None if valid is None else lambda trained: recipe.figures(trained, valid),
+        before_step=recipe.before_step,
     )
+    result = train(model, TrainingData(items, items.lengths, hash=data.hash), config, config.output_dir, hooks)
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
-    spent = FORWARD_AND_BACKWARD * flops(result.tokens, num_sentences)
-    write_training(config.output_dir, result.tokens, result.seconds, spent, parents, seed=config.seed)
+    spent = FORWARD_AND_BACKWARD * recipe.flops(result.tokens, num_sentences)
+    write_training(config.output_dir, result.tokens, result.seconds, spent, recipe.parents, seed=config.seed)
     return result
 
 
@@ -133,10 +121,7 @@ def train_on_windows(
         save_weights(trained, folder)
         processor.save_pretrained(folder)
 
-    return train_on(
-        model,
-        config,
-        data,
+    recipe = Recipe(
         items_of=lambda split: TokenWindowDataset(split, processor.pad_token_id, config.context - 1),
         figures=lambda trained, valid: window_figures(trained, valid, config.eval_windows, config),
         flops=lambda num_tokens, _: (flops or model.flops)(num_tokens, config.context),
@@ -144,6 +129,7 @@ def train_on_windows(
         save_model=save_model,
         before_step=before_step,
     )
+    return train_on(model, config, data, recipe)
 
 
 def window_figures(model: Any, valid: Any, num_windows: int, config: TrainingConfig) -> dict[str, float]:

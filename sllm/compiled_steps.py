@@ -17,9 +17,9 @@ from transformers.cache_utils import CacheLayerMixin
 from lmbase.modeling.cache import FixedRows, RowCache, give_back, take_fixed_cache
 from lmbase.modeling.compiling import check_attention, compiled
 from multitoken.draft_tree import DraftTree
-from multitoken.transitions import Ahead, sequential_guesses
+from multitoken.transitions import Ahead, Guessers, sequential_guesses
 from sentencevae.decoder import DecoderState
-from sentencevae.layers import Memories, TreeMask
+from sentencevae.layers import TreeMask
 from sllm import reading
 from sllm.modeling_sllm import SLLMModel
 from sllm.reading import ReadingState, newest_tokens
@@ -124,9 +124,9 @@ class CompiledSteps:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The decoder's states (B, R, D) at the next rows, those of it and k drafting heads without attention after the
         last norm (B, R, 1+k, D), and their logits (B, R, 1+k, V)."""
-        layers = list(written.cache.layers.values())
-        rest = written.sentence_embeds, written.memories, tree_mask, num_heads
-        return self._write(self.model, ids, written.cache.starts, layers, *rest)
+        rows = FixedRows(list(written.cache.layers.values()), written.cache.starts)
+        fixed = replace(written, cache=cast(RowCache, rows))  # all of one that reading asks for
+        return self._write(self.model, ids, fixed, tree_mask, num_heads)
 
     def draft(self, tree: DraftTree, newest: Sequence[int], heads: Ahead) -> Tensor:
         """Guesses (B, R-1) of greedy writing, by transitions, from what heads (B, k, ..) said where the newest tokens
@@ -139,24 +139,16 @@ def _draft(
     model: SLLMModel, levels: list[list[tuple[int, int]]], newest: Tensor, states: Tensor, logits: Tensor
 ) -> Tensor:
     embed = model.autoencoder.embed_tokens
-    tables = [embed.weight] * len(levels)
+    guessers = Guessers(model.draft_transitions, embed, [embed.weight] * len(levels))
     best = lambda j, logits, ids: logits  # noqa: E731
-    return sequential_guesses(levels, newest, states, logits, model.draft_transitions, embed, tables, best)
+    return sequential_guesses(levels, newest, Ahead(states, logits), guessers, best)
 
 
 def _write_rows(
-    model: SLLMModel,
-    ids: Tensor,
-    starts: Tensor,
-    layers: list[tuple[Tensor, Tensor]],
-    sentence_embeds: Tensor,
-    memories: Memories,
-    tree_mask: TreeMask | None,
-    num_heads: int,
+    model: SLLMModel, ids: Tensor, written: DecoderState, tree_mask: TreeMask | None, num_heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    decoder = model.autoencoder.decoder
-    rows = cast(RowCache, FixedRows(layers, starts))  # all of one that reading asks for
-    states = decoder.read(model.autoencoder.embed_tokens(ids), DecoderState(rows, sentence_embeds, memories), tree_mask)
+    """`CompiledSteps.write_rows`, with `FixedRows` as the cache."""
+    states = model.autoencoder.decoder.read(model.autoencoder.embed_tokens(ids), written, tree_mask)
     return states, *reading.lm_logits(model, states, [head(states) for head in model.draft_heads[:num_heads]])
 
 

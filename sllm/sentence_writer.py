@@ -14,7 +14,7 @@ from lmbase.modeling.decoding import Sampler
 from multitoken.copying import PromptLookup
 from multitoken.draft_loop import Read, Stretch
 from multitoken.draft_tree import DraftTree
-from multitoken.transitions import Ahead
+from multitoken.transitions import Ahead, Guessers
 from sentencevae.decoder import DecoderState
 from sentencevae.layers import TreeMask
 from sllm import reading
@@ -39,7 +39,6 @@ class SentenceReader:
         self.end, self.opening, self.pad = config.eos_token_id, config.bos_token_id, config.pad_token_id
         self.longest = config.max_sentence_tokens
         self.fixed = steps is not None
-        self.transitions = model.draft_transitions
         self.drafting = model.draft_heads[: drafts.pruned(max(self.longest - 3, 0)).depth]
 
     def begin(self, state: ReadingState) -> None:
@@ -87,11 +86,12 @@ class SentenceReader:
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.autoencoder.embed_tokens(ids.to(self.model.device))
 
-    def tables(self, num_heads: int) -> Sequence[Tensor]:
-        return [self.model.get_input_embeddings().weight] * num_heads
+    def guessers(self, num_heads: int) -> Guessers:
+        tables = [self.model.get_input_embeddings().weight] * num_heads
+        return Guessers(self.model.draft_transitions, self.embed, tables)
 
     def fast_draft(self, tree: DraftTree, newest: Sequence[int], heads: Ahead) -> Tensor | None:
-        if self.steps is None or not self.transitions:
+        if self.steps is None or not self.model.draft_transitions:
             return None
         return self.steps.draft(tree, newest, heads)
 

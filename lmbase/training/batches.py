@@ -13,14 +13,18 @@ from torch import Tensor
 Batch = dict[str, Tensor]
 
 
-class Dataset(Protocol):
+class Items(Protocol):
     """What a training reads: items of one kind, by number."""
-
-    lengths: np.ndarray  # (num_items,) tokens of each
-    num_bytes: np.ndarray  # (num_items,) UTF-8 bytes of each
 
     def __len__(self) -> int: ...
     def batch(self, indices: np.ndarray) -> Batch: ...
+
+
+class Dataset(Items, Protocol):
+    """Items of text, whose sizes are known."""
+
+    lengths: np.ndarray  # (num_items,) tokens of each
+    num_bytes: np.ndarray  # (num_items,) UTF-8 bytes of each
 
 
 class BatchOrder:

@@ -15,10 +15,8 @@ import contextlib
 import copy
 import json
 import math
-import shutil
 import time
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,19 +28,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from lmbase.config import config_to_dict, differing_keys, save_config
+from lmbase.config import config_to_dict
 from lmbase.files import told_if_disk_is_full, write_folder
 from lmbase.training import checkpoint
-from lmbase.training.batches import BatchOrder, micro_batches
-from lmbase.training.cost import FILE_NAME as LINEAGE
+from lmbase.training.feed import PreparedStep, StepFeed, TrainingData
 from lmbase.training.optimizer import WeightAverage, adamw, learning_rate
 from lmbase.training.parallel import gradients_shared, parallelise, shards_gathered
+from lmbase.training.run_folder import check_same_data, claim_folder
 from lmbase.training.runlog import RunLog, StopSignal, resume_command, start_tracker
 from lmbase.training.training_config import TrainingConfig
 
-__all__ = ["TrainingConfig", "TrainingResult", "train"]
+__all__ = ["Hooks", "TrainingConfig", "TrainingData", "TrainingResult", "train"]
 
-Batch = dict[str, torch.Tensor]
 QUICK_STEPS = 20
 
 
@@ -56,35 +53,30 @@ class TrainingResult:
     losses: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What a run does with its model besides training it.
+
+    Args:
+        save_model: writes the finished model into a folder.
+        evaluate: figures for the log. Called in every process, in evaluation mode, without gradients.
+        before_step: called with the model and the step (from 0) before each step, for schedules inside the model.
+    """
+
+    save_model: Callable[[Any, Path], None]
+    evaluate: Callable[[Any], dict[str, float]] | None = None
+    before_step: Callable[[Any, int], None] | None = None
+
+
 def train(
-    model: nn.Module,
-    num_items: int,
-    make_batch: Callable[[np.ndarray], Batch],
-    config: TrainingConfig,
-    output_dir: Path | str,
-    *,
-    count_tokens: Callable[[Batch], int],
-    save_model: Callable[[Any, Path], None],
-    lengths: np.ndarray | None = None,
-    evaluate: Callable[[Any], dict[str, float]] | None = None,
-    before_step: Callable[[Any, int], None] | None = None,
-    data_hash: str | None = None,
+    model: nn.Module, data: TrainingData, config: TrainingConfig, output_dir: Path | str, hooks: Hooks
 ) -> TrainingResult:
     """Train `model` in place, or continue the run that `output_dir` holds.
 
     Args:
         model: see the head of this file. It is moved to the device, and left there in evaluation mode with the final
             weights (their average with `ema_decay`; with several processes and `fsdp` shards: load `output_dir/model`).
-        num_items: how many training items there are.
-        make_batch: indices of items -> keyword arguments of the model, on the CPU. Called from a background thread, one
-            step ahead; must not draw from torch's global random generator.
         output_dir: receives config.yaml, log.jsonl, checkpoints/ and, at the end, model/.
-        count_tokens: real tokens of a batch (no padding).
-        save_model: writes the finished model into a folder.
-        lengths: (num_items,) any measure of length; groups items of like length into a micro-batch.
-        evaluate: figures for the log. Called in every process, in evaluation mode, without gradients.
-        before_step: called with the model and the step (from 0) before each step, for schedules inside the model.
-        data_hash: says which text the items are made of; a run is not continued on another.
 
     Raises:
         ValueError: another configuration or other data in the same folder; items that cannot be shared out evenly.
@@ -94,18 +86,18 @@ def train(
     """
     if config.quick:
         config.max_steps = min(config.max_steps, QUICK_STEPS)
-    run = _Run(model, num_items, make_batch, config, Path(output_dir), count_tokens, lengths, data_hash)
+    run = _Run(model, data, config, Path(output_dir))
     if run.step == config.max_steps:
         run.log.say(f"{run.folder} holds a finished run of {run.step} steps.")
     with (
         told_if_disk_is_full(run.folder, "the checkpoints that are finished are kept"),
         run.log,
         StopSignal(patient=run.world_size > 1) as stop,
-        contextlib.closing(run.prepared_steps()) as prepared_steps,
+        contextlib.closing(run.feed.steps(run.step, config.max_steps)) as prepared_steps,
     ):
         for prepared in prepared_steps:
-            if before_step:
-                before_step(model, run.step)
+            if hooks.before_step:
+                hooks.before_step(model, run.step)
             stopping = run.train_step(prepared, stop)
             last = run.step == config.max_steps
             if run.step == 1 or run.step % config.log_every == 0 or last or stopping:
@@ -117,39 +109,18 @@ def train(
                     f"Stopped after step {run.step}; a checkpoint was written. To continue:\n  {resume_command()}"
                 )
                 raise KeyboardInterrupt
-            if evaluate and (last or (config.eval_every and run.step % config.eval_every == 0)):
-                run.evaluate(evaluate)
-        run.finish(save_model)
+            if hooks.evaluate and (last or (config.eval_every and run.step % config.eval_every == 0)):
+                run.evaluate(hooks.evaluate)
+        run.finish(hooks.save_model)
     return TrainingResult(run.step, run.tokens, run.seconds, run.losses)
-
-
-@dataclass(frozen=True)
-class _PreparedStep:
-    """One process's share of an optimizer step."""
-
-    batches: list[Batch]
-    counts: dict[str, float]  # targets of each loss
-    tokens: int
 
 
 class _Run:
     """The state of one run in one process. The constructor continues from the newest checkpoint, if there is one."""
 
-    def __init__(
-        self,
-        model: Any,
-        num_items: int,
-        make_batch: Callable[[np.ndarray], Batch],
-        config: TrainingConfig,
-        folder: Path,
-        count_tokens: Callable[[Batch], int],
-        lengths: np.ndarray | None,
-        data_hash: str | None,
-    ) -> None:
+    def __init__(self, model: Any, data: TrainingData, config: TrainingConfig, folder: Path) -> None:
         self.model, self.config, self.folder = model, config, folder
-        self.make_batch, self.count_tokens, self.lengths = make_batch, count_tokens, lengths
-        self.data_hash = data_hash
-        self.order = BatchOrder(num_items, config.batch_size, config.seed)
+        self.data_hash = data.hash
         self.accelerator = Accelerator(
             cpu=config.device == "cpu",
             log_with=None if config.tracker == "none" else config.tracker,
@@ -162,9 +133,12 @@ class _Run:
                 f"device = {config.device!r}, but here there is only {self.device.type!r}; known are auto, cpu, cuda "
                 "and mps (CUDA_VISIBLE_DEVICES chooses among several GPUs)."
             )
-        micro_batches(self.order.items(0), None, config.micro_batch_size, self.rank, self.world_size)  # complains early
+        self.feed = StepFeed(model, data, config, self.accelerator)
+        self.order = self.feed.order
 
-        self._claim_folder()
+        if self.is_main:
+            claim_folder(folder, config)
+        self.accelerator.wait_for_everyone()
         self.sharded = config.strategy == "fsdp" and self.world_size > 1
         self.whole_model = copy.deepcopy(model) if self.sharded and self.is_main else None  # what is saved at the end
         self.parallel = parallelise(model.to(self.device), config, self.world_size, self.device)
@@ -185,33 +159,7 @@ class _Run:
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
-    def prepared_steps(self) -> Generator[_PreparedStep, None, None]:
-        """The remaining steps' batches, each made in the background while the step before it is computed."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
-            steps = range(self.step, self.config.max_steps)
-            upcoming = pool.submit(self._prepare, steps.start) if steps else None
-            for step in steps:
-                assert upcoming is not None
-                waiting = time.perf_counter()
-                prepared = upcoming.result()
-                self.seconds += time.perf_counter() - waiting
-                upcoming = pool.submit(self._prepare, step + 1) if step + 1 < steps.stop else None
-                yield prepared
-
-    def _prepare(self, step: int) -> _PreparedStep:
-        items = self.order.items(step)
-        parts = micro_batches(items, self.lengths, self.config.micro_batch_size, self.rank, self.world_size)
-        batches = [self.make_batch(part) for part in parts]
-        counts: dict[str, float] = {}
-        for batch in batches:
-            for name, count in self.model.loss_counts(**batch).items():
-                counts[name] = counts.get(name, 0.0) + float(count)
-        tokens = sum(self.count_tokens(batch) for batch in batches)
-        if self.device.type == "cuda":  # pinned memory is copied to the GPU while it computes
-            batches = [{key: value.pin_memory() for key, value in batch.items()} for batch in batches]
-        return _PreparedStep(batches, counts, tokens)
-
-    def train_step(self, prepared: _PreparedStep, stop: StopSignal) -> bool:
+    def train_step(self, prepared: PreparedStep, stop: StopSignal) -> bool:
         """One optimizer step. Returns whether any process was asked to stop.
 
         Raises:
@@ -254,7 +202,7 @@ class _Run:
             self.average.update(self.step)
         self.step += 1
         self.tokens += round(tokens)
-        self.seconds += time.perf_counter() - began
+        self.seconds += prepared.seconds_waited + time.perf_counter() - began
         for name, total, count in zip(names, totals, counts, strict=True):
             earlier_total, earlier_count = self.interval.get(name, (0.0, 0.0))
             self.interval[name] = (earlier_total + total, earlier_count + count)
@@ -315,27 +263,6 @@ class _Run:
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
-    def _claim_folder(self) -> None:
-        """Refuse a folder that holds a run of another configuration; write ours into a new one."""
-        if self.is_main:
-            saved = self.folder / "config.yaml"
-            if self.config.resume == "restart":
-                for name in ("checkpoints", "model"):
-                    shutil.rmtree(self.folder / name, ignore_errors=True)
-                for name in ("log.jsonl", "config.yaml", LINEAGE):
-                    (self.folder / name).unlink(missing_ok=True)
-            begun = any((self.folder / name).exists() for name in ("log.jsonl", "checkpoints", "model"))
-            differences = differing_keys(self.config, saved) if begun and saved.exists() else []
-            if differences:
-                raise ValueError(
-                    f"{self.folder} holds a run of another configuration:\n  "
-                    + "\n  ".join(differences)
-                    + "\nChoose another output_dir, or delete that run and begin again with --resume restart."
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_config(self.config, saved)
-        self.accelerator.wait_for_everyone()
-
     def save(self) -> None:
         """Write the checkpoint of this step. Gathers shards, so every process takes part; the main one writes."""
         folder = self.folder / "checkpoints"
@@ -376,18 +303,7 @@ class _Run:
             return faults
         path = folder / f"step_{step:08d}"
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if state["num_items"] != self.order.num_items:
-            raise ValueError(
-                f"{self.folder} was trained on {state['num_items']} items, the data now has {self.order.num_items}: "
-                "it was prepared anew or changed. Choose another output_dir."
-            )
-        saved_hash = state.get("data_hash")  # checkpoints of earlier versions have none
-        if saved_hash and self.data_hash and saved_hash != self.data_hash:
-            raise ValueError(
-                f"{self.folder} was trained on other text (SHA-256 {saved_hash[:8]}, now {self.data_hash[:8]}): the "
-                "data were prepared anew from changed files, or replaced. Choose another output_dir, or delete that "
-                "run and begin again with --resume restart."
-            )
+        check_same_data(self.folder, state, self.order.num_items, self.data_hash)
         if self.average:
             checkpoint.load_model_tensors(self.model, load_file(path / "ema.safetensors"))
             self.average.copy_from_model()

@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 toy_training.py FOLDER
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from lmbase.processes import leave_processes
-from lmbase.training.loop import TrainingConfig, TrainingResult, train
+from lmbase.training.loop import Hooks, TrainingConfig, TrainingData, TrainingResult, train
 
 VOCABULARY, WIDTH, NUM_ITEMS = 11, 8, 60
 _random = np.random.default_rng(0)
@@ -76,6 +77,21 @@ def make_batch(items: np.ndarray) -> dict[str, torch.Tensor]:
     return {"ids": ids}
 
 
+@dataclass
+class ToyItems:
+    """The first of the items."""
+
+    num_items: int = NUM_ITEMS
+    batch: Callable[[np.ndarray], dict[str, torch.Tensor]] = make_batch
+
+    def __len__(self) -> int:
+        return self.num_items
+
+
+def toy_data(items: ToyItems, data_hash: str | None = None) -> TrainingData:
+    return TrainingData(items, LENGTHS, lambda batch: int((batch["ids"] > 0).sum()), data_hash)
+
+
 def toy_config(**changes) -> TrainingConfig:
     defaults = dict(
         max_steps=12, batch_size=8, learning_rate=0.01, warmup_steps=3, log_every=4, save_every=0, device="cpu"
@@ -84,23 +100,16 @@ def toy_config(**changes) -> TrainingConfig:
 
 
 def toy_train(folder: Path | str, model: ToyModel | None = None, **arguments) -> tuple[ToyModel, TrainingResult]:
-    """Train the toy model; keys of `TrainingConfig` and arguments of `train` may be given alike."""
-    own = {name: arguments.pop(name) for name in ("evaluate", "before_step", "data_hash") if name in arguments}
-    batch = arguments.pop("make_batch", make_batch)
-    num_items = arguments.pop("num_items", NUM_ITEMS)
-    model = model or ToyModel()
-    result = train(
-        model,
-        num_items,
-        batch,
-        toy_config(**arguments),
-        folder,
-        count_tokens=lambda batch: int((batch["ids"] > 0).sum()),
+    """Train the toy model; keys of `TrainingConfig`, hooks and what sets the data apart may be given alike."""
+    items = ToyItems(arguments.pop("num_items", NUM_ITEMS), arguments.pop("make_batch", make_batch))
+    data = toy_data(items, arguments.pop("data_hash", None))
+    hooks = Hooks(
         save_model=lambda model, target: save_model(model, str(target / "model.safetensors")),
-        lengths=LENGTHS,
-        **own,
+        evaluate=arguments.pop("evaluate", None),
+        before_step=arguments.pop("before_step", None),
     )
-    return model, result
+    model = model or ToyModel()
+    return model, train(model, data, toy_config(**arguments), folder, hooks)
 
 
 def interrupt_at(step: int, number: int = signal.SIGINT):

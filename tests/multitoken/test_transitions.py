@@ -7,7 +7,7 @@ from torch import nn
 
 from multitoken import transitions
 from multitoken.draft_tree import DraftTree
-from multitoken.transitions import Transition, ranked_after, sequential_guesses
+from multitoken.transitions import Ahead, Guessers, Transition, ranked_after, sequential_guesses
 
 WIDTH, WORDS = 8, 40
 TREES = {
@@ -26,12 +26,11 @@ def parts():
 
 
 def guesses(tree, judges, table, states):
-    embed = lambda ids: table[ids]  # noqa: E731
+    guessers = Guessers(judges, lambda ids: table[ids], [table] * 3)
     best = lambda depth, logits, ids: logits  # noqa: E731
-    found = sequential_guesses(
-        tree.levels, torch.tensor([5, 6]), states, states @ table.T, judges, embed, [table] * 3, best
-    )
-    return found.tolist()
+    return sequential_guesses(
+        tree.levels, torch.tensor([5, 6]), Ahead(states, states @ table.T), guessers, best
+    ).tolist()
 
 
 @torch.no_grad()
