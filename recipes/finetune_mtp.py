@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from lmbase.config import option, run
-from lmbase.modeling.folders import load_with_more, model_folder
+from lmbase.modeling.folders import load_with_more, model_folder, quiet_loading
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.modeling.trunk import random_config
 from lmbase.text.tokenizers import vocabulary_size
@@ -71,7 +71,8 @@ def build(config: Config, data: PreparedData) -> MultiTokenLM:
 def _further(folder: str, given: dict[str, Any], curriculum: str) -> MultiTokenLM:
     """A multi-token model to go on with, perhaps with fewer heads or with new transitions."""
     source = model_folder(folder, "multi_token_lm")
-    config = MultiTokenLMConfig.from_pretrained(source)
+    with quiet_loading(folder):
+        config = MultiTokenLMConfig.from_pretrained(source)
     for name in ("head_kind", "own_unembeddings"):
         own = getattr(config, name)
         if given.get(name, own) != own:
@@ -99,8 +100,8 @@ def _further(folder: str, given: dict[str, Any], curriculum: str) -> MultiTokenL
 
 
 def main(config: Config) -> TrainingResult:
-    start = config.model or config.lm
-    model = build(config, data := open_for(config, own_tokenizer(start)))
+    own = model_folder(config.model, "multi_token_lm") if config.model else own_tokenizer(config.lm)
+    model = build(config, data := open_for(config, own))
 
     model.trains_in_part = config.curriculum != "static"
 
@@ -119,7 +120,7 @@ def main(config: Config) -> TrainingResult:
         config,
         data,
         save_weights=lambda model, folder: model.save_pretrained(folder),
-        parents=[start],
+        parents=[config.model or config.lm],
         before_step=before_step,
         flops=flops,
     )

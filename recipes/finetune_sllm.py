@@ -22,7 +22,7 @@ import torch
 from pydantic import PositiveInt
 
 from lmbase.config import option, run
-from lmbase.modeling.folders import load_with_more, model_folder
+from lmbase.modeling.folders import load_with_more, model_folder, quiet_loading
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.text.tokenizers import check_same_tokenizer
 from lmbase.training.loop import TrainingResult
@@ -57,7 +57,8 @@ def build(config: Config) -> SLLM:
         return _further(config, config.model, given)
     if not (config.vae and config.lm):
         raise ValueError("An SLLM is grafted from two parts: give --vae (a run of pretrain-vae) and --lm (the trunk).")
-    vae = SentenceVAE.from_pretrained(model_folder(config.vae, "sentence_vae"))
+    with quiet_loading(config.vae):
+        vae = SentenceVAE.from_pretrained(model_folder(config.vae, "sentence_vae"))
     if config.layers not in (None, vae.config.num_encoder_layers):
         raise ValueError(
             f"layers={config.layers}: the encoder of {config.vae} has {vae.config.num_encoder_layers}; pretrain one "
@@ -75,7 +76,8 @@ def _further(config: Config, model: str, given: dict) -> SLLM:
     if config.vae or config.lm:
         raise ValueError("Give either `model`, an SLLM to go on with, or `vae` and `lm` to graft, not both.")
     folder = model_folder(model, "sllm")
-    model_config = SLLMConfig.from_pretrained(folder)
+    with quiet_loading(model):
+        model_config = SLLMConfig.from_pretrained(folder)
     fixed = GRAFTED + ("draft_head_kind",) * (model_config.num_future_tokens > 1)
     for name in fixed:
         own = getattr(model_config, name)

@@ -71,5 +71,12 @@ def read_config(spec: str) -> PreTrainedConfig:
 
 
 def own_tokenizer(spec: str | None) -> str | None:
-    """Where the tokenizer of a model is found: beside its weights; None for random weights."""
-    return None if spec is None or spec.startswith("random:") else model_folder(spec)
+    """Where the tokenizer of a model is found: beside its weights; None for random weights, and for none.
+
+    Raises:
+        ValueError: no such model, or one of a family that is not known: told before any text is prepared for it.
+    """
+    if spec is None:
+        return None
+    check_trunk(read_config(spec), f"lm={spec!r}")
+    return None if spec.startswith("random:") else model_folder(spec)

@@ -54,7 +54,7 @@ def load_tokenizer(
     if spec.lower().endswith(".gguf"):
         tokenizer = _read_gguf(Path(spec))
     else:
-        tokenizer = AutoTokenizer.from_pretrained(spec, **hub_options)
+        tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False, **hub_options)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(
             f"The tokenizer of {spec!r} has no fast (Rust) version, which is needed; use the model's tokenizer.json, "
@@ -78,7 +78,7 @@ def _read_gguf(path: Path) -> Any:
         raise ValueError(f"tokenizer={str(path)!r}: no such GGUF file.")
     try:
         # What is raised depends on what is wrong (a file cut short, an unknown architecture, no package `gguf`).
-        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, trust_remote_code=False)
     except Exception as error:
         raise ValueError(
             f"The tokenizer in {str(path)!r} could not be read: {error} ({type(error).__name__}). Check that the file "
