@@ -257,7 +257,8 @@ def train_one(config: Config, size: str, n: int, seed: int) -> Finished:
     model = build(config, size, n, seed)
     items = train_items(config, seed, own.max_steps * own.batch_size)
     sample = items.batch(np.arange(20) % len(items))["input_ids"].numpy()
-    data = TrainingData(items, hash=hashlib.sha256(sample.tobytes()).hexdigest())  # other versions may write others
+    told_apart = hashlib.sha256(sample.tobytes()).hexdigest()  # another version may write other stories
+    data = TrainingData(items, hash=told_apart)
     hooks = Hooks(
         save_model=lambda m, folder: m.save_pretrained(folder),
         evaluate=(lambda m: measure(m, config)) if config.eval_every else None,
