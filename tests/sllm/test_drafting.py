@@ -209,7 +209,8 @@ def test_drafting_changes_nothing(counter, num_draft, tree):
         assert found.sentence_lengths == plain.sentence_lengths
         accepted += sum(found.statistics.accepted)
         assert plain.statistics.offered == []
-    assert accepted > 0, "nothing was ever accepted, so nothing was tested"
+    # by itself a model may also find, by measured times, that drafting does not pay
+    assert accepted > 0 or num_draft == "auto", "nothing was ever accepted, so nothing was tested"
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
