@@ -1,6 +1,6 @@
 """The causality audit alone: can any score see the text that it scores, or text after it?
 
-    sllm audit --model runs/sllm_tiny runs/opt_tiny
+    sllm audit --model runs/sllm_tiny runs/lm_tiny
 
 For a text of S sentences and each k: sentence k and all after it are replaced, and every score and state before must
 stay what it was, bit for bit where token counts are equal; the gradient of a sentence's score into its own and later

@@ -10,7 +10,7 @@
     sllm benchmark --subset heads --size small --num_future_tokens 1 2 4 8
     sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting
     sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting --ways auto --rounds 20
-    sllm benchmark --subset assist --size opt-1.3b opt-125m --assist_pair runs/opt_tuned runs/sllm --data runs/novels
+    sllm benchmark --subset assist --size opt-1.3b opt-125m --assist_pair runs/lm runs/sllm --data runs/novels
 
 Each subset has keys of its own: `sllm benchmark --subset cache --help` shows those that apply to it.
 

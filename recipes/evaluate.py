@@ -1,7 +1,7 @@
 """Evaluate models side by side: exact causal likelihood, reconstruction, generation speed, cache size; one table.
 
-    sllm evaluate --model runs/opt_tiny runs/opt_tiny_tuned runs/vae_tiny runs/sllm_tiny --data runs/tiny/data
-    sllm evaluate --model zero_shot=facebook/opt-125m tuned=runs/opt125m_tuned runs/sllm_opt125m_h1 --data books/*.txt
+    sllm evaluate --model runs/lm_tiny runs/lm_tiny_tuned runs/vae_tiny runs/sllm_tiny --data runs/data_tiny
+    sllm evaluate --model zero_shot=facebook/opt-125m tuned=runs/lm_opt-125m runs/sllm_opt-125m_h1 --data books/*.txt
 
 Every byte of every text is scored once, in windows that overlap by half, in fp32. Each model is audited first: one
 whose scores can see what they score gets no likelihood, and the recipe ends with the first finding. An SLLM has two

@@ -2,11 +2,11 @@
 
     sllm generate --model runs/sllm_tiny --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --prompt_file story.txt --do_sample true --temperature 0.8 --seed 1
-    sllm generate --model runs/opt_tiny --prompt "Returns the"
+    sllm generate --model runs/lm_tiny --prompt "Returns the"
     sllm generate --model runs/mtp_tiny --num_draft 3 --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --dtype bf16 --weights int8 --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --compile true --max_new_tokens 2000 --prompt "Returns the"
-    sllm generate --model runs/opt_large --assistant runs/sllm_small --prompt "Returns the"
+    sllm generate --model runs/lm_small_tuned --assistant runs/sllm_small --prompt "Returns the"
 
 An unfinished last sentence of the prompt is continued, not encoded. The prompt is shown too, what is new follows it.
 Afterwards stderr tells how many tokens were written, how fast (reading the prompt included), what ended the text and,

@@ -4,7 +4,7 @@ It makes trunks for small SLLMs and, run again on a trained trunk, the fair base
 as many tokens as the SLLM saw.
 
     sllm train-lm lm_tiny
-    sllm train-lm --lm facebook/opt-125m --data my_text/*.txt --output_dir runs/opt125m_tuned
+    sllm train-lm --lm facebook/opt-125m --data my_text/*.txt --output_dir runs/lm_opt-125m
     torchrun --nproc-per-node 8 -m sllm_recipes.train_lm lm_opt --lm facebook/opt-1.3b --data my_text/*.jsonl
 
 Texts are cut into windows of `context` positions: the opening token and context - 1 tokens. Perplexity and bits per

@@ -16,7 +16,7 @@ class Projection:
         return nn.Linear(width, width)
 
     def start(self, layer: nn.Module) -> None:
-        """Starts silent: the decoder first writes as it does without a sentence vector, not what a strange one says."""
+        """At zero: the decoder first writes as it does without a sentence vector, not what a strange one says."""
         assert isinstance(layer, nn.Linear)
         init.zeros_(layer.weight)
         init.zeros_(layer.bias)

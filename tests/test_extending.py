@@ -2,6 +2,8 @@
 
 import gzip
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from sllm.draft_heads import DRAFT_HEAD_KINDS
 from sllm.next_vector import NEXT_VECTORS
 from sllm_data.corpora import open_corpus
 from sllm_data.prepare import prepare
+from sllm_data.prepared import PreparedData
 from sllm_data.readers import READERS
 
 ROOT = Path(__file__).parents[1]
@@ -50,17 +53,21 @@ def block_of(section: str, language: str = "python") -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def extended() -> Iterator[None]:
-    """Every example is registered; afterwards the registries are what they were."""
+    """Every example is registered, also where it has become permanent; afterwards the registries are what they were."""
     before = [dict(registry) for registry in REGISTRIES]
+    for name in re.findall(r'^[A-Z_]+\["(.+)"\] = ', DOCUMENT, re.MULTILINE):
+        for registry in REGISTRIES:
+            registry.pop(name, None)
+    sizes = [len(registry) for registry in REGISTRIES]
     for section, text in SECTIONS.items():
         if "```python" in text:
             exec(compile(block_of(section), f"docs/extending.md, {section}", "exec"), {"__name__": "example"})
+    added = [len(registry) - size for registry, size in zip(REGISTRIES, sizes, strict=True)]
     yield
     for registry, old in zip(REGISTRIES, before, strict=True):
-        added = [name for name in registry if name not in old]
-        for name in added:
-            del registry[name]
-        assert len(added) == 1
+        registry.clear()
+        registry.update(old)
+    assert added == [1] * len(REGISTRIES)
 
 
 @given(st.text(st.sampled_from("ab. \n\r\t\u2028"), max_size=40))
@@ -83,6 +90,22 @@ def test_a_segmenter_cuts_in_every_place_where_text_is_read(tmp_path):
     assert data.split("train").num_sentences == 4
 
 
+def test_the_command_knows_what_its_launcher_imports(tmp_path):
+    (launcher,) = re.findall(r"```python\n(.*?)```", DOCUMENT.partition("\n## ")[0], re.DOTALL)
+    (tmp_path / "my_sllm.py").write_text(launcher, encoding="utf-8")
+    (tmp_path / "my_rules.py").write_text(block_of("A segmenter"), encoding="utf-8")
+    (tmp_path / "train.jsonl").write_text("".join(f'{{"text": "One, {i}.\\n\\nTwo."}}\n' for i in range(40)))
+
+    def sllm(*words: str) -> str:
+        command = [sys.executable, "my_sllm.py", "prepare", *words]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    assert ", paragraph, " in " ".join(sllm("--help").split())
+    source = ["--data", "train.jsonl", "--tokenizer", "bytes", "--num_workers", "2", "--output_dir", "data"]
+    sllm("--rule", "paragraph", *source)
+    assert PreparedData.load(tmp_path / "data").split("train").num_sentences == 80
+
+
 def test_a_reader_is_found_by_its_suffix(tmp_path):
     (tmp_path / "valid.tsv").write_text("n\ttext\n1\tThree.\n2\n", encoding="utf-8")
     (tmp_path / "train.tsv.gz").write_bytes(gzip.compress("n\ttext\r\n1\tOne.\r\n2\tÜ 😀\r\n".encode()))
@@ -92,6 +115,13 @@ def test_a_reader_is_found_by_its_suffix(tmp_path):
     assert corpus.skipped["valid"].names == {"no field 'text'": ["valid.tsv:2"]}
     data = prepare(corpus, make_processor(), tmp_path / "prepared", progress=False)
     assert list(documents_of(data, "train")) == ["One.", "Ü 😀"]
+
+
+def test_a_bad_byte_costs_a_reader_its_row_only(tmp_path):
+    (tmp_path / "train.tsv").write_bytes(b"\xef\xbb\xbftext\tn\nOne.\t1\nbad \xff\t2\nTwo.\t3\n\n\n")
+    corpus = open_corpus(str(tmp_path))
+    assert [(d.name, d.text) for d in corpus.read("train")] == [("train.tsv:1", "One."), ("train.tsv:3", "Two.")]
+    assert corpus.skipped["train"].names == {"invalid UTF-8": ["train.tsv:2"]}
 
 
 def trained(model, batch, steps=2):

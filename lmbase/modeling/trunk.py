@@ -30,7 +30,9 @@ class Family:
         projection: path of what narrows states to the width of the vocabulary table, if there is such a thing.
         feed_forward: name of the feed-forward layers' width in the configuration.
         dropouts: names of all dropout probabilities there.
-        random: what else a random model's configuration sets.
+        random: what else a random model's configuration sets, made of its `size`: a dict of Transformers' common
+            names (`hidden_size`, `num_attention_heads` ...).
+        note: what stands behind its name in messages.
     """
 
     blocks: str = "layers"
@@ -39,6 +41,7 @@ class Family:
     feed_forward: str = "intermediate_size"
     dropouts: tuple[str, ...] = ("attention_dropout",)
     random: Callable[[dict], dict] = lambda size: {}
+    note: str = ""
 
 
 def _grouped(size: dict) -> dict:
@@ -48,21 +51,22 @@ def _grouped(size: dict) -> dict:
 
 FAMILIES: dict[str, Family] = {
     "opt": Family(
-        "decoder.layers",
-        "decoder.final_layer_norm",
-        "decoder.project_out",
-        "ffn_dim",
-        ("dropout", "attention_dropout"),
-        lambda size: {"word_embed_proj_dim": size["hidden_size"]},
+        blocks="decoder.layers",
+        norm="decoder.final_layer_norm",
+        projection="decoder.project_out",
+        feed_forward="ffn_dim",
+        dropouts=("dropout", "attention_dropout"),
+        random=lambda size: {"word_embed_proj_dim": size["hidden_size"]},
     ),
-    "gpt2": Family("h", "ln_f", None, "n_inner", ("resid_pdrop", "embd_pdrop", "attn_pdrop")),
-    "llama": Family(random=_grouped),
+    "gpt2": Family(
+        blocks="h", norm="ln_f", feed_forward="n_inner", dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop")
+    ),
+    "llama": Family(random=_grouped, note="SmolLM2, too"),
     "qwen2": Family(random=_grouped),
     "qwen3": Family(
         random=lambda size: _grouped(size) | {"head_dim": size["hidden_size"] // size["num_attention_heads"]}
     ),
 }
-PROMISED = "opt, gpt2, llama (SmolLM2, too), qwen2 and qwen3"
 
 # Random sizes: two small ones for CPUs, a deep and narrow one for models of bytes, and those of the published OPTs
 # (arXiv 2205.01068). `random:SIZE` is an OPT, `random:FAMILY-SIZE` one of another family with one of the first three.
@@ -97,11 +101,11 @@ def check_trunk(config: PreTrainedConfig, what: str) -> PreTrainedConfig:
     """
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(f"{what} is an encoder-decoder model ({kind}); a decoder-only one is needed: {PROMISED}.")
+        raise ValueError(f"{what} is an encoder-decoder model ({kind}); a decoder-only one is needed: {_promised()}.")
     if kind not in FAMILIES:
         raise ValueError(
-            f"{what} is of the family {kind!r}, which is not known here. Promised and tested are {PROMISED}; another "
-            "decoder-only family takes a line in lmbase/modeling/trunk.py and its tests."
+            f"{what} is of the family {kind!r}, which is not known here. Promised and tested are {_promised()}; "
+            "another decoder-only family takes a line in lmbase/modeling/trunk.py and its tests."
         )
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         raise ValueError(f"{what} attends within sliding windows in some layers, which caches here do not know.")
@@ -113,6 +117,11 @@ def check_trunk(config: PreTrainedConfig, what: str) -> PreTrainedConfig:
     if getattr(config, "add_cross_attention", False):
         raise ValueError(f"{what} has cross-attention: it is the decoder of an encoder-decoder model.")
     return config
+
+
+def _promised() -> str:
+    names = [f"{name} ({family.note})" if family.note else name for name, family in FAMILIES.items()]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def random_config(spec: str, *, vocab_size: int, max_positions: int) -> PreTrainedConfig:

@@ -11,9 +11,9 @@ A new rule is one class in a file of its own and one line in `SEGMENTERS`.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 from lmbase.text.clauses import ALL_ENDS, CLOSERS, QUOTES, ClauseSegmenter
 from lmbase.text.lines import MAX_LINE, LineSegmenter
@@ -43,14 +43,26 @@ SEGMENTERS: dict[str, Segmenter] = {
     "line": LineSegmenter(),
 }
 AUTO = "auto"  # `choose_rule` decides for each text
-RULES = (*SEGMENTERS, AUTO)
 SAMPLE = 16_384  # characters of a document that choose_rule looks at
+
+
+class _Rules(Sequence[str]):
+    """Names of the rules that there are at the moment, so that one registered later is among them."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return (*SEGMENTERS, AUTO)[index]
+
+    def __len__(self) -> int:
+        return len(SEGMENTERS) + 1
+
+
+RULES = _Rules()
 
 
 def check_rule(rule: str) -> None:
     """Raise ValueError unless there is a rule of this name."""
-    if rule not in SEGMENTERS and rule != AUTO:
-        raise ValueError(f"rule={rule!r} is unknown: use one of {', '.join([*SEGMENTERS, AUTO])}.")
+    if rule not in RULES:
+        raise ValueError(f"rule={rule!r} is unknown: use one of {', '.join(RULES)}.")
 
 
 def segment(text: str, rule: str = AUTO, *, punkt: dict | None = None) -> list[str]:

@@ -76,7 +76,7 @@ def load_pair(specs: Sequence[str] | None, device: str) -> Pair:
     """
     told = (
         f"assist_pair={specs}: two are needed, a trained token-level model and after it a trained SLLM with the same "
-        "tokenizer, as in `--assist_pair runs/opt_tuned runs/sllm`."
+        "tokenizer, as in `--assist_pair runs/lm runs/sllm`."
     )
     if specs is None or len(specs) != 2:
         raise ValueError(told)

@@ -7,13 +7,14 @@ import torch
 from tiny import WIDTH, make_processor, make_vae, randomise
 from transformers import AutoModelForCausalLM
 
+from lmbase.modeling import trunk
 from lmbase.modeling.trunk import new_config
 from multitoken import MultiTokenLM
 from sllm import SLLM
 from sllm.evaluation.kinds import kind_of
 from sllm.evaluation.loaded import LoadedModel
 
-FAMILIES = ("opt", "gpt2", "llama", "qwen3")
+FAMILIES = tuple(trunk.FAMILIES)
 
 
 def make_lm(family: str = "llama", seed: int = 1, **options) -> Any:

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
 from lmbase.modeling.attention import use_fast_attention
-from lmbase.modeling.trunk import new_config
+from lmbase.modeling.trunk import FAMILIES, new_config
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer
 from multitoken import MultiTokenLM
@@ -18,12 +18,9 @@ WIDTH = 16
 MEMORY: dict = dict(num_memory_states=3, num_memory_tokens=5)
 # Every family in the shape that sets it apart: grouped heads, heads whose widths do not add up to the model's, no
 # padding token, vectors narrower than the layers.
-LMS: dict[str, dict] = {
-    "opt": dict(family="opt"),
+LMS: dict[str, dict] = {family: dict(family=family) for family in FAMILIES} | {
     "opt-350m": dict(family="opt", hidden_size=64, word_embed_proj_dim=32, do_layer_norm_before=False),
     "gpt2": dict(family="gpt2", pad_token_id=None),
-    "llama": dict(family="llama"),
-    "qwen2": dict(family="qwen2"),
     "qwen3": dict(family="qwen3", head_dim=16),
 }
 LM_WIDTH = 32  # of the vectors that each of them reads

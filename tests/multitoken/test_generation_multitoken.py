@@ -11,8 +11,8 @@ from lmbase.modeling.decoding import GumbelNoise
 from lmbase.text.tokenizers import load_tokenizer
 from multitoken import MultiTokenLM, draft_loop
 from multitoken.draft_length import DraftLength
+from multitoken.heads import HEAD_KINDS
 
-KINDS = ("parallel", "linear", "causal", "anticausal")
 TREE = ((0,), (1,), (2,), (0, 0), (0, 1), (1, 0))
 PROMPTS = [[2, 10, 11, 12], [2], [2, 30, 31, 32, 33, 34, 35], [2, 50, 51]]
 
@@ -32,7 +32,7 @@ def trained(kind="parallel", steps=60, **options):
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=[*KINDS, "after", "own after"])
+@pytest.fixture(scope="module", params=[*HEAD_KINDS, "after", "own after"])
 def model(request):
     kind, _, after = request.param.rpartition("after") if "after" in request.param else (request.param, "", None)
     if after is None:
@@ -104,7 +104,7 @@ def test_a_batch_is_its_members(model, options):
         assert output.finish_reason[b] == single.finish_reason[0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEAD_KINDS)
 @pytest.mark.parametrize("tree", [None, TREE], ids=["chain", "tree"])
 def test_a_text_goes_on_alone_for_long_after_the_others(kind, tree):
     """Long texts that end early, in the middle of a draft, beside a short one that goes on plainly and then drafts."""

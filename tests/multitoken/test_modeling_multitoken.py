@@ -11,8 +11,8 @@ from lmbase.modeling.causality import audit_tokens
 from lmbase.modeling.token_lm import TokenLM, score_tokens, shift
 from lmbase.text.tokenizers import load_tokenizer
 from multitoken import MultiTokenLM, MultiTokenLMConfig
+from multitoken.heads import HEAD_KINDS
 
-KINDS = ("parallel", "linear", "causal", "anticausal")
 POST_NORM = dict(hidden_size=16, word_embed_proj_dim=8, do_layer_norm_before=False)  # OPT-350M's shape
 IDS = torch.tensor([[10, 11, 12, 13, 14], [20, 21, 22, 1, 1]])
 BATCH = dict(input_ids=IDS, attention_mask=IDS != 1, ends=torch.tensor([True, False]))
@@ -44,7 +44,7 @@ def naive_losses(model, batch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("shape", [{}, POST_NORM, dict(tie_word_embeddings=False)], ids=["pre", "post", "untied"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEAD_KINDS)
 def test_head_1_is_the_opt_that_it_came_from_bit_for_bit(kind, shape):
     opt = make_opt(num_hidden_layers=3, **shape)
     if kind == "anticausal" and shape == POST_NORM:
@@ -54,7 +54,7 @@ def test_head_1_is_the_opt_that_it_came_from_bit_for_bit(kind, shape):
     model = MultiTokenLM.from_lm(opt, 3, kind)
     ids = torch.tensor([[2, 10, 11, 12]])
     assert torch.equal(model.logits(ids), opt(ids).logits)
-    if kind in ("parallel", "causal"):
+    if HEAD_KINDS[kind].is_block and not HEAD_KINDS[kind].reads_all:
         assert torch.equal(model.to_lm()(ids).logits, opt(ids).logits)
     else:
         with pytest.raises(ValueError, match="no plain model"):
@@ -82,7 +82,7 @@ def test_scores_are_those_of_the_plain_opt(mtp):
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEAD_KINDS)
 def test_losses_and_gradients_are_the_naive_sums(kind, own, monkeypatch):
     monkeypatch.setitem(losses.CHUNK_ROWS, "cpu", 4)  # chunks cross the borders between heads
     model = make_mtp(head_kind=kind, own_unembeddings=own, head_weights=[1.0, 0.5, 2.0])
@@ -204,13 +204,13 @@ def test_a_curriculum_leaves_later_heads_out(mtp):
     assert all(p.grad is not None for p in mtp.heads[1].parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEAD_KINDS)
 def test_matching_sizes(kind):
-    """With n heads a model has as many blocks as the plain OPT, so as many parameters (linear: a few more)."""
+    """With n heads a model has as many blocks as the plain OPT; heads that are no blocks come on top."""
     opt = make_opt(num_hidden_layers=4)
     model = MultiTokenLM(MultiTokenLMConfig.matching(opt.config, 3, kind))
-    plain, own = (sum(p.numel() for p in m.parameters()) for m in (opt, model))
-    assert own == plain + (3 * 16 * 17 if kind == "linear" else 0)
+    plain, own, heads = (sum(p.numel() for p in m.parameters()) for m in (opt, model, model.heads))
+    assert own == plain + (0 if HEAD_KINDS[kind].is_block else heads)
 
 
 # -- causality ---------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_matching_sizes(kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEAD_KINDS)
 def test_no_head_sees_what_it_predicts(kind, attention):
     model = make_mtp(head_kind=kind)
     model.set_attn_implementation(attention)

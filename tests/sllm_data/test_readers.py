@@ -118,7 +118,9 @@ def test_wrong_text_field_is_told_at_once_with_the_fields_there_are(tmp_path: Pa
         open_corpus(str(tmp_path / "b.parquet"))
 
 
-def test_known_types_are_those_of_the_registry() -> None:
+def test_known_types_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = (".txt", ".jsonl", ".json", ".csv", ".parquet")
+    monkeypatch.setattr(readers, "READERS", {suffix: READERS[suffix] for suffix in own})
     assert known_types() == (
         "Known are .txt, .jsonl, .json and .csv, also with .gz, .bz2, .xz or .zst added, and .parquet as they are."
     )
@@ -157,5 +159,5 @@ def test_a_new_reader_is_a_function_and_a_line(tmp_path: Path, monkeypatch: pyte
     assert [document.text for document in corpus.read("train")] == ["One.\n", "Two.\n"]
     assert [document.name for document in corpus.read("valid")] == ["valid.stars:1"]
     (tmp_path / "nothing.here").write_text("x")
-    with pytest.raises(ValueError, match=r"\.csv and \.stars, also with"):
+    with pytest.raises(ValueError, match=r" and \.stars, also with"):
         open_corpus(str(tmp_path / "nothing.here"))

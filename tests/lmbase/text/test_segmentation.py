@@ -137,7 +137,7 @@ def test_auto_reads_code_tables_logs_and_verse_as_lines(text: str) -> None:
 
 def test_unknown_rules_are_refused() -> None:
     for call in (segment, is_open, lambda text, rule: learn_parameters(rule, [text])):
-        with pytest.raises(ValueError, match=r"rule='clause' .*punctuation, sentence, line, auto"):
+        with pytest.raises(ValueError, match=rf"rule='clause' .*{', '.join(SEGMENTERS)}, auto"):
             call("x", "clause")
 
 
@@ -158,12 +158,15 @@ def test_a_new_rule_is_a_class_and_a_line(monkeypatch: pytest.MonkeyPatch) -> No
     assert segment(" two  words ", "word") == [" two", "  words", " "]
     assert is_open("two", "word")
     assert learn_parameters("word", ["a", "b"]) == {"texts": 2}
-    with pytest.raises(ValueError, match="line, word, auto"):
+    assert list(RULES)[-2:] == ["word", "auto"]
+    with pytest.raises(ValueError, match="word, auto"):
         segment("x", "verse")
 
 
 def test_what_a_rule_learns() -> None:
-    assert [rule for rule in RULES if learn_parameters(rule, ["He left. She stayed."]) is not None] == ["sentence"]
+    learned = {rule: learn_parameters(rule, ["He left. She stayed."]) for rule in RULES}
+    assert learned["sentence"] is not None
+    assert learned["punctuation"] is learned["line"] is learned["auto"] is None
 
 
 UNITS = 'a|word | |\n| \n|.|. |,|)|"|".|…|...a|。|，"|Mr. |1. |I. |).|你好'.split("|")  # noqa: SIM905
