@@ -126,12 +126,15 @@ def bar_chart(bars: Sequence[tuple[str, float, int]], show: Callable[[float], st
 def point_chart(points: Sequence[tuple[str, float, float]], x_label: str, y_label: str) -> str:
     """Labelled points (name, x, y) as an SVG file of its own, on a white ground that reads on dark pages too."""
     axes = _axes(x_label, y_label, width=640, height=360)
-    middle = (min(x for _, x, _ in points) + max(x for _, x, _ in points)) / 2
-    for index, (name, x, y) in enumerate(points):
-        side, gap = ("right", -9) if x > middle else ("left", 9)
+    wide, high = (max(values) - min(values) for values in ([x for _, x, _ in points], [y for _, _, y in points]))
+    above, last = True, (-math.inf, -math.inf)
+    for index, (name, x, y) in sorted(enumerate(points), key=lambda entry: entry[1][1:]):
+        beside = x - last[0] < 0.25 * wide and abs(y - last[1]) < 0.1 * high
+        above, last = not (above and beside), (x, y)  # names of neighbours do not cover each other
         axes.plot(x, y, "o", markersize=9, color=_tint(index))
-        axes.annotate(_short(name), (x, y), (gap, 0), ha=side, va="center", color=INK, textcoords="offset points")
-    axes.margins(0.08, 0.12)
+        gap, va = (9, "bottom") if above else (-9, "top")
+        axes.annotate(_short(name), (x, y), (0, gap), ha="center", va=va, color=INK, textcoords="offset points")
+    axes.margins(0.1, 0.16)
     return _svg(axes, "#ffffff")
 
 
