@@ -17,7 +17,7 @@ from multitoken.compiled_step import compiled_step, trunk_cache
 from multitoken.draft_loop import DraftLoop, Read, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.modeling_multitoken import MultiTokenModel
-from multitoken.request import Call, GenerateOutput, Request, open_call, streaming
+from multitoken.request import ALWAYS_GIVEN, Call, GenerateOutput, Request, open_call, streaming
 from multitoken.transitions import Ahead, Guessers
 
 
@@ -30,7 +30,7 @@ class MultiTokenGenerateOutput(GenerateOutput):
         cache_bytes: of the keys and values of all positions that were read.
     """
 
-    cache_bytes: int = None  # type: ignore[assignment]  # a ModelOutput's fields need defaults
+    cache_bytes: int = ALWAYS_GIVEN
 
 
 def generate(model: MultiTokenModel, request: Request, tokenizer) -> MultiTokenGenerateOutput:

@@ -18,6 +18,8 @@ from multitoken.copying import PromptLookup, make_lookups
 from multitoken.draft_tree import DraftTree
 from multitoken.speculation import SpeculationStatistics, check_drafts
 
+ALWAYS_GIVEN: Any = None  # a ModelOutput's fields need defaults, those that are always there, too
+
 
 @dataclass
 class GenerateOutput(ModelOutput):
@@ -31,12 +33,11 @@ class GenerateOutput(ModelOutput):
         statistics: what drafting brought.
     """
 
-    # A ModelOutput's fields need defaults; all but the texts are always there.
-    sequences: Tensor = None  # type: ignore[assignment]
-    num_new_tokens: list[int] = None  # type: ignore[assignment]
-    finish_reason: list[str] = None  # type: ignore[assignment]
+    sequences: Tensor = ALWAYS_GIVEN
+    num_new_tokens: list[int] = ALWAYS_GIVEN
+    finish_reason: list[str] = ALWAYS_GIVEN
     texts: list[str] | None = None
-    statistics: SpeculationStatistics = None  # type: ignore[assignment]
+    statistics: SpeculationStatistics = ALWAYS_GIVEN
 
 
 @dataclass

@@ -17,7 +17,7 @@ from lmbase.text.padding import between_padding, pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import token_bytes
 from multitoken.draft_loop import Stretch
-from multitoken.request import Call, GenerateOutput, Request, open_call, streaming
+from multitoken.request import ALWAYS_GIVEN, Call, GenerateOutput, Request, open_call, streaming
 from sllm import reading
 from sllm.compiled_steps import CompiledSteps
 from sllm.modeling_sllm import SLLMModel
@@ -43,8 +43,8 @@ class SentenceGenerateOutput(GenerateOutput):
         statistics: what drafting inside sentences brought, end marks counted as tokens.
     """
 
-    attention_mask: Tensor = None  # type: ignore[assignment]  # a ModelOutput's fields need defaults
-    sentence_lengths: list[list[int]] = None  # type: ignore[assignment]
+    attention_mask: Tensor = ALWAYS_GIVEN
+    sentence_lengths: list[list[int]] = ALWAYS_GIVEN
     recut_share: float | None = None
     past_key_values: Cache | RowCache | None = None
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lmbase.modeling.devices import moved
 from lmbase.modeling.trunk import input_table, special_ids, trunk_of
 from sentencevae import SentenceVAE
 from sentencevae.layers import DecoderLayer
@@ -35,4 +36,4 @@ def graft(cls: type[ModelT], vae: SentenceVAE, lm: PreTrainedModel, options: dic
         model.sentence_in.weight.copy_(torch.eye(len(model.start_state)) * table.float().std())
         model.start_state.copy_(table[special_ids(lm.config).opening])
     model.generation_config.update(**{k: getattr(model.config, k) for k in ("pad_token_id", "eos_token_id")})
-    return model.to(vae.dtype).eval()  # type: ignore[arg-type]
+    return moved(model, dtype=vae.dtype).eval()
