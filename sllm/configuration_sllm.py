@@ -63,10 +63,10 @@ class SLLMConfig(PreTrainedConfig):
         draft_targets: str = "text",
         **kwargs,
     ):
-        given = (
-            autoencoder if isinstance(autoencoder, SentenceVAEConfig) else None
-        )  # copied: the caller's stays as it is
-        self.autoencoder = copy.deepcopy(given) if given else SentenceVAEConfig(**(autoencoder or {}))
+        if isinstance(autoencoder, SentenceVAEConfig):
+            self.autoencoder = copy.deepcopy(autoencoder)  # the caller's stays as it is
+        else:
+            self.autoencoder = SentenceVAEConfig(**(autoencoder or {}))
         self.trunk = as_config(trunk)
         self.max_sentences = max_sentences
         self.num_memory_states = num_memory_states

@@ -32,8 +32,10 @@ def model_folder(name: str | Path, model_type: str | None = None) -> str:
         raise ValueError(f"The run {str(name)!r} is not finished: it has checkpoints but no model. Continue it first.")
     if not folder.is_dir():
         return str(name)  # a hub id, or a GGUF file
-    if model_type is None and not (folder / "config.json").is_file() and len(found := [*folder.glob("*.gguf")]) == 1:
-        return str(found[0])
+    if model_type is None and not (folder / "config.json").is_file() and (files := sorted(folder.glob("*.gguf"))):
+        if len(files) > 1:
+            raise ValueError(f"{str(name)!r} holds {len(files)} GGUF files: name one, {str(files[0])!r} for instance.")
+        return str(files[0])
     if (folder / MANIFEST).is_file():
         _verify_once(folder.resolve())
     config = folder / "config.json"

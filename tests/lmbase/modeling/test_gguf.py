@@ -113,3 +113,10 @@ def test_a_missing_package_is_told(source, tmp_path, monkeypatch):
     monkeypatch.setattr(modeling_gguf_pytorch_utils, "is_gguf_available", lambda *_: False)
     with pytest.raises(ValueError, match="pip install gguf"):
         load_lm(str(tmp_path))
+
+
+def test_of_several_files_one_has_to_be_named(tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"holds 2 GGUF files: name one, .*a\.gguf"):
+        load_lm(str(tmp_path))
