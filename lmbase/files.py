@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
@@ -123,6 +123,21 @@ def verify_folder(folder: Path) -> None:
     for path, _, digest in expected:
         if _sha256(path) != digest:
             raise ValueError(f"{path} is damaged: its contents do not match their checksum in {MANIFEST}.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: it is damaged, nested beyond reason, or holds something else; the message names the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as JSON ({error}): it is damaged. Copy it again.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} holds no JSON object but a {type(content).__name__}: it is damaged.")
+    return content
 
 
 def _sha256(path: Path) -> str:

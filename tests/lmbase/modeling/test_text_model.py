@@ -8,8 +8,8 @@ from tiny import make_processor
 from tokenizers_of_kinds import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lmbase.modeling.text_model import ProcessorMixin, TokenizerMixin
 from lmbase.text.processor import SentenceProcessor
-from lmbase.text.text_model import ProcessorMixin, TokenizerMixin
 from lmbase.text.tokenizers import load_tokenizer, tokenizer_hash
 
 
