@@ -109,10 +109,12 @@ def verify_folder(folder: Path) -> None:
         ValueError: a file is missing, too short or too long, or has other contents; the message names it.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         expected = [(folder / name, entry["bytes"], entry["sha256"]) for name, entry in manifest.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} has no readable {MANIFEST} ({error}): it was not written completely.") from None
+    if outside := [name for name in manifest if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise ValueError(f"{folder / MANIFEST} lists {outside[0]!r}, which is outside the folder: it is damaged.")
     for path, size, _ in expected:
         if not path.is_file():
             raise ValueError(f"{path} is missing: the folder was copied incompletely or a file was deleted.")

@@ -20,7 +20,7 @@ INDEX = "model.safetensors.index.json"
 MAX_TENSORS = 50_000
 # Numbers of a configuration: those that count blocks or heads with weights of their own, and sizes of what is in them.
 COUNTED = re.compile(r"num_.*layers$|n_layer$|num_future_tokens$")
-SIZES = re.compile(r".*(_size|_dim|_heads|_width|_states|_tokens|_sentences)$|n_embd$|n_inner$|n_head$")
+SIZES = re.compile(r".*(_size|_dim|_heads|_width|_states|_tokens|_sentences|_token_id)$|n_embd$|n_inner$|n_head$")
 MAX_LABELS = 10_000  # a default configuration of Transformers makes a name for each
 SMALLEST_LIMIT = 4096  # settings that are no sizes may have names like theirs
 _REMEDY = "the file is damaged, or was not written by save_pretrained. Copy the model again from where it was made."
