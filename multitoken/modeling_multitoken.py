@@ -125,7 +125,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         table = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
         for i, own in enumerate(self.unembeddings or ()):
             assert self.unembeddings is not None
-            self.unembeddings[i] = self._get_resized_lm_head(own, table.num_embeddings)
+            self.unembeddings[i] = self._get_resized_lm_head(cast(nn.Linear, own), table.num_embeddings)
         return table
 
     def draft_loop(self, *args) -> DraftLoop:

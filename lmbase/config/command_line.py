@@ -16,7 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lmbase.config.options import Keys, keys_given_twice, keys_of, members, nearest_names, own_names, type_name
-from lmbase.config.yaml_files import Loader, file_layers, filled_in, find_config, nest, read_yaml
+from lmbase.config.yaml_files import file_layers, filled_in, find_config, nest, parse_yaml, read_yaml
 
 ConfigT = TypeVar("ConfigT")
 
@@ -140,7 +140,7 @@ def _from_yaml(text: str, kinds: list[Any]) -> Any:
     if all(kind in (str, Path, type(None)) for kind in kinds):
         return text
     try:
-        value = yaml.load(text, Loader=Loader)
+        value = parse_yaml(text)
     except yaml.YAMLError:
         return text
     takes_text = str in kinds or any(isinstance(choice, str) for kind in kinds for choice in typing.get_args(kind))

@@ -48,13 +48,11 @@ def inspect_folder(folder: Path) -> None:
 
 def inspect_hub(name: str, **hub_options: Any) -> None:
     """The same for a model on a hub, as far as it can be known before its weights are downloaded."""
-    found = {
-        f: cached_file(name, f, _raise_exceptions_for_missing_entries=False, **hub_options) for f in (CONFIG, INDEX)
-    }
-    if found[CONFIG]:
-        check_config(read_json(Path(found[CONFIG])), Path(found[CONFIG]).parent)
-    if found[INDEX]:
-        shards(Path(found[INDEX]))
+    options: dict[str, Any] = dict(hub_options, _raise_exceptions_for_missing_entries=False)
+    if config := cached_file(name, CONFIG, **options):
+        check_config(read_json(Path(config)), Path(config).parent)
+    if index := cached_file(name, INDEX, **options):
+        shards(Path(index))
 
 
 def check_config(config: dict[str, Any], folder: Path) -> None:

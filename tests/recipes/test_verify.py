@@ -25,7 +25,7 @@ def verify(folder, capsys) -> tuple[int, list[str]]:
     try:
         main(["verify", str(folder)])
     except SystemExit as end:
-        status = int(end.code)
+        status = int(end.code or 0)
     return status, capsys.readouterr().out.splitlines()[:-1]
 
 
