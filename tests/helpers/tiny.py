@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM, PreTra
 
 from lmbase.modeling.attention import use_fast_attention
 from lmbase.modeling.trunk import FAMILIES, new_config
-from lmbase.text.padding import pad_tokens
+from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer
 from multitoken import MultiTokenLM
@@ -112,6 +112,21 @@ def make_sllm(
     with torch.no_grad():
         sllm.stop_head.bias.fill_(stop_bias)
     return sllm
+
+
+def pad(texts: list[list[list[int]]]) -> dict[str, torch.Tensor]:
+    """Texts given as sentences -> arguments of an SLLM."""
+    return vars(pad_sentences(texts, 1))
+
+
+def read(model: SLLM, texts: list[str]) -> dict[str, torch.Tensor]:
+    """The same of texts."""
+    return vars(model.processor(texts))
+
+
+def rows(output) -> list[list[int]]:
+    """Prompt and new ids of each text that was written."""
+    return [ids[mask].tolist() for ids, mask in zip(output.sequences, output.attention_mask, strict=True)]
 
 
 SLLMS = {
