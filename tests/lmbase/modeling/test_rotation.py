@@ -9,10 +9,7 @@ from tiny import make_lm
 from lmbase.modeling.devices import moved
 from lmbase.modeling.pretrained import load_lm, read_config
 from lmbase.modeling.rotation import keep_rotation_exact
-from lmbase.modeling.trunk import (
-    new_trunk,
-    trunk_of,
-)
+from lmbase.modeling.trunk import new_trunk, trunk_of
 
 
 def rotation(model):
