@@ -87,11 +87,10 @@ def test_wandb_without_an_account_keeps_its_run_here(tmp_path, monkeypatch):
             self.given = given
 
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("WANDB_MODE", "")
-    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     tracked = Tracked()
-    start_tracker(tracked, "wandb", {"steps": 3, "betas": (0.9, 0.95)}, tmp_path)  # type: ignore[arg-type]
+    start_tracker(tracked, "wandb", {"steps": 3, "betas": (0.9, 0.95)}, tmp_path)
     assert os.environ.pop("WANDB_MODE") == "offline"
     assert tracked.given["init_kwargs"]["wandb"]["dir"] == str(tmp_path)
     assert tracked.given["config"] == {"steps": 3, "betas": "(0.9, 0.95)"}
