@@ -7,7 +7,7 @@ import sys
 def run(*lines):
     """A fresh interpreter in which a few lines stand for PyTorch."""
     code = "\n".join(["import atexit, sys, threading, types", *lines])
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
 
 
 def torch(initialized):
