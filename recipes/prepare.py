@@ -28,6 +28,7 @@ from sllm_data.prepare import prepare
 from sllm_data.prepared import PROCESSOR, PreparedData
 
 QUICK_BYTES = 200_000
+MANY_CAPPED = 0.1  # share of sentences that reach max_sentence_tokens from which a remedy is named
 
 
 @dataclass
@@ -76,12 +77,19 @@ def describe(data: PreparedData) -> str:
         else:
             mean = counts["tokens"] / counts["sentences"]
             ratio = counts["piecewise_to_whole_tokens"]
+            cap = data.processor.max_sentence_tokens
+            capped = sum(counts["tokens_per_sentence"][cap:]) / counts["sentences"]
             rules = ", ".join(f"{rule} {number}" for rule, number in counts["rules"].items())
             lines.append(
                 f"  {split}: {counts['documents']:,} documents, {counts['bytes']:,} bytes, "
-                f"{counts['sentences']:,} sentences, {counts['tokens']:,} tokens ({mean:.1f} per sentence, "
-                f"{ratio:.3f} times those of whole documents; {rules})"
+                f"{counts['sentences']:,} sentences ({capped:.1%} at the cap of {cap}), {counts['tokens']:,} tokens "
+                f"({mean:.1f} per sentence, {ratio:.3f} times those of whole documents; {rules})"
             )
+            if capped > MANY_CAPPED:
+                lines.append(
+                    f"  {split}: {capped:.0%} of the sentences reach the cap, which cuts longer ones in two: give "
+                    "more --max_sentence_tokens, a tokenizer of longer tokens (bpe:N, not bytes) or another --rule"
+                )
         for reason, entry in counts["skipped"].items():
             more = " ..." if entry["count"] > 3 else ""
             lines.append(f"  {split}: left out {entry['count']} x {reason}: {', '.join(entry['names'][:3])}{more}")
