@@ -79,24 +79,24 @@ def quiet_loading(spec: str) -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         yield
-    except ValueError:
-        raise
-    except OSError as error:
+    except Exception as error:  # whatever a missing or damaged file leads to
+        told = f"({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        if spec.lower().endswith(".gguf"):
+            if isinstance(error, ImportError):
+                raise ValueError(f"{spec!r} is a GGUF file, which takes the package gguf: pip install gguf.") from error
+            raise ValueError(
+                f"The GGUF file {spec!r} cannot be read {told}: it is cut short, damaged, or of an architecture that "
+                "Transformers does not load. Download it again, or give the model's own folder."
+            ) from error
+        if isinstance(error, ValueError):
+            raise
+        if not isinstance(error, OSError):
+            raise ValueError(f"{spec!r} cannot be loaded {told}: its {CONFIG} or its weights are damaged.") from error
         if not Path(spec).is_dir():
             raise ValueError(f"No model at {spec!r}: it is no folder here, and no hub has it. {error}") from error
         raise ValueError(
             f"{spec!r} has no weights as safetensors, and pickled ones, which can run code, are not loaded: save the "
             "model again with save_pretrained, or convert it."
-        ) from error
-    except Exception as error:  # whatever a damaged file leads to
-        told = f"({type(error).__name__}: {' '.join(str(error).split())[:300]})"
-        if not spec.lower().endswith(".gguf"):
-            raise ValueError(f"{spec!r} cannot be loaded {told}: its {CONFIG} or its weights are damaged.") from error
-        if isinstance(error, ImportError):
-            raise ValueError(f"{spec!r} is a GGUF file, which takes the package gguf: pip install gguf.") from error
-        raise ValueError(
-            f"The GGUF file {spec!r} cannot be read {told}: it is cut short, damaged, or of an architecture that "
-            "Transformers does not load. Download it again, or give the model's own folder."
         ) from error
     finally:
         logging.set_verbosity(verbosity)

@@ -62,7 +62,7 @@ def test_weights_come_from_safetensors_only(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(ValueError, match="safetensors"):
         WithTokenizer.from_pretrained(tmp_path)
 
 
