@@ -14,6 +14,7 @@ from lmbase.config.options import type_name
 # What Transformers writes into configurations and hands to their constructors, of this version and of earlier ones.
 TRANSFORMERS_KEYS = {
     *inspect.signature(PreTrainedConfig.__init__).parameters,
+    *PreTrainedConfig().to_dict(),
     *("_name_or_path", "name_or_path", "_commit_hash", "auto_map", "model_type", "torch_dtype", "torchscript"),
     *("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "vocab_size", "tie_word_embeddings", "is_decoder", "use_cache"),
