@@ -52,6 +52,10 @@ class Build:
     def lm(self) -> PreTrainedModel:
         return load_lm(f"random:{self.size}", vocab_size=self.vocab_size, seed=self.seed)
 
+    def model(self, name: str) -> PreTrainedModel:
+        """The one of the two that has this name; the other is let go."""
+        return self.lm() if name == self.lm_name else self.sllm(self.lm())
+
     def vae(self, lm: PreTrainedModel) -> SentenceVAE:
         torch.manual_seed(self.seed)
         return SentenceVAE(
@@ -70,14 +74,17 @@ class Build:
         return cast(ReplayedSLLM, ReplayedSLLM.graft(self.vae(lm), lm, **options))
 
 
-def random_sentences(
-    lengths: Sequence[int], num_tokens: int, vocab_size: int, rng: np.random.Generator
-) -> list[list[int]]:
-    """Sentences of random ids with the given lengths, over and over, `num_tokens` in all (the last is cut to fit)."""
-    sentences: list[list[int]] = []
+def lengths_until(num_tokens: int, lengths: Sequence[int]) -> list[int]:
+    """The given lengths of sentences, over and over, `num_tokens` in all (the last is cut to fit)."""
+    found: list[int] = []
     missing = num_tokens
     while missing > 0:
-        length = min(lengths[len(sentences) % len(lengths)], missing)
-        sentences.append(rng.integers(FIRST_WORD, vocab_size, length).tolist())
-        missing -= length
-    return sentences
+        found.append(min(lengths[len(found) % len(lengths)], missing))
+        missing -= found[-1]
+    return found
+
+
+def random_sentences(lengths: Sequence[int], num_tokens: int, vocab_size: int, seed: int = 0) -> list[list[int]]:
+    """Sentences of random ids with these lengths, over and over, `num_tokens` in all."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(FIRST_WORD, vocab_size, length).tolist() for length in lengths_until(num_tokens, lengths)]

@@ -2,19 +2,17 @@
 
 from itertools import repeat
 
-import numpy as np
 import pytest
 import torch
 
-from lmbase.benchmarking.roofline import Machine
-from multitoken.benchmarks.replaying import Acceptance
-from sllm.benchmarks.build import Build, random_sentences
-from sllm.benchmarks.cache_size import measure_cache
-from sllm.benchmarks.generation import Case, Contest, measure_generation
-from sllm.benchmarks.training import StepSize, measure_training
+from multitoken.benchmarks.measuring import Way
+from multitoken.benchmarks.replaying import Drafts
+from sllm.benchmarks.build import COPIED, Build, random_sentences
+from sllm.benchmarks.cache_size import Cache
+from sllm.benchmarks.generation import Generate
+from sllm.benchmarks.training import Train
 
 LENGTHS = [3, 1, 7, 5]
-MACHINE = Machine(torch.float32, "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -38,32 +36,31 @@ def test_the_sllm_stands_on_the_model_and_has_what_another_has(build):
     lm = build.lm()
     sllm = build.sllm(lm)
     assert sllm.config.trunk.model_type == lm.config.model_type
-    copied = Build("tiny", 512).like(sllm.config)
-    assert copied.num_future_tokens == build.num_future_tokens
+    assert {name: getattr(sllm.config, name) for name in COPIED} == {name: getattr(build, name) for name in COPIED}
 
 
 def test_random_text_has_the_lengths_and_no_special_ids():
-    text = random_sentences([3, 4], 9, 50, np.random.default_rng(0))
+    text = random_sentences([3, 4], 9, 50)
     assert [len(sentence) for sentence in text] == [3, 4, 2]
     assert min(map(min, text)) >= 4
 
 
 def test_any_family_is_timed_in_writing(build):
-    lm = build.lm().eval()
-    contest = Contest(build, lm, build.sllm(lm).eval(), LENGTHS, [Acceptance("2 heads", 2, [1])], MACHINE, 1)
-    rows = {row.model: row for row in measure_generation(contest, Case(12, 8, 1), {})}
+    subset = Generate(prompt_tokens=[12], new_tokens=8, rounds=1, dtype="fp32", device="cpu")
+    subset.drafts = Drafts("a", {"num_future_tokens": 2}, [Way("2 heads", 2, counts=[1])])
+    rows = {row.model: row for part in subset.rows(build, LENGTHS) for row in part}
     assert list(rows)[:2] == [build.lm_name, build.sllm_name]
     assert rows[build.sllm_name].extra["speed_ratio"] > 0
     assert rows[build.lm_name].extra["of_limit"] > 0
 
 
 def test_any_family_is_timed_in_training(build):
-    rows = measure_training(build, LENGTHS, StepSize(48, "fp32", "cpu", 1), MACHINE)
+    (rows,) = Train(train_tokens=48, rounds=1, dtype="fp32", device="cpu").rows(build, LENGTHS)
     assert [row.model for row in rows] == [build.lm_name, f"autoencoder {build.size}", build.sllm_name]
 
 
 def test_the_cache_of_any_family_is_counted(build):
-    plain, row = measure_cache(build, {"line": [8, 4]}, "bf16")
+    plain, row = Cache(dtype="bf16").rows(build, {"line": [8, 4]})
     assert row.kv_bytes_per_token == pytest.approx((plain.kv_bytes_per_token or 0) / 6)
     sllm = build.sllm(build.lm()).eval()
     sllm.replay([4], repeat(0))
