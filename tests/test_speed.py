@@ -7,8 +7,8 @@ import pytest
 
 from multitoken.benchmarks.measuring import Way
 from multitoken.benchmarks.replaying import Drafts
-from sllm.benchmarks.build import Build
 from sllm.benchmarks.generation import Generate
+from sllm.benchmarks.replaying import Build
 from sllm.benchmarks.training import Train
 
 BUILD = Build("small", 8192, num_future_tokens=3)

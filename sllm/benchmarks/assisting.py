@@ -3,8 +3,9 @@
 Texts are written one by one, end marks held back. L tokens of a prompt, its opening `</s>` among them.
 """
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -21,9 +22,8 @@ from lmbase.report.rows import Row
 from lmbase.text.tokenizers import tokenizer_hash
 from multitoken.benchmarks.measuring import Written, accepted_counts, expanded, spread_prompts
 from sllm.assistant import SentenceAssistant
-from sllm.benchmarks.build import COPIED
 from sllm.benchmarks.keys import Measured, ModelKeys, TextKeys, WritingKeys, speed_row
-from sllm.benchmarks.replaying import ReplayedAssistant
+from sllm.benchmarks.replaying import COPIED, ReplayedAssistant
 from sllm.evaluation.loaded import LoadedModel
 from sllm.evaluation.texts import read_texts
 from sllm.loading import load_model
@@ -48,7 +48,7 @@ class Assist(ModelKeys, TextKeys, WritingKeys):
         Raises:
             ValueError: no pair, not two sizes, more tokens than there are positions, or too few to count passes.
         """
-        helped, helper = self.pair()
+        helped, _ = self.pair
         texts, corpus = read_texts(self.data, "test", self.text_field, None)
         if len(self.size) != 2:
             raise ValueError(
@@ -66,9 +66,13 @@ class Assist(ModelKeys, TextKeys, WritingKeys):
                 f"new_tokens={self.new_tokens}, num_guesses={max(self.num_guesses)}: the pass over the prompt, which "
                 "is not counted, may write all of them. Write more."
             )
-        rows, counts = self.trained_rows(helped, helper, texts, corpus["name"])
-        yield rows + self.replayed_rows(helped, helper, texts, corpus["name"], counts), corpus
+        rows, counts = self.trained_rows(texts)
+        rows += self.replayed_rows(texts, counts)
+        for row in rows:
+            row.data = corpus["name"]
+        yield rows, corpus
 
+    @functools.cached_property
     def pair(self) -> list[LoadedModel]:
         """The trained token-level model and the trained SLLM that drafts for it.
 
@@ -90,69 +94,72 @@ class Assist(ModelKeys, TextKeys, WritingKeys):
             loaded.to(self.device)
         return pair
 
-    @property
-    def protocol(self) -> str:
-        drawn = "" if self.temperature is None else f", temperature {self.temperature:g}"
-        return f"assist {self.prompt_tokens[0]}+{self.new_tokens}{drawn}"
+    def prompts(self, texts: Sequence[str], number: int, num_tokens: int) -> list[list[int]]:
+        helped, helper = self.pair
+        return spread_prompts(helper.tokenizer, texts, number, num_tokens, special_ids(helped.model.config).opening)
 
-    def trained_rows(
-        self, helped: LoadedModel, helper: LoadedModel, texts: Sequence[str], data: str
-    ) -> tuple[list[Row], dict[int, list[int]]]:
+    def trained_rows(self, texts: Sequence[str]) -> tuple[list[Row], dict[int, list[int]]]:
         """Rows of the token-level model alone and with each number of draft tokens, in fp32 after prompts spread over
         the texts; by that number, the draft tokens accepted in each pass. A pass without a draft, as behind a
         sentence's end, accepted none."""
-        opening = special_ids(helped.model.config).opening
-        prompts = spread_prompts(helper.tokenizer, texts, NUM_PROMPTS, self.prompt_tokens[0], opening)
-        names = {f"{helped.name}, {helper.name} drafts {k}": k for k in self.num_guesses}
+        helped, helper = self.pair
+        prompts = self.prompts(texts, NUM_PROMPTS, self.prompt_tokens[0])
         write = partial(time_writing, helped.model, prompts, self.new_tokens, temperature=self.temperature)
-        assisted = {name: partial(write, assistant=SentenceAssistant(helper.model, k)) for name, k in names.items()}
-        found = alternate({helped.name: write} | assisted, self.rounds)
-        common = self.row("", self.protocol, {}, dtype="fp32", data=data)
-        rows = [speed_row(found, name, common, speed_ratio=helped.name) for name in found]
+        rows, (alone, *found) = self.compare(write, partial(SentenceAssistant, helper.model), helped.name, helper.name)
         counts: dict[int, list[int]] = {}
-        for row, (name, k) in zip(rows[1:], names.items(), strict=True):
-            written = found[name][0]
-            equal = sum(a == b for a, b in zip(written.ids, found[helped.name][0].ids, strict=True))
-            row.extra |= {"num_guesses": k, "prompts": len(prompts), "equal_texts": equal}
+        for row, written in zip(rows[1:], found, strict=True):
+            equal = sum(a == b for a, b in zip(written.ids, alone.ids, strict=True))
+            row.extra |= {"prompts": len(prompts), "equal_texts": equal}
             row.extra |= {f"acceptance_{i}": rate for i, rate in enumerate(written.statistics.acceptance, start=1)}
-            counts[k] = expanded(accepted_counts(written.statistics))
-            counts[k] += [0] * (written.statistics.num_forwards - len(counts[k]))
+            with_draft = expanded(accepted_counts(written.statistics))
+            without = written.statistics.num_forwards - len(with_draft)
+            counts[row.extra["num_guesses"]] = with_draft + [0] * without
+        for row in rows:
+            row.dtype = "fp32"
         return rows, counts
 
-    def replayed_rows(
-        self, helped: LoadedModel, helper: LoadedModel, texts: Sequence[str], data: str, counts: dict[int, list[int]]
-    ) -> list[Row]:
+    def replayed_rows(self, texts: Sequence[str], counts: dict[int, list[int]]) -> list[Row]:
         """Rows of a token-level model alone and with an SLLM, both with random weights: what is written is a text's own
         continuation, whose sentences the SLLM reads, and as many draft tokens are accepted as of the trained pair's.
 
         The SLLM with random weights sees no end of a sentence, so it always drafts as much as it may: a trained one is
         done earlier there, and what is lost by that counts against assisting.
         """
-        config, device, dtype = helper.model.config, self.device, DTYPES[self.dtype]
+        helped, helper = self.pair
+        config, dtype = helper.model.config, DTYPES[self.dtype]
         vocab_size = max(self.vocab_size, config.vocab_size)  # room for the tokenizer
         big, small = (replace(build, vocab_size=vocab_size) for build in self.builds())
         copied = {name: getattr(config, name) for name in ("max_sentences", "max_sentence_tokens", *COPIED)}
         layers = {name: getattr(config.autoencoder, name) for name in ("num_encoder_layers", "num_decoder_layers")}
         small = replace(small, **copied, **layers)
-        num_tokens, opening = self.prompt_tokens[0] + self.new_tokens, special_ids(helped.model.config).opening
         # the second of three lies inside the texts: openings are titles and lists of chapters
-        text = spread_prompts(helper.tokenizer, texts, 3, num_tokens, opening)[1]
-        sllm = moved(small.sllm(small.lm()), device, dtype).eval()
+        text = self.prompts(texts, 3, self.prompt_tokens[0] + self.new_tokens)[1]
+        sllm = moved(small.sllm(small.lm()), self.device, dtype).eval()
         sllm.processor = helper.model.processor
-        lm = moved(big.lm(), device, dtype).eval()
+        lm = moved(big.lm(), self.device, dtype).eval()
         write = partial(time_writing, lm, [text[: 1 + self.prompt_tokens[0]]], self.new_tokens)
-        names = {f"{big.lm_name}, {small.sllm_name} drafts {k}": k for k in self.num_guesses}
 
-        def assisted(k: int) -> Written:
-            return write(assistant=ReplayedAssistant(sllm, k, text, mixed(counts[k])))
+        def assistant(num_guesses: int) -> SentenceAssistant:
+            return ReplayedAssistant(sllm, num_guesses, text, mixed(counts[num_guesses]))
 
-        runners = {big.lm_name: write} | {name: partial(assisted, k) for name, k in names.items()}
-        found = alternate(runners, self.rounds)
-        common = self.row("", f"{self.protocol}, acceptance of {helped.name}, {helper.name}", {}, data=data)
-        rows = [speed_row(found, name, common, speed_ratio=big.lm_name) for name in found]
-        for row, k in zip(rows[1:], self.num_guesses, strict=True):
-            row.extra["num_guesses"] = k
+        rows, _ = self.compare(write, assistant, big.lm_name, small.sllm_name)
+        for row in rows:
+            row.protocol = f"{row.protocol}, acceptance of {helped.name}, {helper.name}"
         return rows
+
+    def compare(
+        self, write: Callable[..., Written], assistant: Callable[[int], SentenceAssistant], name: str, helper: str
+    ) -> tuple[list[Row], list[Written]]:
+        """Rows of a model alone and with each number of draft tokens, in turns, and what the first round wrote."""
+        names = {f"{name}, {helper} drafts {k}": k for k in self.num_guesses}
+        assisted = {each: lambda k=k: write(assistant=assistant(k)) for each, k in names.items()}
+        found = alternate({name: write} | assisted, self.rounds)
+        drawn = "" if self.temperature is None else f", temperature {self.temperature:g}"
+        common = self.row(name, f"assist {self.prompt_tokens[0]}+{self.new_tokens}{drawn}", {})
+        rows = [speed_row(found, each, common, speed_ratio=name) for each in found]
+        for row, k in zip(rows[1:], names.values(), strict=True):
+            row.extra["num_guesses"] = k
+        return rows, [runs[0] for runs in found.values()]
 
 
 def time_writing(

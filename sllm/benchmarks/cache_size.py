@@ -6,7 +6,7 @@ sentence, and the rule that cuts the text decides. S sentences, L tokens, T toke
 
 import gc
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,20 +14,20 @@ from typing import Any, cast
 import numpy as np
 import torch
 from pydantic import PositiveInt
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from lmbase.benchmarking.peak_memory import in_own_process, start_of_peak
 from lmbase.benchmarking.timing import cache_bytes
 from lmbase.config import option
 from lmbase.modeling.devices import DTYPES, moved
-from lmbase.modeling.inference import inference, inference_method
-from lmbase.modeling.trunk import special_ids, trunk_of, vector_width
+from lmbase.modeling.inference import inference
+from lmbase.modeling.trunk import key_value_shape, special_ids, trunk_of
 from lmbase.report.rows import Row
 from lmbase.text import RULES, is_unicode
 from lmbase.text.padding import pad_sentences
 from lmbase.text.processor import SentenceProcessor
-from sllm.benchmarks.build import MOST_SENTENCES, Build, random_sentences
 from sllm.benchmarks.keys import MAX_SENTENCE_TOKENS, LengthKeys, Measured, ModelKeys, RawTextKeys
+from sllm.benchmarks.replaying import MOST_SENTENCES, Build, random_sentences
 from sllm.evaluation.speed import decoder_cache_bytes
 from sllm_data.open_data import make_processor
 
@@ -58,12 +58,11 @@ class Cache(ModelKeys, RawTextKeys):
             ValueError: no text.
         """
         with torch.device("meta"):
-            lm = build.lm()
-            sllm = moved(build.sllm(lm), dtype=DTYPES[self.dtype])
-            of_lm = position_bytes(trunk_of(moved(lm, dtype=DTYPES[self.dtype])))
-            of_trunk = position_bytes(sllm.trunk)
+            sllm = moved(build.sllm(build.lm()), dtype=DTYPES[self.dtype])
+        heads, width = key_value_shape(sllm.config.trunk)  # those of the token-level model, which is copied
+        position = 2 * sllm.config.trunk.num_hidden_layers * heads * width * DTYPES[self.dtype].itemsize  # bytes
         common: dict[str, Any] = dict(protocol="cache", dtype=self.dtype)
-        rows = [Row(build.lm_name, kv_bytes_per_token=of_lm, extra={"tokens_per_position": 1.0}, **common)]
+        rows = [Row(build.lm_name, kv_bytes_per_token=position, extra={"tokens_per_position": 1.0}, **common)]
         for rule, of_rule in lengths.items():
             if not of_rule:
                 raise ValueError("There is no text whose sentences could be counted.")
@@ -72,10 +71,10 @@ class Cache(ModelKeys, RawTextKeys):
                 "rule": rule,
                 "tokens_per_position": tokens,
                 "sentences_per_1000_tokens": 1000 / tokens,
-                "kv_ratio": of_trunk / tokens / of_lm,
+                "kv_ratio": 1 / tokens,
                 "fixed_cache_bytes": decoder_cache_bytes(sllm),
             }
-            rows.append(Row(build.sllm_name, kv_bytes_per_token=of_trunk / tokens, extra=extra, **common))
+            rows.append(Row(build.sllm_name, kv_bytes_per_token=position / tokens, extra=extra, **common))
         return rows
 
 
@@ -86,15 +85,6 @@ def lengths_by_rule(texts: Sequence[str], processor: SentenceProcessor) -> dict[
         cut = SentenceProcessor(processor.tokenizer, rule, processor.max_sentence_tokens, processor.punkt)
         found[rule] = [length for text in texts for length in cut.encode(text).sentence_lengths]
     return found
-
-
-@inference_method
-def position_bytes(trunk: PreTrainedModel) -> int:
-    """Keys and values of one position in all layers, counted from the cache of a forward pass."""
-    cache = DynamicCache(config=trunk.config)
-    inputs = torch.zeros(1, 1, vector_width(trunk.config), dtype=trunk.dtype, device=trunk.device)
-    trunk(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
-    return cache_bytes(cache)
 
 
 # -- seen --------------------------------------------------------------------------------------------------------------
@@ -142,23 +132,13 @@ class Resident(LengthKeys):
         """What this process holds when a model has read each of these numbers of tokens."""
         model = moved(build.model(name), self.device, DTYPES[self.dtype])
         reading = read_tokens if name == build.lm_name else read_sentences
-        pieces = reading(model, random_sentences(lengths, contexts[-1], build.vocab_size))
-        return growth(pieces, contexts, self.device)
-
-
-def growth(pieces: Iterable[tuple[int, DynamicCache]], contexts: Sequence[int], device: str) -> list[Reading]:
-    """What is held when each of these numbers of tokens is reached.
-
-    Args:
-        pieces: tokens read so far and the cache, after each sentence of a text.
-    """
-    missing, found = list(contexts), []
-    for tokens, cache in pieces:
-        if missing and tokens >= missing[0]:
-            gc.collect()
-            found.append((tokens, cache_bytes(cache), start_of_peak(device)))
-            missing = [context for context in missing if context > tokens]
-    return found
+        missing, found = list(contexts), []
+        for tokens, cache in reading(model, random_sentences(lengths, contexts[-1], build.vocab_size)):
+            if missing and tokens >= missing[0]:
+                gc.collect()
+                found.append((tokens, cache_bytes(cache), start_of_peak(self.device)))
+                missing = [context for context in missing if context > tokens]
+        return found
 
 
 def read_tokens(lm: Any, sentences: Sequence[list[int]]) -> Iterator[tuple[int, DynamicCache]]:

@@ -27,8 +27,8 @@ from multitoken.benchmarks.measuring import (
 )
 from multitoken.benchmarks.replaying import FIRST_WORD, Drafts, ReplayedLM, new_replayed, read_acceptance
 from multitoken.draft_tree import DraftTree
-from sllm.benchmarks.build import COPIED
 from sllm.benchmarks.keys import CompiledKeys, Measured, SizeKeys, WritingKeys, speed_row
+from sllm.benchmarks.replaying import COPIED
 from sllm.loading import load_model
 from sllm.sllm import SLLM
 

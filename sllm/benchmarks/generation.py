@@ -8,7 +8,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import mean, median
 from typing import Literal, NamedTuple, cast
 
@@ -27,10 +27,9 @@ from lmbase.report.rows import Row
 from lmbase.text.padding import pad_sentences
 from multitoken.benchmarks.measuring import Way
 from multitoken.benchmarks.replaying import Drafts
-from sllm.benchmarks.build import Build, lengths_until, random_sentences
 from sllm.benchmarks.drafting import trained_drafts
 from sllm.benchmarks.keys import CompiledKeys, LengthKeys, WritingKeys, speed_row
-from sllm.benchmarks.replaying import ReplayedSLLM
+from sllm.benchmarks.replaying import Build, ReplayedSLLM, lengths_until, random_sentences
 from sllm.evaluation.speed import time_sllm
 from sllm.evaluation.texts import read_texts
 
@@ -107,16 +106,18 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
                 f"prompt_tokens={prompt_tokens}: that many sentences have no position in the trunk, which has {held}. "
                 "Choose fewer tokens, or rule sentence."
             )
-        limits: dict[str, Limit] = {}
+        parts: dict[str, Parts] = {}
         # On a GPU the products are too short to be timed one by one; those of int8 weights are not the machine's.
         if self.device == "cpu" and self.weights == "dtype":
             timed = written if batch_size > 1 else written[1:] or written  # those of the steady rate
-            limits = {lm_name: lm_limit(lm, batch_size), sllm_name: sllm_limit(sllm, batch_size, mean(timed))}
+            parts = {lm_name: lm_parts(lm, batch_size), sllm_name: sllm_parts(sllm, batch_size, mean(timed))}
+        limits: dict[str, list[dict[str, float]]] = {name: [] for name in parts}
 
         def measure_limits() -> None:
             machine = Machine(DTYPES[self.dtype], self.device)  # anew: what it can do may depend on who else uses it
-            for limit in limits.values():
-                limit.measure(machine)
+            for name, of_model in parts.items():
+                seconds = {part: times * machine.seconds(shapes, n) for part, (times, shapes, n) in of_model.items()}
+                limits[name].append(seconds)
 
         found = alternate(self.runners(models, sentences, to_come, batch_size), self.rounds, after_each=measure_limits)
         common = self.row(
@@ -134,7 +135,14 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
             compared = {"speed_ratio": lm_name} | ({"plain_ratio": sllm_name} if name.startswith(sllm_name) else {})
             compared = {prefix: other for prefix, other in compared.items() if other in found and other != name}
             row = speed_row(found, name, common, **compared)
-            rows.append(self.completed(row, runs, limits.get(name.removesuffix(COMPILED))))
+            row.extra["milliseconds_per_token"] = 1000 * batch_size / median(speeds(runs))
+            if (plain := name.removesuffix(COMPILED)) in parts:
+                row.extra |= limit_columns(runs, parts[plain], limits[plain], self.machine)
+            row.extra["tokens_per_position"] = median([run.tokens_per_position for run in runs])
+            row.kv_bytes_per_token = median([run.cache_bytes_per_token for run in runs])
+            if batch_size == 1:
+                row.seconds_to_first_sentence = median([run.seconds_to_first_sentence for run in runs])
+            rows.append(row)
         return rows
 
     def runners(
@@ -159,74 +167,46 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
                 runners[name] = functools.partial(write, way, itertools.cycle(way.counts), settings)
         return runners
 
-    def completed(self, row: Row, runs: Sequence[Generation], limit: "Limit | None") -> Row:
-        """With what is told of single tokens and of the cache."""
-        batch_size = runs[0].batch_size
-        row.extra["milliseconds_per_token"] = 1000 * batch_size / median(speeds(runs))
-        if limit is not None:
-            row.extra |= limit.columns(runs, self.machine)
-        row.extra["tokens_per_position"] = median([run.tokens_per_position for run in runs])
-        row.kv_bytes_per_token = median([run.cache_bytes_per_token for run in runs])
-        if batch_size == 1:
-            row.seconds_to_first_sentence = median([run.seconds_to_first_sentence for run in runs])
-        return row
-
 
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 
-class Part(NamedTuple):
-    """Weight products of a part of a model that one new token of each text of a batch cannot do without."""
-
-    shapes: Counter[Shape]
-    rows: int
-    times: float  # on average over a text
+# Weight products that one new token of each text of a batch cannot do without, by part of the model: how often, on
+# average over a text, which shapes, and with how many rows.
+Parts = dict[str, tuple[float, Counter[Shape], int]]
 
 
-@dataclass
-class Limit:
-    """What one new token of each text of a batch needs at least."""
-
-    parts: dict[str, Part]
-    seconds: list[dict[str, float]] = field(default_factory=list)  # of each round, by part
-
-    def measure(self, machine: Machine) -> None:
-        """Time each product alone, in this minute."""
-        self.seconds.append({n: part.times * machine.seconds(part.shapes, part.rows) for n, part in self.parts.items()})
-
-    def columns(self, runs: Sequence[Generation], machine: Machine) -> dict[str, float]:
-        """What of the limit the rounds reached, round by round, and how fast weights were read for it."""
-        steady = [run.steady_rate or run.tokens_per_second / run.batch_size for run in runs]
-        num_bytes = sum(part.times * machine.num_bytes(part.shapes) for part in self.parts.values())
-        columns = {
-            "of_limit": median([x * sum(seconds.values()) for x, seconds in zip(steady, self.seconds, strict=True)]),
-            "read_share": num_bytes * median(steady) / machine.read_rate,
-        }
-        return columns | {f"limit_ms_{n}": 1000 * median([seconds[n] for seconds in self.seconds]) for n in self.parts}
+def limit_columns(
+    runs: Sequence[Generation], parts: Parts, limits: Sequence[dict[str, float]], machine: Machine
+) -> dict[str, float]:
+    """What of the limit the rounds reached, each beside its own seconds by part, and how fast weights were read."""
+    steady = [run.steady_rate or run.tokens_per_second / run.batch_size for run in runs]
+    num_bytes = sum(times * machine.num_bytes(shapes) for times, shapes, _ in parts.values())
+    reached = [x * sum(seconds.values()) for x, seconds in zip(steady, limits, strict=True)]
+    columns = {"of_limit": median(reached), "read_share": num_bytes * median(steady) / machine.read_rate}
+    return columns | {f"limit_ms_{part}": 1000 * median([seconds[part] for seconds in limits]) for part in parts}
 
 
-def lm_limit(lm: PreTrainedModel, batch_size: int) -> Limit:
+def lm_parts(lm: PreTrainedModel, batch_size: int) -> Parts:
     """A step for each token."""
     shapes = {"trunk": linear_shapes(trunk_of(lm)), "vocabulary": _table(output_table(lm))}
-    return Limit({name: Part(of_part, batch_size, 1.0) for name, of_part in shapes.items()})
+    return {part: (1.0, of_part, batch_size) for part, of_part in shapes.items()}
 
 
-def sllm_limit(sllm: ReplayedSLLM, batch_size: int, sentence_tokens: float) -> Limit:
+def sllm_parts(sllm: ReplayedSLLM, batch_size: int, sentence_tokens: float) -> Parts:
     """One by one: a step for each token and for the end mark; trunk, encoder and memory once a sentence."""
     trunk = linear_shapes(sllm.trunk, cast(nn.Module, sllm.sentence_in), sllm.sentence_out, sllm.stop_head)
     encoder = linear_shapes(sllm.autoencoder.encoder)
     decoder = linear_shapes(sllm.autoencoder.decoder, without=("memory_attention.kv_proj",))
     memory = linear_shapes(sllm.autoencoder.decoder) - decoder
     once, steps = 1 / sentence_tokens, (sentence_tokens + 1) / sentence_tokens
-    return Limit(
-        {
-            "trunk": Part(trunk, batch_size, once),
-            "encoder": Part(encoder, batch_size * round(sentence_tokens), once),
-            "memory": Part(memory, batch_size * sllm.config.autoencoder.memory_size, once),
-            "decoder": Part(decoder, batch_size, steps),
-            "vocabulary": Part(_table(sllm.get_input_embeddings().weight), batch_size, steps),
-        }
-    )
+    return {
+        "trunk": (once, trunk, batch_size),
+        "encoder": (once, encoder, batch_size * round(sentence_tokens)),
+        "memory": (once, memory, batch_size * sllm.config.autoencoder.memory_size),
+        "decoder": (steps, decoder, batch_size),
+        "vocabulary": (steps, _table(sllm.get_input_embeddings().weight), batch_size),
+    }
 
 
 def _table(weight: Tensor) -> Counter[Shape]:

@@ -16,7 +16,7 @@ from lmbase.benchmarking.timing import Generation, drafting_columns, ratio_colum
 from lmbase.config import option
 from lmbase.modeling.devices import DTYPES
 from lmbase.report.rows import Row
-from sllm.benchmarks.build import Build
+from sllm.benchmarks.replaying import Build
 from sllm_data.corpora import Corpus, open_corpus
 from sllm_data.open_data import is_prepared, open_data
 from sllm_data.prepared import PreparedData
@@ -124,19 +124,19 @@ class LengthKeys(ModelKeys, TextKeys):
     rule: str = option("punctuation", "for data that are not prepared yet")
 
     def measure(self) -> Iterator[Measured]:
-        data = self.prepared()
-        lengths = np.diff(data.split("test").sentence_tokens).tolist()
+        lengths = np.diff(self.prepared.split("test").sentence_tokens).tolist()
         if not lengths:
-            raise ValueError(f"{data.name} has no test sentences, whose lengths are replayed.")
+            raise ValueError(f"{self.prepared.name} has no test sentences, whose lengths are replayed.")
         for build in self.builds():
             for rows in self.rows(build, lengths):
-                yield rows, {"name": data.name, "sha256": data.hash}
+                yield rows, {"name": self.prepared.name, "sha256": self.prepared.hash}
             torch.compiler.reset()  # or shapes of one size would count against those of the next
             gc.collect()
 
+    @functools.cached_property
     def prepared(self) -> PreparedData:
-        specs = self.data if isinstance(self.data, str) else tuple(self.data)
-        return open_once(specs, self.text_field, self.tokenizer, self.rule, self.output_dir)
+        texts: dict[str, Any] = {name: getattr(self, name) for name in ("text_field", "tokenizer", "rule")}
+        return open_data(self.data, max_sentence_tokens=MAX_SENTENCE_TOKENS, output_dir=self.output_dir, **texts)
 
     def rows(self, build: Build, lengths: list[int]) -> Iterator[list[Row]]:
         """Rows of one size, in parts.
@@ -145,19 +145,6 @@ class LengthKeys(ModelKeys, TextKeys):
             lengths: tokens of the sentences of a text.
         """
         raise NotImplementedError
-
-
-@functools.lru_cache(maxsize=1)
-def open_once(data: str | tuple[str, ...], text_field: str, tokenizer: str, rule: str, output_dir: str) -> PreparedData:
-    """What all subsets of a call replay the sentence lengths of."""
-    return open_data(
-        data if isinstance(data, str) else list(data),
-        text_field=text_field,
-        tokenizer=tokenizer,
-        rule=rule,
-        max_sentence_tokens=MAX_SENTENCE_TOKENS,
-        output_dir=output_dir,
-    )
 
 
 # -- keys that several subsets have ------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from lmbase.config import option
 from lmbase.modeling.devices import moved
 from lmbase.modeling.token_lm import TokenLM, score_tokens
 from lmbase.report.rows import Row
-from sllm.benchmarks.build import Build
 from sllm.benchmarks.keys import LengthKeys, TimedKeys
+from sllm.benchmarks.replaying import Build
 from sllm.scoring import Planner, equal_context, own_windows, score_plans
 from sllm_data.prepared import PreparedData
 
@@ -56,7 +56,7 @@ class Evaluate(LengthKeys, TimedKeys):
     def rows(self, build: Build, lengths: Sequence[int]) -> Iterator[list[Row]]:
         """A row for the token-level model, one for the SLLM's full window, and one for full window and equal context in
         one pass, as `sllm evaluate` takes them."""
-        data = self.prepared()
+        data = self.prepared
         build = replace(build, vocab_size=len(data.processor.tokenizer))
         documents = opening(data, int(self.score_megabytes * 1e6))
         texts = [data.processor.decode([i for s in sentences for i in s]) for sentences in documents]

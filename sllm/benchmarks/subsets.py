@@ -13,7 +13,7 @@ from sllm.benchmarks.assisting import Assist
 from sllm.benchmarks.cache_size import Cache, Resident
 from sllm.benchmarks.drafting import Replayed
 from sllm.benchmarks.generation import Generate
-from sllm.benchmarks.keys import MAX_SENTENCE_TOKENS, Benchmark, Measured, RawTextKeys, TimedKeys, open_once
+from sllm.benchmarks.keys import MAX_SENTENCE_TOKENS, Benchmark, Measured, RawTextKeys, TimedKeys
 from sllm.benchmarks.scoring import Evaluate
 from sllm.benchmarks.training import Heads, Memory, Train
 from sllm_data.open_data import make_processor
@@ -85,7 +85,6 @@ def chosen_part(config: Benchmark, module: str) -> Benchmark:
 
 def measure_subsets(config: Benchmark) -> Iterator[Measured]:
     """All that is asked for, in parts."""
-    open_once.cache_clear()
     for name, kind in SUBSETS.items():
         if name in config.subset:
             yield from _narrowed(config, kind).measure()

@@ -31,8 +31,8 @@ from lmbase.modeling.trunk import random_config, with_layers
 from lmbase.report.rows import Row
 from lmbase.text.padding import pad_sentences, pad_tokens
 from multitoken import MultiTokenLM, MultiTokenLMConfig
-from sllm.benchmarks.build import MOST_SENTENCES, Build, random_sentences
 from sllm.benchmarks.keys import LengthKeys, Measured, SizeKeys, StepKeys, TimedKeys
+from sllm.benchmarks.replaying import MOST_SENTENCES, Build, random_sentences
 
 Batch = dict[str, Tensor]
 WINDOW = 512  # tokens of the subset heads, at most
@@ -61,10 +61,6 @@ def vae_batch(sentences: Sequence[list[int]]) -> Batch:
 # -- one step ----------------------------------------------------------------------------------------------------------
 
 
-def own_loss(model: nn.Module, batch: Batch) -> Tensor:
-    return model(**batch).loss
-
-
 def naive_loss(model: MultiTokenLM, batch: Batch) -> Tensor:
     """The same loss the straight way: all heads' logits first, then a cross-entropy of each."""
     windows = shift(**batch, ids=model.ids)
@@ -77,7 +73,8 @@ def naive_loss(model: MultiTokenLM, batch: Batch) -> Tensor:
     return torch.stack(sums).sum() / len(targets[0])
 
 
-LOSSES: dict[str, Callable[[Any, Batch], Tensor]] = {"": own_loss, "naive_": naive_loss}  # by prefix of their columns
+# By prefix of their columns.
+LOSSES: dict[str, Callable[[Any, Batch], Tensor]] = {"": lambda model, batch: model(**batch).loss, "naive_": naive_loss}
 
 
 def forward_and_backward(model: nn.Module, batch: Batch, dtype: str, loss: str = "") -> None:

@@ -5,15 +5,15 @@ from typing import Literal
 
 import pytest
 import torch
-from tiny import CAP, MEMORY, make_opt, make_processor, make_sllm
+from tiny import CAP, make_processor
 from transformers import DynamicCache
 
 from lmbase.benchmarking.timing import cache_bytes
 from lmbase.report.rows import Row
 from lmbase.text import RULES
 from lmbase.text.padding import pad_sentences
-from sllm.benchmarks.build import Build, random_sentences
-from sllm.benchmarks.cache_size import Cache, Resident, growth, lengths_by_rule, read_sentences, read_tokens
+from sllm.benchmarks.cache_size import Cache, Resident, lengths_by_rule
+from sllm.benchmarks.replaying import Build
 
 PAD = 1
 LENGTHS = [3, 1, 7, CAP, 5]
@@ -56,11 +56,9 @@ def test_counted_bytes_are_those_of_a_real_cache(dtype):
 
 
 def test_growth_is_read_where_contexts_are_reached():
-    contexts, room = [20, 40, 300], dict(max_position_embeddings=400)
-    text = random_sentences(LENGTHS, 300, 260)
-    by_token = read_tokens(make_opt(**room), text)
-    for pieces in (by_token, read_sentences(make_sllm(**MEMORY, opt=room), text)):
-        found = growth(pieces, contexts, "cpu")
+    contexts, build = [20, 40, 300], Build("tiny", 512, num_memory_states=3, num_memory_tokens=5)
+    for name in (build.lm_name, build.sllm_name):
+        found = Resident(dtype="fp32", device="cpu").grow(build, name, LENGTHS, contexts)
         for (tokens, *_), context in zip(found, contexts, strict=True):
             assert context <= tokens < context + max(LENGTHS)
         few, more, many = (held for _, held, _ in found)

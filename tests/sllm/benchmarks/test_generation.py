@@ -6,8 +6,8 @@ from tiny import CAP
 from multitoken import DraftTree
 from multitoken.benchmarks.measuring import Way
 from multitoken.benchmarks.replaying import Drafts
-from sllm.benchmarks.build import Build
 from sllm.benchmarks.generation import Generate, Models
+from sllm.benchmarks.replaying import Build
 
 LENGTHS = [3, 1, 7, CAP, 5]
 BUILD = Build("tiny", 512, num_future_tokens=3)

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from sllm.benchmarks.build import Build
-from sllm.benchmarks.keys import open_once
+from sllm.benchmarks.replaying import Build
 from sllm.benchmarks.scoring import Evaluate, opening
 
 
@@ -16,14 +15,13 @@ def subset(tmp_path):
     for split in ("train", "test"):
         lines = [json.dumps({"text": f"{split} {i}: one, two. Three!"}) for i in range(9)]
         (tmp_path / "text" / f"{split}.jsonl").write_text("\n".join(lines))
-    open_once.cache_clear()
     folders: dict[str, Any] = dict(data=str(tmp_path / "text"), output_dir=str(tmp_path / "out"))
     keys: dict[str, Any] = dict(window_tokens=20, window_sentences=4, score_megabytes=1e-4, rounds=1, device="cpu")
     return Evaluate(tokenizer="bytes", **folders, **keys)
 
 
 def test_an_opening_is_cut_behind_a_sentence(subset):
-    data = subset.prepared()
+    data = subset.prepared
     whole, part = opening(data, 10**6), opening(data, 40)
     assert len(whole) == 9
     flat, begun = ([i for sentences in text for sentence in sentences for i in sentence] for text in (whole, part))

@@ -6,7 +6,7 @@ import pytest
 from tiny import CAP
 
 from lmbase.modeling.losses import CHUNK_ROWS
-from sllm.benchmarks.build import Build, random_sentences
+from sllm.benchmarks.replaying import Build, random_sentences
 from sllm.benchmarks.training import Heads, Memory, Train, in_own_process, sllm_batch, token_batch, vae_batch
 
 LENGTHS = [3, 1, 7, CAP, 5]
