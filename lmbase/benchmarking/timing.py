@@ -68,20 +68,15 @@ class Arrivals(BaseStreamer):
         if self.tokenizer is not None:
             self.tokenizer.decode(value)
         before = self.moments[-1][1] if self.moments else -value.numel()  # the first call brings the prompt
-        self.moments.append((self.now, before + value.numel()))
+        self.moments.append((time.perf_counter() - self.started, before + value.numel()))
 
     def end(self) -> None:
         pass
 
     @property
-    def now(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.started
-
-    @property
     def seconds(self) -> float:
         """Until the last token came; until now where none was streamed, as with several texts."""
-        return self.moments[-1][0] if self.moments else self.now
+        return self.moments[-1][0] if self.moments else time.perf_counter() - self.started
 
     @property
     def tokens_per_pass(self) -> float | None:

@@ -7,7 +7,7 @@ B texts, L tokens, n heads, V vocabulary.
 import json
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -19,13 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from lmbase.benchmarking.timing import (
-    PUBLISHED_SENTENCE_TOKENS,
-    Arrivals,
-    Generation,
-    alternate,
-    ratio_columns,
-)
+from lmbase.benchmarking.timing import PUBLISHED_SENTENCE_TOKENS, Arrivals, Generation, alternate, ratio_columns
 from lmbase.files import MANIFEST, verify_folder, write_folder, write_text
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.trunk import key_value_shape
@@ -188,43 +182,38 @@ def candidate_rates(
     The continuations are the model's own, so these are the tokens that verifying would ask for. All heads read each
     text once; head j at position t drafts token t + j, from the prompt's last position on.
     """
-
-    def looks() -> Iterable[Look]:
-        for prompt, new in zip(prompts, continuations, strict=True):
-            ids = torch.tensor([prompt + new], device=model.device)  # (1,L)
-            first, length = len(prompt) - 1, ids.shape[1]
-            places = torch.arange(length - 1, device=ids.device)[None]
-            z = model.read(ids[:, :-1], places, None)  # the last token is a target only: it may have no position
-            for j, states in model.run_heads(z, range(1, len(model.heads) + 1), places, None):
-                if j > 1 and first + j < length:
-                    hidden = model.finish(states[0, first : length - j])
-                    before = model.get_input_embeddings()(ids[0, first + j - 1 : -1])
-                    yield Look(j - 2, before, hidden, model.unembedding(j), ids[0, first + j :])
-
-    num_ranks = min(num_ranks, model.config.vocab_size)
-    return rates_of(looks(), len(model.heads) - 1, model.draft_transitions, num_ranks)
+    found = Candidates(model.draft_transitions, len(model.heads) - 1, min(num_ranks, model.config.vocab_size))
+    for prompt, new in zip(prompts, continuations, strict=True):
+        ids = torch.tensor([prompt + new], device=model.device)  # (1,L)
+        first, length = len(prompt) - 1, ids.shape[1]
+        places = torch.arange(length - 1, device=ids.device)[None]
+        z = model.read(ids[:, :-1], places, None)  # the last token is a target only: it may have no position
+        for j, states in model.run_heads(z, range(1, len(model.heads) + 1), places, None):
+            if j > 1 and first + j < length:
+                hidden = model.finish(states[0, first : length - j])
+                before = model.get_input_embeddings()(ids[0, first + j - 1 : -1])
+                found.count(j - 2, before, hidden, model.unembedding(j), ids[0, first + j :])
+    return found.rates
 
 
-@dataclass(frozen=True)
-class Look:
-    """What a drafting head sees where, and what stands there."""
+class Candidates:
+    """How often the candidates of drafting heads come true; j counts heads from 0."""
 
-    j: int  # of the head, from 0
-    before: Tensor  # (N,D) embeddings of the tokens before those that it drafts
-    hidden: Tensor  # (N,D)
-    table: Tensor  # (V,D)
-    targets: Tensor  # (N,) tokens
+    def __init__(self, transitions: nn.ModuleList, num_heads: int, num_ranks: int):
+        self.transitions, self.hits, self.counts = transitions, torch.zeros(num_heads, num_ranks), [0] * num_heads
 
+    def count(self, j: int, before: Tensor, hidden: Tensor, table: Tensor, targets: Tensor) -> None:
+        """Head j has states (N, D) after tokens with embeddings `before` (N, D), its table is (V, D); what stands in
+        the text are `targets` (N,)."""
+        logits = hidden @ table.T  # (N,V)
+        ranked = best_candidates(self.transitions, j, before, hidden, logits, table, self.hits.shape[1])  # (N,ranks)
+        self.hits[j] += (ranked == targets[:, None]).sum(0).cpu()
+        self.counts[j] += len(targets)
 
-def rates_of(looks: Iterable[Look], num_heads: int, transitions: nn.ModuleList, num_ranks: int) -> list[list[float]]:
-    """How often the target is candidate of rank r of drafting head j, at [j][r]."""
-    hits, counts = torch.zeros(num_heads, num_ranks), [0] * num_heads
-    for look in looks:
-        logits = look.hidden @ look.table.T  # (N,V)
-        ranked = best_candidates(transitions, look.j, look.before, look.hidden, logits, look.table, num_ranks)
-        hits[look.j] += (ranked == look.targets[:, None]).sum(0).cpu()
-        counts[look.j] += len(look.targets)
-    return [(row / max(count, 1)).tolist() for row, count in zip(hits, counts, strict=True)]
+    @property
+    def rates(self) -> list[list[float]]:
+        """For candidates of rank r of head j at [j][r]."""
+        return [(row / max(count, 1)).tolist() for row, count in zip(self.hits, self.counts, strict=True)]
 
 
 def save_tree(folder: Path, tree: DraftTree) -> None:

@@ -3,7 +3,7 @@
 import functools
 import gc
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -15,16 +15,7 @@ from lmbase.modeling.devices import DTYPES, moved
 from lmbase.modeling.inference import inference_method
 from lmbase.report.rows import Row
 from lmbase.text.padding import pad_sentences
-from multitoken.benchmarks.measuring import (
-    NUM_RANKS,
-    PLAIN,
-    Look,
-    Way,
-    accepted_counts,
-    expanded,
-    rates_of,
-    time_mtp,
-)
+from multitoken.benchmarks.measuring import NUM_RANKS, PLAIN, Candidates, Way, accepted_counts, expanded, time_mtp
 from multitoken.benchmarks.replaying import FIRST_WORD, Drafts, ReplayedLM, new_replayed, read_acceptance
 from multitoken.draft_tree import DraftTree
 from sllm.benchmarks.keys import CompiledKeys, Measured, SizeKeys, WritingKeys, speed_row
@@ -80,22 +71,19 @@ def measured_acceptance(model: SLLM, prompts: Sequence[str], num_new_tokens: int
 @inference_method
 def candidate_rates(model: SLLM, texts: Sequence[str]) -> list[list[float]]:
     """How often a token of these texts is candidate of rank r of drafting head j, at [j - 2][r]."""
+    found = Candidates(model.draft_transitions, len(model.draft_heads), min(NUM_RANKS, model.config.vocab_size))
     table = model.get_input_embeddings().weight
-
-    def looks() -> Iterable[Look]:
-        for text in texts:
-            ids = model.processor.encode(text).sentences()[-model.config.max_sentences :]
-            padded = vars(pad_sentences([ids], model.config.pad_token_id))
-            batch = {key: value.to(model.device) for key, value in padded.items()}
-            sentences = model.read(**batch)
-            states = model.trunk_states(sentences, batch["sentence_mask"])
-            memory = model.memory_of_heads(sentences, states)
-            for decoded in model.decode(sentences, states):
-                for j, (hidden, targets, before) in enumerate(model.look_ahead(decoded, sentences, states, memory)):
-                    yield Look(j, table[before], hidden, table, targets)
-
-    num_ranks = min(NUM_RANKS, model.config.vocab_size)
-    return rates_of(looks(), len(model.draft_heads), model.draft_transitions, num_ranks)
+    for text in texts:
+        ids = model.processor.encode(text).sentences()[-model.config.max_sentences :]
+        padded = vars(pad_sentences([ids], model.config.pad_token_id))
+        batch = {key: value.to(model.device) for key, value in padded.items()}
+        sentences = model.read(**batch)
+        states = model.trunk_states(sentences, batch["sentence_mask"])
+        memory = model.memory_of_heads(sentences, states)
+        for decoded in model.decode(sentences, states):
+            for j, (hidden, targets, before) in enumerate(model.look_ahead(decoded, sentences, states, memory)):
+                found.count(j, table[before], hidden, table, targets)
+    return found.rates
 
 
 @dataclass

@@ -285,8 +285,9 @@ class Heads(SizeKeys, StepKeys, TimedKeys):
     def losses(self, num_future_tokens: int) -> list[str]:
         """Without the naive one where its logits and their log-probabilities would leave the machine little memory."""
         needed = (2 * num_future_tokens + 2) * self.train_tokens * self.vocab_size * 4
+        free, told = None, Path("/proc/meminfo")
         if self.device.startswith("cuda"):
-            return list(LOSSES)[: 1 + (needed < MEMORY_SHARE * torch.cuda.mem_get_info()[0])]
-        path = Path("/proc/meminfo")
-        match = re.search(r"MemAvailable:\s+(\d+) kB", path.read_text()) if path.exists() else None
-        return list(LOSSES)[: 1 + (match is None or needed < MEMORY_SHARE * int(match[1]) * 1024)]
+            free = torch.cuda.mem_get_info()[0]
+        elif told.exists() and (match := re.search(r"MemAvailable:\s+(\d+) kB", told.read_text())):
+            free = int(match[1]) * 1024
+        return [""] if free is not None and needed >= MEMORY_SHARE * free else list(LOSSES)

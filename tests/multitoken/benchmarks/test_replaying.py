@@ -9,9 +9,7 @@ from counting import TREE
 from lmbase.modeling.trunk import new_config
 from lmbase.report.rows import Row, write_metrics
 from multitoken import MultiTokenLMConfig
-from multitoken.benchmarks.measuring import (
-    accepted_counts,
-)
+from multitoken.benchmarks.measuring import accepted_counts
 from multitoken.benchmarks.replaying import ReplayedLM, new_replayed, read_acceptance
 from multitoken.speculation import SpeculationStatistics
 

@@ -1,4 +1,4 @@
-"""What is replayed happens: lengths of sentences, accepted draft tokens. Models of any family are built and measured."""
+"""Lengths of sentences and accepted draft tokens are replayed; models of any family are built and measured."""
 
 import itertools
 
