@@ -35,6 +35,7 @@ from multitoken.benchmarks.measuring import (
     Way,
     accepted_counts,
     candidate_rates,
+    check_positions,
     compare_speed,
     save_tree,
     spread_prompts,
@@ -84,11 +85,7 @@ def load(config: Config) -> LoadedModel:
     if loaded.num_heads < 2:
         raise ValueError(f"model={config.model!r} has one head, so it drafts nothing; take one with two or more.")
     positions = loaded.model.config.max_position_embeddings
-    if config.prompt_tokens + config.new_tokens > positions:
-        raise ValueError(
-            f"prompt_tokens={config.prompt_tokens}, new_tokens={config.new_tokens}: the model has {positions} "
-            "positions, </s> takes one, and the last token none. Lower one of the two."
-        )
+    check_positions("the model", positions, config.prompt_tokens, config.new_tokens)
     return loaded
 
 

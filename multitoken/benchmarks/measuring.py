@@ -80,6 +80,15 @@ def spread_prompts(
     return prompts
 
 
+def check_positions(name: str, positions: int, prompt_tokens: int, new_tokens: int) -> None:
+    """Raises a ValueError if a model has too few."""
+    if prompt_tokens + new_tokens > positions:
+        raise ValueError(
+            f"prompt_tokens={prompt_tokens}, new_tokens={new_tokens}: {name} has {positions} positions, </s> takes "
+            "one, and the last token none. Lower one of the two."
+        )
+
+
 @dataclass
 class Written(Generation):
     """Several texts written one after another or at once, and what drafts brought over all."""

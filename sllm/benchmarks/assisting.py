@@ -20,7 +20,7 @@ from lmbase.modeling.devices import DTYPES, moved
 from lmbase.modeling.trunk import special_ids
 from lmbase.report.rows import Row
 from lmbase.text.tokenizers import tokenizer_hash
-from multitoken.benchmarks.measuring import Written, accepted_counts, expanded, spread_prompts
+from multitoken.benchmarks.measuring import Written, accepted_counts, check_positions, expanded, spread_prompts
 from sllm.assistant import SentenceAssistant
 from sllm.benchmarks.keys import Measured, ModelKeys, TextKeys, WritingKeys, speed_row
 from sllm.benchmarks.replaying import COPIED, ReplayedAssistant
@@ -56,11 +56,7 @@ class Assist(ModelKeys, TextKeys, WritingKeys):
                 "SLLM's trunk, as in `--size opt-1.3b opt-125m`."
             )
         positions = helped.model.config.max_position_embeddings
-        if self.prompt_tokens[0] + self.new_tokens > positions:
-            raise ValueError(
-                f"prompt_tokens={self.prompt_tokens[0]}, new_tokens={self.new_tokens}: {helped.name} has {positions} "
-                "positions, </s> takes one, and the last token none. Lower one of the two."
-            )
+        check_positions(helped.name, positions, self.prompt_tokens[0], self.new_tokens)
         if self.new_tokens < max(self.num_guesses) + 2:
             raise ValueError(
                 f"new_tokens={self.new_tokens}, num_guesses={max(self.num_guesses)}: the pass over the prompt, which "

@@ -19,35 +19,21 @@ from multitoken.benchmarks.measuring import NUM_RANKS, PLAIN, Candidates, Way, a
 from multitoken.benchmarks.replaying import FIRST_WORD, Drafts, ReplayedLM, new_replayed, read_acceptance
 from multitoken.draft_tree import DraftTree
 from sllm.benchmarks.keys import CompiledKeys, Measured, SizeKeys, WritingKeys, speed_row
-from sllm.benchmarks.replaying import COPIED
-from sllm.loading import load_model
 from sllm.sllm import SLLM
 
 TREES = (4, 8)  # draft tokens of the trees that are tried
 NUM_PROMPTS, PROMPT_CHARACTERS = 16, 1000  # of the texts after which a trained SLLM's drafts are counted
 
 
-def trained_drafts(spec: str, texts: Sequence[str], num_new_tokens: int, device: str) -> Drafts:
-    """Of the SLLM that `spec` names, after the openings of the first texts.
+def measured_acceptance(model: SLLM, texts: Sequence[str], num_new_tokens: int) -> list[Way]:
+    """Accepted draft tokens of a trained model that writes greedily after the openings of the first texts: with chains
+    of 1, 2 .. tokens, and with the trees of 4 and 8 tokens that accept most after every other text; the rest say how
+    many they accept.
 
     Raises:
-        ValueError: no SLLM with drafting heads, or fewer than two texts.
+        ValueError: fewer than two texts.
     """
-    loaded = load_model(spec)
-    if not loaded.by_sentence or not loaded.model.draft_heads:
-        raise ValueError(
-            f"drafts_from={spec!r}: an SLLM with drafting heads is needed, as "
-            "`sllm finetune-sllm --model RUN --num_future_tokens 3 --train_draft_heads_only true` makes one."
-        )
     prompts = [text[:PROMPT_CHARACTERS] for text in texts[:NUM_PROMPTS]]
-    model = moved(loaded.model, device)
-    options = {name: getattr(model.config, name) for name in COPIED}
-    return Drafts(f"drafts of {loaded.name}", options, measured_acceptance(model, prompts, num_new_tokens))
-
-
-def measured_acceptance(model: SLLM, prompts: Sequence[str], num_new_tokens: int) -> list[Way]:
-    """Accepted draft tokens of a trained model that writes greedily after these texts: with chains of 1, 2 .. tokens,
-    and with the trees of 4 and 8 tokens that accept most after every other text; the rest say how many they accept."""
     if len(prompts) < 2:
         raise ValueError(f"{len(prompts)} texts to count accepted draft tokens on: at least two are needed.")
     fixed: dict = dict(max_new_tokens=num_new_tokens, min_new_tokens=num_new_tokens)

@@ -27,11 +27,12 @@ from lmbase.report.rows import Row
 from lmbase.text.padding import pad_sentences
 from multitoken.benchmarks.measuring import Way
 from multitoken.benchmarks.replaying import Drafts
-from sllm.benchmarks.drafting import trained_drafts
+from sllm.benchmarks.drafting import measured_acceptance
 from sllm.benchmarks.keys import CompiledKeys, LengthKeys, WritingKeys, speed_row
-from sllm.benchmarks.replaying import Build, ReplayedSLLM, lengths_until, random_sentences
+from sllm.benchmarks.replaying import COPIED, Build, ReplayedSLLM, lengths_until, random_sentences
 from sllm.evaluation.speed import time_sllm
 from sllm.evaluation.texts import read_texts
+from sllm.loading import load_model
 
 
 class Models(NamedTuple):
@@ -53,11 +54,23 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
 
     @functools.cached_property
     def drafts(self) -> Drafts | None:
-        """What is replayed: if a model is named, what it accepts."""
+        """What is replayed, if a trained model is named.
+
+        Raises:
+            ValueError: no SLLM with drafting heads, or fewer than two texts.
+        """
         if self.drafts_from is None:
             return None
+        loaded = load_model(self.drafts_from)
+        if not loaded.by_sentence or not loaded.model.draft_heads:
+            raise ValueError(
+                f"drafts_from={self.drafts_from!r}: an SLLM with drafting heads is needed, as "
+                "`sllm finetune-sllm --model RUN --num_future_tokens 3 --train_draft_heads_only true` makes one."
+            )
+        model = moved(loaded.model, self.device)
         texts, _ = read_texts(self.data, "test", self.text_field, None)
-        return trained_drafts(self.drafts_from, texts, self.new_tokens, self.device)
+        options = {name: getattr(model.config, name) for name in COPIED}
+        return Drafts(f"drafts of {loaded.name}", options, measured_acceptance(model, texts, self.new_tokens))
 
     def cases(self) -> list[tuple[int, int]]:
         """Every prompt length with the first batch size, and every batch size with the first prompt length."""
