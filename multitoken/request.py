@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from lmbase.modeling.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
@@ -47,7 +47,7 @@ class Request:
     input_ids: Tensor | str | Sequence[str] | None = None
     attention_mask: Tensor | None = None
     generation_config: GenerationConfig | None = None
-    logits_processor: LogitsProcessorList | None = None
+    logits_processor: Sequence[Callable] | None = None
     streamer: Any = None
     text: str | Sequence[str] | None = None
     num_draft: int | str = "auto"
@@ -117,7 +117,7 @@ def open_call(model: PreTrainedModel, request: Request, texts: Sequence[Sequence
         config,
         DEFAULT_NEW_TOKENS if config.max_new_tokens is None else config.max_new_tokens,
         config.min_new_tokens or 0,
-        Sampler(config, len(texts), vocab_size, model.device, request.seed, request.logits_processor),
+        Sampler(config, vocab_size, model.device, request.seed, request.logits_processor),
         drafts,
         automatic,
         lookups,

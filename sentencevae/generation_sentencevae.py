@@ -5,9 +5,11 @@ Each function is a method of `sentencevae.SentenceVAE`; `processor` is the one i
 N sentences, T tokens of a sentence, D width.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lmbase.modeling.decoding import check_number, draws_of, seed_or_random
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.losses import close_token
 from lmbase.text.padding import pad_tokens
@@ -106,6 +108,7 @@ def sample(
     """Sentences written from draws of the standard normal prior (Gaussian latent only)."""
     if not model.latent_kind.has_kl:
         raise ValueError('sample() needs latent="gaussian": a deterministic autoencoder has no prior to draw from.')
-    generator = torch.Generator().manual_seed(seed) if seed is not None else None
-    z = torch.randn(num_samples, model.config.hidden_size, generator=generator).to(model.device, model.dtype)
+    num_samples, seed, width = check_number("num_samples", num_samples), seed_or_random(seed), model.config.hidden_size
+    draws = [draws_of(seed, number).standard_normal(width) for number in range(num_samples)]
+    z = torch.tensor(np.array(draws).reshape(-1, width), dtype=model.dtype, device=model.device)
     return [processor.decode(ids) for ids in decode(model, z)]

@@ -138,7 +138,7 @@ class _Drafter:
 
     def __init__(self, model: SLLM):
         self.model = model
-        self.greedy = Sampler(GenerationConfig(), 1, model.config.vocab_size, model.device)
+        self.greedy = Sampler(GenerationConfig(), model.config.vocab_size, model.device)
         # End marks and ids that no token has are in no sentence of an SLLM; the other model may write them.
         self.readable = set(model.processor.tokenizer.get_vocab().values()) - model.processor.codec.special_ids
 

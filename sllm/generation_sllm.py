@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Cache
 
 from lmbase.modeling.cache import RowCache
+from lmbase.modeling.decoding import check_number
 from lmbase.text.padding import between_padding, pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import token_bytes
@@ -99,6 +100,7 @@ def generate(
     """`SLLM.generate`."""
     if overflow not in OVERFLOWS:
         raise ValueError(f"overflow={overflow!r}: choose {' or '.join(OVERFLOWS)}.")
+    max_new_sentences = check_number("max_new_sentences", max_new_sentences)
     prompt = request.prompt()
     if isinstance(prompt, Tensor):
         texts = _read_ids(model, processor, prompt, request.attention_mask)
@@ -205,7 +207,8 @@ def _sentences(
         if num_sentences >= limits.sentences or limits.tokens == 0:
             _finish(_alive(texts), "length")
             return
-        stops = writer.loop.sampler.yes(model.stop_head(state.states[:, -1]).squeeze(-1).float()).tolist()
+        log_odds = model.stop_head(state.states[:, -1]).squeeze(-1)  # (B,)
+        stops = writer.loop.sampler.yes(log_odds, [(b, num_sentences) for b in range(len(texts))])
         for text, stop in zip(texts, stops, strict=True):
             if stop and not text.finish_reason and not text.forced and text.num_new_tokens >= limits.fewest:
                 text.finish_reason = "stop"

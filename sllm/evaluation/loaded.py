@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedTokenizerFast
-from transformers.generation.streamers import BaseStreamer
 
 from lmbase.benchmarking.timing import Generation
 from lmbase.modeling.causality import AuditReport
@@ -123,7 +122,7 @@ class LoadedModel(ABC):
         """Tokens of a prompt and of what is written after it, the opening one not counted; None: without limit."""
         return None
 
-    def write(self, prompt: str, how: Writing, streamer: BaseStreamer | None = None) -> Written:
+    def write(self, prompt: str, how: Writing, streamer: Any = None) -> Written:
         """Continue a text; a streamer is handed the prompt and what follows as it is written."""
         raise self._predicts_nothing("write")
 

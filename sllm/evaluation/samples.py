@@ -31,5 +31,5 @@ def _reconstruct(model: SentenceVAE, text: str) -> list[dict[str, str]]:
 
 def _continue(loaded: LoadedModel, text: str, prompt_tokens: int, num_new_tokens: int) -> dict[str, str]:
     prompt = decode_ids(loaded.tokenizer, encode_text(loaded.tokenizer, text)[:prompt_tokens])
-    written = loaded.write(prompt, Writing(num_new_tokens))
+    written = loaded.write(prompt, Writing(num_new_tokens, settings=dict(do_sample=False)))
     return {"model": loaded.name, "prompt": prompt, "text": written.text, "finish_reason": written.finish_reason}
