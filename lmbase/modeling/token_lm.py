@@ -19,7 +19,7 @@ from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.inference import inference
 from lmbase.modeling.losses import token_nats, vocabulary_loss
 from lmbase.modeling.trunk import SpecialIds, attention_width, output_table, special_ids, trunk_of
-from lmbase.text.padding import pad_tokens
+from lmbase.text.padding import pad_tokens, right_padded
 from lmbase.text.tokenizers import encode_text
 from lmbase.text.windows import Window, windows
 
@@ -44,8 +44,11 @@ def shift(input_ids: Tensor, attention_mask: Tensor, ends: Tensor, ids: SpecialI
     Args:
         input_ids, attention_mask: (B, L) text tokens, padded on the right.
         ends: (B,) True where the window holds its text's end.
+
+    Raises:
+        ValueError: padding on the left.
     """
-    lengths = attention_mask.sum(1, keepdim=True)  # (B,1)
+    lengths = right_padded(attention_mask).sum(1, keepdim=True)  # (B,1)
     index = torch.arange(input_ids.shape[1] + 1, device=input_ids.device)[None]  # (1,L+1)
     targets = torch.where(index == lengths, ids.end, F.pad(input_ids, (0, 1)))
     return Shifted(F.pad(input_ids, (1, 0), value=ids.opening), targets, lengths + ends[:, None])
