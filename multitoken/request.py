@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import ModelOutput, logging
 
 from lmbase.modeling.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
+from lmbase.text.codec import codec_of
 from multitoken.copying import PromptLookup, make_lookups
 from multitoken.draft_tree import DraftTree
 from multitoken.speculation import SpeculationStatistics, check_drafts
+
+logger = logging.get_logger(f"transformers.{__name__}")  # below Transformers' own, so that its verbosity holds
 
 ALWAYS_GIVEN: Any = None  # a ModelOutput's fields need defaults, those that are always there, too
 
@@ -124,19 +127,33 @@ def open_call(model: PreTrainedModel, request: Request, texts: Sequence[Sequence
     )
 
 
+def warn_of_last_space(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> None:
+    """A model with tokens such as " word" has hardly seen a space of its own: after one it writes a second."""
+    if any(text.endswith(" ") for text in texts) and codec_of(tokenizer).spaces_open_words:
+        logger.warning(
+            "The prompt ends in a space, which this tokenizer puts in front of the next word: a double space, or a "
+            "new line, may follow. Leave the last space out."
+        )
+
+
 @contextmanager
-def streaming(streamer: Any, prompt: Tensor) -> Iterator[Callable[[Sequence[int]], None]]:
-    """Hands out a function that shows new ids, the prompt first; the streamer's end is told whatever happens."""
-    if streamer is None:
-        yield lambda ids: None
-        return
+def ended(streamer: Any) -> Iterator[None]:
+    """A streamer's end is told whatever happens: who waits for it in another thread would wait for ever."""
     try:
-        streamer.put(prompt.cpu())
-
-        def show(ids: Sequence[int]) -> None:
-            if len(ids):
-                streamer.put(torch.tensor(ids))
-
-        yield show
+        yield
     finally:
-        streamer.end()
+        if streamer is not None:
+            streamer.end()
+
+
+def shower(streamer: Any, prompt: Tensor) -> Callable[[Sequence[int]], None]:
+    """Shows the prompt; returns a function that shows new ids."""
+    if streamer is None:
+        return lambda ids: None
+    streamer.put(prompt.cpu())
+
+    def show(ids: Sequence[int]) -> None:
+        if len(ids):
+            streamer.put(torch.tensor(ids))
+
+    return show

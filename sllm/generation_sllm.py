@@ -16,9 +16,10 @@ from lmbase.modeling.cache import RowCache
 from lmbase.modeling.decoding import check_number
 from lmbase.text.padding import between_padding, pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
+from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import token_bytes
 from multitoken.draft_loop import Stretch
-from multitoken.request import ALWAYS_GIVEN, Call, GenerateOutput, Request, open_call, streaming
+from multitoken.request import ALWAYS_GIVEN, Call, GenerateOutput, Request, open_call, shower, warn_of_last_space
 from sllm import reading
 from sllm.compiled_steps import CompiledSteps
 from sllm.modeling_sllm import SLLMModel
@@ -106,6 +107,7 @@ def generate(
         texts = _read_ids(model, processor, prompt, request.attention_mask)
     else:
         assert processor is not None
+        warn_of_last_space(processor.tokenizer, prompt)
         texts = [_open(model, processor, encoded.sentences()) for encoded in processor.encode_batch(prompt)]
     end = model.config.eos_token_id
     call = open_call(model, request, [text.marked_ids(end) for text in texts], end)
@@ -113,10 +115,12 @@ def generate(
     if max_new_sentences is not None:
         limits.sentences = max_new_sentences
         limits.tokens = ENDLESS if call.config.max_new_tokens is None else call.limit
+    if not limits.slides:
+        _check_prompts_fit(model, texts)
     writer = _open_writer(model, call, len(texts), limits)
-    with streaming(request.streamer, torch.tensor(texts[0].ids())) as show:
-        for sentences in _sentences(model, texts, writer, limits):
-            show(sentences[0].new)
+    show = shower(request.streamer, torch.tensor(texts[0].ids()))
+    for sentences in _sentences(model, texts, writer, limits):
+        show(sentences[0].new)
     if writer.steps is not None:
         writer.steps.give_back()
     width = prompt.shape[1] if isinstance(prompt, Tensor) and prompt.dim() == 2 else 0
@@ -124,6 +128,16 @@ def generate(
     output.past_key_values = writer.state.past_key_values if writer.state is not None else None
     output.statistics = writer.loop.statistics
     return call.hand_out(output)
+
+
+def _check_prompts_fit(model: SLLMModel, texts: list[_Text]) -> None:
+    room = model.config.trunk.max_position_embeddings - 1  # one position is the start state's
+    for number, text in enumerate(texts):
+        if text.num_prompt_sentences > room:
+            raise ValueError(
+                f"Prompt {number} has {text.num_prompt_sentences} sentences, and the trunk has positions for {room}: "
+                "--overflow slide (overflow='slide') goes on from the latest half of them; or shorten the prompt."
+            )
 
 
 def _open_writer(model: SLLMModel, call: Call, num_texts: int, limits: _Limits) -> SentenceWriter:
@@ -311,7 +325,6 @@ def _output(
         left = prompt_width + new_width - right - len(ids)
         rows.append([pad] * left + ids + [pad] * right)
         masks.append([False] * left + [True] * len(ids) + [False] * right)
-    decode = None if processor is None else processor.decode
     return SentenceGenerateOutput(
         sequences=torch.tensor(rows, dtype=torch.long).view(len(texts), -1),
         attention_mask=torch.tensor(masks, dtype=torch.bool).view(len(texts), -1),
@@ -319,8 +332,12 @@ def _output(
         num_new_tokens=[t.num_new_tokens for t in texts],
         finish_reason=[t.finish_reason for t in texts],
         recut_share=None if processor is None else _recut_share(processor, texts),
-        texts=None if decode is None else [decode(t.ids()[t.num_prompt_tokens :]) for t in texts],
+        texts=None if processor is None else [_new_text(processor, t.ids(), t.num_prompt_tokens) for t in texts],
     )
+
+
+def _new_text(processor: SentenceProcessor, ids: list[int], num_given: int) -> str:
+    return written_text(processor.tokenizer, ids[num_given:], ids[:num_given])
 
 
 def _recut_share(processor: SentenceProcessor, texts: list[_Text]) -> float | None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -93,8 +94,16 @@ class TokenCodec:
     def decode(self, ids: "Sequence[int] | Tensor") -> str:
         """Flat ids -> text. Special tokens, and ids for which there is no token, are left out."""
         flat: list[int] = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-        known = (self._bytes[i] or b"" for i in flat if 0 <= i < len(self._bytes))
-        return b"".join(known).decode("utf-8", errors="replace")
+        return self.known_bytes(flat).decode("utf-8", errors="replace")
+
+    def known_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of all ids together; special tokens, and ids for which there is no token, have none."""
+        return b"".join(self._bytes[i] or b"" for i in ids if 0 <= i < len(self._bytes))
+
+    @cached_property
+    def spaces_open_words(self) -> bool:
+        """Whether there are tokens of a space and letters, so that a space at the end of a prompt is one too many."""
+        return any(piece is not None and piece[:1] == b" " and piece.strip() for piece in self._bytes)
 
     def _joined(self, ids: list[int]) -> bytes:
         table = self._bytes

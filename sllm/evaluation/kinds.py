@@ -23,9 +23,11 @@ from lmbase.modeling.pretrained import load_lm
 from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
 from lmbase.modeling.trunk import special_ids
 from lmbase.report.statistics import perplexity
+from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import encode_text
 from multitoken import MultiTokenLM
 from multitoken.benchmarks.measuring import position_bytes
+from multitoken.request import warn_of_last_space
 from multitoken.speculation import check_num_draft
 from sentencevae import SentenceVAE
 from sllm.evaluation.audit import audit_sentences
@@ -111,7 +113,7 @@ class PlainLM(TokenModel):
     def in_int8(self) -> None:
         linear_layers_to_int8(self.model)
 
-    def write(self, prompt: str, how: Writing, streamer: Any = None) -> Written:
+    def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
         self._check_token_level(how)
         check_num_draft(how.num_draft, 1)
         model, ids = self.model, special_ids(self.model.config)
@@ -126,6 +128,7 @@ class PlainLM(TokenModel):
                 "one out."
             )
         given = [ids.opening, *encode_text(self.tokenizer, prompt)]
+        warn_of_last_space(self.tokenizer, [prompt])
         self._check_room(len(given), how.max_new_tokens)
         if how.assistant is not None:  # Transformers hands no streamer on
             how.assistant.streamer = streamer
@@ -147,7 +150,7 @@ class PlainLM(TokenModel):
             new = sequence[len(given) :].tolist()
         ended = new[-1:] != [] and new[-1] in self._ends()
         return Written(
-            text=str(self.tokenizer.decode(new, skip_special_tokens=True)),
+            text=written_text(self.tokenizer, new, given),
             num_tokens=len(new) - ended,
             finish_reason="stop" if ended else "length",
             tokens_per_forward=how.assistant.statistics.tokens_per_forward if how.assistant is not None else None,
@@ -194,7 +197,7 @@ class HeadsLM(TokenModel):
     def nats_by_head(self, texts: Sequence[str]) -> list[float]:
         return nats_of_heads(self.model, [encode_text(self.tokenizer, text) for text in texts], self.window)
 
-    def write(self, prompt: str, how: Writing, streamer: Any = None) -> Written:
+    def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
         self._check_token_level(how)
         output = self.model.generate(
             text=prompt,
@@ -247,7 +250,7 @@ class SentenceLM(LoadedModel):
         targets = sum(min(len(s) + 1, cap) for sentences in documents for s in sentences[1:])
         return perplexity(sum(sum(d.token[1:]) for d in found), targets)
 
-    def write(self, prompt: str, how: Writing, streamer: Any = None) -> Written:
+    def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
         output = self.model.generate(
             text=prompt,
             max_new_tokens=how.max_new_tokens,

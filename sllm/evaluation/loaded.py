@@ -14,6 +14,7 @@ from lmbase.modeling.devices import moved
 from lmbase.modeling.token_lm import DocumentNats
 from lmbase.text.tokenizers import tokenizer_hash
 from lmbase.training.cost import Training
+from multitoken.request import ended
 from sllm.assistant import SentenceAssistant
 
 
@@ -39,6 +40,19 @@ class Written:
     finish_reason: str
     tokens_per_forward: float | None = None  # where tokens may be drafted
     recut_share: float | None = None  # of the sentences: those that cutting their text anew would change
+
+
+@dataclass
+class _Unended:
+    """A streamer for `generate`, which would tell it the end a second time."""
+
+    streamer: Any
+
+    def put(self, value: torch.Tensor) -> None:
+        self.streamer.put(value)
+
+    def end(self) -> None:
+        pass
 
 
 @dataclass
@@ -123,7 +137,12 @@ class LoadedModel(ABC):
         return None
 
     def write(self, prompt: str, how: Writing, streamer: Any = None) -> Written:
-        """Continue a text; a streamer is handed the prompt and what follows as it is written."""
+        """Continue a text; a streamer is handed the prompt and what follows as it is written, and told the end also
+        where writing fails."""
+        with ended(streamer):
+            return self._write(prompt, how, None if streamer is None else _Unended(streamer))
+
+    def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
         raise self._predicts_nothing("write")
 
     def time(self, prompt: str, num_new_tokens: int, num_copied: int | None = None) -> Generation:
