@@ -18,7 +18,16 @@ from multitoken.compiled_step import compiled_step, trunk_cache
 from multitoken.draft_loop import DraftLoop, Read, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.modeling_multitoken import MultiTokenModel
-from multitoken.request import ALWAYS_GIVEN, Call, GenerateOutput, Request, open_call, shower, warn_of_last_space
+from multitoken.request import (
+    ALWAYS_GIVEN,
+    Call,
+    GenerateOutput,
+    Request,
+    check_text_ids,
+    open_call,
+    shower,
+    warn_of_last_space,
+)
 from multitoken.transitions import Ahead, Guessers
 
 
@@ -39,7 +48,7 @@ def generate(model: MultiTokenModel, request: Request, tokenizer) -> MultiTokenG
     prompt, mask = request.prompt(), request.attention_mask
     if not isinstance(prompt, Tensor):
         prompt, mask = _encode(model, prompt, tokenizer)
-    texts = _rows(model, prompt, mask)
+    texts = _rows(model, prompt, mask, tokenizer)
     copies = request.settings.get("prompt_lookup_num_tokens")
     if request.tree is None and request.num_draft == "auto" and copies is None:
         request.tree = model.config.draft_tree
@@ -176,7 +185,7 @@ def _encode(model: MultiTokenModel, texts: list[str], tokenizer) -> tuple[Tensor
     return ids, mask
 
 
-def _rows(model: MultiTokenModel, input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
+def _rows(model: MultiTokenModel, input_ids: Tensor, attention_mask: Tensor | None, tokenizer) -> list[list[int]]:
     """Each prompt's ids, checked."""
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: give (B, L).")
@@ -191,6 +200,7 @@ def _rows(model: MultiTokenModel, input_ids: Tensor, attention_mask: Tensor | No
         rows = [[ids.opening, *row] for row in rows]
     positions = model.config.max_position_embeddings
     for b, row in enumerate(rows):
+        check_text_ids(row[row[:1] == [ids.opening] :], model.config, tokenizer)
         if not row:
             raise ValueError(
                 f"Prompt {b} is empty: it needs at least the opening </s> (id {model.config.bos_token_id})."

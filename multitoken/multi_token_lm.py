@@ -102,7 +102,7 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
             tokenizer = self._tokenizer if isinstance(request.prompt(), Tensor) else self.tokenizer
             return generation_multitoken.generate(self, request, tokenizer)
 
-    def score(self, texts: Sequence[str], contexts: Sequence[str] | None = None) -> Scores:
+    def score(self, texts: str | Sequence[str], contexts: str | Sequence[str] | None = None) -> Scores:
         """-log p of each text and of its end under head 1, in windows that overlap by half.
 
         Args:

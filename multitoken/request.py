@@ -3,7 +3,7 @@
 B texts, L columns.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput, logging
 
 from lmbase.modeling.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
 from lmbase.text.codec import codec_of
+from lmbase.text.texts import text_list
 from multitoken.copying import PromptLookup, make_lookups
 from multitoken.draft_tree import DraftTree
 from multitoken.speculation import SpeculationStatistics, check_drafts
@@ -69,10 +70,9 @@ class Request:
         given = self.input_ids if self.text is None else self.text
         if isinstance(given, Tensor):
             return given
-        texts = [given] if isinstance(given, str) else list(given or [])
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError("The prompt is neither a tensor of ids nor a text nor a list of texts.")
-        return texts
+        if not isinstance(given, str) and not given:
+            raise ValueError("The prompt is neither a tensor of ids nor a text nor a list of texts: it is empty.")
+        return text_list(given or "", "The prompt is neither a tensor of ids nor a text nor a list of texts")
 
 
 @dataclass
@@ -95,6 +95,23 @@ class Call:
     def hand_out(self, output: GenerateOutput) -> Any:
         """The output, or its tensor alone for code that was written for Transformers' models."""
         return output.sequences if self.config.return_dict_in_generate is False else output
+
+
+def check_text_ids(ids: Iterable[int], config: Any, tokenizer: PreTrainedTokenizerFast | None) -> None:
+    """One rule for prompts of ids, whatever the model: the opening id may stand first (it is not among these), padding
+    is hidden by the mask, and all else is ids of text. An end mark inside would end a text that goes on.
+
+    Raises:
+        ValueError: special ids of the model, or ids that its tokenizer gives for no text.
+    """
+    special = {config.pad_token_id, config.bos_token_id, config.eos_token_id}
+    if tokenizer is not None:
+        special |= codec_of(tokenizer).special_ids
+    if found := sorted(special & set(ids)):
+        raise ValueError(
+            f"Prompt ids hold special tokens {found}: give ids of text, padding masked out; only the opening id "
+            f"{config.bos_token_id} may stand first, once."
+        )
 
 
 def open_call(model: PreTrainedModel, request: Request, texts: Sequence[Sequence[int]], end: int | None = None) -> Call:

@@ -5,6 +5,8 @@ Each function is a method of `sentencevae.SentenceVAE`; `processor` is the one i
 N sentences, T tokens of a sentence, D width.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,17 +17,18 @@ from lmbase.modeling.losses import close_token
 from lmbase.text.padding import pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.streaming import written_text
+from lmbase.text.texts import text_list
 from sentencevae.modeling_sentencevae import SentenceVAEModel
 
 
 @inference_method
-def encode_text(model: SentenceVAEModel, processor: SentenceProcessor, texts: list[str]) -> Tensor:
-    """Each text as one sentence -> (N, D).
+def encode_text(model: SentenceVAEModel, processor: SentenceProcessor, texts: str | Sequence[str]) -> Tensor:
+    """Each text as one sentence -> (N, D); a text alone is one of one.
 
     Raises:
         ValueError: an empty text, or one longer than a sentence may be.
     """
-    rows = [_one_sentence(model, processor, text) for text in texts]
+    rows = [_one_sentence(model, processor, text) for text in text_list(texts)]
     input_ids, attention_mask = pad_tokens(rows, model.config.pad_token_id)
     return model.encode(input_ids.to(model.device), attention_mask.to(model.device))
 
@@ -64,7 +67,7 @@ def decode(model: SentenceVAEModel, sentence_embeds: Tensor) -> list[list[int]]:
 
 @inference_method
 def reconstruct(
-    model: SentenceVAEModel, processor: SentenceProcessor, texts: list[str], batch_size: int = 256
+    model: SentenceVAEModel, processor: SentenceProcessor, texts: str | Sequence[str], batch_size: int = 256
 ) -> list[str]:
     """Write texts again from their sentence vectors alone: cut, encode, decode free-running, join."""
     documents = [encoded.sentences() for encoded in processor.encode_batch(texts)]

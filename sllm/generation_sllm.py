@@ -19,7 +19,16 @@ from lmbase.text.processor import SentenceProcessor
 from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import token_bytes
 from multitoken.draft_loop import Stretch
-from multitoken.request import ALWAYS_GIVEN, Call, GenerateOutput, Request, open_call, shower, warn_of_last_space
+from multitoken.request import (
+    ALWAYS_GIVEN,
+    Call,
+    GenerateOutput,
+    Request,
+    check_text_ids,
+    open_call,
+    shower,
+    warn_of_last_space,
+)
 from sllm import reading
 from sllm.compiled_steps import CompiledSteps
 from sllm.modeling_sllm import SLLMModel
@@ -160,16 +169,19 @@ def _read_ids(
     outside = (input_ids < 0) | (input_ids >= model.config.vocab_size)
     if (outside & attention_mask.bool()).any():
         raise ValueError(f"input_ids holds ids outside the model's vocabulary of {model.config.vocab_size}.")
+    tokenizer = None if processor is None else processor.tokenizer
     if input_ids.dim() == 2:
         rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
         # Transformers' tokenizers put the start token in front of a text; here the start state stands for it.
         split_ids = _needed(processor).split_ids
         borders = [int(row[:1] == [model.config.bos_token_id]) for row in rows]
+        for row, border in zip(rows, borders, strict=True):
+            check_text_ids(row[border:], model.config, tokenizer)
         return [
             _open(model, processor, split_ids(row[border:]), row[:border])
             for row, border in zip(rows, borders, strict=True)
         ]
-    _check_no_special_tokens(model, processor, input_ids[attention_mask.bool()])
+    check_text_ids(input_ids[attention_mask.bool()].tolist(), model.config, tokenizer)
     documents = [
         [row[m.bool()].tolist() for row, m in zip(ids, mask, strict=True) if m.any()]
         for ids, mask in zip(input_ids, attention_mask, strict=True)
@@ -181,15 +193,6 @@ def _needed(processor: SentenceProcessor | None) -> SentenceProcessor:
     if processor is None:
         raise ValueError("Flat ids are cut into sentences by a processor, and this SLLM has none: give (B, S, T) ids.")
     return processor
-
-
-def _check_no_special_tokens(model: SLLMModel, processor: SentenceProcessor | None, ids: Tensor) -> None:
-    config = model.config
-    special = {config.pad_token_id, config.bos_token_id, config.eos_token_id}
-    if processor is not None:
-        special |= processor.codec.special_ids
-    if found := sorted(special & set(ids.unique().tolist())):
-        raise ValueError(f"Sentences hold special tokens {found}: give text tokens only, without end marks.")
 
 
 def _open(

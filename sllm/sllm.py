@@ -97,7 +97,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             processor = self._processor if isinstance(request.prompt(), Tensor) else self.processor
             return generation_sllm.generate(self, request, processor, max_new_sentences, overflow)
 
-    def score(self, texts: Sequence[str], contexts: Sequence[str] | None = None) -> Scores:
+    def score(self, texts: str | Sequence[str], contexts: str | Sequence[str] | None = None) -> Scores:
         """Exact -log p of each text (its end included), given the context before it if there is one.
 
         An unfinished last sentence of a context is forced as the beginning of the text's first sentence.

@@ -49,6 +49,7 @@ class TokenCodec:
             ) from error
         self.special_ids = {token["id"] for token in settings["added_tokens"] if token["special"]}
         self.special_ids |= set(tokenizer.all_special_ids)
+        self.special_ids |= unreachable_ids(settings)
         exact = exact_settings(settings)
         self._backend = backend if exact == settings else Tokenizer.from_str(json.dumps(exact))
         self._backend.encode_special_tokens = True  # "</s>" written in a text is four characters, not an end mark
@@ -150,6 +151,17 @@ class TokenCodec:
         space = text.rfind(" ", 1, len(text) // 2 + 1)
         middle = space if space > 0 else len(text) // 2
         return self._encode_by_parts(text[:middle]) + self._encode_by_parts(text[middle:])
+
+
+def unreachable_ids(settings: Settings) -> set[int]:
+    """Ids of a byte-level BPE that no text becomes although they are not marked as special, such as OPT's `<s>`: no
+    byte, no merge and no added token makes them."""
+    model = settings["model"]
+    if model["type"] != "BPE" or model.get("ignore_merges") or kind_of(settings).name != "byte-level":
+        return set()
+    made = {"".join(pair) if isinstance(pair, list | tuple) else pair.replace(" ", "") for pair in model["merges"]}
+    made |= {token["content"] for token in settings["added_tokens"]}
+    return {i for token, i in model["vocab"].items() if len(token) > 1 and token not in made}
 
 
 def token_names(settings: Settings) -> set[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from families import MAKERS, loaded_as, make_family_heads, make_family_sllm, make_lm
-from tiny import make_processor
+from tiny import make_processor, make_vae
 from transformers import GenerationConfig
 from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
@@ -228,3 +228,68 @@ def test_D11_a_plain_list_of_logits_processors_is_taken(writer):
 def test_D11_a_text_may_come_first(writer):
     assert writer.generate("Hello", max_new_tokens=4).texts == writer.generate(text="Hello", max_new_tokens=4).texts
     assert len(writer.generate(["Hello", "So"], max_new_tokens=4).texts) == 2
+
+
+# -- ids of a prompt ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_tokenizer", [True, False])
+@pytest.mark.parametrize(
+    "ids", [[2, 2, 100], [2, 100, 101, 2, 102], [2, 0, 100], [2, 100, 3], [100, 1, 101], [2, 100, 2]]
+)
+def test_B6_special_ids_inside_a_prompt_are_refused_by_every_model(writer, ids, with_tokenizer, monkeypatch):
+    mask = torch.ones(1, len(ids))
+    sentences = torch.tensor([[ids[1:]]])
+    if not with_tokenizer:  # then only the model's own marks are known
+        monkeypatch.setattr(writer, "_tokenizer" if hasattr(writer, "_tokenizer") else "_processor", None)
+        if not set(ids[1:]) & {1, 2}:
+            return
+    calls = [(torch.tensor([ids]), mask)] if with_tokenizer or not hasattr(writer, "_processor") else []
+    if hasattr(writer, "_processor"):
+        calls.append((sentences, torch.ones_like(sentences)))
+    for given in calls:
+        with pytest.raises(ValueError, match=r"Prompt ids hold special tokens \[\d\]"):
+            writer.generate(*given)
+
+
+def test_B6_the_opening_id_may_stand_first_and_padding_on_either_side(writer):
+    expected = writer.generate(text="de", max_new_tokens=5).texts
+    for ids in ([[2, 104, 105]], [[1, 2, 104, 105]], [[2, 104, 105, 1]]):
+        assert writer.generate(torch.tensor(ids), max_new_tokens=5).texts == expected
+
+
+# -- one text is one text ----------------------------------------------------------------------------------------------
+
+
+def test_G4_a_text_alone_is_one_text(writer):
+    alone, listed = writer.score("One, two."), writer.score(["One, two."])
+    assert alone == listed
+    assert alone.bytes == [9]
+    assert writer.score("Two.", contexts="One, ") == writer.score(["Two."], contexts=["One, "])
+    with pytest.raises(ValueError, match="1 contexts for 2 texts"):
+        writer.score(["One, two.", "Three."], contexts="No")
+
+
+def test_G4_also_of_an_autoencoder_and_a_processor():
+    vae = make_vae()
+    assert torch.equal(vae.encode_text("One, two."), vae.encode_text(["One, two."]))
+    assert vae.reconstruct("One, two.") == vae.reconstruct(["One, two."])
+    assert len(vae.reconstruct("One, two.")) == 1
+    assert torch.equal(vae.processor("One, two.").input_ids, vae.processor(["One, two."]).input_ids)
+    assert vae.processor.encode_batch("One, two.") == [vae.processor.encode("One, two.")]
+    assert vae.processor(()).input_ids.shape[0] == 0
+
+
+@pytest.mark.parametrize("wrong", [b"bytes", ["a", 3], [None], None, 5])
+def test_G4_what_is_no_text_is_told(writer, wrong):
+    with pytest.raises(ValueError, match="give a text or a list of"):
+        writer.score(wrong)
+    with pytest.raises(ValueError, match="give a text or a list of"):
+        make_vae().encode_text(wrong)
+    with pytest.raises(ValueError):
+        writer.generate(text=wrong)
+
+
+def test_F9_copies_beside_heads_are_told_as_such(writer):
+    with pytest.raises(ValueError, match="prompt_lookup_num_tokens=3 copies guesses"):
+        writer.generate(text="Hello", num_draft=4, prompt_lookup_num_tokens=3)
