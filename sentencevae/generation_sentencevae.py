@@ -16,7 +16,6 @@ from lmbase.modeling.inference import inference_method
 from lmbase.modeling.losses import close_token
 from lmbase.text.padding import pad_tokens
 from lmbase.text.processor import SentenceProcessor
-from lmbase.text.streaming import written_text
 from lmbase.text.texts import text_list
 from sentencevae.modeling_sentencevae import SentenceVAEModel
 
@@ -76,7 +75,7 @@ def reconstruct(
     texts_out, position = [], 0
     for sentences in documents:
         ids = [i for row in written[position : position + len(sentences)] for i in row]
-        texts_out.append(written_text(processor.tokenizer, ids))
+        texts_out.append(processor.decode(ids))
         position += len(sentences)
     return texts_out
 
@@ -102,7 +101,7 @@ def interpolate(model: SentenceVAEModel, processor: SentenceProcessor, a: str, b
         raise ValueError(f"steps={steps}: interpolation needs at least its two ends.")
     ends = encode_text(model, processor, [a, b])
     weights = torch.linspace(0, 1, steps, device=model.device)[:, None]
-    return [written_text(processor.tokenizer, ids) for ids in decode(model, torch.lerp(ends[:1], ends[1:], weights))]
+    return [processor.decode(ids) for ids in decode(model, torch.lerp(ends[:1], ends[1:], weights))]
 
 
 @inference_method
@@ -115,4 +114,4 @@ def sample(
     num_samples, seed, width = check_number("num_samples", num_samples), seed_or_random(seed), model.config.hidden_size
     draws = [draws_of(seed, number).standard_normal(width) for number in range(num_samples)]
     z = torch.tensor(np.array(draws).reshape(-1, width), dtype=model.dtype, device=model.device)
-    return [written_text(processor.tokenizer, ids) for ids in decode(model, z)]
+    return [processor.decode(ids) for ids in decode(model, z)]
