@@ -31,6 +31,21 @@ def test_the_audit_passes(loaded):
     assert report.passed, report.failures
 
 
+def test_F9_scores_that_are_no_numbers_are_told_as_such():
+    for make in MAKERS.values():
+        loaded = loaded_as(make("llama"))
+        with torch.no_grad():
+            loaded.model.get_input_embeddings().weight[ord("n") + 4] = torch.nan
+        with pytest.raises(ValueError, match="costs nan nats, which is no number to audit"):
+            loaded.audit(TEXT)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_F9_a_model_with_an_output_head_of_its_own_passes_the_audit(family):
+    loaded = loaded_as(make_lm(family, tie_word_embeddings=False))
+    assert loaded.audit(TEXT).passed
+
+
 def test_all_bytes_are_scored_and_the_whole_window_is_a_protocol(loaded):
     found = loaded.score([TEXT, "Six."], 20)
     assert list(found) == ["full window"] + ["equal context"] * loaded.by_sentence
