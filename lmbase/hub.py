@@ -10,9 +10,11 @@ from huggingface_hub import constants
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
-def check_source(name: str) -> None:
+def check_source(
+    name: str, *, cache_dir: str | Path | None = None, local_files_only: bool = False, **_: object
+) -> None:
     """Raise ValueError for a name that is no folder or file here and cannot be found on a hub, before minutes are spent
-    in asking."""
+    in asking. The options are those of a hub's client."""
     parts = Path(name).parts
     if Path(name).expanduser().exists():
         if name.startswith("~"):
@@ -20,9 +22,9 @@ def check_source(name: str) -> None:
         return
     if not HUB_ID.fullmatch(name) or (len(parts) > 1 and Path(parts[0]).is_dir()):
         raise ValueError(f"{name!r}: there is no such file or folder. Check the path, or give a hub id (owner/name).")
-    if constants.is_offline_mode() or _hub_answers():
+    if local_files_only or constants.is_offline_mode() or _hub_answers():
         return
-    if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
+    if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json", cache_dir), str):
         raise ValueError(
             f"{name!r} is no folder here and not in the cache, and {constants.ENDPOINT} does not answer: check the "
             "name and the network, or give the folder of a model."

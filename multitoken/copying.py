@@ -54,18 +54,10 @@ def copied_guesses(
 def make_lookups(
     config: GenerationConfig, texts: Iterable[Iterable[int]], end: int | None = None
 ) -> list[PromptLookup]:
-    """One that has read each text, if the configuration asks for prompt lookup; else none.
-
-    Raises:
-        ValueError: lengths below 1.
-    """
+    """One that has read each text, if the configuration asks for prompt lookup; else none."""
     if config.prompt_lookup_num_tokens is None:
         return []
     longest = LONGEST_MATCH if config.max_matching_ngram_size is None else config.max_matching_ngram_size
-    given = {"prompt_lookup_num_tokens": config.prompt_lookup_num_tokens, "max_matching_ngram_size": longest}
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}: give a number of tokens, 1 or more; None looks nothing up.")
     lookups = []
     for text in texts:
         lookups.append(PromptLookup(longest, end))

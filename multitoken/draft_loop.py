@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lmbase.modeling.decoding import Sampler
+from lmbase.modeling.decoding import NO_TOKEN, Sampler
 from lmbase.text.padding import pad_tokens
 from multitoken.copying import PromptLookup, copied_guesses
 from multitoken.draft_length import DraftLength
@@ -231,6 +231,11 @@ class DraftLoop:
         for token in tokens:
             if not stretch.writing:
                 break
+            if token == NO_TOKEN:
+                raise ValueError(
+                    f"No token of text {text} can be chosen: a logits processor forbids all (or min_new_tokens the end "
+                    "mark, and it the rest), or the model's logits are NaN; check the processor, or the weights."
+                )
             if token == reader.end:
                 stretch.writing, stretch.ended = False, True
                 if not reader.framed:

@@ -12,12 +12,22 @@ from torch import Tensor
 
 from lmbase.modeling.cache import RowCache, give_back
 from lmbase.text.padding import between_padding
-from lmbase.text.tokenizers import decode_ids, encode_text
+from lmbase.text.streaming import written_text
+from lmbase.text.tokenizers import encode_text
 from multitoken.compiled_step import compiled_step, trunk_cache
 from multitoken.draft_loop import DraftLoop, Read, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.modeling_multitoken import MultiTokenModel
-from multitoken.request import ALWAYS_GIVEN, Call, GenerateOutput, Request, open_call, streaming
+from multitoken.request import (
+    ALWAYS_GIVEN,
+    Call,
+    GenerateOutput,
+    Request,
+    check_text_ids,
+    open_call,
+    shower,
+    warn_of_last_space,
+)
 from multitoken.transitions import Ahead, Guessers
 
 
@@ -38,7 +48,7 @@ def generate(model: MultiTokenModel, request: Request, tokenizer) -> MultiTokenG
     prompt, mask = request.prompt(), request.attention_mask
     if not isinstance(prompt, Tensor):
         prompt, mask = _encode(model, prompt, tokenizer)
-    texts = _rows(model, prompt, mask)
+    texts = _rows(model, prompt, mask, tokenizer)
     copies = request.settings.get("prompt_lookup_num_tokens")
     if request.tree is None and request.num_draft == "auto" and copies is None:
         request.tree = model.config.draft_tree
@@ -47,10 +57,10 @@ def generate(model: MultiTokenModel, request: Request, tokenizer) -> MultiTokenG
     loop = model.draft_loop(reader, len(texts), call.sampler, call.drafts, call.automatic, call.lookups)
     stretches = [Stretch(list(ids), call.limit, call.fewest) for ids in texts]
     shown = 0
-    with streaming(request.streamer, prompt) as show:
-        for _ in loop.run(stretches):
-            show(stretches[0].new[shown:])
-            shown = len(stretches[0].new)
+    show = shower(request.streamer, prompt)
+    for _ in loop.run(stretches):
+        show(stretches[0].new[shown:])
+        shown = len(stretches[0].new)
     reader.close()
     return call.hand_out(_output(model, prompt, texts, stretches, loop, reader, tokenizer))
 
@@ -167,6 +177,7 @@ class TokenReader:
 
 
 def _encode(model: MultiTokenModel, texts: list[str], tokenizer) -> tuple[Tensor, Tensor]:
+    warn_of_last_space(tokenizer, texts)
     rows = [[model.config.bos_token_id, *encode_text(tokenizer, text)] for text in texts]
     width, pad = max(map(len, rows)), model.config.pad_token_id
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
@@ -174,7 +185,7 @@ def _encode(model: MultiTokenModel, texts: list[str], tokenizer) -> tuple[Tensor
     return ids, mask
 
 
-def _rows(model: MultiTokenModel, input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
+def _rows(model: MultiTokenModel, input_ids: Tensor, attention_mask: Tensor | None, tokenizer) -> list[list[int]]:
     """Each prompt's ids, checked."""
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: give (B, L).")
@@ -189,6 +200,7 @@ def _rows(model: MultiTokenModel, input_ids: Tensor, attention_mask: Tensor | No
         rows = [[ids.opening, *row] for row in rows]
     positions = model.config.max_position_embeddings
     for b, row in enumerate(rows):
+        check_text_ids(row[row[:1] == [ids.opening] :], model.config, tokenizer)
         if not row:
             raise ValueError(
                 f"Prompt {b} is empty: it needs at least the opening </s> (id {model.config.bos_token_id})."
@@ -215,10 +227,14 @@ def _output(
         sequences=torch.cat([input_ids.cpu(), torch.tensor(new, dtype=torch.long).view(len(texts), -1)], dim=1),
         num_new_tokens=[len(stretch.new) for stretch in stretches],
         finish_reason=[_finish_reason(stretch) for stretch in stretches],
-        texts=[decode_ids(tokenizer, stretch.new) for stretch in stretches] if tokenizer is not None else None,
+        texts=None if tokenizer is None else _new_texts(tokenizer, texts, stretches),
         statistics=loop.statistics,
         cache_bytes=round(sum(cache.position_bytes for cache in caches) * num_read),
     )
+
+
+def _new_texts(tokenizer, texts: Sequence[Sequence[int]], stretches: Sequence[Stretch]) -> list[str]:
+    return [written_text(tokenizer, stretch.new, ids) for ids, stretch in zip(texts, stretches, strict=True)]
 
 
 def _finish_reason(stretch: Stretch) -> str:

@@ -1,13 +1,12 @@
 """The multi-token language model as users meet it: text in, text out, scores, saving and loading."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 from transformers import (
     GenerationConfig,
     GenerationMixin,
-    LogitsProcessorList,
     PreTrainedModel,
 )
 
@@ -18,7 +17,7 @@ from multitoken import conversion, generation_multitoken
 from multitoken.draft_tree import DraftTree
 from multitoken.generation_multitoken import MultiTokenGenerateOutput
 from multitoken.modeling_multitoken import MultiTokenModel
-from multitoken.request import Request
+from multitoken.request import Request, ended
 
 
 class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
@@ -52,10 +51,10 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
     @inference_method
     def generate(  # type: ignore[override]
         self,
-        input_ids: Tensor | None = None,
+        input_ids: Tensor | str | Sequence[str] | None = None,
         attention_mask: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
-        logits_processor: LogitsProcessorList | None = None,
+        logits_processor: Sequence[Callable] | None = None,
         streamer=None,
         *,
         text: str | Sequence[str] | None = None,
@@ -69,7 +68,8 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
         and, with the same seed, for sampling.
 
         Args:
-            input_ids: (B, L) ids that open with </s>, padded on the left or right; or give `text`.
+            input_ids: (B, L) ids that open with </s>, padded on the left or right; or the same as `text`. Beside the
+                opening id they hold ids of text only, no special ones: an end mark ends a text, and no text goes on.
             attention_mask: of the same shape; default: everything but padding.
             generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...;
                 with return_dict_in_generate=False only the tensor `sequences` is returned; prompt_lookup_num_tokens=k
@@ -98,10 +98,11 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
             num_draft = num_draft if use_mtp else 1
         given = input_ids, attention_mask, generation_config, logits_processor, streamer
         request = Request(*given, text, num_draft, tree, seed, kwargs)
-        tokenizer = self._tokenizer if isinstance(request.prompt(), Tensor) else self.tokenizer
-        return generation_multitoken.generate(self, request, tokenizer)
+        with ended(streamer):
+            tokenizer = self._tokenizer if isinstance(request.prompt(), Tensor) else self.tokenizer
+            return generation_multitoken.generate(self, request, tokenizer)
 
-    def score(self, texts: Sequence[str], contexts: Sequence[str] | None = None) -> Scores:
+    def score(self, texts: str | Sequence[str], contexts: str | Sequence[str] | None = None) -> Scores:
         """-log p of each text and of its end under head 1, in windows that overlap by half.
 
         Args:

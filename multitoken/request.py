@@ -3,20 +3,24 @@
 B texts, L columns.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import ModelOutput, logging
 
 from lmbase.modeling.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
+from lmbase.text.codec import codec_of
+from lmbase.text.texts import text_list
 from multitoken.copying import PromptLookup, make_lookups
 from multitoken.draft_tree import DraftTree
 from multitoken.speculation import SpeculationStatistics, check_drafts
+
+logger = logging.get_logger(f"transformers.{__name__}")  # below Transformers' own, so that its verbosity holds
 
 ALWAYS_GIVEN: Any = None  # a ModelOutput's fields need defaults, those that are always there, too
 
@@ -47,7 +51,7 @@ class Request:
     input_ids: Tensor | str | Sequence[str] | None = None
     attention_mask: Tensor | None = None
     generation_config: GenerationConfig | None = None
-    logits_processor: LogitsProcessorList | None = None
+    logits_processor: Sequence[Callable] | None = None
     streamer: Any = None
     text: str | Sequence[str] | None = None
     num_draft: int | str = "auto"
@@ -66,10 +70,9 @@ class Request:
         given = self.input_ids if self.text is None else self.text
         if isinstance(given, Tensor):
             return given
-        texts = [given] if isinstance(given, str) else list(given or [])
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError("The prompt is neither a tensor of ids nor a text nor a list of texts.")
-        return texts
+        if not isinstance(given, str) and not given:
+            raise ValueError("The prompt is neither a tensor of ids nor a text nor a list of texts: it is empty.")
+        return text_list(given or "", "The prompt is neither a tensor of ids nor a text nor a list of texts")
 
 
 @dataclass
@@ -92,6 +95,23 @@ class Call:
     def hand_out(self, output: GenerateOutput) -> Any:
         """The output, or its tensor alone for code that was written for Transformers' models."""
         return output.sequences if self.config.return_dict_in_generate is False else output
+
+
+def check_text_ids(ids: Iterable[int], config: Any, tokenizer: PreTrainedTokenizerFast | None) -> None:
+    """One rule for prompts of ids, whatever the model: the opening id may stand first (it is not among these), padding
+    is hidden by the mask, and all else is ids of text. An end mark inside would end a text that goes on.
+
+    Raises:
+        ValueError: special ids of the model, or ids that its tokenizer gives for no text.
+    """
+    special = {config.pad_token_id, config.bos_token_id, config.eos_token_id}
+    if tokenizer is not None:
+        special |= codec_of(tokenizer).special_ids
+    if found := sorted(special & set(ids)):
+        raise ValueError(
+            f"Prompt ids hold special tokens {found}: give ids of text, padding masked out; only the opening id "
+            f"{config.bos_token_id} may stand first, once."
+        )
 
 
 def open_call(model: PreTrainedModel, request: Request, texts: Sequence[Sequence[int]], end: int | None = None) -> Call:
@@ -117,26 +137,40 @@ def open_call(model: PreTrainedModel, request: Request, texts: Sequence[Sequence
         config,
         DEFAULT_NEW_TOKENS if config.max_new_tokens is None else config.max_new_tokens,
         config.min_new_tokens or 0,
-        Sampler(config, len(texts), vocab_size, model.device, request.seed, request.logits_processor),
+        Sampler(config, vocab_size, model.device, request.seed, request.logits_processor),
         drafts,
         automatic,
         lookups,
     )
 
 
+def warn_of_last_space(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> None:
+    """A model with tokens such as " word" has hardly seen a space of its own: after one it writes a second."""
+    if any(text.endswith(" ") for text in texts) and codec_of(tokenizer).spaces_open_words:
+        logger.warning(
+            "The prompt ends in a space, which this tokenizer puts in front of the next word: a double space, or a "
+            "new line, may follow. Leave the last space out."
+        )
+
+
 @contextmanager
-def streaming(streamer: Any, prompt: Tensor) -> Iterator[Callable[[Sequence[int]], None]]:
-    """Hands out a function that shows new ids, the prompt first; the streamer's end is told whatever happens."""
-    if streamer is None:
-        yield lambda ids: None
-        return
+def ended(streamer: Any) -> Iterator[None]:
+    """A streamer's end is told whatever happens: who waits for it in another thread would wait for ever."""
     try:
-        streamer.put(prompt.cpu())
-
-        def show(ids: Sequence[int]) -> None:
-            if len(ids):
-                streamer.put(torch.tensor(ids))
-
-        yield show
+        yield
     finally:
-        streamer.end()
+        if streamer is not None:
+            streamer.end()
+
+
+def shower(streamer: Any, prompt: Tensor) -> Callable[[Sequence[int]], None]:
+    """Shows the prompt; returns a function that shows new ids."""
+    if streamer is None:
+        return lambda ids: None
+    streamer.put(prompt.cpu())
+
+    def show(ids: Sequence[int]) -> None:
+        if len(ids):
+            streamer.put(torch.tensor(ids))
+
+    return show

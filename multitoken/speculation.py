@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 from multitoken.draft_tree import DraftTree
 
@@ -12,14 +13,14 @@ def check_num_draft(num_draft: int | str, num_heads: int) -> tuple[int, bool]:
     Raises:
         ValueError: neither "auto" nor a number of heads that there are.
     """
-    if num_draft == "auto":
+    if isinstance(num_draft, str) and num_draft == "auto":
         return num_heads, True
-    if isinstance(num_draft, bool | str) or not 1 <= num_draft <= num_heads:
+    if isinstance(num_draft, bool) or not isinstance(num_draft, Integral) or not 1 <= num_draft <= num_heads:
         raise ValueError(
             f"num_draft={num_draft!r}: this model has {num_heads} head{'s' * (num_heads > 1)}, so choose 1 (plain "
             f"decoding){f' to {num_heads}' * (num_heads > 1)}, or 'auto'."
         )
-    return num_draft, False
+    return int(num_draft), False
 
 
 def check_drafts(
@@ -37,14 +38,14 @@ def check_drafts(
     Raises:
         ValueError: heads or candidates that are not there, a tree that is none, or heads beside copied guesses.
     """
-    heads, automatic = check_num_draft(num_draft, num_heads)
     if num_copied is not None:
         if tree is not None or num_draft not in (1, "auto"):
             raise ValueError(
                 f"prompt_lookup_num_tokens={num_copied} copies guesses, num_draft={num_draft!r} or a tree has heads "
                 "make them: give one of the two (with copies num_draft is 1, or 'auto' to copy as long as it pays)."
             )
-        return DraftTree.chain(num_copied), automatic
+        return DraftTree.chain(num_copied), check_num_draft(num_draft, 1)[1]
+    heads, automatic = check_num_draft(num_draft, num_heads)
     if tree is None:
         return DraftTree.chain(heads - 1), automatic
     paths = tree if isinstance(tree, DraftTree) else DraftTree(tuple(tuple(path) for path in tree))

@@ -9,6 +9,7 @@
     sllm generate --model runs/lm_small_tuned --assistant runs/sllm_small --prompt "Returns the"
 
 An unfinished last sentence of the prompt is continued, not encoded. The prompt is shown too, what is new follows it.
+A prompt that begins with -- is written --prompt="-- so".
 Afterwards stderr tells how many tokens were written, how fast (reading the prompt included), what ended the text and,
 for an SLLM, the share of its sentences that cutting and tokenising their text anew would change; where tokens are
 drafted, tokens per forward pass.
@@ -20,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import TextStreamer
-
 from lmbase.config import option, run, single_process
 from lmbase.modeling.compiling import compile_settings
 from lmbase.modeling.devices import DTYPES, choose_device
+from lmbase.text.streaming import TextStream
 from sllm.assistant import SentenceAssistant
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
 from sllm.loading import load_model
@@ -35,7 +35,7 @@ SETTINGS = ("do_sample", "temperature", "top_k", "top_p", "prompt_lookup_num_tok
 @dataclass
 class Config:
     model: str = option("runs/finetune-sllm", "a run, a folder or a hub id")
-    prompt: str | None = option(None, "the text to continue; default: standard input")
+    prompt: str | None = option(None, "the text to continue; default: standard input", prose=True)
     prompt_file: str | None = option(None, "a UTF-8 file with the text to continue")
     max_new_tokens: int = option(128, "tokens to write, at most")
     max_new_sentences: int | None = option(None, "sentences to write, at most (SLLM)")
@@ -49,7 +49,7 @@ class Config:
     assistant: str | None = option(
         None, "an SLLM that drafts for `model`, a plain token-level model with the same tokenizer"
     )
-    overflow: str = option("stop", "when the trunk's positions are used up: stop or slide (SLLM)")
+    overflow: Literal["stop", "slide"] = option("stop", "when the trunk's positions are used up: stop or slide (SLLM)")
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights and of the computation")
     weights: Literal["dtype", "int8"] = option(
         "dtype", "int8: in eight bits, half of what bf16 reads (CPU; not for multi-token models)"
@@ -58,15 +58,24 @@ class Config:
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
 
 
+def read_stdin() -> bytes:
+    """Bytes, which Python's own reading would have changed: line ends, and what is not UTF-8."""
+    return sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
+
+
 def read_prompt(config: Config) -> str:
+    """The text to continue. The new line that closes a file, or what `echo` says, is none of it."""
     if config.prompt is not None and config.prompt_file is not None:
         raise ValueError("Give --prompt or --prompt_file, not both.")
-    if config.prompt_file is not None:
-        try:
-            return Path(config.prompt_file).read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{config.prompt_file} is not UTF-8 (byte {error.start}); convert it first.") from error
-    return config.prompt if config.prompt is not None else sys.stdin.read()
+    if config.prompt is not None:
+        return config.prompt
+    source = config.prompt_file or "standard input"
+    raw = read_stdin() if config.prompt_file is None else Path(config.prompt_file).read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not UTF-8 (byte {error.start}); convert it first.") from error
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
 def open_assistant(config: Config, loaded: LoadedModel) -> SentenceAssistant | None:
@@ -101,7 +110,7 @@ def main(config: Config) -> str:
         assistant=assistant,
         settings=settings,
     )
-    streamer = TextStreamer(loaded.tokenizer, clean_up_tokenization_spaces=False, skip_special_tokens=True)
+    streamer = TextStream(loaded.tokenizer)
     started = time.perf_counter()
     written = loaded.write(prompt, how, streamer)
     tell(written, time.perf_counter() - started)

@@ -5,24 +5,29 @@ Each function is a method of `sentencevae.SentenceVAE`; `processor` is the one i
 N sentences, T tokens of a sentence, D width.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from lmbase.modeling.decoding import check_number, draws_of, seed_or_random
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.losses import close_token
 from lmbase.text.padding import pad_tokens
 from lmbase.text.processor import SentenceProcessor
+from lmbase.text.texts import text_list
 from sentencevae.modeling_sentencevae import SentenceVAEModel
 
 
 @inference_method
-def encode_text(model: SentenceVAEModel, processor: SentenceProcessor, texts: list[str]) -> Tensor:
-    """Each text as one sentence -> (N, D).
+def encode_text(model: SentenceVAEModel, processor: SentenceProcessor, texts: str | Sequence[str]) -> Tensor:
+    """Each text as one sentence -> (N, D); a text alone is one of one.
 
     Raises:
         ValueError: an empty text, or one longer than a sentence may be.
     """
-    rows = [_one_sentence(model, processor, text) for text in texts]
+    rows = [_one_sentence(model, processor, text) for text in text_list(texts)]
     input_ids, attention_mask = pad_tokens(rows, model.config.pad_token_id)
     return model.encode(input_ids.to(model.device), attention_mask.to(model.device))
 
@@ -61,7 +66,7 @@ def decode(model: SentenceVAEModel, sentence_embeds: Tensor) -> list[list[int]]:
 
 @inference_method
 def reconstruct(
-    model: SentenceVAEModel, processor: SentenceProcessor, texts: list[str], batch_size: int = 256
+    model: SentenceVAEModel, processor: SentenceProcessor, texts: str | Sequence[str], batch_size: int = 256
 ) -> list[str]:
     """Write texts again from their sentence vectors alone: cut, encode, decode free-running, join."""
     documents = [encoded.sentences() for encoded in processor.encode_batch(texts)]
@@ -106,6 +111,7 @@ def sample(
     """Sentences written from draws of the standard normal prior (Gaussian latent only)."""
     if not model.latent_kind.has_kl:
         raise ValueError('sample() needs latent="gaussian": a deterministic autoencoder has no prior to draw from.')
-    generator = torch.Generator().manual_seed(seed) if seed is not None else None
-    z = torch.randn(num_samples, model.config.hidden_size, generator=generator).to(model.device, model.dtype)
+    num_samples, seed, width = check_number("num_samples", num_samples), seed_or_random(seed), model.config.hidden_size
+    draws = [draws_of(seed, number).standard_normal(width) for number in range(num_samples)]
+    z = torch.tensor(np.array(draws).reshape(-1, width), dtype=model.dtype, device=model.device)
     return [processor.decode(ids) for ids in decode(model, z)]

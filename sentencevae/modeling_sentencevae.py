@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from lmbase.modeling.flops import linear_flops
 from lmbase.modeling.losses import vocabulary_loss
+from lmbase.text.padding import right_padded
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sentencevae.decoder import SentenceDecoder, group_targets, sentence_targets
 from sentencevae.grouping import PackedTokens, length_groups
@@ -112,6 +113,7 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
             input_ids: (N, T) sentences without end mark, padded on the right.
             attention_mask: (N, T) True on real tokens.
         """
+        attention_mask = right_padded(attention_mask)
         tokens = self.pack(input_ids, attention_mask)
         hidden, targets, first, kl, parts, order = [], [], [], [], [], []
         for group in length_groups(input_ids, attention_mask, tokens.rows, self.config.max_sentence_tokens):
@@ -158,10 +160,12 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Sentences (N, T) -> sentence vectors (N, D); a Gaussian latent gives its mean outside training."""
+        attention_mask = right_padded(attention_mask)
         return self.encode_packed(self.pack(input_ids, attention_mask), input_ids, attention_mask)[0]
 
     def encode_states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Like `encode`, with the encoder's token states (N, T, D) beside the vectors (padding holds zeros)."""
+        attention_mask = right_padded(attention_mask)
         embeds, states = self.encode_packed(self.pack(input_ids, attention_mask), input_ids, attention_mask)
         padded = states.new_zeros(*input_ids.shape, states.shape[-1])  # (N,T,D)
         return embeds, padded.masked_scatter(attention_mask[..., None], states)

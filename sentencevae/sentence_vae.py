@@ -1,5 +1,7 @@
 """The sentence autoencoder as users meet it: text in, vectors and text out, saving and loading."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from lmbase.modeling.text_model import ProcessorMixin
@@ -13,7 +15,7 @@ class SentenceVAE(ProcessorMixin, SentenceVAEModel):
     Text methods need `processor`, which `from_pretrained` loads with the weights.
     """
 
-    def encode_text(self, texts: list[str]) -> Tensor:
+    def encode_text(self, texts: str | Sequence[str]) -> Tensor:
         """Each text as one sentence -> (N, D).
 
         Raises:
@@ -25,7 +27,7 @@ class SentenceVAE(ProcessorMixin, SentenceVAEModel):
         """Sentence vectors (N, D) -> token ids of N sentences, greedy and free-running, end marks left out."""
         return generation.decode(self, sentence_embeds)
 
-    def reconstruct(self, texts: list[str], batch_size: int = 256) -> list[str]:
+    def reconstruct(self, texts: str | Sequence[str], batch_size: int = 256) -> list[str]:
         """Write texts again from their sentence vectors alone: cut, encode, decode free-running, join."""
         return generation.reconstruct(self, self.processor, texts, batch_size)
 

@@ -17,6 +17,7 @@ from lmbase.modeling.inference import inference
 from lmbase.text.padding import pad_sentences, pad_tokens
 from multitoken.draft_loop import Stretch
 from multitoken.draft_tree import DraftTree
+from multitoken.request import ended
 from multitoken.speculation import SpeculationStatistics
 from sllm.reading import ReadingState
 from sllm.sentence_writer import SentenceWriter
@@ -56,7 +57,19 @@ class SentenceAssistant:
         Raises:
             ValueError: several texts, another vocabulary, beams or outputs that this way of writing does not have.
         """
-        self._check(model, input_ids, generation_config)
+        with ended(self.streamer):
+            self._check(model, input_ids, generation_config)
+            return self._write(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
+
+    def _write(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **model_kwargs,
+    ) -> Tensor:
         self.drafter.restart()
         self.statistics = SpeculationStatistics()
         cache, mask = model_kwargs["past_key_values"], model_kwargs.get("attention_mask")
@@ -93,8 +106,6 @@ class SentenceAssistant:
             mask = mask[:, : input_ids.shape[1]]
             if not reads_prompt:  # as elsewhere, the pass over the prompt is not counted
                 self.statistics.add(len(guesses), min(len(chosen) - 1, num_tokens), num_tokens)
-        if self.streamer is not None:
-            self.streamer.end()
         return input_ids
 
     def _check(self, model: PreTrainedModel, input_ids: Tensor, config: GenerationConfig) -> None:
@@ -138,7 +149,7 @@ class _Drafter:
 
     def __init__(self, model: SLLM):
         self.model = model
-        self.greedy = Sampler(GenerationConfig(), 1, model.config.vocab_size, model.device)
+        self.greedy = Sampler(GenerationConfig(), model.config.vocab_size, model.device)
         # End marks and ids that no token has are in no sentence of an SLLM; the other model may write them.
         self.readable = set(model.processor.tokenizer.get_vocab().values()) - model.processor.codec.special_ids
 

@@ -13,11 +13,22 @@ from torch import Tensor
 from transformers import Cache
 
 from lmbase.modeling.cache import RowCache
+from lmbase.modeling.decoding import check_number
 from lmbase.text.padding import between_padding, pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
+from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import token_bytes
 from multitoken.draft_loop import Stretch
-from multitoken.request import ALWAYS_GIVEN, Call, GenerateOutput, Request, open_call, streaming
+from multitoken.request import (
+    ALWAYS_GIVEN,
+    Call,
+    GenerateOutput,
+    Request,
+    check_text_ids,
+    open_call,
+    shower,
+    warn_of_last_space,
+)
 from sllm import reading
 from sllm.compiled_steps import CompiledSteps
 from sllm.modeling_sllm import SLLMModel
@@ -99,11 +110,13 @@ def generate(
     """`SLLM.generate`."""
     if overflow not in OVERFLOWS:
         raise ValueError(f"overflow={overflow!r}: choose {' or '.join(OVERFLOWS)}.")
+    max_new_sentences = check_number("max_new_sentences", max_new_sentences)
     prompt = request.prompt()
     if isinstance(prompt, Tensor):
         texts = _read_ids(model, processor, prompt, request.attention_mask)
     else:
         assert processor is not None
+        warn_of_last_space(processor.tokenizer, prompt)
         texts = [_open(model, processor, encoded.sentences()) for encoded in processor.encode_batch(prompt)]
     end = model.config.eos_token_id
     call = open_call(model, request, [text.marked_ids(end) for text in texts], end)
@@ -111,10 +124,12 @@ def generate(
     if max_new_sentences is not None:
         limits.sentences = max_new_sentences
         limits.tokens = ENDLESS if call.config.max_new_tokens is None else call.limit
+    if not limits.slides:
+        _check_prompts_fit(model, texts)
     writer = _open_writer(model, call, len(texts), limits)
-    with streaming(request.streamer, torch.tensor(texts[0].ids())) as show:
-        for sentences in _sentences(model, texts, writer, limits):
-            show(sentences[0].new)
+    show = shower(request.streamer, torch.tensor(texts[0].ids()))
+    for sentences in _sentences(model, texts, writer, limits):
+        show(sentences[0].new)
     if writer.steps is not None:
         writer.steps.give_back()
     width = prompt.shape[1] if isinstance(prompt, Tensor) and prompt.dim() == 2 else 0
@@ -122,6 +137,16 @@ def generate(
     output.past_key_values = writer.state.past_key_values if writer.state is not None else None
     output.statistics = writer.loop.statistics
     return call.hand_out(output)
+
+
+def _check_prompts_fit(model: SLLMModel, texts: list[_Text]) -> None:
+    room = model.config.trunk.max_position_embeddings - 1  # one position is the start state's
+    for number, text in enumerate(texts):
+        if text.num_prompt_sentences > room:
+            raise ValueError(
+                f"Prompt {number} has {text.num_prompt_sentences} sentences, and the trunk has positions for {room}: "
+                "--overflow slide (overflow='slide') goes on from the latest half of them; or shorten the prompt."
+            )
 
 
 def _open_writer(model: SLLMModel, call: Call, num_texts: int, limits: _Limits) -> SentenceWriter:
@@ -144,16 +169,19 @@ def _read_ids(
     outside = (input_ids < 0) | (input_ids >= model.config.vocab_size)
     if (outside & attention_mask.bool()).any():
         raise ValueError(f"input_ids holds ids outside the model's vocabulary of {model.config.vocab_size}.")
+    tokenizer = None if processor is None else processor.tokenizer
     if input_ids.dim() == 2:
         rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
         # Transformers' tokenizers put the start token in front of a text; here the start state stands for it.
         split_ids = _needed(processor).split_ids
         borders = [int(row[:1] == [model.config.bos_token_id]) for row in rows]
+        for row, border in zip(rows, borders, strict=True):
+            check_text_ids(row[border:], model.config, tokenizer)
         return [
             _open(model, processor, split_ids(row[border:]), row[:border])
             for row, border in zip(rows, borders, strict=True)
         ]
-    _check_no_special_tokens(model, processor, input_ids[attention_mask.bool()])
+    check_text_ids(input_ids[attention_mask.bool()].tolist(), model.config, tokenizer)
     documents = [
         [row[m.bool()].tolist() for row, m in zip(ids, mask, strict=True) if m.any()]
         for ids, mask in zip(input_ids, attention_mask, strict=True)
@@ -165,15 +193,6 @@ def _needed(processor: SentenceProcessor | None) -> SentenceProcessor:
     if processor is None:
         raise ValueError("Flat ids are cut into sentences by a processor, and this SLLM has none: give (B, S, T) ids.")
     return processor
-
-
-def _check_no_special_tokens(model: SLLMModel, processor: SentenceProcessor | None, ids: Tensor) -> None:
-    config = model.config
-    special = {config.pad_token_id, config.bos_token_id, config.eos_token_id}
-    if processor is not None:
-        special |= processor.codec.special_ids
-    if found := sorted(special & set(ids.unique().tolist())):
-        raise ValueError(f"Sentences hold special tokens {found}: give text tokens only, without end marks.")
 
 
 def _open(
@@ -205,7 +224,8 @@ def _sentences(
         if num_sentences >= limits.sentences or limits.tokens == 0:
             _finish(_alive(texts), "length")
             return
-        stops = writer.loop.sampler.yes(model.stop_head(state.states[:, -1]).squeeze(-1).float()).tolist()
+        log_odds = model.stop_head(state.states[:, -1]).squeeze(-1)  # (B,)
+        stops = writer.loop.sampler.yes(log_odds, [(b, num_sentences) for b in range(len(texts))])
         for text, stop in zip(texts, stops, strict=True):
             if stop and not text.finish_reason and not text.forced and text.num_new_tokens >= limits.fewest:
                 text.finish_reason = "stop"
@@ -308,7 +328,6 @@ def _output(
         left = prompt_width + new_width - right - len(ids)
         rows.append([pad] * left + ids + [pad] * right)
         masks.append([False] * left + [True] * len(ids) + [False] * right)
-    decode = None if processor is None else processor.decode
     return SentenceGenerateOutput(
         sequences=torch.tensor(rows, dtype=torch.long).view(len(texts), -1),
         attention_mask=torch.tensor(masks, dtype=torch.bool).view(len(texts), -1),
@@ -316,8 +335,12 @@ def _output(
         num_new_tokens=[t.num_new_tokens for t in texts],
         finish_reason=[t.finish_reason for t in texts],
         recut_share=None if processor is None else _recut_share(processor, texts),
-        texts=None if decode is None else [decode(t.ids()[t.num_prompt_tokens :]) for t in texts],
+        texts=None if processor is None else [_new_text(processor, t.ids(), t.num_prompt_tokens) for t in texts],
     )
+
+
+def _new_text(processor: SentenceProcessor, ids: list[int], num_given: int) -> str:
+    return written_text(processor.tokenizer, ids[num_given:], ids[:num_given])
 
 
 def _recut_share(processor: SentenceProcessor, texts: list[_Text]) -> float | None:

@@ -19,6 +19,7 @@ from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.losses import token_nats, vocabulary_loss
 from lmbase.modeling.trunk import attention_width, blocks, drop_table, new_trunk, run_trunk
+from lmbase.text.padding import right_padded
 from multitoken.draft_loop import DraftLoop
 from multitoken.transitions import Transition
 from sentencevae import SentenceVAE
@@ -158,7 +159,7 @@ class SLLMModel(SLLMPreTrainedModel):
         states = self.trunk_states(sentences, sentence_mask)  # (B,S+1,D)
         # Seeded with nothing: a batch of empty texts has a loss, too, that of its stop flags.
         hidden, targets = [states.new_zeros(0, states.shape[-1])], [input_ids.new_zeros(0)]
-        first = [sentence_mask.new_zeros(0)]
+        first = [sentence_mask.new_zeros(0, dtype=torch.bool)]
         memory = self.memory_of_heads(sentences, states)
         ahead: list[list[Ahead]] = [[] for _ in self.draft_heads]
         masks = []
@@ -252,8 +253,8 @@ class SLLMModel(SLLMPreTrainedModel):
 
     def read(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> Sentences:
         """Gather the real sentences of B texts and encode them."""
-        rows, places = sentence_mask.nonzero(as_tuple=True)  # (N,)
-        ids, mask = input_ids[rows, places], attention_mask[rows, places]  # (N,T)
+        rows, places = right_padded(sentence_mask, "sentence_mask").nonzero(as_tuple=True)  # (N,)
+        ids, mask = input_ids[rows, places], right_padded(attention_mask[rows, places])  # (N,T)
         tokens = self.autoencoder.pack(ids, mask)
         embeds, token_states = self.autoencoder.encode_packed(tokens, ids, mask)  # (N,D), (L,D)
         lengths = mask.sum(1)
@@ -335,7 +336,7 @@ class SLLMModel(SLLMPreTrainedModel):
     def _stop(self, states: Tensor, sentence_mask: Tensor, continues: Tensor | None) -> tuple[Tensor, Tensor]:
         """Log-odds (B,S+1) that the text stops after k sentences, and the nats of what it really does."""
         stop_logits = self.stop_head(states).squeeze(-1).float()  # (B,S+1)
-        follows = F.pad(sentence_mask, (0, 1))  # (B,S+1) True where sentence k+1 is here
+        follows = F.pad(sentence_mask.bool(), (0, 1))  # (B,S+1) True where sentence k+1 is here
         if continues is not None:
             last = sentence_mask.sum(1, keepdim=True)  # (B,1) the state after the last sentence
             follows = follows.scatter(1, last, continues[:, None])

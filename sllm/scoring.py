@@ -56,10 +56,13 @@ class _Stretch:
 
 
 def score_texts(
-    model: SLLMModel, processor: SentenceProcessor, texts: Sequence[str], contexts: Sequence[str] | None
+    model: SLLMModel,
+    processor: SentenceProcessor,
+    texts: str | Sequence[str],
+    contexts: str | Sequence[str] | None,
 ) -> Scores:
     """`SLLM.score`."""
-    contexts = matching_contexts(texts, contexts)
+    texts, contexts = matching_contexts(texts, contexts)
     jobs = []
     for context, text in zip(processor.encode_batch(contexts), processor.encode_batch(texts), strict=True):
         closed, forced = processor.split_open_end(context.sentences())

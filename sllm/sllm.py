@@ -1,15 +1,15 @@
 """The sentence-level language model as users meet it: text in, text out, scores, saving and loading."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.text_model import ProcessorMixin
 from lmbase.modeling.token_lm import Scores
 from multitoken import DraftTree
-from multitoken.request import Request
+from multitoken.request import Request, ended
 from sentencevae import SentenceVAE
 from sentencevae.decoder import DecoderState
 from sllm import generation_sllm, grafting, reading
@@ -47,7 +47,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         input_ids: Tensor | str | Sequence[str] | None = None,
         attention_mask: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
-        logits_processor: LogitsProcessorList | None = None,
+        logits_processor: Sequence[Callable] | None = None,
         streamer=None,
         *,
         text: str | Sequence[str] | None = None,
@@ -61,7 +61,8 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         """Continue texts.
 
         Args:
-            input_ids: (B, L) flat ids, cut into sentences here, or (B, S, T) sentences; or the same as `text`.
+            input_ids: (B, L) flat ids, which may open with </s> and are cut into sentences here, or (B, S, T)
+                sentences; or the same as `text`. Otherwise they hold ids of text only, no special ones.
             attention_mask: of the same shape; default: everything but padding.
             generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...;
                 with return_dict_in_generate=False only the tensor `sequences` is returned; prompt_lookup_num_tokens=k
@@ -92,10 +93,11 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         """
         given = input_ids, attention_mask, generation_config, logits_processor, streamer
         request = Request(*given, text, num_draft, tree, seed, kwargs)
-        processor = self._processor if isinstance(request.prompt(), Tensor) else self.processor
-        return generation_sllm.generate(self, request, processor, max_new_sentences, overflow)
+        with ended(streamer):
+            processor = self._processor if isinstance(request.prompt(), Tensor) else self.processor
+            return generation_sllm.generate(self, request, processor, max_new_sentences, overflow)
 
-    def score(self, texts: Sequence[str], contexts: Sequence[str] | None = None) -> Scores:
+    def score(self, texts: str | Sequence[str], contexts: str | Sequence[str] | None = None) -> Scores:
         """Exact -log p of each text (its end included), given the context before it if there is one.
 
         An unfinished last sentence of a context is forced as the beginning of the text's first sentence.

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from rooms import ROOT
+from tiny import make_mtp, make_opt, make_vae
 from ways import ways
+
+from sllm import SLLM
 
 CODE = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", CODE, re.MULTILINE | re.DOTALL))
@@ -39,6 +42,40 @@ def words_of_the_code() -> set[str]:
     folders = ("lmbase", "data", "sentencevae", "multitoken", "sllm", "recipes", "tests")
     paths = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
     return {word for path in paths for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
+
+
+def snippets(path: Path) -> str:
+    """The Python of a page, in the order of the page."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# the examples of extending.md are run, and what they define is used, by tests/test_extending.py
+WITH_PYTHON = [path for path in PAGES if snippets(path) and path.name != "extending.md"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Tiny models where the pages say that the demo's are."""
+    folder = tmp_path_factory.mktemp("docs")
+    vae, opt = make_vae(max_sentence_tokens=40), make_opt(max_position_embeddings=64)
+    models = {"vae": vae, "opt": opt, "sllm": SLLM.graft(vae, opt, max_sentences=24), "mtp": make_mtp(lm=opt)}
+    models["mtp"].tokenizer = vae.processor.tokenizer
+    for name, model in models.items():
+        model.save_pretrained(folder / "runs" / "demo" / name / "model")
+    vae.processor.tokenizer.save_pretrained(str(folder / "runs" / "demo" / "opt" / "model"))
+    return folder
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda path: path.name)
+def test_G6_python_of_the_pages_runs(page, demo, monkeypatch):
+    monkeypatch.chdir(demo)
+    monkeypatch.setattr("torch.compile", lambda step, **_: step)  # which would take a minute
+    exec(compile(snippets(page), page.name, "exec"), {"__name__": "page"})
+
+
+def test_G6_pages_with_python_are_found():
+    assert {path.name for path in WITH_PYTHON} >= {"README.md", "multi-token.md"}
 
 
 @pytest.mark.parametrize("guide", GUIDES)

@@ -216,6 +216,19 @@ def test_models_of_earlier_versions(golden, same_torch, name):
     assert_close(found, expected, TOLERANCE if same_torch else 1e-3)
 
 
+@pytest.mark.parametrize("name", [name for name in model_names() if not name.startswith("vae")])
+def test_D2_recorded_draws_of_a_text_are_those_it_has_alone_and_in_every_way(golden, name):
+    recorded = golden["models"][name]["written"].items()
+    written = {key: [(strip(ids), r) for ids, r in zip(*found, strict=True)] for key, found in recorded}
+    drawn = [found for key, found in written.items() if "drawn" in key]
+    assert all(found == written["plain, drawn, 4"][: len(found)] for found in drawn)
+
+
+def strip(ids: list[int]) -> list[int]:
+    """Without padding."""
+    return [i for i in ids if i != 1]
+
+
 def test_runs_of_earlier_versions_go_on(golden, tmp_path, same_torch):
     assert_close(resumed(tmp_path), golden["resumed"], TOLERANCE if same_torch else 1e-3)
 

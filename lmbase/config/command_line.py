@@ -5,6 +5,8 @@ Unknown keys are refused, and all that is wrong is told in one message.
 
 import dataclasses
 import inspect
+import re
+import shlex
 import sys
 import textwrap
 import typing
@@ -19,6 +21,10 @@ from lmbase.config.options import Keys, keys_given_twice, keys_of, members, near
 from lmbase.config.yaml_files import file_layers, filled_in, find_config, nest, parse_yaml, read_yaml
 
 ConfigT = TypeVar("ConfigT")
+
+
+_DASHES = re.compile("--")
+_KEY = re.compile(r"--[A-Za-z][\w.-]*(=|\Z)")
 
 
 def load_config(cls: type[ConfigT], argv: Sequence[str], configs: Path | None = None) -> ConfigT:
@@ -109,10 +115,17 @@ def parse_words(words: Sequence[str], keys: Keys) -> tuple[dict[str, Any], list[
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_")
         texts = [value] if equals else []
-        while not equals and rest and not rest[0].startswith("--"):
-            texts.append(rest.pop(0))
         key = keys.get(other_names.get(name, name))
-        if key is None:
+        while not equals and rest and not (_KEY if key and key.prose else _DASHES).match(rest[0]):
+            texts.append(rest.pop(0))
+        if key and key.prose and texts:
+            given[name] = text = " ".join(texts)
+            if not equals and (len(texts) > 1 or text.startswith("--")):
+                problems.append(
+                    f"--{name} (command line): a text of several words is quoted, and one that begins with -- comes "
+                    f"after an equals sign: --{name}={shlex.quote(text)}"
+                )
+        elif key is None:
             given[name] = " ".join(texts)
         elif not texts and bool in members(key.type):
             given[name] = True

@@ -12,7 +12,7 @@ from typing import Any
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}  # attributes of pydantic's constraints, e.g. of PositiveInt
 
 
-def option(default: Any, help: str, *, also: str = "", may_differ: bool = False) -> Any:
+def option(default: Any, help: str, *, also: str = "", may_differ: bool = False, prose: bool = False) -> Any:
     """A configuration key. A default may be a list, dict or dataclass; each configuration gets its own copy.
 
     Args:
@@ -21,8 +21,9 @@ def option(default: Any, help: str, *, also: str = "", may_differ: bool = False)
             version. Only this key's own name is written.
         may_differ: the key says how a run is carried out or shown, not what comes out of it, so that a run may be
             continued with another value.
+        prose: the value is a text that someone writes: none and null are words of it.
     """
-    metadata = {"help": help, "also": also, "may_differ": may_differ}
+    metadata = {"help": help, "also": also, "may_differ": may_differ, "prose": prose}
     if isinstance(default, list | dict | set) or dataclasses.is_dataclass(default):
         return dataclasses.field(default_factory=functools.partial(copy.deepcopy, default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -37,6 +38,7 @@ class Key:
     help: str = ""
     also: str = ""
     may_differ: bool = False
+    prose: bool = False
 
 
 Keys = Mapping[str, Key]

@@ -68,8 +68,17 @@ def audit_changes(
         replace_same: k -> the text with other units from k on, of as many tokens each.
         replace_other: the same with other numbers of tokens; None where units are tokens.
         unit: what a unit is called in findings.
+
+    Raises:
+        ValueError: a score is no number.
     """
     before = score(list(units))
+    for i, scores in enumerate(before.scores):
+        if not scores.isfinite().all():
+            raise ValueError(
+                f"{unit} {i + 1} of the text costs {scores.sum().item()} nats, which is no number to audit: the "
+                "model's weights hold NaN or infinity, or its training diverged; look for an earlier checkpoint."
+            )
     for k in range(len(units)):
         _compare(before, score(replace_same(k)), k, True, unit, report)
         if replace_other is not None:

@@ -29,7 +29,7 @@ def model_folder(name: str | Path, model_type: str | None = None, *, verify: boo
         ValueError: an unfinished run, nothing there, a local folder without a model or with a damaged one, one that
             would run code, or (with `model_type`) another kind of model.
     """
-    check_source(str(name))
+    check_source(str(name), **hub_options)
     folder = Path(name)
     if (folder / "model").is_dir():
         folder = folder / "model"
@@ -39,15 +39,15 @@ def model_folder(name: str | Path, model_type: str | None = None, *, verify: boo
         if not folder.is_file():
             inspect_hub(str(name), **hub_options)
         return str(name)
-    folder /= hub_options.get("subfolder") or ""
     if model_type is None and not (folder / CONFIG).is_file() and (files := sorted(folder.glob("*.gguf"))):
         if len(files) > 1:
             raise ValueError(f"{str(name)!r} holds {len(files)} GGUF files: name one, {str(files[0])!r} for instance.")
         return str(files[0])
-    if not (folder / CONFIG).is_file():
+    inner = folder / (hub_options.get("subfolder") or "")
+    if not (inner / CONFIG).is_file():
         raise ValueError(f"{str(name)!r} holds no model (no {CONFIG}); give a run's folder or a hub id.")
-    _check_once(folder.resolve(), verify)
-    found = read_json(folder / CONFIG).get("model_type")
+    _check_once(inner.resolve(), verify)
+    found = read_json(inner / CONFIG).get("model_type")
     if model_type and found != model_type:
         raise ValueError(f"{str(name)!r} holds a model of type {found!r}; {model_type!r} is needed here.")
     return str(folder)

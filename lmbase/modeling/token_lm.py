@@ -19,7 +19,8 @@ from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.inference import inference
 from lmbase.modeling.losses import token_nats, vocabulary_loss
 from lmbase.modeling.trunk import SpecialIds, attention_width, output_table, special_ids, trunk_of
-from lmbase.text.padding import pad_tokens
+from lmbase.text.padding import pad_tokens, right_padded
+from lmbase.text.texts import text_list
 from lmbase.text.tokenizers import encode_text
 from lmbase.text.windows import Window, windows
 
@@ -44,8 +45,11 @@ def shift(input_ids: Tensor, attention_mask: Tensor, ends: Tensor, ids: SpecialI
     Args:
         input_ids, attention_mask: (B, L) text tokens, padded on the right.
         ends: (B,) True where the window holds its text's end.
+
+    Raises:
+        ValueError: padding on the left.
     """
-    lengths = attention_mask.sum(1, keepdim=True)  # (B,1)
+    lengths = right_padded(attention_mask).sum(1, keepdim=True)  # (B,1)
     index = torch.arange(input_ids.shape[1] + 1, device=input_ids.device)[None]  # (1,L+1)
     targets = torch.where(index == lengths, ids.end, F.pad(input_ids, (0, 1)))
     return Shifted(F.pad(input_ids, (1, 0), value=ids.opening), targets, lengths + ends[:, None])
@@ -160,9 +164,9 @@ class DocumentNats:
 def score_tokens(
     model: TokenScorer,
     tokenizer: PreTrainedTokenizerFast,
-    texts: Sequence[str],
+    texts: str | Sequence[str],
     *,
-    contexts: Sequence[str] | None = None,
+    contexts: str | Sequence[str] | None = None,
     window: int | None = None,
     batch_size: int = 4,
 ) -> list[DocumentNats]:
@@ -180,7 +184,7 @@ def score_tokens(
     window = limit if window is None else window
     if window > limit:
         raise ValueError(f"window={window}: this model has positions for at most {limit} tokens and the opening </s>.")
-    contexts = matching_contexts(texts, contexts)
+    texts, contexts = matching_contexts(texts, contexts)
     before = [encode_text(tokenizer, context) for context in contexts]
     documents = [a + encode_text(tokenizer, text) for a, text in zip(before, texts, strict=True)]
     results = [
@@ -204,9 +208,10 @@ def score_tokens(
     return results
 
 
-def matching_contexts(texts: Sequence[str], contexts: Sequence[str] | None) -> Sequence[str]:
-    """One context for each text, empty ones by default."""
-    contexts = [""] * len(texts) if contexts is None else contexts
+def matching_contexts(texts: str | Sequence[str], contexts: str | Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Texts, and one context for each, empty ones by default."""
+    texts = text_list(texts)
+    contexts = [""] * len(texts) if contexts is None else text_list(contexts, "contexts")
     if len(contexts) != len(texts):
         raise ValueError(f"{len(contexts)} contexts for {len(texts)} texts: give one for each, perhaps empty.")
-    return contexts
+    return texts, contexts

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -42,6 +43,7 @@ class TokenCodec:
         self._kind = check_settings(settings, self.name)
         self.special_ids = {token["id"] for token in settings["added_tokens"] if token["special"]}
         self.special_ids |= set(tokenizer.all_special_ids)
+        self.special_ids |= unreachable_ids(settings)
         exact = exact_settings(settings)
         self._backend = backend if exact == settings else Tokenizer.from_str(json.dumps(exact))
         self._backend.encode_special_tokens = True  # "</s>" written in a text is four characters, not an end mark
@@ -87,8 +89,16 @@ class TokenCodec:
     def decode(self, ids: "Sequence[int] | Tensor") -> str:
         """Flat ids -> text. Special tokens, and ids for which there is no token, are left out."""
         flat: list[int] = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-        known = (self._bytes[i] or b"" for i in flat if 0 <= i < len(self._bytes))
-        return b"".join(known).decode("utf-8", errors="replace")
+        return self.known_bytes(flat).decode("utf-8", errors="replace")
+
+    def known_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of all ids together; special tokens, and ids for which there is no token, have none."""
+        return b"".join(self._bytes[i] or b"" for i in ids if 0 <= i < len(self._bytes))
+
+    @cached_property
+    def spaces_open_words(self) -> bool:
+        """Whether there are tokens of a space and letters, so that a space at the end of a prompt is one too many."""
+        return any(piece is not None and piece[:1] == b" " and piece.strip() for piece in self._bytes)
 
     def _joined(self, ids: list[int]) -> bytes:
         table = self._bytes
@@ -146,6 +156,17 @@ def check_settings(settings: Settings, name: str) -> TokenKind:
             f"The tokenizer {name!r} cannot give back every text: {error}. Use a model with a byte-level tokenizer "
             "(GPT-2, OPT, Llama 3, Qwen, SmolLM2) or one with byte fallback (Llama 2, Mistral, Gemma)."
         ) from error
+
+
+def unreachable_ids(settings: Settings) -> set[int]:
+    """Ids of a byte-level BPE that no text becomes although they are not marked as special, such as OPT's `<s>`: no
+    byte, no merge and no added token makes them."""
+    model = settings["model"]
+    if model["type"] != "BPE" or model.get("ignore_merges") or kind_of(settings).name != "byte-level":
+        return set()
+    made = {"".join(pair) if isinstance(pair, list | tuple) else pair.replace(" ", "") for pair in model["merges"]}
+    made |= {token["content"] for token in settings["added_tokens"]}
+    return {i for token, i in model["vocab"].items() if len(token) > 1 and token not in made}
 
 
 def token_names(settings: Settings) -> set[str]:

@@ -54,3 +54,18 @@ def between_padding(input_ids: Tensor, pad_token_id: int) -> Tensor:
     text = input_ids != pad_token_id
     begun, ends = text.cumsum(-1) > 0, text.flip(-1).cumsum(-1).flip(-1) > 0
     return begun & ends
+
+
+def right_padded(mask: Tensor, what: str = "attention_mask") -> Tensor:
+    """The mask (..., L) as bool. A model that is trained and scored in parallel reads rows from their first column on.
+
+    Raises:
+        ValueError: padding stands before something that is none, as tokenizers with padding_side="left" put it.
+    """
+    mask = mask.bool()
+    if not torch.compiler.is_compiling() and (mask[..., 1:] & ~mask[..., :-1]).any():
+        raise ValueError(
+            f"{what}: padding stands before or between what is read; forward and nats take it on the right only (set "
+            'tokenizer.padding_side = "right"). generate takes both sides.'
+        )
+    return mask

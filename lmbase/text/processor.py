@@ -18,7 +18,8 @@ from transformers.utils import cached_file
 
 from lmbase.files import read_json
 from lmbase.text.codec import TokenCodec, codec_of
-from lmbase.text.segmentation import AUTO, check_rule, check_unicode, choose_rule, is_open, segment
+from lmbase.text.segmentation import AUTO, check_rule, choose_rule, is_open, segment
+from lmbase.text.texts import text_list
 from lmbase.text.tokenizers import load_tokenizer, opening_id, tokenizer_hash
 
 if TYPE_CHECKING:  # torch takes longer to import than a worker process of `prepare` needs for its first megabyte
@@ -115,15 +116,15 @@ class SentenceProcessor:
 
     # -- text -> ids -------------------------------------------------------------------------------------------------
 
-    def encode_batch(self, texts: Sequence[str]) -> list[EncodedText]:
-        """Cut and tokenise texts.
+    def encode_batch(self, texts: str | Sequence[str]) -> list[EncodedText]:
+        """Cut and tokenise texts; one alone is a list of one.
 
         Raises:
             ValueError: a text has a lone surrogate (it has no UTF-8 form), and the message gives its offset; or (a
                 `codec.MissingTokenError`) a character for which the tokenizer has no tokens.
         """
         codec = self.codec
-        runs_of = [self._runs(self._pieces(check_unicode(text)), codec.joining_white_space) for text in texts]
+        runs_of = [self._runs(self._pieces(text), codec.joining_white_space) for text in text_list(texts)]
         ids_of_runs = iter(codec.encode_batch(["".join(run) for runs in runs_of for run in runs]))
         encoded = []
         for runs in runs_of:
@@ -137,7 +138,7 @@ class SentenceProcessor:
         """Cut and tokenise one text."""
         return self.encode_batch([text])[0]
 
-    def __call__(self, texts: Sequence[str]) -> Any:
+    def __call__(self, texts: str | Sequence[str]) -> Any:
         """Texts -> `lmbase.text.padding.SentenceBatch`: input_ids, attention_mask (B, S, T), sentence_mask (B, S)."""
         from lmbase.text.padding import pad_sentences
 

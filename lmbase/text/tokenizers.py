@@ -58,7 +58,7 @@ def load_tokenizer(
     if spec.lower().endswith(".gguf"):
         tokenizer = _read_gguf(Path(spec))
     else:
-        check_source(spec)
+        check_source(spec, **hub_options)
         _check_files(spec, hub_options)
         try:
             tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False, **hub_options)

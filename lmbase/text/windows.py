@@ -50,6 +50,8 @@ def sentence_windows(tokens_before: list[int], token_windows: list[Window], max_
     """
     found, sentence = [], 0
     num_sentences = len(tokens_before) - 1
+    if num_sentences == 0:  # an empty text has an end, which is scored, too
+        return [Window(0, 0, 0)]
     for window in token_windows:
         scored = sentence
         while sentence < num_sentences and tokens_before[sentence + 1] <= window.stop:

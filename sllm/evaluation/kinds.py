@@ -4,21 +4,31 @@ A new kind is one class here and one line in `KINDS`; nothing else asks which ki
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers.generation.streamers import BaseStreamer
 
 from lmbase.benchmarking.timing import Generation, time_lm
 from lmbase.modeling.causality import AuditReport
+from lmbase.modeling.decoding import (
+    SampledByTransformers,
+    Sampler,
+    check_number,
+    merge_generation_config,
+    unsupported,
+)
 from lmbase.modeling.int8 import linear_layers_to_int8
 from lmbase.modeling.pretrained import load_lm
 from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
 from lmbase.modeling.trunk import special_ids
 from lmbase.report.statistics import perplexity
+from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import encode_text
 from multitoken import MultiTokenLM
 from multitoken.benchmarks.measuring import position_bytes, time_mtp
+from multitoken.request import warn_of_last_space
+from multitoken.speculation import check_num_draft
 from sentencevae import SentenceVAE
 from sllm.evaluation.audit import audit_sentences
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
@@ -29,6 +39,15 @@ from sllm.sllm import SLLM
 
 AUDIT_SENTENCES = 12
 AUDIT_TOKENS = 48
+# Settings of a plain model that Transformers' `generate` carries out; draws are made here.
+TRANSFORMERS_DOES = (
+    "min_new_tokens",
+    "prompt_lookup_num_tokens",
+    "max_matching_ngram_size",
+    "cache_implementation",
+    "compile_config",
+    "disable_compile",
+)
 
 
 class TokenModel(LoadedModel):
@@ -60,6 +79,15 @@ class TokenModel(LoadedModel):
         (found,) = self.score(texts, self.window).values()
         return perplexity(sum(d.nats for d in found), sum(len(d.token) for d in found))
 
+    def _check_token_level(self, how: Writing) -> None:
+        """Refuse what only an SLLM does."""
+        for name, unset in (("max_new_sentences", None), ("overflow", "stop")):
+            if (value := getattr(how, name)) != unset:
+                raise ValueError(
+                    f"{name}={value!r} is for SLLMs, and {self.name} is {self.shown}: leave --{name} out"
+                    + ("; --max_new_tokens limits what is written." if name == "max_new_sentences" else ".")
+                )
+
     @property
     def room(self) -> int | None:
         return self.model.config.max_position_embeddings  # the last new token is not read
@@ -85,40 +113,44 @@ class PlainLM(TokenModel):
     def in_int8(self) -> None:
         linear_layers_to_int8(self.model)
 
-    def write(self, prompt: str, how: Writing, streamer: BaseStreamer | None = None) -> Written:
+    def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
+        self._check_token_level(how)
+        check_num_draft(how.num_draft, 1)
         model, ids = self.model, special_ids(self.model.config)
-        settings = dict(do_sample=False) | how.settings
-        compiled = "cache_implementation" in settings
-        if compiled and (how.assistant is not None or settings.get("prompt_lookup_num_tokens") is not None):
+        how = replace(how, max_new_tokens=check_number("max_new_tokens", how.max_new_tokens))
+        config = merge_generation_config(model.generation_config, None, how.settings)
+        settings = unsupported(model.generation_config)  # Transformers' generate would apply them
+        settings |= {name: getattr(config, name) for name in TRANSFORMERS_DOES if name in how.settings}
+        copies = settings.get("prompt_lookup_num_tokens") is not None
+        if "cache_implementation" in settings and (how.assistant is not None or copies):
             raise ValueError(
                 "--compile does not go with --assistant, nor with copied drafts of a plain token-level model: leave "
                 "one out."
             )
-        inputs = torch.tensor([[ids.opening, *encode_text(self.tokenizer, prompt)]], device=model.device)
-        positions = model.config.max_position_embeddings
-        room = positions - inputs.shape[1] + 1  # the last new token is not read
-        if how.max_new_tokens > room:
-            raise ValueError(
-                f"{self.name} has {positions} positions, and {inputs.shape[1]} are taken by the opening token and the "
-                f"prompt: at most {max(room, 0)} new tokens fit; lower --max_new_tokens or shorten the prompt."
-            )
-        if how.seed is not None:
-            torch.manual_seed(how.seed)
+        given = [ids.opening, *encode_text(self.tokenizer, prompt)]
+        warn_of_last_space(self.tokenizer, [prompt])
+        self._check_room(len(given), how.max_new_tokens)
         if how.assistant is not None:  # Transformers hands no streamer on
             how.assistant.streamer = streamer
             settings["custom_generate"] = how.assistant
-        sequence = model.generate(
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=how.max_new_tokens,
-            pad_token_id=ids.pad,
-            streamer=streamer if how.assistant is None else None,
-            **settings,
-        )[0]
-        new = sequence[inputs.shape[1] :].tolist()
+        inputs = torch.tensor([given], device=model.device)
+        sampler = Sampler(config, model.config.vocab_size, model.device, how.seed)
+        new: list[int] = []
+        if how.max_new_tokens:
+            sequence = model.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=how.max_new_tokens,
+                pad_token_id=ids.pad,
+                do_sample=False,
+                logits_processor=[SampledByTransformers(sampler, len(given))],
+                streamer=streamer if how.assistant is None else None,
+                **settings,
+            )[0]
+            new = sequence[len(given) :].tolist()
         ended = new[-1:] != [] and new[-1] in self._ends()
         return Written(
-            text=str(self.tokenizer.decode(new, skip_special_tokens=True)),
+            text=written_text(self.tokenizer, new, given),
             num_tokens=len(new) - ended,
             finish_reason="stop" if ended else "length",
             tokens_per_forward=how.assistant.statistics.tokens_per_forward if how.assistant is not None else None,
@@ -130,6 +162,15 @@ class PlainLM(TokenModel):
     def can_copy(self, num_tokens: int, num_copied: int) -> bool:
         # Transformers' prompt lookup drafts beyond the last token that is wanted, and fails without a position for it.
         return num_tokens + num_copied <= self.model.config.max_position_embeddings
+
+    def _check_room(self, num_given: int, num_new: int) -> None:
+        positions = self.model.config.max_position_embeddings
+        room = positions - num_given + 1  # the last new token is not read
+        if num_new > room:
+            raise ValueError(
+                f"{self.name} has {positions} positions, and {num_given} are taken by the opening token and the "
+                f"prompt: at most {max(room, 0)} new tokens fit; lower --max_new_tokens or shorten the prompt."
+            )
 
     def _ends(self) -> set[int]:
         """Ids that end a text: a model may have several."""
@@ -156,7 +197,8 @@ class HeadsLM(TokenModel):
     def nats_by_head(self, texts: Sequence[str]) -> list[float]:
         return nats_of_heads(self.model, [encode_text(self.tokenizer, text) for text in texts], self.window)
 
-    def write(self, prompt: str, how: Writing, streamer: BaseStreamer | None = None) -> Written:
+    def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
+        self._check_token_level(how)
         output = self.model.generate(
             text=prompt,
             max_new_tokens=how.max_new_tokens,
@@ -208,7 +250,7 @@ class SentenceLM(LoadedModel):
         targets = sum(min(len(s) + 1, cap) for sentences in documents for s in sentences[1:])
         return perplexity(sum(sum(d.token[1:]) for d in found), targets)
 
-    def write(self, prompt: str, how: Writing, streamer: BaseStreamer | None = None) -> Written:
+    def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
         output = self.model.generate(
             text=prompt,
             max_new_tokens=how.max_new_tokens,

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedTokenizerFast
-from transformers.generation.streamers import BaseStreamer
 
 from lmbase.benchmarking.timing import Generation
 from lmbase.modeling.causality import AuditReport
@@ -15,6 +14,7 @@ from lmbase.modeling.devices import moved
 from lmbase.modeling.token_lm import DocumentNats
 from lmbase.text.tokenizers import tokenizer_hash
 from lmbase.training.cost import Training
+from multitoken.request import ended
 from sllm.assistant import SentenceAssistant
 
 
@@ -40,6 +40,19 @@ class Written:
     finish_reason: str
     tokens_per_forward: float | None = None  # where tokens may be drafted
     recut_share: float | None = None  # of the sentences: those that cutting their text anew would change
+
+
+@dataclass
+class _Unended:
+    """A streamer for `generate`, which would tell it the end a second time."""
+
+    streamer: Any
+
+    def put(self, value: torch.Tensor) -> None:
+        self.streamer.put(value)
+
+    def end(self) -> None:
+        pass
 
 
 @dataclass
@@ -123,8 +136,13 @@ class LoadedModel(ABC):
         """Tokens of a prompt and of what is written after it, the opening one not counted; None: without limit."""
         return None
 
-    def write(self, prompt: str, how: Writing, streamer: BaseStreamer | None = None) -> Written:
-        """Continue a text; a streamer is handed the prompt and what follows as it is written."""
+    def write(self, prompt: str, how: Writing, streamer: Any = None) -> Written:
+        """Continue a text; a streamer is handed the prompt and what follows as it is written, and told the end also
+        where writing fails."""
+        with ended(streamer):
+            return self._write(prompt, how, None if streamer is None else _Unended(streamer))
+
+    def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
         raise self._predicts_nothing("write")
 
     def time(self, prompt: str, num_new_tokens: int, num_copied: int | None = None) -> Generation:

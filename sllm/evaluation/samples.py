@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from lmbase.text.tokenizers import decode_ids, encode_text
+from lmbase.text.streaming import written_text
+from lmbase.text.tokenizers import encode_text
 from sentencevae import SentenceVAE
 from sllm.evaluation.loaded import LoadedModel, Writing
 
@@ -30,6 +31,6 @@ def _reconstruct(model: SentenceVAE, text: str) -> list[dict[str, str]]:
 
 
 def _continue(loaded: LoadedModel, text: str, prompt_tokens: int, num_new_tokens: int) -> dict[str, str]:
-    prompt = decode_ids(loaded.tokenizer, encode_text(loaded.tokenizer, text)[:prompt_tokens])
-    written = loaded.write(prompt, Writing(num_new_tokens))
+    prompt = written_text(loaded.tokenizer, encode_text(loaded.tokenizer, text)[:prompt_tokens])
+    written = loaded.write(prompt, Writing(num_new_tokens, settings=dict(do_sample=False)))
     return {"model": loaded.name, "prompt": prompt, "text": written.text, "finish_reason": written.finish_reason}

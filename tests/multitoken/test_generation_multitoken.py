@@ -114,7 +114,7 @@ def test_auto_takes_the_tree_of_the_configuration(counter):
     [
         ([[2, 64]], "outside the model's vocabulary of 64"),
         ([[1, 1]], "Prompt 0 is empty"),
-        ([[2] * 49], "49 tokens; the model has 48"),
+        ([[2] + [5] * 48], "49 tokens; the model has 48"),
     ],
 )
 def test_wrong_prompts_are_refused(counter, ids, words):

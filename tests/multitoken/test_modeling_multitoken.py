@@ -124,7 +124,7 @@ def test_transitions_alone_are_trained_where_asked_for(tmp_path):
     make_mtp().save_pretrained(tmp_path)
     config = MultiTokenLMConfig.from_pretrained(tmp_path)
     config.draft_transitions = config.train_transitions_only = True
-    model = MultiTokenLM.from_pretrained(tmp_path, config=config).train()
+    model = MultiTokenLM.from_pretrained(tmp_path, config=config, new_parts=("draft_transitions.",)).train()
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in trained} == {"draft_transitions"}
     model(**BATCH).loss.backward()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from learned import PROMPTS
 
-from multitoken.request import Request, streaming
+from multitoken.request import Request, ended, shower
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from multitoken.request import Request, streaming
         (dict(tree=[[0, 0]]), "hangs in the air"),
         (dict(num_beams=3), "num_beams"),
         (dict(text="a"), "either input_ids or text"),
-        (dict(max_new_tokens=-1), "must not be negative"),
+        (dict(max_new_tokens=-1), "0 or more"),
     ],
 )
 def test_wrong_settings_are_refused(counter, options, words):
@@ -53,7 +53,8 @@ class Streamer:
 
 def test_a_streamer_is_told_the_end_whatever_happens():
     streamer = Streamer()
-    with suppress(KeyboardInterrupt), streaming(streamer, torch.tensor([2, 5])) as show:
+    with suppress(KeyboardInterrupt), ended(streamer):
+        show = shower(streamer, torch.tensor([2, 5]))
         show([7, 8])
         show([])  # nothing new, nothing shown
         raise KeyboardInterrupt
@@ -64,4 +65,4 @@ def test_a_streamer_of_several_texts_is_refused_before_anything_is_written(count
     streamer = Streamer()
     with pytest.raises(ValueError, match="shows one text, and 2 prompts were given"):
         counter.generate(torch.tensor([[2, 5], [2, 6]]), streamer=streamer)
-    assert streamer.events == []
+    assert streamer.events == ["end"]

@@ -1,8 +1,20 @@
 """`sllm generate` with every kind of model on a llama-like trunk, as a user types it."""
 
+import io
+
 import pytest
-from families import MAKERS
+from families import MAKERS, loaded_as, make_family_heads, make_family_sllm
 from small_runs import sllm
+from tiny import make_processor
+from transformers import TextIteratorStreamer
+from transformers.testing_utils import CaptureLogger
+from transformers.utils import logging
+
+from lmbase.text.codec import TokenCodec
+from lmbase.text.tokenizers import load_tokenizer
+from sllm.evaluation.loaded import Writing
+from sllm_recipes import cli
+from sllm_recipes.generate import Config, read_prompt
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -37,3 +49,129 @@ def test_mistakes_end_with_a_message(kinds, words, told, capsys):
         sllm(f"generate --prompt Hello {words.replace('{}', str(kinds))}")
     assert stopped.value.code == 2
     assert told in capsys.readouterr().err
+
+
+# -- prompts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "prompt"),
+    [
+        (b"The old house stood\n", "The old house stood"),
+        (b"Two lines\n\n", "Two lines\n"),
+        (b"\xef\xbb\xbfA mark\r\n", "A mark"),
+        (b"No end ", "No end "),
+        (b"a\r\nb", "a\r\nb"),
+    ],
+)
+def test_D3_a_last_new_line_of_standard_input_is_none_of_the_prompt(raw, prompt, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw)))
+    assert read_prompt(Config()) == prompt
+    (tmp_path / "prompt.txt").write_bytes(raw)
+    assert read_prompt(Config(prompt_file=str(tmp_path / "prompt.txt"))) == prompt
+    assert read_prompt(Config(prompt="So\n")) == "So\n"
+
+
+def test_D3_input_that_is_not_utf_8_is_told(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
+    with pytest.raises(ValueError, match=r"standard input is not UTF-8 \(byte 3\)"):
+        read_prompt(Config())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_D3_a_space_at_the_end_of_a_prompt_is_warned_of(name, monkeypatch):
+    model = loaded_as(MAKERS[name]("llama"))
+    for prompt, words, warned in (("the ", True, True), ("the", True, False), ("the ", False, False)):
+        monkeypatch.setattr(TokenCodec, "spaces_open_words", words)
+        with CaptureLogger(logging.get_logger("transformers.multitoken.request")) as log:
+            model.write(prompt, Writing(2))
+        assert ("ends in a space" in log.out) == warned
+
+
+def test_D3_some_tokenizers_put_spaces_in_front_of_words():
+    learned = load_tokenizer("bpe:280", lambda: iter(["the old house " * 9]))
+    assert TokenCodec(learned).spaces_open_words
+    assert not TokenCodec(make_processor().tokenizer).spaces_open_words
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    "words", [["--prompt", "none"], ["--prompt=-- he said"], ["--prompt", "Null"], ["--prompt", ""]]
+)
+def test_D7_a_prompt_is_taken_as_it_is(kinds, name, words, capsys):
+    given = ["--model", f"{kinds}/{name}", "--max_new_tokens", "2", "--device", "cpu"]
+    cli.main(["generate", *given, *words])
+    assert capsys.readouterr().out.startswith(words[-1].removeprefix("--prompt="))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--prompt", "-- he said"], "--prompt='-- he said'"),
+        (["--prompt", "--"], "--prompt=--"),
+        (["--prompt", "The", "old", "house"], "--prompt='The old house'"),
+        (["--prompt", "So", "--", "he", "--max_new_tokens", "3"], "--prompt='So -- he'"),
+    ],
+)
+def test_D7_a_prompt_that_is_not_one_word_is_told_in_one_sentence(words, told, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["generate", *words])
+    assert stopped.value.code == 2
+    _, line, *rest = capsys.readouterr().err.strip().splitlines()
+    assert told in line
+    assert len(rest) == 1  # how to see more
+
+
+def test_D8_a_prompt_beyond_the_positions_names_the_limit_and_the_remedy(kinds, capsys):
+    words = ["generate", "--model", f"{kinds}/sentences", "--device", "cpu", "--max_new_tokens", "3"]
+    words += ["--prompt", "Yes! " * 64 + "No"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(words)
+    assert stopped.value.code == 2
+    assert "has 64 sentences, and the trunk has positions for 63: --overflow slide" in capsys.readouterr().err
+    cli.main([*words, "--overflow", "slide"])
+    assert "3 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    "mistake", [dict(prompt="\ud800"), dict(how=dict(num_draft="abc")), dict(settings=dict(top_p=90))]
+)
+def test_D10_a_streamer_is_told_the_end_also_where_writing_fails(name, mistake):
+    loaded = loaded_as(MAKERS[name]("llama"))
+    streamer = TextIteratorStreamer(loaded.tokenizer, timeout=5, skip_special_tokens=True)
+    how = Writing(3, settings=mistake.get("settings", {}), **mistake.get("how", {}))
+    with pytest.raises(ValueError):
+        loaded.write(mistake.get("prompt", "Hello"), how, streamer)
+    assert list(streamer) == [""]
+    loaded.write("Hello", Writing(3), streamer)
+    assert "".join(streamer).startswith("Hello")
+    assert streamer.text_queue.empty()
+
+
+@pytest.mark.parametrize("make", [make_family_heads, make_family_sllm])
+@pytest.mark.parametrize("given", [dict(text="Hello", top_p=90), dict(text=["a", "b"]), dict(), dict(text="\ud800")])
+def test_D10_also_by_the_models_themselves(make, given):
+    model = make()
+    streamer = TextIteratorStreamer(make_processor().tokenizer, timeout=5)
+    with pytest.raises(ValueError):
+        model.generate(streamer=streamer, **given)
+    assert list(streamer) == [""]
+
+
+@pytest.mark.parametrize("recipe", ["generate", "audit", "evaluate", "benchmark"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "tpu"])
+def test_G5_a_device_that_is_not_there_is_told_in_one_sentence(kinds, recipe, device, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    (tmp_path / "test.txt").write_text("One, two, three. Four and five! Six.")
+    words = {
+        "generate": f"--model {kinds}/plain --prompt Hello",
+        "audit": f"--model {kinds}/plain --data {tmp_path}/test.txt",
+        "evaluate": f"--model {kinds}/plain --data {tmp_path}/test.txt --output_dir {tmp_path}/out",
+        "benchmark": f"--output_dir {tmp_path}/out",
+    }
+    with pytest.raises(SystemExit) as stopped:
+        sllm(f"{recipe} {words[recipe]} --device {device}")
+    assert stopped.value.code == 2
+    assert f"device = '{device}', but here there is only 'cpu'" in capsys.readouterr().err

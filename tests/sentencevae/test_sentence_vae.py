@@ -70,7 +70,7 @@ def test_loading_options_reach_the_processor(vae, tmp_path):
     assert not info["missing_keys"]
     (tmp_path / "inner" / "model.safetensors").unlink()
     torch.save(vae.state_dict(), tmp_path / "inner" / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(ValueError, match="safetensors"):
         SentenceVAE.from_pretrained(tmp_path / "inner", use_safetensors=False)
 
 

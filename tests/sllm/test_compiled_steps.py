@@ -120,7 +120,8 @@ def test_calls_do_not_disturb_each_other(model):
     weights = {name: weight.clone() for name, weight in twin.state_dict().items()}
     with torch.no_grad():
         twin.trunk.decoder.layers[0].fc1.weight.fill_(torch.nan)
-    twin.generate(**prompt, **FIXED)
+    with pytest.raises(ValueError, match="logits are NaN"):
+        twin.generate(**prompt, **FIXED)
     twin.load_state_dict(weights)
     assert twin.generate(**prompt, **FIXED).texts == expected
 

@@ -13,7 +13,7 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, -9.0]])
 
 
 def sampler(seed=0, processors=None, **settings):
-    return Sampler(GenerationConfig(**settings), 2, 4, "cpu", seed, processors)
+    return Sampler(GenerationConfig(**settings), 4, "cpu", seed, processors)
 
 
 def test_keywords_over_given_over_own():
@@ -30,8 +30,8 @@ def test_keywords_over_given_over_own():
     [
         ({"num_beams": 4}, "num_beams"),
         ({"repetition_penalty": 1.2}, "repetition_penalty"),
-        ({"max_new_tokens": -1}, "must not be negative"),
-        ({"do_sample": True, "temperature": 0.0}, "temperature=0.0"),
+        ({"max_new_tokens": -1}, "max_new_tokens=-1: give a whole number of 0 or more"),
+        ({"do_sample": True, "temperature": 0.0}, "temperature=0.0: give a number from 1e-06 to"),
         ({"max_length": 20}, "max_length"),
         ({"max_new_token": 3}, "max_new_token"),
     ],
@@ -79,7 +79,7 @@ def test_sampling_settings_without_sampling_are_warned_of(settings, warned):
 
 def test_greedy_takes_the_most_probable():
     assert sampler().choose(LOGITS, PLACES).tolist() == [0, 2]
-    assert sampler().yes(torch.tensor([-0.1, 0.1])).tolist() == [False, True]
+    assert sampler().yes(torch.tensor([-0.1, 0.1]), PLACES) == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,9 @@ def test_draws_follow_the_warped_distribution(settings, expected):
 
 
 def test_yes_is_drawn_with_its_probability():
-    yes = sampler(do_sample=True).yes(torch.tensor([-1.0, 2.0]).repeat(5000, 1)).float().mean(0)
-    torch.testing.assert_close(yes, torch.tensor([-1.0, 2.0]).sigmoid(), atol=0.03, rtol=0)
+    draw, odds = sampler(do_sample=True), torch.tensor([-1.0, 2.0])
+    yes = torch.tensor([draw.yes(odds, [(0, i), (1, i)]) for i in range(5000)]).float().mean(0)
+    torch.testing.assert_close(yes, odds.sigmoid(), atol=0.03, rtol=0)
 
 
 def test_logits_processors_see_what_was_written():
@@ -137,7 +138,7 @@ def test_a_choice_does_not_depend_on_when_it_is_made():
 
 
 def test_noise_belongs_to_a_place_in_a_text():
-    one, other = (GumbelNoise(2, 5, "cpu", seed=3) for _ in range(2))
+    one, other = (GumbelNoise(5, "cpu", seed=3) for _ in range(2))
     late = other.at([(1, 4)])
     for position in range(5):
         value = one.at([(1, position)])

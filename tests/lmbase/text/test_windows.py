@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmbase.text.windows import sentence_windows, training_windows, windows
+from lmbase.text.windows import Window, sentence_windows, training_windows, windows
 
 sizes = st.integers(1, 20)
 
@@ -63,3 +63,7 @@ def test_sentence_windows_see_no_more_than_the_token_windows(lengths, size, max_
         for s in range(w.scored, w.stop):
             scorer = next(t for t in tokens if t.scored < before[s + 1] <= t.stop)
             assert w.start == s or before[w.start] >= scorer.start
+
+
+def test_the_end_of_an_empty_text_is_scored_with_equal_context_too():
+    assert sentence_windows([0], windows(0, 10), 24) == windows(0, 24) == [Window(0, 0, 0)]

@@ -7,7 +7,9 @@ from tiny import make_opt, make_processor, make_vae
 
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.token_lm import TokenLM
+from lmbase.modeling.trunk import special_ids
 from lmbase.text.padding import pad_tokens
+from lmbase.text.tokenizers import encode_text
 from sllm.evaluation.kinds import HeadsLM, PlainLM, SentenceLM, kind_of
 from sllm.evaluation.loaded import Writing
 
@@ -27,6 +29,21 @@ def loaded(request, family):
 def test_the_audit_passes(loaded):
     report = loaded.audit(TEXT)
     assert report.passed, report.failures
+
+
+def test_F9_scores_that_are_no_numbers_are_told_as_such():
+    for make in MAKERS.values():
+        loaded = loaded_as(make("llama"))
+        with torch.no_grad():
+            loaded.model.get_input_embeddings().weight[ord("n") + 4] = torch.nan
+        with pytest.raises(ValueError, match="costs nan nats, which is no number to audit"):
+            loaded.audit(TEXT)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_F9_a_model_with_an_output_head_of_its_own_passes_the_audit(family):
+    loaded = loaded_as(make_lm(family, tie_word_embeddings=False))
+    assert loaded.audit(TEXT).passed
 
 
 def test_all_bytes_are_scored_and_the_whole_window_is_a_protocol(loaded):
@@ -69,13 +86,15 @@ def test_a_plain_model_reads_the_opening_token_of_its_family(family):
     assert document.nats == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("ends", [7, [9, 7]])
-def test_a_written_end_is_no_token_of_the_text(ends):
+@pytest.mark.parametrize("several", [False, True])
+def test_a_written_end_is_no_token_of_the_text(several):
     """A model may have several ids that end a text."""
-    lm = make_lm("llama", eos_token_id=ends)
-    lm.generation_config.eos_token_id = ends
-    written = loaded_as(lm).write("Hello", Writing(4, settings=dict(forced_eos_token_id=7)))
-    assert (written.num_tokens, written.finish_reason) == (3, "stop")
+    lm = make_lm("llama", seed=3, eos_token_id=0)
+    ids = torch.tensor([[special_ids(lm.config).opening, *encode_text(make_processor().tokenizer, "Hello")]])
+    (end,) = lm.generate(ids, do_sample=False, max_new_tokens=1)[0, -1:].tolist()
+    lm.generation_config.eos_token_id = [9, end] if several else end
+    written = loaded_as(lm).write("Hello", Writing(4))
+    assert (written.num_tokens, written.finish_reason) == (0, "stop")
 
 
 def test_a_plain_model_writes_to_its_last_position_and_no_further():

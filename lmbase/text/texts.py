@@ -1,0 +1,22 @@
+"""One text, or several."""
+
+from collections.abc import Iterable
+
+from lmbase.text.segmentation import check_unicode
+
+
+def text_list(texts: str | Iterable[str], name: str = "texts") -> list[str]:
+    """Texts as a list. A text alone is a list of one, never the list of its characters.
+
+    Raises:
+        ValueError: something that is no text, or one with a lone surrogate.
+    """
+    found = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Iterable) else [texts]
+    for number, text in enumerate(found):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"{name}: number {number} is {text!r:.40}, which is a {type(text).__name__}; give a text or a list of "
+                "texts (bytes are decoded first)."
+            )
+        check_unicode(text)
+    return found

@@ -1,0 +1,21 @@
+"""One text is one text, and what is none is told."""
+
+import pytest
+
+from lmbase.text.texts import text_list
+
+
+def test_a_text_alone_is_a_list_of_one():
+    assert text_list("One. Two.") == text_list(["One. Two."]) == text_list(iter(["One. Two."])) == ["One. Two."]
+    assert text_list([]) == []
+
+
+@pytest.mark.parametrize("given", [None, 3, b"bytes", ["a", None], ["a", b"b"], [["a"]]], ids=str)
+def test_what_is_no_text_is_named_with_its_number(given):
+    with pytest.raises(ValueError, match=r"contexts: number [01] is .* give a text or a list of texts"):
+        text_list(given, "contexts")
+
+
+def test_a_lone_surrogate_is_told():
+    with pytest.raises(ValueError, match="surrogate"):
+        text_list(["fine", "not \ud800"])
