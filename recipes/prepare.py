@@ -5,11 +5,11 @@
     sllm prepare --data 'books/*.jsonl.gz' --text_field body --tokenizer facebook/opt-125m
     sllm prepare --data hub:wikitext:wikitext-103-raw-v1 --tokenizer bpe:16384 --rule sentence
 
-Files and folders named train, valid (validation, dev) and test make the splits; without such names documents are dealt
-out 98 / 1 / 1 by a hash of their names. Tokenizer and Punkt parameters are learned from the train split only. Nothing
-is cut off: a sentence of more than max_sentence_tokens becomes several. What cannot be read is named, counted and left
-out. The corpus may be larger than memory. An interrupted run goes on where it stopped when the same command is given
-again; the result is the same for any number of workers.
+Files and folders named train, valid (validation, val, dev) and test make the splits; without such names texts are
+dealt out by share of text, 1 to 2% each to valid and test. Tokenizer and Punkt parameters are learned from the train
+split only. Nothing is cut off: a sentence of more than max_sentence_tokens becomes several. What cannot be read is
+named, counted and left out. The corpus may be larger than memory. An interrupted run goes on where it stopped when the
+same command is given again; the result is the same for any number of workers.
 
 output_dir then holds train/ valid/ test/ (Arrow), processor/ (tokenizer and rule), statistics.json and manifest.json
 (checksums). Give the folder to the other recipes as `--data`.
@@ -22,12 +22,13 @@ from lmbase.config import differing_keys, option, run, save_config
 from lmbase.files import MANIFEST
 from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
-from sllm_data.corpora import open_corpus
+from sllm_data.corpora import SkipLog, open_corpus
 from sllm_data.open_data import make_processor
-from sllm_data.prepare import prepare
+from sllm_data.prepare import CONTENTS, prepare
 from sllm_data.prepared import PROCESSOR, PreparedData
 
 QUICK_BYTES = 200_000
+NOT_COMPARED = "whether the text changed, names and sizes of its files tell, if any: more is not compared here"
 
 
 @dataclass
@@ -52,9 +53,9 @@ def main(config: Config) -> PreparedData:
             f"{config.output_dir!r} was prepared with another configuration ({'; '.join(differing)}). "
             "Choose another output_dir, or delete the folder."
         )
-    if (folder / MANIFEST).is_file():
+    was_prepared = (folder / MANIFEST).is_file()
+    if was_prepared:
         PreparedData.load(folder).verify()
-        print(f"{config.output_dir} is already prepared, and every checksum holds.")
     corpus = open_corpus(config.data, config.text_field, max_bytes=QUICK_BYTES if config.quick else None)
     if (folder / PROCESSOR).is_dir():  # an interrupted run had learned it already
         processor = SentenceProcessor.from_pretrained(folder / PROCESSOR)
@@ -63,6 +64,9 @@ def main(config: Config) -> PreparedData:
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, saved_config)
     data = prepare(corpus, processor, folder, num_workers=config.num_workers)
+    if was_prepared:
+        same = "the text is the one it was made from" if CONTENTS in data.configuration else NOT_COMPARED
+        print(f"{config.output_dir} is already prepared, and every checksum holds; {same}.")
     print(describe(data))
     return data
 
@@ -82,9 +86,14 @@ def describe(data: PreparedData) -> str:
                 f"{counts['sentences']:,} sentences, {counts['tokens']:,} tokens ({mean:.1f} per sentence, "
                 f"{ratio:.3f} times those of whole documents; {rules})"
             )
-        for reason, entry in counts["skipped"].items():
-            more = " ..." if entry["count"] > 3 else ""
-            lines.append(f"  {split}: left out {entry['count']} x {reason}: {', '.join(entry['names'][:3])}{more}")
+        if counts.get("also_in_train"):
+            lines.append(f"    {counts['also_in_train']:,} of these documents are in train, too: their scores flatter")
+    if data.splits_are:
+        lines.insert(1, f"  splits: {data.splits_are}")
+    skipped = SkipLog()
+    for counts in data.statistics.values():
+        skipped.update(counts["skipped"])
+    lines += [f"  left out {line}" for line in skipped.lines()]
     return "\n".join(lines)
 
 
