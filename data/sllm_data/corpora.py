@@ -12,6 +12,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -135,6 +136,15 @@ class Corpus:
             if self.max_bytes and size >= self.max_bytes:
                 return
 
+    def is_undivided(self, split: str) -> bool:
+        """Whether the data itself are in one piece, which is not named `split`."""
+        return len(self._sources) == 1 and split not in self._sources
+
+    def read_whole(self) -> Iterator[Document]:
+        """Stream the documents of all splits, uncut."""
+        for source in self._sources.values():
+            yield from (item for item in source() if isinstance(item, Document))
+
     def texts(self, split: str = "train") -> Iterator[str]:
         """The texts alone, for what is learned from a split (a tokenizer, Punkt): the first 256 MB, which is plenty."""
         size = 0
@@ -170,6 +180,9 @@ class Corpus:
     def _items(self, split: str) -> Iterator[Document | Skip]:
         if not self.deal:
             yield from self._sources[split]()
+            return
+        if split != "train" and self.deal.kept is not None:
+            yield from self.deal.kept[split]
             return
         documents = 0
         for item in self._sources[None]():
@@ -261,6 +274,15 @@ def _open_files(specs: list[str], text_field: str, max_bytes: int | None) -> Cor
     compared = contents if sum(sizes.values()) <= COMPARED_BYTES else None
     corpus = Corpus(_printable(name), fingerprint, sources, max_bytes, report=report, contents=compared)
     return corpus.check_not_empty()
+
+
+def files_of(data: str | list[str]) -> list[Path]:
+    """The files that specs stand for; none for other specs and for files that are no longer there."""
+    found: list[Path] = []
+    for spec in [data] if isinstance(data, str) else data:
+        with suppress(ValueError):
+            found += _find(spec, [])
+    return found
 
 
 def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:

@@ -157,7 +157,8 @@ class PreparedData:
         if name not in self.splits:
             raise ValueError(
                 f"The prepared data in {str(self.folder)!r} have no split {name!r}, only {', '.join(self.splits)}. "
-                "Files or folders named train, valid and test make splits; prepare such data into another folder."
+                f"How they came about: {self.splits_are or 'it is not known'}. Files named train.jsonl, valid.jsonl, "
+                "test.jsonl, or folders so named, make splits; prepare such data into another folder."
             )
         if name not in self._loaded:
             split = PreparedSplit([self.folder / file for file in self._files if file.startswith(f"{name}/")])

@@ -28,6 +28,7 @@ HELD_OUT, LEAST, MOST = 0.015, 0.01, 0.02  # shares of the text, for valid and f
 LONG = 2**14  # bytes: the last per cents of a shorter text are hardly a sentence
 SHORT = 1000  # bytes: a text that is not cut, whatever its share
 TOO_MUCH = 0.1  # a text of this share is cut rather than held out whole
+KEPT_BYTES = 64 * 2**20  # of documents that may be held out, so that they need not be looked for again
 WINDOW = 200  # characters, at least, in which a border is looked for
 
 
@@ -69,12 +70,14 @@ class Deal:
         report: what was decided, in a sentence.
         held_out: key of a text, or name of a part of one -> the split that it goes to whole.
         cuts: name of a document -> bytes of it up to the end of train and of valid, and the window of their borders.
+        kept: the documents of valid and test, if all of them are at hand.
     """
 
     num_documents: int = 0
     report: str = ""
     held_out: dict[int | str, str] = field(default_factory=dict)
     cuts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    kept: dict[str, list[Document]] | None = None
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -133,6 +136,8 @@ class _Texts:
         self.keys, self.sizes = array("Q"), array("Q")
         self.parts: dict[int, list[tuple[str, int]]] = {}  # of long texts, and of the longest: names and bytes
         self.longest = (0, 0)  # bytes, key
+        self.candidates: list[tuple[int, Document]] = []  # that their keys may hold out
+        self.candidate_bytes = 0
 
     def add(self, document: Document) -> None:
         self.num_documents += 1
@@ -140,6 +145,9 @@ class _Texts:
         if not size:
             return
         self.total += size
+        if key < 2 * HELD_OUT * 2**64 and not document.part and self.candidate_bytes < KEPT_BYTES:
+            self.candidates.append((key, document))
+            self.candidate_bytes += size
         if document.part > 1:
             self.sizes[-1] += size
         else:
@@ -169,6 +177,10 @@ class _Texts:
         }
         cuts = {name: place for i in cut for name, place in _cuts(self.parts[i])}
         found = Deal(self.num_documents, "", held_out | parts, cuts)
+        all_kept = held_out.keys() <= {key for key, _ in self.candidates} and self.candidate_bytes < KEPT_BYTES
+        if all_kept and not cuts:
+            chosen = [(held_out.get(key), document) for key, document in self.candidates]
+            found.kept = {split: [document for where, document in chosen if where == split] for split in SPLITS[1:]}
         found.report = self._report(filled, len(cut), len(keys) - len(np.unique(keys)))
         return found
 

@@ -129,7 +129,9 @@ def test_A10_a_first_record_without_the_field_and_stray_files_are_left_out(tmp_p
 def test_A10_refused_where_no_record_has_the_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.jsonl").write_text('{"body": "x", "title": "y"}\n' * 5)
     (tmp_path / "z.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"a\.jsonl:1 has no field 'text'; it has 'body', 'title'.*--text_field.*6 x no field"):
+    with pytest.raises(
+        ValueError, match=r"a\.jsonl:1 has no field 'text'; it has 'body', 'title'.*--text_field.*6 x no field"
+    ):
         open_corpus(str(tmp_path))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpora, "NO_DOCUMENT_YET", 3)
@@ -157,4 +159,6 @@ def test_A13_brackets_in_a_path_are_its_own(tmp_path: Path, folder: str) -> None
     (tmp_path / folder / "a.txt").write_text("Text.")
     for pattern in ("", "a.txt", "*.txt", "**/*.txt"):
         assert everything(open_corpus(str(tmp_path / folder / pattern))) == ["Text."]
-    assert everything(open_corpus(str(tmp_path / folder / "[a]*.txt").replace(folder, glob.escape(folder)))) == ["Text."]
+    assert everything(open_corpus(str(tmp_path / folder / "[a]*.txt").replace(folder, glob.escape(folder)))) == [
+        "Text."
+    ]

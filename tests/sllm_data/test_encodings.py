@@ -12,7 +12,11 @@ TEXT = "Grüße, \u2028 NUL \x00, 日本 and 😀.\r\n"
 
 @pytest.mark.parametrize(("bom", "encoding"), BOMS.items(), ids=BOMS.values())
 def test_A12_a_byte_order_mark_says_what_a_file_is(tmp_path: Path, bom: bytes, encoding: str) -> None:
-    for name, data in {"a.txt": TEXT, "a.jsonl": '{"text": "Grüße"}\n{"text": "b"}', "a.csv": "text,n\nGrüße,1\nb,2\n"}.items():
+    for name, data in {
+        "a.txt": TEXT,
+        "a.jsonl": '{"text": "Grüße"}\n{"text": "b"}',
+        "a.csv": "text,n\nGrüße,1\nb,2\n",
+    }.items():
         (tmp_path / name).write_bytes(bom + data.encode(encoding))
         texts = [item.text for item in read_file(tmp_path / name, name, "text") if isinstance(item, Document)]
         assert texts == ([TEXT] if name == "a.txt" else ["Grüße", "b"])
@@ -40,7 +44,10 @@ def test_A12_windows_1252_is_told_with_its_remedy(tmp_path: Path) -> None:
 
 def test_A12_a_mark_inside_joined_files_costs_no_record(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n\xef\xbb\xbf{"text": "b"}\n')
-    assert [item.text for item in read_file(tmp_path / "a.jsonl", "a", "text") if isinstance(item, Document)] == ["a", "b"]
+    assert [item.text for item in read_file(tmp_path / "a.jsonl", "a", "text") if isinstance(item, Document)] == [
+        "a",
+        "b",
+    ]
 
 
 def test_a_damaged_byte_in_utf_8_is_not_taken_for_another_encoding() -> None:

@@ -14,7 +14,17 @@ from record_files import PACKERS, TEXTS, csv_bytes, everything, jsonl, skipped
 
 from sllm_data import readers
 from sllm_data.corpora import open_corpus
-from sllm_data.readers import READERS, Document, Reader, Skip, file_kind, known_types, open_text, read_file, without_types
+from sllm_data.readers import (
+    READERS,
+    Document,
+    Reader,
+    Skip,
+    file_kind,
+    known_types,
+    open_text,
+    read_file,
+    without_types,
+)
 
 
 @pytest.mark.parametrize("compression", PACKERS)
@@ -106,8 +116,8 @@ def test_known_types_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch) 
     own = (".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
     monkeypatch.setattr(readers, "READERS", {suffix: READERS[suffix] for suffix in own})
     assert known_types() == (
-        "Known are .txt, .jsonl, .ndjson, .json, .csv and .tsv, also with .gz, .bz2, .xz or .zst added, and .parquet as "
-        "they are."
+        "Known are .txt, .jsonl, .ndjson, .json, .csv and .tsv, also with .gz, .bz2, .xz or .zst added, "
+        "and .parquet as they are."
     )
 
 
@@ -225,7 +235,7 @@ def test_A9_what_breaks_off_is_told_and_what_was_whole_is_kept(tmp_path: Path) -
 
 def test_a_value_of_any_length_is_read_from_small_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "BLOCK", 7)
-    records = [{"text": f"\\u00fc {i} \" [,] é😀" * (i % 5), "n": [i, True, None]} for i in range(50)]
+    records = [{"text": f'\\u00fc {i} " [,] é😀' * (i % 5), "n": [i, True, None]} for i in range(50)]
     texts, skips = items_of(tmp_path / "a.json", json.dumps(records, indent=1).encode())
     assert (texts, skips) == ([record["text"] for record in records], {})
 
@@ -275,7 +285,9 @@ def test_A13_a_file_of_no_bytes_is_named(tmp_path: Path, name: str) -> None:
 def test_a_damaged_group_of_parquet_gives_nothing(tmp_path: Path) -> None:
     texts = [f"A text of some length, number {i}." for i in range(90)]
     table = pa.table({"text": texts})
-    options = dict(row_group_size=30, data_page_size=100, write_page_checksum=True, compression="none", use_dictionary=False)
+    options = dict(
+        row_group_size=30, data_page_size=100, write_page_checksum=True, compression="none", use_dictionary=False
+    )
     pq.write_table(table, tmp_path / "a.parquet", **options)
     data = (tmp_path / "a.parquet").read_bytes().replace(b"number 55.", b"number 56.")
     found, skips = items_of(tmp_path / "a.parquet", data)

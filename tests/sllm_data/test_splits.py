@@ -164,7 +164,10 @@ def test_dealing_loses_nothing_and_leaves_text_to_train(sizes: list[int], seed: 
 def test_A4_empty_records_do_not_count() -> None:
     for seed in range(30):
         draw = random.Random(seed)
-        texts = [prose(draw.randrange(50, 400), seed * 100 + i) if draw.random() < 0.4 else draw.choice(["", " \n"]) for i in range(100)]
+        texts = [
+            prose(draw.randrange(50, 400), seed * 100 + i) if draw.random() < 0.4 else draw.choice(["", " \n"])
+            for i in range(100)
+        ]
         found = texts_of(corpus_of([Document(text, f"d:{i}") for i, text in enumerate(texts)]))
         assert all(any(text.strip() for text in found[split]) for split in SPLITS)
 
@@ -200,7 +203,11 @@ def test_what_is_left_out_is_told_once() -> None:
     items = [Document(prose(50, i), f"d:{i}") for i in range(300)]
     corpus = corpus_of([*items, Skip("bad", "reason"), Document("\ud800", "lone")])
     texts_of(corpus)
-    assert {split: log.counts for split, log in corpus.skipped.items()} == {"train": {"reason": 1}, "valid": {}, "test": {}}
+    assert {split: log.counts for split, log in corpus.skipped.items()} == {
+        "train": {"reason": 1},
+        "valid": {},
+        "test": {},
+    }
     assert "lone" in [document.name for document in corpus.read("train")]
 
 
