@@ -22,13 +22,13 @@ from lmbase.config import differing_keys, option, run, save_config
 from lmbase.files import MANIFEST
 from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
-from sllm_data.corpora import SkipLog, open_corpus
+from sllm_data.corpora import open_corpus
 from sllm_data.open_data import make_processor
-from sllm_data.prepare import CONTENTS, prepare
+from sllm_data.prepare import CONTENTS, describe, prepare
 from sllm_data.prepared import PROCESSOR, PreparedData
 
 QUICK_BYTES = 200_000
-NOT_COMPARED = "whether the text changed, names and sizes of its files tell, if any: more is not compared here"
+NOT_COMPARED = "of its text only names and sizes were compared, not the contents (too large, or elsewhere)"
 
 
 @dataclass
@@ -69,32 +69,6 @@ def main(config: Config) -> PreparedData:
         print(f"{config.output_dir} is already prepared, and every checksum holds; {same}.")
     print(describe(data))
     return data
-
-
-def describe(data: PreparedData) -> str:
-    """What is in prepared data, as lines of text."""
-    lines = [f"{data.folder}: {data.name} (SHA-256 {data.hash[:8]})"]
-    for split, counts in data.statistics.items():
-        if not counts["documents"]:
-            lines.append(f"  {split}: no text")
-        else:
-            mean = counts["tokens"] / counts["sentences"]
-            ratio = counts["piecewise_to_whole_tokens"]
-            rules = ", ".join(f"{rule} {number}" for rule, number in counts["rules"].items())
-            lines.append(
-                f"  {split}: {counts['documents']:,} documents, {counts['bytes']:,} bytes, "
-                f"{counts['sentences']:,} sentences, {counts['tokens']:,} tokens ({mean:.1f} per sentence, "
-                f"{ratio:.3f} times those of whole documents; {rules})"
-            )
-        if counts.get("also_in_train"):
-            lines.append(f"    {counts['also_in_train']:,} of these documents are in train, too: their scores flatter")
-    if data.splits_are:
-        lines.insert(1, f"  splits: {data.splits_are}")
-    skipped = SkipLog()
-    for counts in data.statistics.values():
-        skipped.update(counts["skipped"])
-    lines += [f"  left out {line}" for line in skipped.lines()]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
