@@ -23,8 +23,9 @@ from lmbase.files import MANIFEST
 from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
 from sllm_data.corpora import open_corpus
+from sllm_data.description import describe
 from sllm_data.open_data import make_processor
-from sllm_data.prepare import CONTENTS, describe, prepare
+from sllm_data.prepare import CONTENTS, prepare
 from sllm_data.prepared import PROCESSOR, PreparedData
 
 QUICK_BYTES = 200_000

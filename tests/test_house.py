@@ -37,6 +37,17 @@ def test_the_files_of_a_way_are_found_in_order():
     assert {"sllm/sllm.py", "sentencevae/decoder.py"} <= set(generate)
 
 
+def test_every_module_that_holds_logic_has_a_test_file_of_its_name():
+    """Where a reader of a module looks for what it promises; `measures.test_file` says where that is."""
+    assert measures.untested() == []
+
+
+def test_a_test_file_mirrors_the_rooms():
+    assert measures.test_file("sllm/evaluation/kinds.py") == measures.ROOT / "tests/sllm/evaluation/test_kinds.py"
+    assert measures.test_file("data/sllm_data/readers.py") == measures.ROOT / "tests/sllm_data/test_readers.py"
+    assert measures.test_file("data/build_jsonl.py") == measures.ROOT / "tests/sllm_data/test_build_jsonl.py"
+
+
 def test_a_module_that_only_imports_holds_no_logic():
     assert not measures.holds_logic("sllm/__init__.py")
     assert measures.holds_logic("sllm/sllm.py")

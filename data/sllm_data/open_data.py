@@ -11,7 +11,8 @@ from lmbase.text import learn_parameters
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer
 from sllm_data.corpora import Corpus, open_corpus
-from sllm_data.prepare import check_configuration, describe, prepare
+from sllm_data.description import describe
+from sllm_data.prepare import check_configuration, prepare
 from sllm_data.prepared import PROCESSOR, PreparedData
 
 REQUEST = "request.json"  # in OUTPUT_DIR/data: what a recipe asked for when it was made

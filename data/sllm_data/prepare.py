@@ -306,32 +306,6 @@ def _repeated_from_train(journal: Journal) -> dict[str, int]:
     return {split: sum(keys[key] for key in found) for split, keys in held_out.items()}
 
 
-def describe(data: PreparedData) -> str:
-    """What is in prepared data, as lines of text."""
-    lines = [f"{data.folder}: {data.name} (SHA-256 {data.hash[:8]})"]
-    for split, counts in data.statistics.items():
-        if not counts["documents"]:
-            lines.append(f"  {split}: no text")
-        else:
-            mean = counts["tokens"] / counts["sentences"]
-            ratio = counts["piecewise_to_whole_tokens"]
-            rules = ", ".join(f"{rule} {number}" for rule, number in counts["rules"].items())
-            lines.append(
-                f"  {split}: {counts['documents']:,} documents, {counts['bytes']:,} bytes, "
-                f"{counts['sentences']:,} sentences, {counts['tokens']:,} tokens ({mean:.1f} per sentence, "
-                f"{ratio:.3f} times those of whole documents; {rules})"
-            )
-        if counts.get("also_in_train"):
-            lines.append(f"    {counts['also_in_train']:,} of these documents are in train, too: their scores flatter")
-    if data.splits_are:
-        lines.insert(1, f"  splits: {data.splits_are}")
-    skipped = SkipLog()
-    for counts in data.statistics.values():
-        skipped.update(counts["skipped"])
-    lines += [f"  left out {line}" for line in skipped.lines()]
-    return "\n".join(lines)
-
-
 # -- the disk ----------------------------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,8 @@ TABLE = {
     "megabytes_per_second_high": Column("MB/s high"),
     "ppl": Column("PPL per own token"),
     "kv_ratio": Column("KV ratio to OPT"),
+    "exact*": Column(show=percent),
+    "f1*": Column(show="{:.3f}".format),
     "published_kb_per_token": Column("KB/token as printed"),
     "*_parameters": Column(show=short_count),
     "*_flops": Column(show="{:.2e}".format),

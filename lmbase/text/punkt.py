@@ -9,10 +9,6 @@ from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import Any
 
-# Dotted abbreviations that Punkt's defaults lack; it writes all types in lower case and without the last period.
-DOTTED = frozenset(
-    {"e.g", "i.e", "a.m", "p.m", "u.s", "u.k", "u.s.a", "d.c", "b.c", "a.d", "ph.d", "m.d", "z.b", "d.h"}
-)
 TRAINING_LINE = 10_000  # characters: NLTK gives up on a line that takes its pattern more than five seconds
 KEYS = ("abbrev_types", "collocations", "ortho_context", "sent_starters")
 
@@ -27,20 +23,20 @@ class PunktModel:
         self._ask = lru_cache(maxsize=100_000)(tokenizer.text_contains_sentbreak)
         self._special = parameters.abbrev_types | {first for first, _ in parameters.collocations}
 
+    def may_know(self, word: str) -> bool:
+        """Can a period behind this word be anything but the end of a sentence to Punkt? Only behind abbreviations,
+        collocations, initials and numbers."""
+        return len(word) < 2 or not word.isalpha() or word.lower() in self._special
+
     def sentence_ends(self, word: str, next_word: str) -> bool:
         """`word` ends with its period or periods; `next_word` is what follows the white space."""
-        plain = word[:-1].lower()
-        # Punkt's own answer, without the price of asking: only abbreviations, collocations, initials, numbers and
-        # ellipses can be anything but the end of a sentence.
-        if len(plain) > 1 and plain.isalpha() and plain not in self._special:
-            return True
-        return self._ask(f"{word} {next_word}")
+        return not self.may_know(word[:-1]) or self._ask(f"{word} {next_word}")
 
 
-def load_punkt(punkt: dict | None, abbreviations: Iterable[str]) -> PunktModel:
-    """The model of the given parameters; without any NLTK's English one, else Punkt's defaults and `abbreviations`."""
+def load_punkt(punkt: dict | None) -> PunktModel:
+    """The model of the given parameters; without any NLTK's English one, else one that has learned nothing."""
     if punkt is None:
-        return _default_model(frozenset(a.lower() for a in abbreviations))
+        return _default_model()
     # One entry is enough: a run has one set of parameters. Building a model takes longer than cutting a short document.
     global _latest
     if _latest is None or _latest[0] is not punkt:
@@ -52,20 +48,18 @@ _latest: tuple[dict, PunktModel] | None = None
 
 
 @cache
-def _default_model(abbreviations: frozenset[str]) -> PunktModel:
+def _default_model() -> PunktModel:
     from nltk.tokenize.punkt import PunktParameters, PunktTokenizer
 
     try:
         return PunktModel(PunktTokenizer("english")._params)
     except LookupError:
         warnings.warn(
-            "rule 'sentence' found no Punkt model: Punkt's defaults and a list of common abbreviations are used. "
+            "rule 'sentence' found no Punkt model: only a list of common abbreviations is used. "
             "Learn parameters with lmbase.text.learn_parameters, or install NLTK's data package punkt_tab.",
             stacklevel=5,
         )
-    parameters = PunktParameters()
-    parameters.abbrev_types = set(abbreviations | DOTTED)
-    return PunktModel(parameters)
+    return PunktModel(PunktParameters())
 
 
 def _from_json(punkt: dict) -> Any:

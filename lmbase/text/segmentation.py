@@ -76,9 +76,9 @@ def segment(text: str, rule: str = AUTO, *, punkt: dict | None = None) -> list[s
             - ``sentence``: full sentences, decided by NLTK Punkt (`sentences.SentenceSegmenter`).
             - ``line``: lines, the long ones cut at spaces (`lines.LineSegmenter`).
             - ``auto``: what `choose_rule` picks for this text.
-        punkt: what the rule learned (`learn_parameters`). Only ``sentence`` reads it; without it, an installed NLTK
-            model (``punkt_tab``, English) serves, else Punkt's defaults with the abbreviations of ``punctuation``,
-            said once in a warning.
+        punkt: what the rule learned (`learn_parameters`). Only ``sentence`` reads it; it adds to the
+            abbreviations that every rule knows. Without it, an installed NLTK model (``punkt_tab``, English) serves,
+            or none, said once in a warning.
 
     Returns:
         Pieces, none empty; an empty text has none.

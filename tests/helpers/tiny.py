@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM, PreTra
 
 from lmbase.modeling.attention import use_fast_attention
 from lmbase.modeling.trunk import FAMILIES, new_config
+from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer
 from multitoken import MultiTokenLM
@@ -52,6 +53,13 @@ def make_vae(seed: int = 0, processor: bool = True, **options) -> SentenceVAE:
     if processor:
         vae.processor = make_processor(cap=vae.config.max_sentence_tokens)
     return vae
+
+
+def make_sentences(num: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask of random sentences of 1 to CAP tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, CAP + 1, (num,), generator=generator).tolist()
+    return pad_tokens([torch.randint(4, 260, (n,), generator=generator).tolist() for n in lengths], 1)
 
 
 def make_opt(seed: int = 1, **options) -> OPTForCausalLM:
@@ -104,6 +112,21 @@ def make_sllm(
     with torch.no_grad():
         sllm.stop_head.bias.fill_(stop_bias)
     return sllm
+
+
+def pad(texts: list[list[list[int]]]) -> dict[str, torch.Tensor]:
+    """Texts given as sentences -> arguments of an SLLM."""
+    return vars(pad_sentences(texts, 1))
+
+
+def read(model: SLLM, texts: list[str]) -> dict[str, torch.Tensor]:
+    """The same of texts."""
+    return vars(model.processor(texts))
+
+
+def rows(output) -> list[list[int]]:
+    """Prompt and new ids of each text that was written."""
+    return [ids[mask].tolist() for ids, mask in zip(output.sequences, output.attention_mask, strict=True)]
 
 
 SLLMS = {

@@ -3,6 +3,7 @@
 torchrun --nproc-per-node 2 toy_training.py FOLDER
 """
 
+import json
 import os
 import signal
 import sys
@@ -125,6 +126,29 @@ def interrupt_at(step: int, number: int = signal.SIGINT):
 def weight_size(model: nn.Module) -> dict[str, float]:
     """An evaluation that reads weights outside of forward."""
     return {"size": float(sum(parameter.double().abs().sum() for parameter in model.parameters()))}
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """Lines of a run's log."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> dict[int, dict[str, float]]:
+    """Losses by step."""
+    return {line["step"]: line["losses"] for line in log(folder) if "losses" in line}
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
 def _distributed(folder: Path) -> None:

@@ -2,18 +2,15 @@
 
 import pytest
 import torch
-from tiny import make_mtp, make_opt
-from transformers import AutoConfig, AutoModel
+from tiny import make_mtp
 
 from lmbase.modeling import losses
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.causality import audit_tokens
-from lmbase.modeling.token_lm import TokenLM, score_tokens, shift
-from lmbase.text.tokenizers import load_tokenizer
+from lmbase.modeling.token_lm import shift
 from multitoken import MultiTokenLM, MultiTokenLMConfig
 from multitoken.heads import HEAD_KINDS
 
-POST_NORM = dict(hidden_size=16, word_embed_proj_dim=8, do_layer_norm_before=False)  # OPT-350M's shape
 IDS = torch.tensor([[10, 11, 12, 13, 14], [20, 21, 22, 1, 1]])
 BATCH = dict(input_ids=IDS, attention_mask=IDS != 1, ends=torch.tensor([True, False]))
 
@@ -43,39 +40,12 @@ def naive_losses(model, batch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("shape", [{}, POST_NORM, dict(tie_word_embeddings=False)], ids=["pre", "post", "untied"])
-@pytest.mark.parametrize("kind", HEAD_KINDS)
-def test_head_1_is_the_opt_that_it_came_from_bit_for_bit(kind, shape):
-    opt = make_opt(num_hidden_layers=3, **shape)
-    if kind == "anticausal" and shape == POST_NORM:
-        with pytest.raises(ValueError, match="normalises after"):
-            MultiTokenLM.from_lm(opt, 3, kind)
-        return
-    model = MultiTokenLM.from_lm(opt, 3, kind)
-    ids = torch.tensor([[2, 10, 11, 12]])
-    assert torch.equal(model.logits(ids), opt(ids).logits)
-    if HEAD_KINDS[kind].is_block and not HEAD_KINDS[kind].reads_all:
-        assert torch.equal(model.to_lm()(ids).logits, opt(ids).logits)
-    else:
-        with pytest.raises(ValueError, match="no plain model"):
-            model.to_lm()
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_on_either_side_changes_nothing(mtp, side):
     alone = mtp.logits(torch.tensor([[2, 10, 11]]))
     ids = torch.tensor([[1, 1, 2, 10, 11] if side == "left" else [2, 10, 11, 1, 1], [2, 20, 21, 22, 23]])
     batch = mtp.logits(ids, ids != 1)
     torch.testing.assert_close(batch[:1, 2:] if side == "left" else batch[:1, :3], alone)
-
-
-@torch.no_grad()
-def test_scores_are_those_of_the_plain_opt(mtp):
-    texts = ["He left.", "", "Much later, she came back."]
-    tokenizer = mtp.tokenizer = load_tokenizer("bytes")
-    expected = score_tokens(TokenLM(mtp.to_lm()), tokenizer, texts)
-    assert mtp.score(texts).nats == pytest.approx([sum(wanted.token) for wanted in expected], rel=1e-4)
 
 
 # -- losses ------------------------------------------------------------------------------------------------------------
@@ -204,15 +174,6 @@ def test_a_curriculum_leaves_later_heads_out(mtp):
     assert all(p.grad is not None for p in mtp.heads[1].parameters())
 
 
-@pytest.mark.parametrize("kind", HEAD_KINDS)
-def test_matching_sizes(kind):
-    """With n heads a model has as many blocks as the plain OPT; heads that are no blocks come on top."""
-    opt = make_opt(num_hidden_layers=4)
-    model = MultiTokenLM(MultiTokenLMConfig.matching(opt.config, 3, kind))
-    plain, own, heads = (sum(p.numel() for p in m.parameters()) for m in (opt, model, model.heads))
-    assert own == plain + (0 if HEAD_KINDS[kind].is_block else heads)
-
-
 # -- causality ---------------------------------------------------------------------------------------------------------
 
 
@@ -284,48 +245,8 @@ def test_cached_rows_are_the_uncached_ones(mtp):
 # -- files and shapes --------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def test_saved_and_loaded_is_the_same(mtp, tmp_path):
-    mtp.tokenizer = load_tokenizer("bytes")
-    mtp.save_pretrained(tmp_path)
-    for loaded in (MultiTokenLM.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
-        assert torch.equal(loaded.logits(IDS), mtp.logits(IDS))
-        assert loaded.tokenizer.get_vocab() == mtp.tokenizer.get_vocab()
-    assert AutoConfig.from_pretrained(tmp_path).num_future_tokens == 3
-
-
-@torch.no_grad()
-def test_the_first_heads_alone(mtp):
-    one = mtp.with_heads(1)
-    assert len(one.heads) == one.config.num_future_tokens == 1
-    assert torch.equal(one.logits(IDS), mtp.logits(IDS))
-    with pytest.raises(ValueError, match="heads 1 to 3"):
-        mtp.with_heads(4)
-    with pytest.raises(ValueError, match="none can be taken off"):
-        make_mtp(head_kind="anticausal").with_heads(2)
-
-
 def test_gradient_checkpointing_changes_nothing(mtp):
     mtp.train()
     expected = torch.autograd.grad(mtp(**BATCH).loss, mtp.heads[1].fc1.weight)
     mtp.gradient_checkpointing_enable()
     torch.testing.assert_close(torch.autograd.grad(mtp(**BATCH).loss, mtp.heads[1].fc1.weight), expected)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (dict(num_future_tokens=0), "at least 1"),
-        (dict(head_kind="diagonal"), "choose parallel"),
-        (dict(head_weights=[1.0]), "1 entries for 3 heads"),
-        (dict(head_weights=[1.0, -1.0, 1.0]), "negative"),
-        (dict(num_future_tokens=1, draft_transitions=True), "no drafting head"),
-        (dict(train_transitions_only=True), "set draft_transitions"),
-        (dict(draft_targets="greedy"), "set train_transitions_only"),
-    ],
-)
-def test_impossible_configurations_are_refused(options, words):
-    with pytest.raises(ValueError, match=words):
-        MultiTokenLM(MultiTokenLMConfig(**dict(num_future_tokens=3) | options))
-    with pytest.raises(ValueError, match="as many heads at most"):
-        MultiTokenLMConfig.matching(make_opt().config, 3)

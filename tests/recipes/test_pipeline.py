@@ -2,71 +2,19 @@
 
 import hashlib
 import json
-import random
 import re
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import SEEDS, TRAIN, refused, sllm, story
 
 from lmbase.report.rows import read_metrics
 from lmbase.text import RULES
-from multitoken import MultiTokenLM
 from sllm import SLLM
 from sllm_data.prepared import PreparedData
 from sllm_recipes import cli
-
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "bird",
-    "house",
-    "tree",
-    "sees",
-    "likes",
-    "finds",
-    "small",
-    "old",
-    "red",
-    "quiet",
-    "and",
-    "then",
-]
-SEEDS = {"train": range(30), "valid": range(30, 34), "test": range(34, 38)}  # of the stories in each split
-TRAIN = "--max_steps 6 --batch_size 4 --learning_rate 3e-3 --warmup_steps 2 --log_every 2 --device cpu --dtype fp32"
-
-
-def story(seed: int) -> str:
-    rng = random.Random(seed)
-    sentences = [" ".join(rng.choices(WORDS, k=rng.randint(3, 8))).capitalize() + "." for _ in range(12)]
-    return " ".join(sentences) + "\n\nThe end, said " + rng.choice(["Ann", "Ben"]) + "! \N{OWL}"
-
-
-def sllm(command: str) -> None:
-    cli.main(command.split())
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    text = folder / "text"
-    text.mkdir()
-    for split, seeds in SEEDS.items():
-        lines = [json.dumps({"text": story(seed)}) for seed in seeds]
-        (text / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    data = f"--data {folder}/data"
-    sllm(f"prepare --data {text} --tokenizer bpe:300 --rule punctuation --num_workers 1 --output_dir {folder}/data")
-    sllm(f"train-lm --lm random:tiny {data} --context 128 {TRAIN} --output_dir {folder}/opt")
-    sllm(f"pretrain-vae --lm {folder}/opt {data} {TRAIN} --output_dir {folder}/vae")
-    graft = f"--vae {folder}/vae --lm {folder}/opt --max_sentences 16 --num_memory_tokens 8"
-    sllm(f"finetune-sllm {graft} {data} {TRAIN} --output_dir {folder}/sllm")
-    sllm(f"train-lm --lm {folder}/opt {data} --context 128 {TRAIN} --output_dir {folder}/opt-tuned")
-    heads = "--num_future_tokens 3 --curriculum forward --context 128"
-    sllm(f"finetune-mtp --lm {folder}/opt {data} {heads} {TRAIN} --output_dir {folder}/mtp")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -122,33 +70,6 @@ def test_a_multi_token_model_writes_the_same_whatever_it_drafts(runs, capsys):
         sllm(f"generate --model {runs}/mtp --prompt Hello --max_new_tokens 12 --num_draft {drafts} --device cpu")
         texts.add(capsys.readouterr().out)
     assert len(texts) == 1
-
-
-def test_heads_on_a_finished_sllm_change_neither_its_score_nor_its_text(runs, capsys):
-    heads = "--num_future_tokens 3 --train_draft_heads_only true --draft_transitions true"
-    sllm(f"finetune-sllm --model {runs}/sllm {heads} --data {runs}/data {TRAIN} --output_dir {runs}/sllm-drafting")
-    plain, drafting = (SLLM.from_pretrained(runs / name / "model") for name in ("sllm", "sllm-drafting"))
-    own = drafting.state_dict()
-    assert all(torch.equal(weight, own[name]) for name, weight in plain.state_dict().items())
-    text = ["The cat sees a dog. Then"]
-    assert drafting.score(text).nats == pytest.approx(plain.score(text).nats, rel=1e-6)
-    texts = set()
-    for name, drafts in (("sllm", "auto"), ("sllm-drafting", "1"), ("sllm-drafting", "3"), ("sllm-drafting", "auto")):
-        capsys.readouterr()
-        sllm(f"generate --model {runs}/{name} --prompt Hello --max_new_tokens 12 --num_draft {drafts} --device cpu")
-        told = capsys.readouterr()
-        texts.add(told.out)
-        assert ("per forward pass" in told.err) == (name == "sllm-drafting")
-    assert len(texts) == 1
-
-
-def test_multi_token_training_from_random_weights_and_with_fewer_heads(runs):
-    options = f"--data {runs}/data --context 128 {TRAIN} --max_steps 2"
-    sllm(f"finetune-mtp --lm random:tiny --num_future_tokens 2 {options} --output_dir {runs}/mtp2")
-    sllm(f"finetune-mtp --model {runs}/mtp2 --num_future_tokens 1 {options} --output_dir {runs}/mtp1")
-    models = [MultiTokenLM.from_pretrained(runs / name / "model") for name in ("mtp2", "mtp1")]
-    assert [len(model.heads) for model in models] == [2, 1]
-    assert [model.config.trunk.num_hidden_layers for model in models] == [2, 2]
 
 
 def test_a_prepared_folder_and_the_text_it_came_from_score_alike(runs, table):
@@ -381,22 +302,6 @@ def test_what_cannot_assist_is_told(runs, words, told, capsys):
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("data", ["text", "data"])
-def test_audit_passes(runs, capsys, data):
-    sllm(f"audit --model {runs}/sllm {runs}/opt --data {runs}/{data} --device cpu")
-    assert capsys.readouterr().out.count("passed") == 2
-
-
-def test_all_models_are_audited_though_one_fails(runs, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        sllm(f"audit --model {runs}/vae {runs}/opt --data {runs}/data --device cpu")
-    printed = capsys.readouterr()
-    assert stopped.value.code == 2
-    assert "vae: NOT passed" in printed.out
-    assert "opt: passed" in printed.out
-    assert "autoencoder" in printed.err
-
-
 def test_several_files_as_a_shell_gives_them(runs):
     files = " ".join(str(path) for path in sorted((runs / "text").iterdir()))
     tokenizer = f"--tokenizer {runs}/data/processor --rule punctuation"
@@ -438,12 +343,6 @@ def damaged(runs, name: str):
     return copy
 
 
-def other_width(runs):
-    """An autoencoder that fits no `tiny` trunk."""
-    sllm(f"pretrain-vae --data {runs}/data --hidden_size 64 {TRAIN} --output_dir {runs}/vae64")
-    return runs / "vae64"
-
-
 MISTAKES = {
     "unknown key": (lambda runs: f"train-lm --data {runs}/data --learning_rat 1e-3", "learning_rate"),
     "wrong type": (lambda runs: f"train-lm --data {runs}/data --batch_size many", "batch_size"),
@@ -452,19 +351,6 @@ MISTAKES = {
     "unfinished run": (lambda runs: f"generate --model {unfinished(runs)} --prompt x", "not finished"),
     "damaged weights": (lambda runs: f"generate --model {damaged(runs, 'sllm')} --prompt x", "cut off"),
     "an autoencoder cannot write": (lambda runs: f"generate --model {runs}/vae --prompt x", "autoencoder"),
-    "an OPT is no autoencoder": (lambda runs: f"finetune-sllm --vae {runs}/opt --lm {runs}/opt", "sentence_vae"),
-    "width": (
-        lambda runs: f"finetune-sllm --vae {other_width(runs)} --lm {runs}/opt --data {runs}/data",
-        "vectors are 64 wide",
-    ),
-    "tokenizer of another model": (
-        lambda runs: f"finetune-sllm --vae {runs}/vae --lm {other_tokenizer(runs)} --data {runs}/data",
-        "tokenizers",
-    ),
-    "too many sentences for the trunk": (
-        lambda runs: f"finetune-sllm --vae {runs}/vae --lm {runs}/opt --data {runs}/data --max_sentences 500",
-        "max_sentences=500",
-    ),
     "more heads than there are": (
         lambda runs: f"generate --model {runs}/mtp --prompt x --num_draft 4",
         "3 heads, so choose 1",
@@ -473,33 +359,10 @@ MISTAKES = {
         lambda runs: f"generate --model {runs}/mtp --prompt x --num_draft many",
         "'auto'",
     ),
-    "fewer heads in the model": (
-        lambda runs: f"finetune-mtp --model {runs}/mtp --data {runs}/data --num_future_tokens 9",
-        "heads 1 to 3",
-    ),
-    "heads of another kind": (
-        lambda runs: f"finetune-mtp --model {runs}/mtp --data {runs}/data --head_kind causal",
-        "made with parallel",
-    ),
-    "heads on heads": (lambda runs: f"finetune-mtp --lm {runs}/mtp --data {runs}/data", "family 'multi_token_lm'"),
-    "text of another tokenizer for heads": (
-        lambda runs: f"finetune-mtp --lm {other_tokenizer(runs)} --data {runs}/data",
-        "tokenizers",
-    ),
-    "more heads than blocks": (
-        lambda runs: f"finetune-mtp --lm random:tiny --num_future_tokens 5 --data {runs}/data",
-        "as many heads at most",
-    ),
     "two names of one key": (lambda runs: "train-lm --lm random:tiny --opt random:small", "`opt=` beside `lm=`"),
     "steps and tokens": (
         lambda runs: f"train-lm --lm random:tiny --data {runs}/data --max_steps 5 --train_tokens 5000",
         "give one of them",
-    ),
-    "no such random model": (lambda runs: f"train-lm --lm random:bert-tiny --data {runs}/data", "random:llama-tiny"),
-    "a file that is no GGUF": (lambda runs: f"train-lm --lm {no_gguf(runs)} --data {runs}/data", "none.gguf"),
-    "an autoencoder of other layers": (
-        lambda runs: f"finetune-sllm --vae {runs}/vae --lm {runs}/opt --data {runs}/data --layers 2",
-        "has 1; pretrain one",
     ),
     "nothing to evaluate": (lambda runs: "evaluate", "--model"),
     "no baseline": (lambda runs: f"evaluate --model {runs}/sllm --data {runs}/data", "baseline"),
@@ -512,38 +375,13 @@ def unfinished(runs):
     return runs / "unfinished"
 
 
-def no_gguf(runs):
-    path = runs / "none.gguf"
-    path.write_bytes(b"GGUF" + bytes(20))
-    return path
-
-
-def other_tokenizer(runs):
-    """The trunk with two merges swapped in its tokenizer."""
-    copy = runs / "other-tokenizer"
-    shutil.copytree(runs / "opt" / "model", copy, dirs_exist_ok=True)
-    (copy / "manifest.json").unlink()
-    path = copy / "tokenizer.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    merges = content["model"]["merges"]
-    merges[0], merges[1] = merges[1], merges[0]
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return copy
-
-
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_end_with_a_message_and_no_traceback(runs, mistake, capsys):
     command, told = MISTAKES[mistake]
     argv = command(runs)
     if "--output_dir" not in argv:
         argv += f" --output_dir {runs}/mistake" if not argv.startswith("generate") else ""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        sllm(argv)
-    message = capsys.readouterr().err
-    assert stopped.value.code == 2
-    assert told in message
-    assert "Traceback" not in message
+    assert told in refused(argv, capsys)
 
 
 def test_a_lone_surrogate_in_a_prompt_is_refused_with_its_offset(runs, capsys):
@@ -553,8 +391,6 @@ def test_a_lone_surrogate_in_a_prompt_is_refused_with_its_offset(runs, capsys):
 
 
 def test_pickled_weights_are_not_loaded(runs, capsys):
-    import torch
-
     folder = runs / "pickled"
     shutil.copytree(runs / "opt" / "model", folder, dirs_exist_ok=True)
     (folder / "manifest.json").unlink()

@@ -43,6 +43,20 @@ def test_files_become_prepared_data(texts: Path, tmp_path: Path, capsys: pytest.
     assert "left out 1 x invalid UTF-8: broken.txt" in output
 
 
+@pytest.mark.parametrize(("cap", "told"), [("8", True), ("64", False)])
+def test_C6_sentences_at_the_cap_are_counted_and_a_remedy_named(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], cap: str, told: bool
+) -> None:
+    words = command(texts, tmp_path / "out", "--tokenizer", "bytes", "--max_sentence_tokens", cap)
+    run(recipe.Config, recipe.main, words)
+    counts = PreparedData.load(tmp_path / "out").statistics["train"]
+    share = sum(counts["tokens_per_sentence"][int(cap) :]) / counts["sentences"]
+    assert (share > 0.5) is told
+    output = capsys.readouterr().out
+    assert f"sentences ({share:.1%} at the cap of {cap})" in output
+    assert ("give more --max_sentence_tokens" in output) is told
+
+
 def test_the_tokenizer_is_learned_from_the_train_split_only(texts: Path, tmp_path: Path) -> None:
     run(recipe.Config, recipe.main, command(texts, tmp_path / "a"))
     for split in ("valid", "test"):
@@ -143,7 +157,7 @@ def test_A5_documents_of_train_in_other_splits_are_told(
     assert (data.statistics["valid"]["also_in_train"], data.statistics["test"]["also_in_train"]) == (3, 0)
     output = capsys.readouterr().out
     assert output.count("are in train, too") == 1
-    assert "3 of these documents are in train, too" in output
+    assert "valid: 3 of the documents are in train, too" in output
 
 
 def test_A3_what_was_decided_and_left_out_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

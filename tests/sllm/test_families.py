@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from tiny import CAP, LM_WIDTH, LMS, MEMORY, make_lm, make_sllm, make_vae
+from tiny import CAP, LM_WIDTH, LMS, MEMORY, make_lm, make_sllm
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lmbase.modeling.devices import moved
 from lmbase.modeling.int8 import Int8Linear
-from lmbase.modeling.trunk import blocks, input_table, special_ids, trunk_of
+from lmbase.modeling.trunk import blocks
 from lmbase.text.padding import pad_sentences
 from sllm import SLLM
 from sllm.evaluation.audit import audit_sentences
@@ -50,23 +50,6 @@ def write(model, *prompts, **options):
 
 
 # -- graft and training ------------------------------------------------------------------------------------------------
-
-
-@every
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_the_graft_copies_the_trunk(shape, tied):
-    lm = make_lm(shape, tie_word_embeddings=tied)
-    before = {name: weight.clone() for name, weight in lm.state_dict().items()}
-    model = SLLM.graft(make_vae(hidden_size=LM_WIDTH), lm, max_sentences=16)
-    own = model.trunk.state_dict()
-    theirs = {name: w for name, w in trunk_of(lm).state_dict().items() if not torch.equal(w, input_table(lm))}
-    assert own.keys() == theirs.keys(), "all of it but the vocabulary table"
-    assert all(torch.equal(own[name], weight) for name, weight in theirs.items())
-    assert torch.equal(model.start_state, input_table(lm)[special_ids(lm.config).opening])
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.zero_()
-    assert all(torch.equal(before[name], weight) for name, weight in lm.state_dict().items())
 
 
 @every
@@ -215,25 +198,3 @@ def test_writing_in_int8(shape):
     assert not any(isinstance(layer, nn.Linear | Conv1D) for layer in model.modules())
     rounded.int8_table = Int8Linear(model.get_input_embeddings().weight.detach())
     assert write(model, *PROMPTS) == write(rounded, *PROMPTS)
-
-
-# -- what does not fit -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("vae", "lm", "message"),
-    [
-        (
-            {},
-            dict(hidden_size=64),
-            "vectors are 32 wide and the trunk reads 64: pretrain an autoencoder with hidden_si",
-        ),
-        ({}, dict(vocab_size=300), "260 vocabulary rows and the trunk 300: both must use the same tokenizer"),
-        (dict(vocab_size=300), {}, "300 vocabulary rows and the trunk 260: both must use the same tokenizer"),
-        ({}, dict(use_sliding_window=True, sliding_window=4, max_window_layers=1), "attends within sliding windows"),
-        ({}, dict(eos_token_id=None), "has no eos_token_id"),
-    ],
-)
-def test_parts_that_do_not_fit_are_refused(vae, lm, message):
-    with pytest.raises(ValueError, match=message):
-        SLLM.graft(make_vae(**dict(hidden_size=LM_WIDTH) | vae), make_lm("qwen2", **lm), max_sentences=16)

@@ -1,21 +1,17 @@
 """Writing: what is generated is what the likelihood prefers, however it is prompted, batched, cached and streamed."""
 
-import copy
 from threading import Thread
 from typing import Any
 
 import pytest
 import torch
-from tiny import CAP, SLLMS, make_sllm
-from torch import nn
+from tiny import CAP, SLLMS, make_sllm, rows
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TextIteratorStreamer, TextStreamer
 
-from lmbase.modeling.int8 import Int8Linear
 from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
 from sllm import SLLM
-from sllm.reading import vocabulary_logits
 
 Sentences = list[list[int]]
 
@@ -25,10 +21,6 @@ PROMPTS = ["He said", "", "One. Two, three", "Where? There, and nowhere", "He le
 
 def write(model: SLLM, prompt, **settings) -> Any:
     return model.generate(text=prompt, **{"max_new_tokens": 30} | settings)
-
-
-def rows(output) -> list[list[int]]:
-    return [ids[mask].tolist() for ids, mask in zip(output.sequences, output.attention_mask, strict=True)]
 
 
 def cut(ids: list[int], lengths: list[int]) -> list[list[int]]:
@@ -122,21 +114,6 @@ def test_new_ids_begin_where_the_given_prompt_ends(sllm, extra):
     assert [sllm.processor.decode(row) for row in new] == expected.texts
     assert torch.equal(new, expected.sequences[:, -new.shape[1] :])
     assert torch.equal(sllm.generate(ids, max_new_tokens=9, return_dict_in_generate=False), output.sequences)
-
-
-def test_a_text_may_come_first(sllm):
-    assert rows(sllm.generate("He said", max_new_tokens=9)) == rows(write(sllm, "He said", max_new_tokens=9))
-
-
-def test_dropout_never_touches_what_is_written():
-    model = make_sllm(vae=dict(dropout=0.5), opt=dict(dropout=0.5))
-    expected = write(model, PROMPTS)
-    model.train()
-    model.autoencoder.eval()  # as a frozen one is kept
-    assert rows(write(model, PROMPTS)) == rows(expected)
-    assert model.training
-    assert model.trunk.training
-    assert not model.autoencoder.training
 
 
 @pytest.mark.parametrize("cut_at", range(1, 9))
@@ -400,32 +377,3 @@ def test_a_sentence_that_is_recut_leaves_the_later_ones_alone(spelling):
         script = Script([i for sentence in (first, *usual[1:]) for i in (*sentence, EOS)])
         output: Any = model.generate(text="", max_new_sentences=5, logits_processor=LogitsProcessorList([script]))
         assert output.recut_share == share
-
-
-def test_without_a_processor_ids_are_all_there_is():
-    model = without_processor("plain")
-    output: Any = model.generate(torch.tensor([[[20, 21], [22, PAD]]]), max_new_tokens=5)
-    assert (output.texts, output.recut_share) == (None, None)
-    assert output.sentence_lengths[0][:2] == [2, 1]
-    with pytest.raises(ValueError, match="no processor"):
-        model.generate(text="a")
-
-
-def test_writing_in_int8():
-    """Every product that writing needs is one of int8 weights, and the text is that of the rounded weights."""
-    sllm = make_sllm(vae=dict(hidden_size=32), opt=dict(hidden_size=32), num_future_tokens=3)
-    rounded = copy.deepcopy(sllm)
-    for layer in [*rounded.modules()]:
-        if isinstance(layer, nn.Linear):
-            small = Int8Linear(layer.weight.detach())
-            layer.weight.data = small.weight * small.scale[:, None]
-    sllm.write_in_int8()
-    assert not any(isinstance(layer, nn.Linear) for layer in sllm.modules())
-    hidden = torch.randn(4, 3, 32)
-    small = Int8Linear(sllm.get_input_embeddings().weight.detach())
-    expected = hidden @ (small.weight * small.scale[:, None]).T
-    torch.testing.assert_close(vocabulary_logits(sllm, hidden), expected, rtol=1e-4, atol=1e-4)
-    rounded.int8_table = small
-    texts = [model.generate(text="Yes, no.", max_new_tokens=24).texts for model in (sllm, rounded)]
-    assert texts[0] == texts[1]
-    assert sllm.generate(text="Yes, no.", max_new_tokens=24, num_draft=1).texts == texts[0]

@@ -1,31 +1,18 @@
-"""The sentence-level model: exact likelihood, causality, caches, graft, freezing, saving."""
+"""The sentence-level model: exact likelihood, causality, freezing, its one vocabulary table."""
 
 from itertools import product
 
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import CAP, MEMORY, WIDTH, make_opt, make_sllm, make_vae
-from transformers import AutoConfig, AutoModel
+from tiny import CAP, MEMORY, make_sllm, pad, read
 
-from lmbase.text.padding import SentenceBatch, pad_sentences
-from sllm import SLLM, SLLMConfig
+from lmbase.text.padding import pad_sentences
+from sllm import SLLM
 
 PAD, EOS = 1, 2
 TEXTS = ["One, two and three. Four? Yes, five: six.", "Why", "A very long sentence without a mark. And, end."]
 SMALL = dict(vocab_size=8)  # four ordinary tokens and OPT's four special ones
-
-
-def arguments(batch: SentenceBatch) -> dict[str, torch.Tensor]:
-    return vars(batch)
-
-
-def read(model: SLLM, texts: list[str]) -> dict[str, torch.Tensor]:
-    return arguments(model.processor(texts))
-
-
-def pad(texts: list[list[list[int]]]) -> dict[str, torch.Tensor]:
-    return arguments(pad_sentences(texts, PAD))
 
 
 def all_sentences(cap: int) -> list[list[int]]:
@@ -162,95 +149,6 @@ def test_no_gradient_reaches_a_sentence_that_is_still_to_come(sllm):
         assert uses_tokens == (k > 0 and sllm.config.num_memory_tokens > 0)
 
 
-# -- step by step ------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def test_reading_and_writing_with_caches_equals_the_parallel_scores(sllm):
-    """Two texts that are read up to different sentences, then sentence by sentence, token by token."""
-    texts, read_at_once = [DOCUMENT[::-1], DOCUMENT], [2, 3]
-    embed = sllm.autoencoder.embed_tokens
-    expected = [sllm.nats(**pad([text])) for text in texts]
-    state = sllm.prefill(**pad([text[:n] for text, n in zip(texts, read_at_once, strict=True)]))
-    for step in range(2):
-        numbers = [n + step for n in read_at_once]
-        written = pad([[text[n]] for text, n in zip(texts, numbers, strict=True)])
-        ids, mask = written["input_ids"][:, 0], written["attention_mask"][:, 0]
-        latest = state.states[:, -1]
-        decoder_state = sllm.start_sentence(state)
-        tokens = torch.cat([torch.full((2, 1), EOS), ids], dim=1)
-        for t in range(ids.shape[1]):
-            hidden = sllm.autoencoder.decoder.step(embed(tokens[:, t : t + 1]), decoder_state)[:, -1]
-            logits = hidden @ embed.weight.T
-            if t == 0:
-                logits[:, EOS] = -torch.inf
-            for b in (b for b in range(2) if mask[b, t]):
-                nats = -logits[b].log_softmax(-1)[ids[b, t]]
-                torch.testing.assert_close(nats, expected[b].token[0, numbers[b], t], atol=1e-4, rtol=1e-4)
-        goes_on = -torch.nn.functional.logsigmoid(-sllm.stop_head(latest))[:, 0]
-        flags = torch.stack([e.stop[0, n] for e, n in zip(expected, numbers, strict=True)])
-        torch.testing.assert_close(goes_on, flags, atol=1e-4, rtol=1e-4)
-        sllm.step(ids, mask, state)
-
-
-# -- graft -------------------------------------------------------------------------------------------------------------
-
-
-def test_the_graft_copies_both_parts():
-    vae, opt = make_vae(), make_opt()
-    before = {k: v.clone() for k, v in [*vae.state_dict().items(), *opt.state_dict().items()]}
-    model = SLLM.graft(vae, opt, max_sentences=16)
-    for part, source in ((model.autoencoder, vae), (model.trunk, opt.model)):
-        own = part.state_dict()
-        assert all(torch.equal(own[k], v) for k, v in source.state_dict().items() if "decoder.embed_tokens" not in k)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.zero_()
-    assert all(torch.equal(before[k], v) for k, v in [*vae.state_dict().items(), *opt.state_dict().items()])
-    assert not vae.config.memory_size
-
-
-@torch.no_grad()
-def test_a_larger_memory_starts_as_the_published_design():
-    vae, opt = make_vae(), make_opt()
-    plain, memory = (
-        SLLM.graft(vae, opt, max_sentences=16).eval(),
-        SLLM.graft(vae, opt, max_sentences=16, **MEMORY).eval(),
-    )
-    torch.testing.assert_close(vars(memory.nats(**pad([DOCUMENT]))), vars(plain.nats(**pad([DOCUMENT]))))
-
-
-@torch.no_grad()
-def test_a_trunk_of_another_width_than_its_embeddings_works():
-    """As OPT-350M: vectors 512 wide, layers 1,024 wide, norms after the layers."""
-    narrow = dict(hidden_size=WIDTH, word_embed_proj_dim=8, do_layer_norm_before=False)
-    model = make_sllm(vae=dict(hidden_size=8), opt=narrow)
-    assert model(**pad([DOCUMENT])).states.shape == (1, len(DOCUMENT) + 1, 8)
-    assert model.generate(text="He said", max_new_tokens=5).num_new_tokens[0] <= 5
-
-
-@pytest.mark.parametrize(
-    ("vae", "opt", "options", "message"),
-    [
-        (dict(hidden_size=8), {}, {}, "8 wide and the trunk reads 16"),  # 350M's autoencoder, 125M's trunk
-        ({}, dict(vocab_size=300), {}, "260 vocabulary rows and the trunk 300"),
-        ({}, {}, dict(max_sentences=32), "choose 1 to 31"),
-        ({}, {}, dict(num_memory_states=0), "num_memory_states=0"),
-        ({}, {}, dict(freeze_trunk_layers=3), "choose 0 to 2"),
-    ],
-)
-def test_parts_that_do_not_fit_are_refused(vae, opt, options, message):
-    with pytest.raises(ValueError, match=message):
-        SLLM.graft(make_vae(**vae), make_opt(**opt), **{"max_sentences": 16} | options)
-
-
-def test_every_broken_rule_is_named_at_once():
-    config = SLLMConfig({"hidden_size": 8}, {"hidden_size": 16, "word_embed_proj_dim": 16}, 0, num_memory_states=0)
-    with pytest.raises(ValueError) as error:
-        SLLM(config)
-    assert all(word in str(error.value) for word in ("8 wide", "max_sentences=0", "num_memory_states=0"))
-
-
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
@@ -315,21 +213,6 @@ def test_a_gaussian_autoencoder_scores_with_its_mean():
 
 
 # -- saving ------------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("load", [SLLM.from_pretrained, AutoModel.from_pretrained])
-def test_save_and_load(sllm, tmp_path, load):
-    sllm.save_pretrained(tmp_path)
-    loaded = load(tmp_path)
-    batch = read(sllm, TEXTS)
-    torch.testing.assert_close(vars(loaded.nats(**batch)), vars(sllm.nats(**batch)), rtol=0, atol=0)
-    outputs = [model.generate(text=TEXTS, max_new_tokens=20).sequences for model in (loaded, sllm)]
-    assert torch.equal(*outputs)
-    assert loaded.processor.fingerprint == sllm.processor.fingerprint
-    config = AutoConfig.from_pretrained(tmp_path)
-    assert isinstance(config, SLLMConfig)
-    assert (config.num_memory_states, config.trunk.ffn_dim) == (sllm.config.num_memory_states, 32)
 
 
 def test_there_is_one_vocabulary_table(sllm, tmp_path):

@@ -6,7 +6,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
 
-from lmbase.modeling.decoding import Sampler, merge_generation_config
+from lmbase.modeling.decoding import GumbelNoise, Sampler, merge_generation_config
 
 PLACES = [(0, 0), (1, 0)]
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, -9.0]])
@@ -134,3 +134,14 @@ def test_a_choice_does_not_depend_on_when_it_is_made():
         early.choose(LOGITS, [(0, i), (1, i)])
         early.forget(0, i)
     assert torch.equal(early.choose(LOGITS, [(0, 9), (1, 9)]), last)
+
+
+def test_noise_belongs_to_a_place_in_a_text():
+    one, other = (GumbelNoise(2, 5, "cpu", seed=3) for _ in range(2))
+    late = other.at([(1, 4)])
+    for position in range(5):
+        value = one.at([(1, position)])
+    assert torch.equal(late, value)
+    assert not torch.equal(one.at([(0, 4)]), value)
+    one.forget(1, 4)
+    assert torch.equal(one.at([(1, 4)]), value)

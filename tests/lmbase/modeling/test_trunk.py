@@ -7,13 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import LM_WIDTH, LMS, make_lm, make_opt
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.devices import moved
 from lmbase.modeling.pretrained import load_lm, read_config
-from lmbase.modeling.token_lm import TokenLM
 from lmbase.modeling.trunk import (
     COMMON_SIZES,
     FAMILIES,
@@ -48,10 +46,6 @@ def run(lm, ids, mask=None, cache=None):
     vectors = torch.nn.functional.embedding(ids, input_table(lm))
     mask = torch.ones_like(ids) if mask is None else mask
     return run_trunk(trunk_of(lm), vectors, mask, cache) @ output_table(lm).T
-
-
-def rotation(model):
-    return trunk_of(model).get_submodule("rotary_emb")
 
 
 def causal(size):
@@ -184,17 +178,6 @@ def test_widths_and_heads_are_those_of_the_weights(shape):
     assert key_value_shape(config) == (2 if grouped else 4, 16 if shape in ("opt-350m", "qwen3") else 8)
 
 
-@torch.no_grad()
-@every
-def test_operations_are_those_that_pytorch_counts(shape):
-    """Attention without kernel computes all pairs of positions: as many as a context of twice the length has."""
-    lm = make_lm(shape)
-    lm.set_attn_implementation("eager")
-    with FlopCounterMode(display=False) as counter:
-        lm(IDS)
-    assert TokenLM(lm).flops(IDS.numel(), 2 * IDS.shape[1]) == counter.get_total_flops()
-
-
 @pytest.mark.parametrize(("width", "heads"), [(512, 8), (1024, 16), (24, 1), (96, 1), (65, 1)])
 def test_heads_of_a_vector_are_as_wide_as_the_trunks_where_they_fill_it(width, heads):
     config = make_opt().config
@@ -262,23 +245,6 @@ def test_states_in_bf16_are_near(shape):
     assert found.dtype == torch.float32
     seen = mask.bool()
     assert (found - expected)[seen].norm() < 0.05 * expected[seen].norm()
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("shape", ["llama", "qwen2", "qwen3"])
-def test_a_cast_rounds_no_position(shape, tmp_path):
-    """Of a trunk, of a model with random weights, and of a loaded one; copied and back again."""
-    make_lm(shape, max_position_embeddings=2048).save_pretrained(tmp_path)
-    positions = torch.tensor([[0, 1, 1000, 2047]])
-    models = [load_lm(str(tmp_path)), load_lm(f"random:{shape}-tiny"), new_trunk(read_config(str(tmp_path)))]
-    for model in models:
-        x = torch.zeros(1, 4, 1)
-        expected = rotation(model)(x, positions)
-        half = moved(copy.deepcopy(model), dtype=torch.bfloat16)
-        assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
-        assert rotation(half)(x.bfloat16(), positions)[0].dtype == torch.bfloat16
-        for cast in (half, moved(copy.deepcopy(half), dtype=torch.float32)):
-            torch.testing.assert_close(rotation(cast)(x, positions), expected, rtol=0, atol=0)
 
 
 @torch.no_grad()

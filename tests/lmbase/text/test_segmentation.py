@@ -18,6 +18,7 @@ CONCRETE = list(SEGMENTERS)
 _special = (
     "Mr.|No.|e.g.|U.S.|J.|I.|1.|3.14|1,000|10:30|...|…|.|,|!|?|;|:|\"|'|”|’|“|‘|)|(|»|«|。|，|：|」|「|．|１|？|word|Word|你好"
     '|\ud800|\x00|😀|e\u0301|\u200d|ـ|שלום|؟|\n|\r\n|\n\n| |  |\t|\u00a0|\u3000|\u2028|\x85|\x1c|。"|，"|. . .|).|."| »'
+    "|[1]|🎉|\u200e|z. B.|am 1.|März|The|道|।|།|~~|—"
 )
 SPECIAL = _special.split("|")
 any_text = st.text(st.characters(exclude_categories=[]), max_size=30)
@@ -170,6 +171,7 @@ def test_what_a_rule_learns() -> None:
 
 
 UNITS = 'a|word | |\n| \n|.|. |,|)|"|".|…|...a|。|，"|Mr. |1. |I. |).|你好'.split("|")  # noqa: SIM905
+UNITS += [".[1]", ".🎉", ".\u200e", "z. B. ", "am 1. M ", "。”说", "？", "[1]", "a.The"]
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -1,0 +1,96 @@
+"""What a run tells: log.jsonl, trackers, Ctrl-C."""
+
+import json
+import os
+import signal
+import sys
+
+import pytest
+from accelerate import Accelerator
+from toy_training import log, toy_train, weight_size
+
+from lmbase.training.runlog import RunLog, StopSignal, resume_command, start_tracker
+
+
+def test_the_signal_handlers_are_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    toy_train(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_log_has_losses_rates_and_evaluations(tmp_path):
+    toy_train(tmp_path, eval_every=6, evaluate=weight_size)
+    lines = log(tmp_path)
+    assert [line["step"] for line in lines if "losses" in line] == [1, 4, 8, 12]
+    assert [line["step"] for line in lines if "eval" in line] == [6, 12]
+    assert {"step", "tokens", "seconds", "lr", "loss", "losses", "grad_norm", "tokens_per_second"} <= lines[0].keys()
+    first = lines[0]
+    assert first["loss"] == pytest.approx(first["losses"]["token"] + 0.5 * first["losses"]["size"])
+
+
+def test_tensorboard_gets_the_log(tmp_path):
+    toy_train(tmp_path, tracker="tensorboard", max_steps=2)
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_a_run_that_goes_on_drops_the_lines_behind_its_checkpoint(tmp_path, capsys):
+    """Those of steps that are taken again, and the line that was being written when it was cut off."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 2}\n{"step": 4, "eval": {}}\n{"step": 6}\nno line\n{"step"')
+    with RunLog(tmp_path, Accelerator(cpu=True), 4, 8) as run:
+        assert log(tmp_path) == [{"step": 2}, {"step": 4, "eval": {}}]
+        run.training({"step": 6, "loss": 2.5, "losses": {"token": 2.5}, "tokens_per_second": 1e3})
+        run.evaluation(8, {"perplexity": 12.0})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4, 6, 8]
+    assert "step 8: perplexity 12" in capsys.readouterr().err
+
+
+def test_a_second_signal_ends_one_process_at_once_and_several_not():
+    for patient in (False, True):
+        with StopSignal(patient) as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.requested
+            if patient:
+                os.kill(os.getpid(), signal.SIGINT)
+                continue
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "command"),
+    [
+        (["/usr/bin/sllm", "train-lm", "a b"], {}, "sllm train-lm 'a b'"),
+        (
+            ["recipes/train_lm.py", "--resume", "restart"],
+            {},
+            "python recipes/train_lm.py --resume restart --resume auto",
+        ),
+        (
+            ["train_lm.py", "x"],
+            {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "8"},
+            "torchrun --nproc-per-node=8 train_lm.py x",
+        ),
+    ],
+)
+def test_the_command_that_continues_a_run_can_be_pasted(argv, environment, command, monkeypatch):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert resume_command() == command
+
+
+def test_wandb_without_an_account_keeps_its_run_here(tmp_path, monkeypatch):
+    class Tracked:
+        def init_trackers(self, project, **given):
+            self.given = given
+
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    tracked = Tracked()
+    start_tracker(tracked, "wandb", {"steps": 3, "betas": (0.9, 0.95)}, tmp_path)
+    assert os.environ.pop("WANDB_MODE") == "offline"
+    assert tracked.given["init_kwargs"]["wandb"]["dir"] == str(tmp_path)
+    assert tracked.given["config"] == {"steps": 3, "betas": "(0.9, 0.95)"}

@@ -1,0 +1,67 @@
+"""A call of generate: what is refused, and how its output is handed out."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+from learned import PROMPTS
+
+from multitoken.request import Request, streaming
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(num_draft=4), "3 heads, so choose 1"),
+        (dict(num_draft=0), "3 heads, so choose 1"),
+        (dict(num_draft=True), "3 heads, so choose 1"),
+        (dict(num_draft="often"), "or 'auto'"),
+        (dict(tree=[[0], [0, 0], [0, 0, 0]]), "takes 4 heads; this model has 3"),
+        (dict(tree=[[99]]), "candidate 99 of 64"),
+        (dict(tree=[[0, 0]]), "hangs in the air"),
+        (dict(num_beams=3), "num_beams"),
+        (dict(text="a"), "either input_ids or text"),
+        (dict(max_new_tokens=-1), "must not be negative"),
+    ],
+)
+def test_wrong_settings_are_refused(counter, options, words):
+    with pytest.raises(ValueError, match=words):
+        counter.generate(torch.tensor([PROMPTS[0]]), **options)
+
+
+@pytest.mark.parametrize("given", [dict(input_ids="One."), dict(input_ids=["One."]), dict(text="One.")], ids=str)
+def test_a_text_is_a_list_of_one_wherever_it_is_given(given):
+    assert Request(**given).prompt() == ["One."]
+
+
+@pytest.mark.parametrize("given", [dict(), dict(text=[]), dict(text=[3]), dict(input_ids=[[5, 6]])], ids=str)
+def test_what_is_no_prompt_is_refused(given):
+    with pytest.raises(ValueError, match=r"either input_ids or text|neither a tensor of ids nor a text"):
+        Request(**given).prompt()
+
+
+class Streamer:
+    def __init__(self):
+        self.events = []
+
+    def put(self, value):
+        self.events.append(value.tolist())
+
+    def end(self):
+        self.events.append("end")
+
+
+def test_a_streamer_is_told_the_end_whatever_happens():
+    streamer = Streamer()
+    with suppress(KeyboardInterrupt), streaming(streamer, torch.tensor([2, 5])) as show:
+        show([7, 8])
+        show([])  # nothing new, nothing shown
+        raise KeyboardInterrupt
+    assert streamer.events == [[2, 5], [7, 8], "end"]
+
+
+def test_a_streamer_of_several_texts_is_refused_before_anything_is_written(counter):
+    streamer = Streamer()
+    with pytest.raises(ValueError, match="shows one text, and 2 prompts were given"):
+        counter.generate(torch.tensor([[2, 5], [2, 6]]), streamer=streamer)
+    assert streamer.events == []

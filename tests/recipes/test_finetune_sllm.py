@@ -1,0 +1,67 @@
+"""`sllm finetune-sllm` as a user types it: what cannot be grafted, and what heads leave alone."""
+
+import pytest
+import torch
+from small_runs import TRAIN, other_tokenizer, refused, sllm
+
+from sllm import SLLM
+
+
+def other_width(runs):
+    """An autoencoder that fits no `tiny` trunk."""
+    sllm(f"pretrain-vae --data {runs}/data --hidden_size 64 {TRAIN} --output_dir {runs}/vae64")
+    return runs / "vae64"
+
+
+MISTAKES = {
+    "an OPT is no autoencoder": (lambda runs: f"finetune-sllm --vae {runs}/opt --lm {runs}/opt", "sentence_vae"),
+    "width": (
+        lambda runs: f"finetune-sllm --vae {other_width(runs)} --lm {runs}/opt --data {runs}/data",
+        "vectors are 64 wide",
+    ),
+    "tokenizer of another model": (
+        lambda runs: f"finetune-sllm --vae {runs}/vae --lm {other_tokenizer(runs)} --data {runs}/data",
+        "tokenizers",
+    ),
+    "too many sentences for the trunk": (
+        lambda runs: f"finetune-sllm --vae {runs}/vae --lm {runs}/opt --data {runs}/data --max_sentences 500",
+        "max_sentences=500",
+    ),
+    "no autoencoder": (lambda runs: f"finetune-sllm --lm {runs}/opt --data {runs}/data", "grafted from two parts"),
+    "an SLLM and its parts": (
+        lambda runs: f"finetune-sllm --model {runs}/sllm --vae {runs}/vae --data {runs}/data",
+        "not both",
+    ),
+    "another memory for a finished SLLM": (
+        lambda runs: f"finetune-sllm --model {runs}/sllm --num_memory_tokens 4 --data {runs}/data",
+        "was made with 8; make a new graft",
+    ),
+    "an autoencoder of other layers": (
+        lambda runs: f"finetune-sllm --vae {runs}/vae --lm {runs}/opt --data {runs}/data --layers 2",
+        "has 1; pretrain one",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_end_with_a_message_and_no_traceback(runs, mistake, capsys):
+    command, told = MISTAKES[mistake]
+    assert told in refused(f"{command(runs)} --output_dir {runs}/mistake", capsys)
+
+
+def test_heads_on_a_finished_sllm_change_neither_its_score_nor_its_text(runs, capsys):
+    heads = "--num_future_tokens 3 --train_draft_heads_only true --draft_transitions true"
+    sllm(f"finetune-sllm --model {runs}/sllm {heads} --data {runs}/data {TRAIN} --output_dir {runs}/sllm-drafting")
+    plain, drafting = (SLLM.from_pretrained(runs / name / "model") for name in ("sllm", "sllm-drafting"))
+    own = drafting.state_dict()
+    assert all(torch.equal(weight, own[name]) for name, weight in plain.state_dict().items())
+    text = ["The cat sees a dog. Then"]
+    assert drafting.score(text).nats == pytest.approx(plain.score(text).nats, rel=1e-6)
+    texts = set()
+    for name, drafts in (("sllm", "auto"), ("sllm-drafting", "1"), ("sllm-drafting", "3"), ("sllm-drafting", "auto")):
+        capsys.readouterr()
+        sllm(f"generate --model {runs}/{name} --prompt Hello --max_new_tokens 12 --num_draft {drafts} --device cpu")
+        told = capsys.readouterr()
+        texts.add(told.out)
+        assert ("per forward pass" in told.err) == (name == "sllm-drafting")
+    assert len(texts) == 1

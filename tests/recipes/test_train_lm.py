@@ -1,0 +1,49 @@
+"""`sllm train-lm` as a user types it: trunks of random weights, and baselines."""
+
+import json
+
+import pytest
+import torch
+from small_runs import TRAIN, refused, sllm
+
+from lmbase.modeling.pretrained import load_lm
+from lmbase.text.tokenizers import load_tokenizer
+
+
+def no_gguf(runs):
+    path = runs / "none.gguf"
+    path.write_bytes(b"GGUF" + bytes(20))
+    return path
+
+
+MISTAKES = {
+    "windows longer than the trunk": (
+        lambda runs: f"train-lm --lm {runs}/opt --data {runs}/data --context 129",
+        "context=129: this model has 128 positions",
+    ),
+    "no such random model": (lambda runs: f"train-lm --lm random:bert-tiny --data {runs}/data", "random:llama-tiny"),
+    "a file that is no GGUF": (lambda runs: f"train-lm --lm {no_gguf(runs)} --data {runs}/data", "none.gguf"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_end_with_a_message_and_no_traceback(runs, mistake, capsys):
+    command, told = MISTAKES[mistake]
+    assert told in refused(f"{command(runs)} --output_dir {runs}/mistake", capsys)
+
+
+def test_a_trunk_has_the_positions_of_its_windows_and_the_ids_of_the_data(runs):
+    trunk, tokenizer = load_lm(str(runs / "opt")), load_tokenizer(str(runs / "opt" / "model"))
+    assert trunk.config.max_position_embeddings == 128
+    assert trunk.config.vocab_size == len(tokenizer) == 300
+    last = json.loads((runs / "opt" / "log.jsonl").read_text().splitlines()[-1])
+    assert {"token", "perplexity", "bits_per_byte"} <= last["eval"].keys()
+
+
+def test_a_seed_makes_the_weights_and_the_earlier_name_the_same_model(runs):
+    options = f"--lm random:tiny --data {runs}/data --context 64 {TRAIN} --max_steps 1"
+    for name, words in (("a", "train-lm --seed 0"), ("b", "train-opt --seed 0"), ("c", "train-lm --seed 1")):
+        sllm(f"{words} {options} --output_dir {runs}/seed-{name}")
+    first, again, other = (list(load_lm(str(runs / f"seed-{name}")).parameters()) for name in "abc")
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))

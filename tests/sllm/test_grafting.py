@@ -1,0 +1,94 @@
+"""Grafts: both parts are copied, and what does not fit is refused."""
+
+import pytest
+import torch
+from tiny import CAP, LM_WIDTH, LMS, MEMORY, WIDTH, make_lm, make_opt, make_sllm, make_vae, pad
+
+from lmbase.modeling.trunk import input_table, special_ids, trunk_of
+from sllm import SLLM
+
+DOCUMENT = [[10 + 7 * k + i for i in range(n)] for k, n in enumerate((4, 1, CAP, 6, 2))]
+
+
+def test_the_graft_copies_both_parts():
+    vae, opt = make_vae(), make_opt()
+    before = {k: v.clone() for k, v in [*vae.state_dict().items(), *opt.state_dict().items()]}
+    model = SLLM.graft(vae, opt, max_sentences=16)
+    for part, source in ((model.autoencoder, vae), (model.trunk, opt.model)):
+        own = part.state_dict()
+        assert all(torch.equal(own[k], v) for k, v in source.state_dict().items() if "decoder.embed_tokens" not in k)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    assert all(torch.equal(before[k], v) for k, v in [*vae.state_dict().items(), *opt.state_dict().items()])
+    assert not vae.config.memory_size
+
+
+@torch.no_grad()
+def test_a_larger_memory_starts_as_the_published_design():
+    vae, opt = make_vae(), make_opt()
+    plain, memory = (
+        SLLM.graft(vae, opt, max_sentences=16).eval(),
+        SLLM.graft(vae, opt, max_sentences=16, **MEMORY).eval(),
+    )
+    torch.testing.assert_close(vars(memory.nats(**pad([DOCUMENT]))), vars(plain.nats(**pad([DOCUMENT]))))
+
+
+@torch.no_grad()
+def test_a_trunk_of_another_width_than_its_embeddings_works():
+    """As OPT-350M: vectors 512 wide, layers 1,024 wide, norms after the layers."""
+    narrow = dict(hidden_size=WIDTH, word_embed_proj_dim=8, do_layer_norm_before=False)
+    model = make_sllm(vae=dict(hidden_size=8), opt=narrow)
+    assert model(**pad([DOCUMENT])).states.shape == (1, len(DOCUMENT) + 1, 8)
+    assert model.generate(text="He said", max_new_tokens=5).num_new_tokens[0] <= 5
+
+
+@pytest.mark.parametrize(
+    ("vae", "opt", "options", "message"),
+    [
+        (dict(hidden_size=8), {}, {}, "8 wide and the trunk reads 16"),  # 350M's autoencoder, 125M's trunk
+        ({}, dict(vocab_size=300), {}, "260 vocabulary rows and the trunk 300"),
+        ({}, {}, dict(max_sentences=32), "choose 1 to 31"),
+        ({}, {}, dict(num_memory_states=0), "num_memory_states=0"),
+        ({}, {}, dict(freeze_trunk_layers=3), "choose 0 to 2"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(vae, opt, options, message):
+    with pytest.raises(ValueError, match=message):
+        SLLM.graft(make_vae(**vae), make_opt(**opt), **{"max_sentences": 16} | options)
+
+
+@pytest.mark.parametrize("shape", LMS)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_the_graft_copies_the_trunk(shape, tied):
+    lm = make_lm(shape, tie_word_embeddings=tied)
+    before = {name: weight.clone() for name, weight in lm.state_dict().items()}
+    model = SLLM.graft(make_vae(hidden_size=LM_WIDTH), lm, max_sentences=16)
+    own = model.trunk.state_dict()
+    theirs = {name: w for name, w in trunk_of(lm).state_dict().items() if not torch.equal(w, input_table(lm))}
+    assert own.keys() == theirs.keys(), "all of it but the vocabulary table"
+    assert all(torch.equal(own[name], weight) for name, weight in theirs.items())
+    assert torch.equal(model.start_state, input_table(lm)[special_ids(lm.config).opening])
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    assert all(torch.equal(before[name], weight) for name, weight in lm.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("vae", "lm", "message"),
+    [
+        (
+            {},
+            dict(hidden_size=64),
+            "vectors are 32 wide and the trunk reads 64: pretrain an autoencoder with hidden_si",
+        ),
+        ({}, dict(vocab_size=300), "260 vocabulary rows and the trunk 300: both must use the same tokenizer"),
+        (dict(vocab_size=300), {}, "300 vocabulary rows and the trunk 260: both must use the same tokenizer"),
+        ({}, dict(use_sliding_window=True, sliding_window=4, max_window_layers=1), "attends within sliding windows"),
+        ({}, dict(eos_token_id=None), "has no eos_token_id"),
+    ],
+)
+def test_parts_of_other_families_that_do_not_fit_are_refused(vae, lm, message):
+    with pytest.raises(ValueError, match=message):
+        SLLM.graft(make_vae(**dict(hidden_size=LM_WIDTH) | vae), make_lm("qwen2", **lm), max_sentences=16)
