@@ -13,9 +13,9 @@ from sllm_data.readers import Document, Skip
 
 
 def test_splits_repeats_and_what_was_left_out_are_told(tmp_path: Path) -> None:
-    train = [Document(text, f"t:{i}") for i, text in enumerate(TEXTS[:9])]
-    skips = [Skip(f"{name}.txt", "invalid UTF-8", f"byte {name}") for name in "abcd"]
-    valid = [Document(TEXTS[3], "v:1"), Document("", "v:2"), Skip("e.txt", "invalid UTF-8")]
+    train: list[Document | Skip] = [Document(text, f"t:{i}") for i, text in enumerate(TEXTS[:9])]
+    skips: list[Document | Skip] = [Skip(f"{name}.txt", "invalid UTF-8", f"byte {name}") for name in "abcd"]
+    valid: list[Document | Skip] = [Document(TEXTS[3], "v:1"), Document("", "v:2"), Skip("e.txt", "invalid UTF-8")]
     corpus = Corpus("c", "f", {"train": lambda: iter([*train, *skips]), "valid": lambda: iter(valid)}, report="as said")
     processor = SentenceProcessor(load_tokenizer("bytes"), "punctuation", 32)
     lines = describe(prepare(corpus, processor, tmp_path, num_workers=1)).splitlines()
