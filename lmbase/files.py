@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
@@ -109,10 +109,12 @@ def verify_folder(folder: Path) -> None:
         ValueError: a file is missing, too short or too long, or has other contents; the message names it.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         expected = [(folder / name, entry["bytes"], entry["sha256"]) for name, entry in manifest.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} has no readable {MANIFEST} ({error}): it was not written completely.") from None
+    if outside := [name for name in manifest if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise ValueError(f"{folder / MANIFEST} lists {outside[0]!r}, which is outside the folder: it is damaged.")
     for path, size, _ in expected:
         if not path.is_file():
             raise ValueError(f"{path} is missing: the folder was copied incompletely or a file was deleted.")
@@ -123,6 +125,21 @@ def verify_folder(folder: Path) -> None:
     for path, _, digest in expected:
         if _sha256(path) != digest:
             raise ValueError(f"{path} is damaged: its contents do not match their checksum in {MANIFEST}.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: it is damaged, nested beyond reason, or holds something else; the message names the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as JSON ({error}): it is damaged. Copy it again.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} holds no JSON object but a {type(content).__name__}: it is damaged.")
+    return content
 
 
 def _sha256(path: Path) -> str:

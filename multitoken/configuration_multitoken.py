@@ -3,6 +3,7 @@
 from transformers import AutoConfig, PreTrainedConfig
 
 from lmbase.config import choice_faults
+from lmbase.modeling.configurations import check_keys, refuse, type_faults
 from lmbase.modeling.trunk import as_config, check_trunk, special_ids, with_layers
 from multitoken.heads import HEAD_KINDS
 
@@ -46,6 +47,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
         draft_tree: list[list[int]] | None = None,
         **kwargs,
     ):
+        check_keys(self, kwargs)
         self.trunk = as_config(trunk)
         self.num_future_tokens = num_future_tokens
         self.head_kind = head_kind
@@ -80,6 +82,10 @@ class MultiTokenLMConfig(PreTrainedConfig):
     def vocab_size(self) -> int:
         return self.trunk.vocab_size
 
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self.trunk.vocab_size = value
+
     @property
     def hidden_size(self) -> int:
         return self.trunk.hidden_size
@@ -95,6 +101,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""
         check_trunk(self.trunk, "the trunk")
+        refuse("MultiTokenLM", type_faults(self))
         faults = []
         n = self.num_future_tokens
         if n < 1:
@@ -110,8 +117,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
         if self.train_transitions_only and not self.draft_transitions:
             faults.append("train_transitions_only: there are none; set draft_transitions, too")
         faults += draft_target_faults(self.draft_targets, self.train_transitions_only, "train_transitions_only")
-        if faults:
-            raise ValueError("This MultiTokenLM cannot be built:\n  " + "\n  ".join(faults))
+        refuse("MultiTokenLM", faults)
 
 
 def draft_target_faults(targets: str, drafts_only: bool, switch: str) -> list[str]:

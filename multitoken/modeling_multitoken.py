@@ -120,6 +120,14 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
         self.trunk.set_input_embeddings(value)
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
+        """As in Transformers; vocabulary matrices of the heads' own grow alike."""
+        table = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        for i, own in enumerate(self.unembeddings or ()):
+            assert self.unembeddings is not None
+            self.unembeddings[i] = self._get_resized_lm_head(cast(nn.Linear, own), table.num_embeddings)
+        return table
+
     def draft_loop(self, *args) -> DraftLoop:
         """What writes the texts of one call."""
         return DraftLoop(*args)

@@ -12,8 +12,8 @@ from transformers import (
 )
 
 from lmbase.modeling.inference import inference_method
+from lmbase.modeling.text_model import TokenizerMixin
 from lmbase.modeling.token_lm import Scores, score_tokens
-from lmbase.text.text_model import TokenizerMixin
 from multitoken import conversion, generation_multitoken
 from multitoken.draft_tree import DraftTree
 from multitoken.generation_multitoken import MultiTokenGenerateOutput

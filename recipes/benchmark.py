@@ -53,7 +53,7 @@ from pathlib import Path
 from lmbase.config import load_config, run, single_process
 from lmbase.files import write_text
 from lmbase.modeling.devices import choose_device
-from lmbase.report.columns import filled_columns, markdown_table
+from lmbase.report.columns import tables_by_kind
 from lmbase.report.rows import Row, write_metrics
 from sllm.benchmarks.keys import Benchmark
 from sllm.benchmarks.subsets import SUBSETS, chosen_part, keys_of, measure_subsets, shorten
@@ -81,13 +81,6 @@ def _subset_words(argv: Sequence[str]) -> list[str]:
     return list(argv[start : rest[0] if rest else None])
 
 
-def tables(rows: list[Row]) -> str:
-    """One for each kind of measurement, which the first word of a protocol names."""
-    kinds = dict.fromkeys((row.protocol or "").split()[0] for row in rows)
-    parts = [[row for row in rows if (row.protocol or "").startswith(kind)] for kind in kinds]
-    return "\n".join(markdown_table(part, filled_columns(part)) for part in parts)
-
-
 @single_process
 def main(config: Benchmark) -> list[Row]:
     started = time.perf_counter()
@@ -103,12 +96,12 @@ def main(config: Benchmark) -> list[Row]:
     for more, named in measure_subsets(config):  # written after each, so that what fails later loses nothing
         rows += more
         corpus = named or corpus
-        write_text(folder / "table.md", tables(rows) + "\n")
+        write_text(folder / "table.md", tables_by_kind(rows) + "\n")
         if plots := render_speed(rows):
             write_text(folder / "plots.html", plots)
         seconds = time.perf_counter() - started
         write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
-    print(tables(rows))
+    print(tables_by_kind(rows))
     return rows
 
 

@@ -52,10 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_recipe(name: str, argv: Sequence[str]) -> None:
     """Run one recipe with the rest of the command line. Its keys are the dataclass that its `main` takes, or that its
-    `config_class` makes of the command line."""
+    `config_class` makes of the command line. A recipe without configurations may name the key that words without one
+    are values of, as POSITIONAL."""
     from lmbase.config import run
 
     recipe = importlib.import_module(f"{__package__}.{name}")
+    if argv and not argv[0].startswith("-") and hasattr(recipe, "POSITIONAL"):
+        argv = [f"--{recipe.POSITIONAL}", *argv]
     if hasattr(recipe, "config_class"):
         keys = recipe.config_class(argv)
     else:

@@ -14,6 +14,7 @@ A text that differs, but for a tie (logits within 1e-4 of each other in fp32), o
 shown in the tables, and the recipe ends with exit status 2.
 """
 
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +26,16 @@ from lmbase.config import option, run, single_process
 from lmbase.files import write_text
 from lmbase.modeling.devices import DTYPES, choose_device, moved
 from lmbase.modeling.folders import model_folder
-from lmbase.report.columns import filled_columns, markdown_table
+from lmbase.report.columns import tables_by_kind
 from lmbase.report.rows import Row, write_metrics
 from multitoken import DraftTree, MultiTokenLM
 from multitoken.benchmarks.losslessness import Comparison, compare_texts, sampling_test
 from multitoken.benchmarks.measuring import (
     PLAIN,
     Way,
-    WaySpeed,
     accepted_counts,
     candidate_rates,
+    check_positions,
     compare_speed,
     save_tree,
     spread_prompts,
@@ -84,30 +85,17 @@ def load(config: Config) -> LoadedModel:
     if loaded.num_heads < 2:
         raise ValueError(f"model={config.model!r} has one head, so it drafts nothing; take one with two or more.")
     positions = loaded.model.config.max_position_embeddings
-    if config.prompt_tokens + config.new_tokens > positions:
-        raise ValueError(
-            f"prompt_tokens={config.prompt_tokens}, new_tokens={config.new_tokens}: the model has {positions} "
-            "positions, </s> takes one, and the last token none. Lower one of the two."
-        )
+    check_positions("the model", positions, config.prompt_tokens, config.new_tokens)
     return loaded
 
 
-def candidate_rows(rates: list[list[float]], common: dict) -> list[Row]:
-    rows = []
-    for head, of_head in enumerate(rates, start=2):
-        extra = {"head": head, **{f"rank_{rank}": rate for rank, rate in enumerate(of_head)}}
-        rows.append(Row(**common, protocol="candidates", dtype="fp32", extra=extra))
-    return rows
-
-
-def drafting_row(
-    way: Way, batch_size: int, comparison: Comparison, speed: WaySpeed, config: Config, common: dict
-) -> Row:
+def drafting_row(way: Way, batch_size: int, comparison: Comparison, speed: dict[str, float], config: Config) -> Row:
     found = comparison.statistics
     extra: dict[str, Any] = {"way": way.name, "num_draft": way.num_draft, "batch_size": batch_size}
     extra |= {"tokens_per_forward": found.tokens_per_forward}
     if way != PLAIN:
-        extra |= {"break_even": speed.break_even, **speed.columns, "accepted_counts": accepted_counts(found)}
+        extra |= {name: figure for name, figure in speed.items() if name != "tokens_per_second"}
+        extra |= {"accepted_counts": accepted_counts(found)}
         extra |= {f"acceptance_{i}": rate for i, rate in enumerate(found.acceptance, start=1)}
     if way.tree is not None:
         extra["draft_tree"] = [list(path) for path in way.tree.nodes[1:]]
@@ -119,46 +107,29 @@ def drafting_row(
         if dtype == "bf16" and parted:
             extra["largest_gap_bf16"] = max(found.gap or 0.0 for found in parted)
     extra["differences"] = comparison.parted
-    return Row(
-        **common, protocol="drafting", dtype=config.dtype, tokens_per_second=speed.tokens_per_second, extra=extra
-    )
+    return Row("", protocol="drafting", dtype=config.dtype, tokens_per_second=speed["tokens_per_second"], extra=extra)
 
 
-def sampling_rows(model: MultiTokenLM, prompt: list[int], ways: list[Way], config: Config, common: dict) -> list[Row]:
+def sampling_rows(model: MultiTokenLM, prompt: list[int], ways: list[Way], config: Config) -> list[Row]:
     rows: list[Row] = []
-    for temperature in config.temperature:
-        for way in ways:
-            test = sampling_test(model, prompt, way, temperature, config.draws, seed=config.seed + 1 + len(rows))
-            extra: dict[str, Any] = {"way": way.name, "temperature": temperature, "draws": test.num_draws}
-            extra |= {"cells": test.num_cells, "p_value": test.p_value, "lossless": test.verdict}
-            rows.append(Row(**common, protocol="sampling", dtype="fp32", extra=extra))
-            print(f"sampled at temperature {temperature}, {way.name}: lossless {test.verdict}")
+    for temperature, way in itertools.product(config.temperature, ways):
+        test = sampling_test(model, prompt, way, temperature, config.draws, seed=config.seed + 1 + len(rows))
+        extra: dict[str, Any] = {"way": way.name, "temperature": temperature, "draws": test.num_draws}
+        extra |= {"cells": test.num_cells, "p_value": test.p_value, "lossless": test.verdict}
+        rows.append(Row("", protocol="sampling", dtype="fp32", extra=extra))
+        print(f"sampled at temperature {temperature}, {way.name}: lossless {test.verdict}")
     return rows
-
-
-def tables(rows: list[Row]) -> str:
-    """One for each protocol."""
-    parts = []
-    for protocol in dict.fromkeys(row.protocol for row in rows):
-        own = [row for row in rows if row.protocol == protocol]
-        parts.append(markdown_table(own, [name for name in filled_columns(own) if name not in FOR_PROGRAMS]))
-    return "\n".join(parts)
 
 
 def raise_if_lossy(rows: list[Row]) -> None:
     """The tables and metrics.json are written by then."""
-    lossy = [row.extra for row in rows if row.extra.get("lossless", "yes").startswith("NO")]
-    if lossy:
-        named = [
-            f"  {row['way']}, "
-            + (f"batches of {row['batch_size']}" if "batch_size" in row else f"temperature {row['temperature']}")
-            + f": {row['lossless']}"
-            for row in lossy
-        ]
+    told = "DRAFTING IS NOT LOSSLESS: texts differ from those of plain decoding.\n"
+    for row in (row.extra for row in rows if row.extra.get("lossless", "yes").startswith("NO")):
+        size = f"batches of {row['batch_size']}" if "batch_size" in row else f"temperature {row['temperature']}"
+        told += f"  {row['way']}, {size}: {row['lossless']}\n"
+    if told.count("\n") > 1:
         raise ValueError(
-            "DRAFTING IS NOT LOSSLESS: texts differ from those of plain decoding.\n"
-            + "\n".join(named)
-            + "\nmetrics.json has each place (`differences`). A fault of the decoder, or non-deterministic kernels."
+            f"{told}metrics.json has each place (`differences`). A fault of the decoder, or non-deterministic kernels."
         )
 
 
@@ -175,19 +146,19 @@ def main(config: Config) -> list[Row]:
     prompts = spread_prompts(
         loaded.tokenizer, texts, config.num_prompts, config.prompt_tokens, model.config.bos_token_id
     )
-    common: dict[str, Any] = dict(
-        model=loaded.name, data=corpus["name"], device=device, parameters=loaded.num_parameters
-    )
     continuations = write(model, prompts, PLAIN, max(config.batch_size), config.new_tokens).ids
     rates = candidate_rates(model, prompts, continuations)
     tree = DraftTree.from_acceptance(rates, config.nodes)
     print(f"best tree of {len(tree.paths)} draft tokens: {[list(path) for path in tree.nodes[1:]]}")
     ways = ways_of(len(model.heads), tree)
-    rows = candidate_rows(rates, common)
+    rows = []
+    for head, of_head in enumerate(rates, start=2):
+        extra = {"head": head, **{f"rank_{rank}": rate for rank, rate in enumerate(of_head)}}
+        rows.append(Row("", protocol="candidates", dtype="fp32", extra=extra))
     sampled: list[Row] = []
     if config.draws:
         deepest = [way for way in ways if way.name == "tree" or way.num_draft == len(model.heads)]
-        sampled = sampling_rows(model, prompts[0][: 1 + SAMPLED_PROMPT_TOKENS], deepest, config, common)
+        sampled = sampling_rows(model, prompts[0][: 1 + SAMPLED_PROMPT_TOKENS], deepest, config)
     compared = compare_texts(model, prompts, ways, config.batch_size, config.new_tokens, config.dtypes)
     print(f"{len(prompts)} greedy texts compared in {', '.join(config.dtypes)}")
     moved(model, dtype=DTYPES[config.dtype])
@@ -195,12 +166,12 @@ def main(config: Config) -> list[Row]:
         timed = prompts[: -(-config.timed_prompts // batch_size) * batch_size]
         speeds = compare_speed(model, timed, ways, batch_size, config.new_tokens, config.pairs)
         for way in ways:
-            comparison = compared[way.name, batch_size]
-            row = drafting_row(way, batch_size, comparison, speeds[way.name], config, common)
-            row.extra |= {"draft_transitions": True} if model.draft_transitions else {}
-            rows.append(row)
+            rows.append(drafting_row(way, batch_size, compared[way.name, batch_size], speeds[way.name], config))
+            rows[-1].extra |= {"draft_transitions": True} if model.draft_transitions else {}
     rows += sampled
-    text = tables(rows)
+    for row in rows:
+        row.model, row.data, row.device, row.parameters = loaded.name, corpus["name"], device, loaded.num_parameters
+    text = tables_by_kind(rows, hidden=FOR_PROGRAMS)
     print(text)
     folder = Path(config.output_dir)
     write_text(folder / "table.md", text)

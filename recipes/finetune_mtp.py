@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from lmbase.config import option, run
-from lmbase.modeling.folders import load_with_more, model_folder, quiet_loading
+from lmbase.modeling.folders import model_folder, quiet_loading
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.modeling.trunk import random_config
 from lmbase.text.tokenizers import vocabulary_size
@@ -85,7 +85,7 @@ def _further(folder: str, given: dict[str, Any], curriculum: str) -> MultiTokenL
         setattr(config, name, value)
     if n == 1 < config.num_future_tokens and given.get("train_transitions_only"):
         raise ValueError("train_transitions_only: a model with one head has none; take more heads.")
-    model = load_with_more(MultiTokenLM, source, config, ("draft_transitions.",))
+    model = MultiTokenLM.from_pretrained(source, config=config, new_parts=("draft_transitions.",))
     if n != config.num_future_tokens:
         model = model.with_heads(n)
     if model.config.train_transitions_only and curriculum != "static":

@@ -22,7 +22,7 @@ import torch
 from pydantic import PositiveInt
 
 from lmbase.config import option, run
-from lmbase.modeling.folders import load_with_more, model_folder, quiet_loading
+from lmbase.modeling.folders import model_folder, quiet_loading
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.text.tokenizers import check_same_tokenizer
 from lmbase.training.loop import TrainingResult
@@ -57,8 +57,7 @@ def build(config: Config) -> SLLM:
         return _further(config, config.model, given)
     if not (config.vae and config.lm):
         raise ValueError("An SLLM is grafted from two parts: give --vae (a run of pretrain-vae) and --lm (the trunk).")
-    with quiet_loading(config.vae):
-        vae = SentenceVAE.from_pretrained(model_folder(config.vae, "sentence_vae"))
+    vae = SentenceVAE.from_pretrained(config.vae)
     if config.layers not in (None, vae.config.num_encoder_layers):
         raise ValueError(
             f"layers={config.layers}: the encoder of {config.vae} has {vae.config.num_encoder_layers}; pretrain one "
@@ -86,7 +85,7 @@ def _further(config: Config, model: str, given: dict) -> SLLM:
             raise ValueError(f"{name}={given[name]}: {model} was made with {own}; {remedy}, or leave the key out.")
     for name, value in given.items():
         setattr(model_config, name, value)
-    return load_with_more(SLLM, folder, model_config, ("draft_heads.", "draft_transitions."))
+    return SLLM.from_pretrained(folder, config=model_config, new_parts=("draft_heads.", "draft_transitions."))
 
 
 def main(config: Config) -> TrainingResult:

@@ -3,6 +3,7 @@
 from transformers import PreTrainedConfig
 
 from lmbase.config import choice_faults
+from lmbase.modeling.configurations import check_keys, refuse, type_faults
 from sentencevae.latents import LATENTS
 
 POOLINGS = ("sum", "learned")
@@ -58,6 +59,7 @@ class SentenceVAEConfig(PreTrainedConfig):
         eos_token_id: int = 2,
         **kwargs,
     ):
+        check_keys(self, kwargs)
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.ffn_dim = 4 * hidden_size if ffn_dim is None else ffn_dim
@@ -81,6 +83,7 @@ class SentenceVAEConfig(PreTrainedConfig):
 
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""
+        refuse("SentenceVAE", type_faults(self))
         faults = []
         for name in ("num_encoder_layers", "num_decoder_layers"):
             if not 1 <= getattr(self, name) <= 4:
@@ -96,5 +99,4 @@ class SentenceVAEConfig(PreTrainedConfig):
             faults.append("focal_gamma, free_bits and kl_weight must not be negative")
         if not 0 <= self.latent_dropout < 1:
             faults.append(f"latent_dropout={self.latent_dropout}: choose 0 to less than 1")
-        if faults:
-            raise ValueError("This SentenceVAE cannot be built:\n  " + "\n  ".join(faults))
+        refuse("SentenceVAE", faults)

@@ -66,6 +66,7 @@ class SentenceVAEPreTrainedModel(PreTrainedModel):
     config_class = SentenceVAEConfig
     base_model_prefix = "autoencoder"
     supports_gradient_checkpointing = False
+    _supports_sdpa = True
     _no_split_modules = ["EncoderLayer", "DecoderLayer"]
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lmbase.text.text_model import ProcessorMixin
+from lmbase.modeling.text_model import ProcessorMixin
 from sentencevae import generation_sentencevae as generation
 from sentencevae.modeling_sentencevae import SentenceVAEModel
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 from lmbase.config import choice_faults
+from lmbase.modeling.configurations import check_keys, refuse, type_faults
 from lmbase.modeling.trunk import as_config, check_trunk, vector_width
 from multitoken.configuration_multitoken import DRAFT_TARGETS, draft_target_faults
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
@@ -63,6 +64,7 @@ class SLLMConfig(PreTrainedConfig):
         draft_targets: str = "text",
         **kwargs,
     ):
+        check_keys(self, kwargs)
         if isinstance(autoencoder, SentenceVAEConfig):
             self.autoencoder = copy.deepcopy(autoencoder)  # the caller's stays as it is
         else:
@@ -93,6 +95,10 @@ class SLLMConfig(PreTrainedConfig):
     def vocab_size(self) -> int:
         return self.autoencoder.vocab_size
 
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self.autoencoder.vocab_size = self.trunk.vocab_size = value
+
     @property
     def hidden_size(self) -> int:
         return self.autoencoder.hidden_size
@@ -104,6 +110,7 @@ class SLLMConfig(PreTrainedConfig):
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""
         check_trunk(self.trunk, "the trunk")
+        refuse("SLLM", type_faults(self))
         faults = []
         width, trunk_width = self.autoencoder.hidden_size, vector_width(self.trunk)
         if width != trunk_width:
@@ -142,5 +149,4 @@ class SLLMConfig(PreTrainedConfig):
             if getattr(self, name) and self.num_future_tokens < 2:
                 faults.append(f"{name}: there are no drafting heads; set num_future_tokens to 2 or more")
         faults += draft_target_faults(self.draft_targets, self.train_draft_heads_only, "train_draft_heads_only")
-        if faults:
-            raise ValueError("This SLLM cannot be built:\n  " + "\n  ".join(faults))
+        refuse("SLLM", faults)

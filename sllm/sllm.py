@@ -6,8 +6,8 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
 
 from lmbase.modeling.inference import inference_method
+from lmbase.modeling.text_model import ProcessorMixin
 from lmbase.modeling.token_lm import Scores
-from lmbase.text.text_model import ProcessorMixin
 from multitoken import DraftTree
 from multitoken.request import Request
 from sentencevae import SentenceVAE

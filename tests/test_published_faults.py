@@ -33,7 +33,7 @@ from lmbase.training.cost import Training
 from sentencevae import SentenceVAE, decoder
 from sentencevae.decoder import SentenceTargets, sentence_targets
 from sllm import SLLM, SLLMConfig, reading
-from sllm.evaluation import kinds, timing
+from sllm.evaluation import kinds, speed
 from sllm.evaluation import speed as sllm_speed
 from sllm.evaluation.audit import audit_sentences
 from sllm.evaluation.likelihood import audit_loaded, evaluate_likelihood
@@ -456,7 +456,7 @@ def test_fault_07_clock(monkeypatch):
 
     def ours() -> float:
         clock.charge(monkeypatch, model.processor, "encode_batch", chain([READING_TEXT], count(0, 0)))
-        generation = timing.time_sllm(model, TEXT, 20)
+        generation = speed.time_sllm(model, TEXT, 20)
         assert generation.seconds == seconds
         first_sentence = READING_TEXT + READING_PROMPT + (lengths[0] + (lengths[0] < CAP)) * STEP
         assert generation.seconds_to_first_sentence == first_sentence
@@ -636,7 +636,7 @@ def test_fault_10_bytes_are_counted_from_the_cache(opt, sllm):
     assert (plain.num_cached_positions, plain.num_cached_tokens) == (18, 18)  # </s>, 8 + 10 tokens, the last not read
     assert plain.cache_bytes == 18 * one
     for num_new_tokens in (20, 400):
-        found = timing.time_sllm(sllm, TEXT, num_new_tokens)
+        found = speed.time_sllm(sllm, TEXT, num_new_tokens)
         assert found.num_new_tokens == num_new_tokens
         assert found.cache_bytes == found.num_cached_positions * one <= 32 * one
         assert 1 <= found.num_cached_tokens / (found.num_cached_positions - 1) <= CAP

@@ -1,29 +1,41 @@
 """Peak memory of a piece of work, measured in a process of its own: what was there before would be taken for free."""
 
-import json
 import os
+import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 
+ResultT = TypeVar("ResultT")
+# With fixed thresholds, memory goes back to the system when it is freed, so that the resident set shows what lives.
+THRESHOLDS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+PROCESS = """
+import pickle, sys
+answers, sys.stdout = sys.stdout.buffer, sys.stderr
+work, arguments = pickle.load(sys.stdin.buffer)
+answers.write(pickle.dumps(work(*arguments)))
+"""
 
-def in_own_process(module: str, *arguments: str) -> Any:
-    """Run `python -m module ARGUMENTS` and read its last line as JSON.
+
+def in_own_process(work: Callable[..., ResultT], *arguments: object) -> ResultT:
+    """What a function of a module, or a method of an object that can be pickled, returns in a process of its own.
 
     Raises:
         ValueError: the process failed, for want of memory perhaps.
     """
-    # With fixed thresholds, memory goes back to the system when it is freed, so that the resident set shows what lives.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    given = pickle.dumps((work, arguments))
+    done = subprocess.run(
+        [sys.executable, "-c", PROCESS], input=given, env={**os.environ, **THRESHOLDS}, capture_output=True
+    )
     if done.returncode:
-        raise ValueError(f"Measuring with {' '.join(command[1:])} failed ({done.returncode}):\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        told = done.stderr.decode(errors="replace")[-2000:]
+        raise ValueError(f"Measuring in a process of its own failed ({done.returncode}):\n{told}")
+    return pickle.loads(done.stdout)
 
 
 def start_of_peak(device: str) -> int:

@@ -4,15 +4,16 @@ A limit here is the time of the weight products that a step cannot do without, e
 the step gives it. Everything else (attention, norms, choosing, Python) stands between a model and its limit.
 """
 
-import statistics
-import time
 from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
+from statistics import median
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+from lmbase.benchmarking.timing import alternate, clocked
 
 ROUNDS = 5
 BYTES_IN_TURN = 256 * 2**20  # weights of a model are read one after another, so none is still in a processor's cache
@@ -41,29 +42,25 @@ class Machine:
         self.dtype, self.device = dtype, torch.device(device)
         self._products: dict[tuple[int, Shape], float] = {}
 
-    def anew(self) -> "Machine":
-        """The same one, to be measured again: what it can do may depend on who else uses it."""
-        return Machine(self.dtype, str(self.device))
-
     @cached_property
     def matrix_rate(self) -> float:
         """Floating-point operations per second of large matrix products."""
         n = 2048 if self.device.type == "cpu" else 8192
         a, b = (torch.ones(n, n, device=self.device, dtype=self.dtype) for _ in range(2))
-        return 2 * n**3 / self._median_seconds(lambda: a @ b)
+        return 2 * n**3 / _median_seconds(lambda: a @ b)
 
     @cached_property
     def read_rate(self) -> float:
         """Bytes per second read from memory, by a sum."""
         x = torch.ones(BYTES_IN_TURN // 4, device=self.device)
-        return BYTES_IN_TURN / self._median_seconds(x.sum)
+        return BYTES_IN_TURN / _median_seconds(x.sum)
 
     def product_seconds(self, rows: int, shape: Shape) -> float:
         """Of rows vectors times one weight, which is read from memory."""
         key = (rows, shape)
         if key in self._products:
             return self._products[key]
-        size = shape[0] * shape[1] * torch.empty(0, dtype=self.dtype).element_size()
+        size = shape[0] * shape[1] * self.dtype.itemsize
         weights = [torch.ones(shape, device=self.device, dtype=self.dtype) for _ in range(-(-BYTES_IN_TURN // size))]
         x = torch.ones(rows, shape[1], device=self.device, dtype=self.dtype)
 
@@ -71,7 +68,7 @@ class Machine:
             for weight in weights:
                 x @ weight.T
 
-        self._products[key] = self._median_seconds(all_weights) / len(weights)
+        self._products[key] = _median_seconds(all_weights) / len(weights)
         return self._products[key]
 
     def seconds(self, shapes: Counter[Shape], rows: int) -> float:
@@ -80,19 +77,8 @@ class Machine:
 
     def num_bytes(self, shapes: Counter[Shape]) -> int:
         """Of these weights."""
-        return sum(a * b * times for (a, b), times in shapes.items()) * torch.empty(0, dtype=self.dtype).element_size()
+        return sum(a * b * times for (a, b), times in shapes.items()) * self.dtype.itemsize
 
-    def _median_seconds(self, run: Callable[[], object]) -> float:
-        run()
-        seconds = []
-        for _ in range(ROUNDS):
-            self._wait()
-            started = time.perf_counter()
-            run()
-            self._wait()
-            seconds.append(time.perf_counter() - started)
-        return statistics.median(seconds)
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+def _median_seconds(run: Callable[[], object]) -> float:
+    return median(alternate({"": clocked(run)}, ROUNDS)[""])

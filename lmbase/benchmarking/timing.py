@@ -4,11 +4,11 @@
 texts, L tokens.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from statistics import median
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -31,11 +31,11 @@ PUBLISHED_SENTENCE_TOKENS = 10  # tokens after which a token-level model is take
 class Generation:
     """One timed call: prompt in, new tokens out."""
 
-    seconds: float
-    seconds_to_first_sentence: float
-    num_new_tokens: int  # end marks not counted
-    cache_bytes: int
-    num_cached_tokens: int  # tokens of text that the cache stands for
+    seconds: float = 0.0
+    seconds_to_first_sentence: float = 0.0
+    num_new_tokens: int = 0  # end marks not counted
+    cache_bytes: int = 0
+    num_cached_tokens: int = 1  # tokens of text that the cache stands for
     num_cached_positions: int = 1  # keys and values that a layer holds for them
     fixed_cache_bytes: int = 0  # of caches that do not grow with the text: a sentence decoder's
     tokens_per_forward: float | None = None  # of the verifying model, where tokens are drafted
@@ -68,20 +68,15 @@ class Arrivals(BaseStreamer):
         if self.tokenizer is not None:
             self.tokenizer.decode(value)
         before = self.moments[-1][1] if self.moments else -value.numel()  # the first call brings the prompt
-        self.moments.append((self.now, before + value.numel()))
+        self.moments.append((time.perf_counter() - self.started, before + value.numel()))
 
     def end(self) -> None:
         pass
 
     @property
-    def now(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.started
-
-    @property
     def seconds(self) -> float:
         """Until the last token came; until now where none was streamed, as with several texts."""
-        return self.moments[-1][0] if self.moments else self.now
+        return self.moments[-1][0] if self.moments else time.perf_counter() - self.started
 
     @property
     def tokens_per_pass(self) -> float | None:
@@ -179,30 +174,21 @@ def alternate(
 
 
 def clocked(work: Callable[[], object]) -> Callable[[], float]:
-    """The work as something to run in turn: it tells the seconds that it took."""
+    """The work as something to run in turn: it tells the seconds that it took, a GPU's part included."""
 
     def run() -> float:
         started = time.perf_counter()
         work()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         return time.perf_counter() - started
 
     return run
 
 
-class Timed(Protocol):
-    """A round of something that handles tokens."""
-
-    @property
-    def tokens_per_second(self) -> float: ...
-
-
-def speeds(runs: Sequence[Timed]) -> list[float]:
+def speeds(runs: Sequence[Generation]) -> list[float]:
     """Tokens per second of each round."""
     return [run.tokens_per_second for run in runs]
-
-
-def median(values: Sequence[float]) -> float:
-    return statistics.median(values)
 
 
 def spread_columns(name: str, values: Sequence[float]) -> dict[str, float]:

@@ -16,7 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lmbase.config.options import Keys, keys_given_twice, keys_of, members, nearest_names, own_names, type_name
-from lmbase.config.yaml_files import Loader, file_layers, filled_in, find_config, nest, read_yaml
+from lmbase.config.yaml_files import file_layers, filled_in, find_config, nest, parse_yaml, read_yaml
 
 ConfigT = TypeVar("ConfigT")
 
@@ -60,6 +60,9 @@ def load_config(cls: type[ConfigT], argv: Sequence[str], configs: Path | None = 
         config = TypeAdapter(cls).validate_python(nest(values))
     except ValidationError as error:
         problems += _explain(error, keys, sources)
+    for name, value in values.items():
+        if _is_misread(value, members(keys[name].type)):
+            problems.append(f"{name} = {value!r} ({sources[name]}): expected {type_name(keys[name].type)}")
     if problems:
         raise ValueError("The configuration is not valid:\n" + "\n".join(f"  {line}" for line in problems))
     vars(config)["_given_on_command_line"] = frozenset(given)  # no field, so it is neither compared nor saved
@@ -130,9 +133,23 @@ def value_of(texts: list[str], tp: Any) -> Any:
     if lists and texts[0].startswith("["):
         return _from_yaml(" ".join(texts), kinds)
     if len(texts) > 1 or (lists and str not in kinds):
-        items = [inner for kind in lists for argument in typing.get_args(kind) for inner in members(argument)]
-        return [_from_yaml(text, items) for text in texts]
+        return [_from_yaml(text, _items(kinds)) for text in texts]
     return _from_yaml(texts[0], kinds)
+
+
+def _items(kinds: list[Any]) -> list[Any]:
+    """What the items of the lists and tuples among `kinds` may be."""
+    lists = [kind for kind in kinds if typing.get_origin(kind) in (list, tuple)]
+    return [inner for kind in lists for argument in typing.get_args(kind) for inner in members(argument)]
+
+
+def _is_misread(value: Any, kinds: list[Any]) -> bool:
+    """Whether a value, or one in a list, would be taken for a number that it is not: true for 1, or NaN for any."""
+    if isinstance(value, list):
+        return any(_is_misread(item, _items(kinds)) for item in value)
+    if isinstance(value, bool):
+        return bool not in kinds
+    return str not in kinds and str(value).lower() == "nan"
 
 
 def _from_yaml(text: str, kinds: list[Any]) -> Any:
@@ -140,7 +157,7 @@ def _from_yaml(text: str, kinds: list[Any]) -> Any:
     if all(kind in (str, Path, type(None)) for kind in kinds):
         return text
     try:
-        value = yaml.load(text, Loader=Loader)
+        value = parse_yaml(text)
     except yaml.YAMLError:
         return text
     takes_text = str in kinds or any(isinstance(choice, str) for kind in kinds for choice in typing.get_args(kind))

@@ -33,6 +33,17 @@ for _class in (Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _exponent, list("-+0123456789."))
 
 
+def parse_yaml(text: str) -> Any:
+    """The value in a YAML text: plain data only, no key twice. Raises yaml.YAMLError."""
+    loader = Loader(text)
+    try:
+        return loader.get_single_data()
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    finally:
+        loader.dispose()
+
+
 def read_yaml(path: Path, keys: Keys) -> dict[str, Any]:
     """The values in a YAML file, each under its key's own name (dotted where it lies in a nested mapping).
 
@@ -40,7 +51,7 @@ def read_yaml(path: Path, keys: Keys) -> dict[str, Any]:
         ValueError: the file is not YAML, not a mapping, or gives a key twice; the message names the file.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if data is None:

@@ -1,47 +1,53 @@
 """From what a user names (a run, a folder, a hub id) to the folder that holds the weights."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import torch
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from lmbase.files import MANIFEST, verify_folder
+from lmbase.files import MANIFEST, read_json, verify_folder
+from lmbase.hub import check_source
+from lmbase.modeling.inspection import CONFIG, inspect_folder, inspect_hub
 
-ModelT = TypeVar("ModelT", bound=PreTrainedModel)
-
-_whole: dict[Path, list[tuple[str, int, int]]] = {}  # folders that verified in this process, as they looked then
+_whole: dict[Path, list[tuple[str, int, int]]] = {}  # folders that were checked in this process, as they looked then
 
 
-def model_folder(name: str | Path, model_type: str | None = None) -> str:
+def model_folder(name: str | Path, model_type: str | None = None, *, verify: bool = True, **hub_options: Any) -> str:
     """`name`/model if it is a finished run, a folder's only GGUF file if it holds no other model, else `name` itself (a
     folder, a GGUF file or a hub id).
 
+    Args:
+        verify: compare the files with the folder's manifest, if it has one; False saves the time for reading them.
+        hub_options: which files of a hub id: revision, subfolder ...
+
     Raises:
-        ValueError: an unfinished run, a local folder without a model or with a damaged one, or (with `model_type`)
-            another kind of model.
+        ValueError: an unfinished run, nothing there, a local folder without a model or with a damaged one, one that
+            would run code, or (with `model_type`) another kind of model.
     """
+    check_source(str(name))
     folder = Path(name)
     if (folder / "model").is_dir():
         folder = folder / "model"
     elif (folder / "checkpoints").is_dir():
         raise ValueError(f"The run {str(name)!r} is not finished: it has checkpoints but no model. Continue it first.")
     if not folder.is_dir():
-        return str(name)  # a hub id, or a GGUF file
-    if model_type is None and not (folder / "config.json").is_file() and (files := sorted(folder.glob("*.gguf"))):
+        if not folder.is_file():
+            inspect_hub(str(name), **hub_options)
+        return str(name)
+    folder /= hub_options.get("subfolder") or ""
+    if model_type is None and not (folder / CONFIG).is_file() and (files := sorted(folder.glob("*.gguf"))):
         if len(files) > 1:
             raise ValueError(f"{str(name)!r} holds {len(files)} GGUF files: name one, {str(files[0])!r} for instance.")
         return str(files[0])
-    if (folder / MANIFEST).is_file():
-        _verify_once(folder.resolve())
-    config = folder / "config.json"
-    if not config.is_file():
-        raise ValueError(f"{str(name)!r} holds no model (no config.json); give a run's folder or a hub id.")
-    found = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{str(name)!r} holds no model (no {CONFIG}); give a run's folder or a hub id.")
+    _check_once(folder.resolve(), verify)
+    found = read_json(folder / CONFIG).get("model_type")
     if model_type and found != model_type:
         raise ValueError(f"{str(name)!r} holds a model of type {found!r}; {model_type!r} is needed here.")
     return str(folder)
@@ -73,50 +79,60 @@ def quiet_loading(spec: str) -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         yield
-    except ImportError as error:
-        if "gguf" not in str(error).lower():
-            raise
-        raise ValueError(f"{spec!r} is a GGUF file, which takes the package gguf: pip install gguf.") from error
-    except OSError as error:
-        if Path(spec).is_dir():
+    except Exception as error:  # whatever a missing or damaged file leads to
+        told = f"({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        if spec.lower().endswith(".gguf"):
+            if isinstance(error, ImportError):
+                raise ValueError(f"{spec!r} is a GGUF file, which takes the package gguf: pip install gguf.") from error
             raise ValueError(
-                f"{spec!r} has no weights as safetensors, and pickled ones, which can run code, are not loaded: save "
-                "the model again with save_pretrained, or convert it."
+                f"The GGUF file {spec!r} cannot be read {told}: it is cut short, damaged, or of an architecture that "
+                "Transformers does not load. Download it again, or give the model's own folder."
             ) from error
-        raise ValueError(f"No model at {spec!r}: it is no folder here, and no hub answered for it. {error}") from error
-    except Exception as error:
-        if not spec.lower().endswith(".gguf"):
+        if isinstance(error, ValueError):
             raise
+        if not isinstance(error, OSError):
+            raise ValueError(f"{spec!r} cannot be loaded {told}: its {CONFIG} or its weights are damaged.") from error
+        if not Path(spec).is_dir():
+            raise ValueError(f"No model at {spec!r}: it is no folder here, and no hub has it. {error}") from error
         raise ValueError(
-            f"The GGUF file {spec!r} cannot be read ({type(error).__name__}: {error}): it is cut short, damaged, or of "
-            "an architecture that Transformers does not load. Download it again, or give the model's own folder."
+            f"{spec!r} has no weights as safetensors, and pickled ones, which can run code, are not loaded: save the "
+            "model again with save_pretrained, or convert it."
         ) from error
     finally:
         logging.set_verbosity(verbosity)
 
 
-def load_with_more(kind: type[ModelT], folder: str, config: PreTrainedConfig, new: tuple[str, ...]) -> ModelT:
-    """A model, perhaps with parts that its folder has not: those whose names begin with one of `new`.
+def check_whole(model: PreTrainedModel, found: dict[str, Any], spec: str, new: tuple[str, ...] = ()) -> None:
+    """Raise ValueError unless every weight of a model came from its files, in its shape, and is a number.
 
-    Raises:
-        ValueError: other weights are missing.
+    Args:
+        found: what Transformers' loader says of it (`output_loading_info`).
+        new: beginnings of the names of weights that may be missing: parts that start fresh.
     """
-    with quiet_loading(folder):
-        loaded: Any = kind.from_pretrained(folder, config=config, output_loading_info=True)
-    model, found = loaded
+    told = f"{spec!r} does not hold the model that its {CONFIG} describes"
+    remedy = "the folder is not whole, or was converted wrongly. Copy or convert it again."
     if missing := [name for name in sorted(found["missing_keys"]) if not name.startswith(new)]:
-        raise ValueError(
-            f"{folder!r} lacks {len(missing)} weights of the model that its config.json describes, {missing[0]} the "
-            "first: the folder is not whole. Copy it again."
-        )
-    return model
+        raise ValueError(f"{told}: it lacks {len(missing)} weights, {missing[0]} the first; {remedy}")
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise ValueError(f"{told}: {name} has the shape {tuple(stored)} instead of {tuple(wanted)}; {remedy}")
+    if more := sorted(found["unexpected_keys"]):
+        raise ValueError(f"{told}: it has {len(more)} weights more, {more[0]} the first; {remedy}")
+    for name, weight in model.named_parameters():
+        if not weight.sum(dtype=torch.float32).isfinite() and not weight.isfinite().all():
+            raise ValueError(
+                f"{spec!r}: {name} holds NaN or infinite numbers: the training failed, or the file is bad."
+            )
 
 
-def _verify_once(folder: Path) -> None:
-    """`verify_folder`, unless it found this folder whole before and no file has another size or date since: hashing
-    gigabytes takes seconds, and one command names a folder two or three times."""
+def _check_once(folder: Path, verify: bool) -> None:
+    """`inspect_folder` and `verify_folder`, unless they found this folder whole before and no file has another size or
+    date since: hashing gigabytes takes seconds, and one command names a folder two or three times."""
     files = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
     look = [(str(path), status.st_size, status.st_mtime_ns) for path, status in files]
-    if _whole.get(folder) != look:
+    if _whole.get(folder) == look:
+        return
+    if verify and (folder / MANIFEST).is_file():
         verify_folder(folder)
+    inspect_folder(folder)
+    if verify:
         _whole[folder] = look  # as it was before it was read: what changes meanwhile is noticed

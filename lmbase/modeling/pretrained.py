@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from lmbase.modeling.folders import gguf_options, model_folder, quiet_loading
+from lmbase.modeling.folders import check_whole, gguf_options, model_folder, quiet_loading
 from lmbase.modeling.trunk import FAMILIES, check_trunk, random_config, settle
 
 
@@ -42,15 +42,13 @@ def load_lm(
             dtype=torch.float32,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, in one sentence
             **no_dropout,
         )
     lm, found = loaded
-    if found["missing_keys"]:
-        first, *others = sorted(found["missing_keys"])
-        raise ValueError(
-            f"lm={spec!r} lacks {1 + len(others)} weights of the model that its config.json describes, {first} the "
-            "first: the folder is not whole, or was converted wrongly. Copy or convert it again."
-        )
+    blocks = f"{FAMILIES[config.model_type].blocks}."  # a head for another task may be left over, a block may not
+    found["unexpected_keys"] = [name for name in found["unexpected_keys"] if blocks in name]
+    check_whole(lm, found, f"lm={spec}")
     settle(lm)
     return lm
 

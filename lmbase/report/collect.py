@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmbase.files import read_json
 from lmbase.report.rows import Row, read_metrics
 
 FILES = ("log.jsonl", "metrics.json", "statistics.json", "samples.json")
@@ -98,9 +99,9 @@ def collect(folder: str | Path, *, more_metrics: Sequence[str | Path] = (), titl
         elif path.name == "metrics.json":
             report.metrics[name] = read_metrics(path)
         elif path.name == "statistics.json":
-            report.statistics[name] = _read_object(path)
+            report.statistics[name] = read_json(path)
         else:
-            _add_samples(report, _read_object(path))
+            _add_samples(report, read_json(path))
 
     for path in (path for name in FILES for path in _find(folder, name)):
         try:
@@ -132,7 +133,7 @@ def read_log(path: Path, name: str) -> Curve:
         try:
             record = json.loads(line)
             step = float(record["step"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if index == len(lines) - 1:
                 break
             raise ValueError(f"line {index + 1} is not a log record ({error})") from error
@@ -165,13 +166,6 @@ def _find(folder: Path, name: str) -> list[Path]:
 def _run_name(folder: Path, path: Path) -> str:
     name = path.parent.relative_to(folder).as_posix()
     return folder.resolve().name if name == "." else name
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"a JSON object is expected, got {type(content).__name__}")
-    return content
 
 
 def _add_samples(report: Report, content: dict[str, Any]) -> None:

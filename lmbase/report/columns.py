@@ -133,3 +133,16 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None, *,
     if unknown:
         raise ValueError(f"no row has the columns {unknown}; known are {list(COLUMNS)} and the rows' extra ones")
     return table_of(rows, names, mark_best=bold_best).markdown
+
+
+def tables_by_kind(rows: Sequence[Row], hidden: Sequence[str] = ()) -> str:
+    """A Markdown table for each kind of measurement, which the first word of a protocol names.
+
+    Args:
+        hidden: columns that only metrics.json has.
+    """
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        kinds.setdefault((row.protocol or "").split()[0], []).append(row)
+    shown = ([name for name in filled_columns(of_kind) if name not in hidden] for of_kind in kinds.values())
+    return "\n".join(markdown_table(of_kind, names) for of_kind, names in zip(kinds.values(), shown, strict=True))

@@ -39,13 +39,7 @@ class TokenCodec:
         backend = tokenizer.backend_tokenizer
         settings: Settings = json.loads(backend.to_str())
         self.name = tokenizer.name_or_path or type(tokenizer).__name__
-        try:
-            self._kind: TokenKind = kind_of(settings)
-        except ValueError as error:
-            raise ValueError(
-                f"The tokenizer {self.name!r} cannot give back every text: {error}. Use a model with a byte-level "
-                "tokenizer (GPT-2, OPT, Llama 3, Qwen, SmolLM2) or one with byte fallback (Llama 2, Mistral, Gemma)."
-            ) from error
+        self._kind = check_settings(settings, self.name)
         self.special_ids = {token["id"] for token in settings["added_tokens"] if token["special"]}
         self.special_ids |= set(tokenizer.all_special_ids)
         exact = exact_settings(settings)
@@ -141,6 +135,17 @@ class TokenCodec:
         space = text.rfind(" ", 1, len(text) // 2 + 1)
         middle = space if space > 0 else len(text) // 2
         return self._encode_by_parts(text[:middle]) + self._encode_by_parts(text[middle:])
+
+
+def check_settings(settings: Settings, name: str) -> TokenKind:
+    """The kind of a tokenizer; ValueError with cause and remedy for one that cannot give back every text."""
+    try:
+        return kind_of(settings)
+    except ValueError as error:
+        raise ValueError(
+            f"The tokenizer {name!r} cannot give back every text: {error}. Use a model with a byte-level tokenizer "
+            "(GPT-2, OPT, Llama 3, Qwen, SmolLM2) or one with byte fallback (Llama 2, Mistral, Gemma)."
+        ) from error
 
 
 def token_names(settings: Settings) -> set[str]:

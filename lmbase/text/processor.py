@@ -16,6 +16,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
+from lmbase.files import read_json
 from lmbase.text.codec import TokenCodec, codec_of
 from lmbase.text.segmentation import AUTO, check_rule, check_unicode, choose_rule, is_open, segment
 from lmbase.text.tokenizers import load_tokenizer, opening_id, tokenizer_hash
@@ -295,12 +296,12 @@ class SentenceProcessor:
             raise ValueError(
                 f"No {FILE_NAME} in {str(folder)!r}: it is no folder written by `prepare` or a training run."
             )
+        content, tokenizer = read_json(Path(path)), load_tokenizer(str(folder), **hub_options)
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
             saved_hash = content.pop("tokenizer_hash")
-        except (json.JSONDecodeError, KeyError) as error:
+            processor = cls(tokenizer, **content)
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}); copy it again from where the model was trained.") from error
-        processor = cls(load_tokenizer(str(folder), **hub_options), **content)
         if processor.tokenizer_hash != saved_hash:
             raise ValueError(
                 f"The tokenizer in {str(folder)!r} is not the one this processor was saved with: "

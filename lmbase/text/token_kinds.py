@@ -26,6 +26,10 @@ WORD_PATTERNS = {
 }
 
 
+# A group that repeats something and is itself repeated: the time for a match can double with every character.
+REPEATED_REPEATS = re.compile(r"[+*}]\)[+*{]")
+
+
 class TokenKind(Protocol):
     """What is common to the tokenizers of a kind."""
 
@@ -84,7 +88,9 @@ class ByteFallback:
         _check_steps(settings, rewriting, cutting={"Metaspace", "Split", "Digits", "Punctuation"})
         for step in steps_of(settings["normalizer"]):
             if step["type"] == "Replace" and (step["pattern"], step["content"]) != ({"String": " "}, SPACE):
-                raise ValueError(f"it replaces {step['pattern']} by {step['content']!r}")
+                raise ValueError(f"it replaces {step['pattern']} by {step['content'][:80]!r}")
+            if step["type"] == "Prepend" and step["prepend"] != SPACE:
+                raise ValueError(f"it puts {step['prepend'][:80]!r} in front of a text")
 
 
 KINDS: list[TokenKind] = [ByteLevel(), ByteFallback()]
@@ -179,6 +185,8 @@ def _check_steps(settings: Settings, rewriting: set[str], cutting: set[str]) -> 
     for step in steps_of(settings["pre_tokenizer"]):
         if step["type"] not in cutting or step.get("behavior") == "Removed":
             raise ValueError(f"it drops what stands between words ({step['type']})")
+        if REPEATED_REPEATS.search(str(step.get("pattern", {}).get("Regex", ""))):
+            raise ValueError(f"it cuts words by a pattern that can take forever ({step['pattern']['Regex'][:80]!r})")
 
 
 def _byte_characters() -> dict[int, str]:

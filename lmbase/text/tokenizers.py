@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import cached_file
 
-from lmbase.text.codec import codec_of, token_names
+from lmbase.files import read_json
+from lmbase.hub import check_source
+from lmbase.text.codec import check_settings, codec_of, token_names
 from lmbase.text.segmentation import is_unicode
 from lmbase.text.token_kinds import BYTE_TO_CHARACTER
 
@@ -54,7 +58,16 @@ def load_tokenizer(
     if spec.lower().endswith(".gguf"):
         tokenizer = _read_gguf(Path(spec))
     else:
-        tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False, **hub_options)
+        check_source(spec)
+        _check_files(spec, hub_options)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False, **hub_options)
+        except Exception as error:  # of whatever kind a missing or damaged file leads to
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ValueError(
+                f"No tokenizer could be read from {spec!r} ({told}): its files are missing or damaged. Copy them "
+                "again, or save the tokenizer beside the model."
+            ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(
             f"The tokenizer of {spec!r} has no fast (Rust) version, which is needed; use the model's tokenizer.json, "
@@ -69,6 +82,26 @@ def load_tokenizer(
         tokenizer.pad_token = padding_token(tokenizer)
     codec_of(tokenizer)  # refuses those that lose text
     return tokenizer
+
+
+def _check_files(spec: str, hub_options: dict[str, Any]) -> None:
+    """Look at a tokenizer's files before anything is built of them: no code of theirs runs, and what they would do to a
+    text is known."""
+    options = dict(hub_options, _raise_exceptions_for_missing_entries=False)
+    if path := cached_file(spec, "tokenizer_config.json", **options):
+        settings = read_json(Path(path))
+        name = settings.get("tokenizer_class")
+        own_code = isinstance(settings.get("auto_map"), dict) and "AutoTokenizer" in settings["auto_map"]
+        if own_code and not (isinstance(name, str) and hasattr(transformers, name)):
+            raise ValueError(
+                f"{spec!r} wants to run code of its own for its tokenizer {name!r} (auto_map in "
+                "tokenizer_config.json), which is never done here: use a model whose tokenizer Transformers knows."
+            )
+    if path := cached_file(spec, "tokenizer.json", **options):
+        try:
+            check_settings(read_json(Path(path)), spec)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path!r} is no tokenizer ({type(error).__name__}: {error}): it is damaged.") from None
 
 
 def _read_gguf(path: Path) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from accelerate import PartialState
 
 from lmbase.benchmarking.environment import environment
-from lmbase.files import write_text
+from lmbase.files import read_json, write_text
 
 FILE_NAME = "training.json"
 
@@ -102,8 +102,8 @@ def read_training(run: str | Path) -> Training | None:
     if not path.is_file():
         return None
     try:
-        return _from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
+        return _from_dict(read_json(path))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): give the command that trained this run again, which writes it anew, or "
             "delete the file; what the model cost is then not known."

@@ -138,7 +138,8 @@ def sampling_test(
         # Text b of a call draws from seed + 7919 b, and 7919 is prime: no two texts of a test share their noise.
         written = write(model, [prompt] * size, way, size, new_tokens, seed=seed * 10**9 + start, **options)
         for ids in written.ids:
-            counts[_cell_of(ids, beginnings)] += 1
+            named = next((n for n in range(SEQUENCE) if tuple(ids[: n + 1]) not in beginnings), SEQUENCE)
+            counts[(*ids[:named], *[REST] * (named < SEQUENCE))] += 1
     return _chi_square(counts, expected, num_draws)
 
 
@@ -160,13 +161,6 @@ def _cells(model: MultiTokenLM, prompt: list[int], temperature: float, num_ranks
             grown |= {(*beginning, token): probability * share for share, token in zip(*pair, strict=True)}
         begun = grown
     return cells | begun
-
-
-def _cell_of(ids: Sequence[int], beginnings: set[tuple[int, ...]]) -> tuple[int, ...]:
-    for length in range(1, SEQUENCE + 1):
-        if tuple(ids[:length]) not in beginnings:
-            return (*ids[: length - 1], REST)
-    return tuple(ids[:SEQUENCE])
 
 
 def _chi_square(

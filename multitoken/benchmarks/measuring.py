@@ -7,16 +7,19 @@ B texts, L tokens, n heads, V vocabulary.
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from lmbase.benchmarking.timing import Generation, alternate, median, ratio_columns, speeds
+from lmbase.benchmarking.timing import PUBLISHED_SENTENCE_TOKENS, Arrivals, Generation, alternate, ratio_columns
 from lmbase.files import MANIFEST, verify_folder, write_folder, write_text
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.trunk import key_value_shape
@@ -36,6 +39,7 @@ class Way:
     name: str
     num_draft: int | str
     tree: DraftTree | None = None
+    counts: Sequence[int] = (0,)  # where it is replayed: draft tokens accepted, one entry for each draft
 
 
 PLAIN = Way("plain", 1)
@@ -76,35 +80,78 @@ def spread_prompts(
     return prompts
 
 
-@dataclass
-class Written:
-    """New ids of each prompt, with the end mark where the model set one, and what drafting brought over all."""
+def check_positions(name: str, positions: int, prompt_tokens: int, new_tokens: int) -> None:
+    """Raises a ValueError if a model has too few."""
+    if prompt_tokens + new_tokens > positions:
+        raise ValueError(
+            f"prompt_tokens={prompt_tokens}, new_tokens={new_tokens}: {name} has {positions} positions, </s> takes "
+            "one, and the last token none. Lower one of the two."
+        )
 
-    ids: list[list[int]]
-    statistics: SpeculationStatistics
+
+@dataclass
+class Written(Generation):
+    """Several texts written one after another or at once, and what drafts brought over all."""
+
+    ids: list[list[int]] = field(default_factory=list)  # of each text
+    statistics: SpeculationStatistics = field(default_factory=SpeculationStatistics)
 
 
 def write(
     model: MultiTokenLM, prompts: Sequence[list[int]], way: Way, batch_size: int, new_tokens: int, **options
 ) -> Written:
-    """Continue prompts of one length, greedily unless `options`, which are those of `generate`, say otherwise."""
-    ids: list[list[int]] = []
-    total = SpeculationStatistics()
+    """Continue prompts of one length, greedily unless `options`, which are those of `generate`, say otherwise. New ids
+    have the end mark where the model set one."""
+    written, started = Written(), time.perf_counter()
+    options |= dict(max_new_tokens=new_tokens, num_draft=way.num_draft, tree=way.tree)
     for start in range(0, len(prompts), batch_size):
         rows = torch.tensor(prompts[start : start + batch_size], device=model.device)
-        output = model.generate(
-            rows,
-            torch.ones_like(rows),
-            max_new_tokens=new_tokens,
-            num_draft=way.num_draft,
-            tree=way.tree,
-            **options,
-        )
+        output = model.generate(rows, torch.ones_like(rows), **options)
         found = zip(output.sequences[:, rows.shape[1] :].tolist(), output.num_new_tokens, strict=True)
         for (new, length), reason in zip(found, output.finish_reason, strict=True):
-            ids.append(new[:length] + [model.config.eos_token_id] * (reason == "stop"))
-        total.include(output.statistics)
-    return Written(ids, total)
+            written.ids.append(new[:length] + [model.config.eos_token_id] * (reason == "stop"))
+        written.statistics.include(output.statistics)
+    written.seconds, written.num_new_tokens = time.perf_counter() - started, sum(map(len, written.ids))
+    return written
+
+
+def time_mtp(
+    model: MultiTokenLM,
+    prompt: Tensor | str,
+    num_new_tokens: int,
+    num_draft: int | str = "auto",
+    num_copied: int | None = None,
+    **settings,
+) -> Generation:
+    """Greedy writing by drafting and verifying; end marks are disabled.
+
+    Args:
+        prompt: (1, L) ids that begin with the opening one; or a text: then text in, text out.
+        num_draft, settings: of `generate`. num_copied: its prompt_lookup_num_tokens.
+    """
+    arrivals = Arrivals(model.tokenizer if isinstance(prompt, str) else None)
+    given: dict[str, Any] = {"text": prompt} if isinstance(prompt, str) else {"input_ids": prompt}
+    output = model.generate(
+        **given,
+        max_new_tokens=num_new_tokens,
+        min_new_tokens=num_new_tokens,
+        num_draft=num_draft,
+        prompt_lookup_num_tokens=num_copied,
+        streamer=arrivals,
+        **settings,
+    )
+    cached = output.sequences.shape[1] - 1  # the last token was written, and not read
+    return Generation(
+        arrivals.seconds,
+        arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS),
+        num_new_tokens,
+        # Not what this call held: with `auto` that depends on how long it happened to draft.
+        cache_bytes=position_bytes(model, num_draft != 1 and num_copied is None) * cached,
+        num_cached_tokens=cached,
+        num_cached_positions=cached,
+        tokens_per_forward=output.statistics.tokens_per_forward,
+        break_even=output.statistics.break_even,
+    )
 
 
 def position_bytes(model: MultiTokenLM, drafts: bool) -> int:
@@ -124,6 +171,11 @@ def accepted_counts(found: SpeculationStatistics) -> list[int]:
     return [a - b for a, b in pairwise(at_least)]
 
 
+def expanded(accepted_counts: Sequence[int]) -> list[int]:
+    """The draft tokens accepted in each of these passes."""
+    return [count for count, times in enumerate(accepted_counts) for _ in range(times)]
+
+
 # -- candidates and trees ----------------------------------------------------------------------------------------------
 
 
@@ -139,26 +191,38 @@ def candidate_rates(
     The continuations are the model's own, so these are the tokens that verifying would ask for. All heads read each
     text once; head j at position t drafts token t + j, from the prompt's last position on.
     """
-    n = len(model.heads)
-    num_ranks = min(num_ranks, model.config.vocab_size)
-    hits, counts = torch.zeros(n - 1, num_ranks), [0] * (n - 1)
+    found = Candidates(model.draft_transitions, len(model.heads) - 1, min(num_ranks, model.config.vocab_size))
     for prompt, new in zip(prompts, continuations, strict=True):
         ids = torch.tensor([prompt + new], device=model.device)  # (1,L)
         first, length = len(prompt) - 1, ids.shape[1]
         places = torch.arange(length - 1, device=ids.device)[None]
         z = model.read(ids[:, :-1], places, None)  # the last token is a target only: it may have no position
-        for j, states in model.run_heads(z, range(1, n + 1), places, None):
-            targets = ids[0, first + j :]
-            if j == 1 or not len(targets):
-                continue
-            hidden, table = model.finish(states[0, first : length - j]), model.unembedding(j)
-            before = model.get_input_embeddings()(ids[0, first + j - 1 : -1])
-            ranked = best_candidates(
-                model.draft_transitions, j - 2, before, hidden, hidden @ table.T, table, num_ranks
-            )  # (targets,ranks)
-            hits[j - 2] += (ranked == targets[:, None]).sum(0).cpu()
-            counts[j - 2] += len(targets)
-    return [(row / max(count, 1)).tolist() for row, count in zip(hits, counts, strict=True)]
+        for j, states in model.run_heads(z, range(1, len(model.heads) + 1), places, None):
+            if j > 1 and first + j < length:
+                hidden = model.finish(states[0, first : length - j])
+                before = model.get_input_embeddings()(ids[0, first + j - 1 : -1])
+                found.count(j - 2, before, hidden, model.unembedding(j), ids[0, first + j :])
+    return found.rates
+
+
+class Candidates:
+    """How often the candidates of drafting heads come true; j counts heads from 0."""
+
+    def __init__(self, transitions: nn.ModuleList, num_heads: int, num_ranks: int):
+        self.transitions, self.hits, self.counts = transitions, torch.zeros(num_heads, num_ranks), [0] * num_heads
+
+    def count(self, j: int, before: Tensor, hidden: Tensor, table: Tensor, targets: Tensor) -> None:
+        """Head j has states (N, D) after tokens with embeddings `before` (N, D), its table is (V, D); what stands in
+        the text are `targets` (N,)."""
+        logits = hidden @ table.T  # (N,V)
+        ranked = best_candidates(self.transitions, j, before, hidden, logits, table, self.hits.shape[1])  # (N,ranks)
+        self.hits[j] += (ranked == targets[:, None]).sum(0).cpu()
+        self.counts[j] += len(targets)
+
+    @property
+    def rates(self) -> list[list[float]]:
+        """For candidates of rank r of head j at [j][r]."""
+        return [(row / max(count, 1)).tolist() for row, count in zip(self.hits, self.counts, strict=True)]
 
 
 def save_tree(folder: Path, tree: DraftTree) -> None:
@@ -188,27 +252,6 @@ def save_tree(folder: Path, tree: DraftTree) -> None:
 # -- speed -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class TimedWriting(Generation):
-    """Several prompts written in one go, with the part that a step costs."""
-
-    num_forwards: int = 0  # of a text's newest tokens, as SpeculationStatistics counts them
-    prompt_seconds: float = 0.0  # for reading prompts, timed apart
-
-    @property
-    def forward_seconds(self) -> float:
-        return (self.seconds - self.prompt_seconds) / max(self.num_forwards, 1)
-
-
-@dataclass
-class WaySpeed:
-    """Wall clock of a way, and how it compares with plain decoding round by round."""
-
-    tokens_per_second: float
-    columns: dict[str, float]  # speed_ratio with its lowest and highest
-    break_even: float  # seconds of a forward pass over seconds of a plain one
-
-
 def compare_speed(
     model: MultiTokenLM,
     prompts: Sequence[list[int]],
@@ -216,34 +259,27 @@ def compare_speed(
     batch_size: int,
     new_tokens: int,
     num_pairs: int,
-) -> dict[str, WaySpeed]:
-    """Write the same prompts in all ways in turn, A B A B, `PLAIN` among them; end marks are held back."""
-    assert PLAIN in ways
-    runners: dict[str, Callable[[], TimedWriting]] = {
-        way.name: partial(_time_writing, model, prompts, way, batch_size, new_tokens) for way in ways
-    }
-    found = alternate(runners, num_pairs)
-    plain = found[PLAIN.name]
-    return {
-        name: WaySpeed(
-            median(speeds(runs)),
-            ratio_columns("speed_ratio", speeds(runs), speeds(plain)),
-            median([a.forward_seconds / b.forward_seconds for a, b in zip(runs, plain, strict=True)]),
-        )
-        for name, runs in found.items()
-    }
+) -> dict[str, dict[str, float]]:
+    """Write the same prompts in all ways in turn, A B A B, `PLAIN` among them; end marks are held back.
 
+    Returns columns by the way's name; `break_even` is the seconds of a forward pass over the seconds of a plain one.
+    """
 
-def _time_writing(
-    model: MultiTokenLM, prompts: Sequence[list[int]], way: Way, batch_size: int, new_tokens: int
-) -> TimedWriting:
-    started = time.perf_counter()
-    write(model, prompts, way, batch_size, 1, min_new_tokens=1)
-    prompt_seconds = time.perf_counter() - started
-    started = time.perf_counter()
-    written = write(model, prompts, way, batch_size, new_tokens, min_new_tokens=new_tokens)
-    seconds = time.perf_counter() - started
-    tokens = sum(map(len, written.ids))
-    return TimedWriting(
-        seconds, 0.0, tokens, 0, 1, num_forwards=written.statistics.num_forwards, prompt_seconds=prompt_seconds
-    )
+    def timed(way: Way) -> tuple[float, float]:
+        """Tokens per second, and seconds of a forward pass: reading the prompts is timed apart."""
+        prompt_seconds = write(model, prompts, way, batch_size, 1, min_new_tokens=1).seconds
+        written = write(model, prompts, way, batch_size, new_tokens, min_new_tokens=new_tokens)
+        forward_seconds = (written.seconds - prompt_seconds) / max(written.statistics.num_forwards, 1)
+        return written.tokens_per_second, forward_seconds
+
+    found = alternate({way.name: partial(timed, way) for way in ways}, num_pairs)
+    plain_speeds, plain_seconds = zip(*found[PLAIN.name], strict=True)
+    columns = {}
+    for name, runs in found.items():
+        rates, seconds = zip(*runs, strict=True)
+        columns[name] = {
+            "tokens_per_second": median(rates),
+            "break_even": median([a / b for a, b in zip(seconds, plain_seconds, strict=True)]),
+            **ratio_columns("speed_ratio", rates, plain_speeds),
+        }
+    return columns

@@ -5,31 +5,77 @@ sentence, and the rule that cuts the text decides. S sentences, L tokens, T toke
 """
 
 import gc
-import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from pydantic import PositiveInt
+from transformers import DynamicCache
 
 from lmbase.benchmarking.peak_memory import in_own_process, start_of_peak
 from lmbase.benchmarking.timing import cache_bytes
+from lmbase.config import option
 from lmbase.modeling.devices import DTYPES, moved
-from lmbase.modeling.inference import inference, inference_method
-from lmbase.modeling.trunk import special_ids, trunk_of, vector_width
+from lmbase.modeling.inference import inference
+from lmbase.modeling.trunk import key_value_shape, special_ids, trunk_of
 from lmbase.report.rows import Row
-from lmbase.text import RULES
+from lmbase.text import RULES, is_unicode
 from lmbase.text.padding import pad_sentences
 from lmbase.text.processor import SentenceProcessor
-from sllm.benchmarks.build import MOST_SENTENCES, Build, random_sentences
-from sllm.evaluation.timing import decoder_cache_bytes
-from sllm.sllm import SLLM
+from sllm.benchmarks.keys import MAX_SENTENCE_TOKENS, LengthKeys, Measured, ModelKeys, RawTextKeys
+from sllm.benchmarks.replaying import MOST_SENTENCES, Build, random_sentences
+from sllm.evaluation.speed import decoder_cache_bytes
+from sllm_data.open_data import make_processor
 
-READ_AT_ONCE = 128  # tokens: few enough that what a forward pass takes does not hide what the cache takes
+# -- counted -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Cache(ModelKeys, RawTextKeys):
+    """Bytes of keys and values per token, under every rule of cutting."""
+
+    def measure(self) -> Iterator[Measured]:
+        corpus = self.raw_text()
+        processor = make_processor(corpus, self.tokenizer, "sentence", MAX_SENTENCE_TOKENS)  # learns Punkt, too
+        texts = [text for text in corpus.texts("test") if is_unicode(text)]
+        lengths = lengths_by_rule(texts, processor)
+        digest = hashlib.sha256(b"".join(text.encode() + b"\0" for text in texts)).hexdigest()
+        for build in self.builds():
+            yield self.rows(build, lengths), {"name": corpus.name, "sha256": digest}
+
+    def rows(self, build: Build, lengths: Mapping[str, Sequence[int]]) -> list[Row]:
+        """A row for the token-level model and one for the SLLM under each rule. Shapes are computed, weights are not:
+        any size fits.
+
+        Args:
+            lengths: for each rule the tokens of the sentences of a text.
+
+        Raises:
+            ValueError: no text.
+        """
+        with torch.device("meta"):
+            sllm = moved(build.sllm(build.lm()), dtype=DTYPES[self.dtype])
+        heads, width = key_value_shape(sllm.config.trunk)  # those of the token-level model, which is copied
+        position = 2 * sllm.config.trunk.num_hidden_layers * heads * width * DTYPES[self.dtype].itemsize  # bytes
+        common: dict[str, Any] = dict(protocol="cache", dtype=self.dtype)
+        rows = [Row(build.lm_name, kv_bytes_per_token=position, extra={"tokens_per_position": 1.0}, **common)]
+        for rule, of_rule in lengths.items():
+            if not of_rule:
+                raise ValueError("There is no text whose sentences could be counted.")
+            tokens = sum(of_rule) / len(of_rule)
+            extra = {
+                "rule": rule,
+                "tokens_per_position": tokens,
+                "sentences_per_1000_tokens": 1000 / tokens,
+                "kv_ratio": 1 / tokens,
+                "fixed_cache_bytes": decoder_cache_bytes(sllm),
+            }
+            rows.append(Row(build.sllm_name, kv_bytes_per_token=position / tokens, extra=extra, **common))
+        return rows
 
 
 def lengths_by_rule(texts: Sequence[str], processor: SentenceProcessor) -> dict[str, list[int]]:
@@ -41,159 +87,81 @@ def lengths_by_rule(texts: Sequence[str], processor: SentenceProcessor) -> dict[
     return found
 
 
-@inference_method
-def position_bytes(trunk: PreTrainedModel) -> int:
-    """Keys and values of one position in all layers, counted from the cache of a forward pass."""
-    cache = DynamicCache(config=trunk.config)
-    inputs = torch.zeros(1, 1, vector_width(trunk.config), dtype=trunk.dtype, device=trunk.device)
-    trunk(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
-    return cache_bytes(cache)
-
-
-def measure_cache(build: Build, lengths: Mapping[str, Sequence[int]], dtype: str) -> list[Row]:
-    """A row for the token-level model and one for the SLLM under each rule. Shapes are computed, weights
-    are not: any size fits.
-
-    Args:
-        lengths: for each rule the tokens of the sentences of a text.
-
-    Raises:
-        ValueError: no text.
-    """
-    with torch.device("meta"):
-        lm = build.lm()
-        sllm = moved(build.sllm(lm), dtype=DTYPES[dtype])
-        of_lm = position_bytes(trunk_of(moved(lm, dtype=DTYPES[dtype])))
-        of_trunk = position_bytes(sllm.trunk)
-    common: dict = dict(protocol="cache", dtype=dtype)
-    rows = [Row(build.lm_name, kv_bytes_per_token=of_lm, extra={"tokens_per_position": 1.0}, **common)]
-    for rule, of_rule in lengths.items():
-        if not of_rule:
-            raise ValueError("There is no text whose sentences could be counted.")
-        tokens = sum(of_rule) / len(of_rule)
-        extra = {
-            "rule": rule,
-            "tokens_per_position": tokens,
-            "sentences_per_1000_tokens": 1000 / tokens,
-            "kv_ratio": of_trunk / tokens / of_lm,
-            "fixed_cache_bytes": decoder_cache_bytes(sllm),
-        }
-        rows.append(Row(build.sllm_name, kv_bytes_per_token=of_trunk / tokens, extra=extra, **common))
-    return rows
-
-
-# -- resident memory ---------------------------------------------------------------------------------------------------
-
-
-def measure_resident(
-    build: Build, lengths: Sequence[int], contexts: Sequence[int], dtype: str, device: str
-) -> list[Row]:
-    """What the resident set grows by per token of context, for both models, each in a process of its own.
-
-    Args:
-        lengths: tokens of the sentences of a text, over and over.
-        contexts: numbers of tokens after which memory is looked at, two at least.
-
-    Raises:
-        ValueError: one context only, or one that the token-level model has no positions for; bf16 on a CPU; a system
-            that does not tell.
-    """
-    if device == "cpu" and not Path("/proc/self/clear_refs").exists():
-        raise ValueError("The subset `resident` reads a process's memory as Linux tells it; this system does not.")
-    if dtype == "bf16" and device == "cpu":
-        raise ValueError(
-            "dtype=bf16: on a CPU the resident set then grows with every new length of a matrix product, too, by more "
-            "than a cache takes. Measure the subset `resident` with --dtype fp32."
-        )
-    contexts = sorted(set(contexts))
-    if len(contexts) < 2 or contexts[-1] >= MOST_SENTENCES:
-        raise ValueError(
-            f"context_tokens={contexts}: give two at least, all below the models' {MOST_SENTENCES} positions."
-        )
-    rows = []
-    for name in (build.lm_name, build.sllm_name):
-        settings = [json.dumps(value) for value in (asdict(build), list(lengths), contexts)]
-        found = in_own_process("sllm.benchmarks.cache_size", name, dtype, device, *settings)
-        tokens, held, resident = zip(*found, strict=True)
-        if len(tokens) < len(contexts):
-            raise ValueError(f"context_tokens={contexts}: one sentence passes two of them; set them further apart.")
-        counted, seen = (float(np.polyfit(tokens, values, 1)[0]) for values in (held, resident))
-        rows.append(
-            Row(
-                name,
-                protocol=f"resident {contexts[0]}-{contexts[-1]}",
-                dtype=dtype,
-                device=device,
-                kv_bytes_per_token=counted,
-                extra={"resident_bytes_per_token": seen, "resident_over_counted": seen / counted},
-            )
-        )
-    return rows
-
+# -- seen --------------------------------------------------------------------------------------------------------------
 
 Reading = tuple[int, int, int]  # tokens read, bytes of the cache, bytes in use
 
 
-def growth(pieces: Iterable[tuple[int, DynamicCache]], contexts: Sequence[int], device: str) -> list[Reading]:
-    """What is held when each of these numbers of tokens is reached.
+@dataclass
+class Resident(LengthKeys):
+    """What a process grows by per token of context."""
 
-    Args:
-        pieces: tokens read so far and the cache, after each piece of a text.
-    """
-    missing = list(contexts)
-    found: list[Reading] = []
-    for tokens, cache in pieces:
-        if missing and tokens >= missing[0]:
-            gc.collect()
-            found.append((tokens, cache_bytes(cache), start_of_peak(device)))
-            missing = [context for context in missing if context > tokens]
-    return found
+    context_tokens: list[PositiveInt] = option([256, 1024, 2047], "of the subset resident: where memory is looked at")
+
+    QUICK = {"context_tokens": [64, 128]}
+
+    def rows(self, build: Build, lengths: Sequence[int]) -> Iterator[list[Row]]:
+        """For both models, each in a process of its own, what the resident set grows by.
+
+        Raises:
+            ValueError: one context only, or one that the token-level model has no positions for; bf16 on a CPU; a
+                system that does not tell.
+        """
+        if self.device == "cpu" and not Path("/proc/self/clear_refs").exists():
+            raise ValueError("The subset `resident` reads a process's memory as Linux tells it; this system does not.")
+        if self.dtype == "bf16" and self.device == "cpu":
+            raise ValueError(
+                "dtype=bf16: on a CPU the resident set then grows with every new length of a matrix product, too, by "
+                "more than a cache takes. Measure the subset `resident` with --dtype fp32."
+            )
+        contexts = sorted(set(self.context_tokens))
+        if len(contexts) < 2 or contexts[-1] >= MOST_SENTENCES:
+            raise ValueError(
+                f"context_tokens={contexts}: give two at least, all below the models' {MOST_SENTENCES} positions."
+            )
+        for name in (build.lm_name, build.sllm_name):
+            readings = in_own_process(self.grow, build, name, list(lengths), contexts)
+            if len(readings) < len(contexts):
+                raise ValueError(f"context_tokens={contexts}: one sentence passes two of them; set them further apart.")
+            tokens, *seen = zip(*readings, strict=True)
+            counted, resident = (float(np.polyfit(tokens, values, 1)[0]) for values in seen)
+            extra = {"resident_bytes_per_token": resident, "resident_over_counted": resident / counted}
+            yield [self.row(name, f"resident {contexts[0]}-{contexts[-1]}", extra, kv_bytes_per_token=counted)]
+
+    def grow(self, build: Build, name: str, lengths: Sequence[int], contexts: Sequence[int]) -> list[Reading]:
+        """What this process holds when a model has read each of these numbers of tokens."""
+        model = moved(build.model(name), self.device, DTYPES[self.dtype])
+        reading = read_tokens if name == build.lm_name else read_sentences
+        missing, found = list(contexts), []
+        for tokens, cache in reading(model, random_sentences(lengths, contexts[-1], build.vocab_size)):
+            if missing and tokens >= missing[0]:
+                gc.collect()
+                found.append((tokens, cache_bytes(cache), start_of_peak(self.device)))
+                missing = [context for context in missing if context > tokens]
+        return found
 
 
-def read_tokens(
-    lm: PreTrainedModel, sentences: Sequence[list[int]], contexts: Sequence[int]
-) -> Iterator[tuple[int, DynamicCache]]:
-    """A token-level model reads a text piece by piece; pieces end at each of the contexts, too."""
-    cache = DynamicCache(config=lm.config)
-    flat = [special_ids(lm.config).opening, *(i for sentence in sentences for i in sentence)]
-    ids = torch.tensor([flat], device=lm.device)  # (1,1+L)
-    cuts = sorted({*range(READ_AT_ONCE, len(flat), READ_AT_ONCE), *(1 + context for context in contexts)})
-    for piece in ids.tensor_split(cuts, dim=1):
-        if not piece.shape[1]:
-            continue
+def read_tokens(lm: Any, sentences: Sequence[list[int]]) -> Iterator[tuple[int, DynamicCache]]:
+    """A token-level model reads a text sentence by sentence: few tokens at once, so that what a forward pass takes does
+    not hide what the cache takes."""
+    cache, ids = DynamicCache(config=lm.config), [special_ids(lm.config).opening]
+    for sentence in sentences:
         with inference(lm):
-            trunk_of(lm)(piece, past_key_values=cache, use_cache=True)
+            trunk_of(lm)(torch.tensor([ids + sentence], device=lm.device), past_key_values=cache, use_cache=True)
+        ids = []
         yield cache.get_seq_length() - 1, cache
 
 
-def read_sentences(sllm: SLLM, sentences: Sequence[list[int]]) -> Iterator[tuple[int, DynamicCache]]:
+def read_sentences(sllm: Any, sentences: Sequence[list[int]]) -> Iterator[tuple[int, DynamicCache]]:
     """An SLLM reads a text sentence by sentence."""
-    padded = [vars(pad_sentences([[sentence]], sllm.config.pad_token_id)) for sentence in sentences]
-    batches = [{key: value.to(sllm.device) for key, value in batch.items()} for batch in padded]
-    with inference(sllm):
-        state = sllm.prefill(**batches[0])
-    tokens = len(sentences[0])
-    yield tokens, cast(DynamicCache, state.past_key_values)
-    for sentence, batch in zip(sentences[1:], batches[1:], strict=True):
+    state, tokens = None, 0
+    for sentence in sentences:
+        padded = vars(pad_sentences([[sentence]], sllm.config.pad_token_id))
+        batch = {key: value.to(sllm.device) for key, value in padded.items()}
         with inference(sllm):
-            sllm.step(batch["input_ids"][0], batch["attention_mask"][0], state)
+            if state is None:
+                state = sllm.prefill(**batch)
+            else:
+                sllm.step(batch["input_ids"][0], batch["attention_mask"][0], state)
         tokens += len(sentence)
         yield tokens, cast(DynamicCache, state.past_key_values)
-
-
-def _main(name: str, dtype: str, device: str, *settings: str) -> list[Reading]:
-    options, lengths, contexts = map(json.loads, settings)
-    build = Build(**options)
-    lm = build.lm()
-    text = random_sentences(lengths, contexts[-1], build.vocab_size, np.random.default_rng(0))
-    if name == build.lm_name:
-        pieces = read_tokens(moved(lm, device, DTYPES[dtype]), text, contexts)
-    else:
-        sllm = moved(build.sllm(lm), device, DTYPES[dtype])
-        del lm
-        pieces = read_sentences(sllm, text)
-    return growth(pieces, contexts, device)
-
-
-if __name__ == "__main__":
-    print(json.dumps(_main(*sys.argv[1:])))

@@ -6,224 +6,221 @@ Weights are random, since they do not change speed; lengths of sentences and acc
 
 import functools
 import itertools
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from statistics import mean, median
+from typing import Literal, NamedTuple, cast
 
-import numpy as np
 import torch
-from torch import nn
+from pydantic import PositiveInt
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmbase.benchmarking.roofline import Machine, Shape, linear_shapes
-from lmbase.benchmarking.timing import (
-    COMPILED,
-    Generation,
-    alternate,
-    compared_settings,
-    drafting_columns,
-    median,
-    ratio_columns,
-    speeds,
-    time_lm,
-)
-from lmbase.modeling.int8 import Int8Linear
+from lmbase.benchmarking.timing import COMPILED, Generation, alternate, compared_settings, speeds, time_lm
+from lmbase.config import option
+from lmbase.modeling.devices import DTYPES, moved
+from lmbase.modeling.int8 import linear_layers_to_int8
 from lmbase.modeling.trunk import output_table, special_ids, trunk_of
 from lmbase.report.rows import Row
 from lmbase.text.padding import pad_sentences
-from multitoken.benchmarks.replaying import Acceptance
-from sllm.benchmarks.build import Build, random_sentences
-from sllm.benchmarks.replaying import ReplayedSLLM
-from sllm.evaluation.timing import time_sllm
+from multitoken.benchmarks.measuring import Way
+from multitoken.benchmarks.replaying import Drafts
+from sllm.benchmarks.drafting import measured_acceptance
+from sllm.benchmarks.keys import CompiledKeys, LengthKeys, WritingKeys, speed_row
+from sllm.benchmarks.replaying import COPIED, Build, ReplayedSLLM, lengths_until, random_sentences
+from sllm.evaluation.speed import time_sllm
+from sllm.evaluation.texts import read_texts
+from sllm.loading import load_model
 
 
-@dataclass(frozen=True)
-class Case:
-    """Prompts of so many tokens, so many new ones, for so many texts at once."""
+class Models(NamedTuple):
+    """The token-level model, the SLLM on it, and their names in tables."""
 
-    prompt_tokens: int
-    new_tokens: int
-    batch_size: int
-
-    @property
-    def protocol(self) -> str:
-        batch = f", batch {self.batch_size}" if self.batch_size > 1 else ""
-        return f"generate {self.prompt_tokens}+{self.new_tokens}{batch}"
+    lm_name: str
+    lm: PreTrainedModel
+    sllm_name: str
+    sllm: ReplayedSLLM
 
 
 @dataclass
-class Contest:
-    """A token-level model and the SLLM on it, and how they are measured."""
+class Generate(LengthKeys, WritingKeys, CompiledKeys):
+    """Writing, the SLLM beside the token-level model."""
 
-    build: Build
-    lm: PreTrainedModel
-    sllm: ReplayedSLLM
-    lengths: Sequence[int]  # tokens of the sentences of a text, those of the prompt first
-    ways: Sequence[Acceptance]  # of drafting, with how many tokens of each draft come true
-    machine: Machine
-    num_rounds: int
-    compiled: bool = False  # everything once more with compiled steps
+    weights: Literal["dtype", "int8"] = option("dtype", "of the subset generate: int8, all models' in eight bits")
+    batch_size: list[PositiveInt] = option([1], "texts written at once")
+    drafts_from: str | None = option(None, "a trained SLLM with drafting heads: as many of its drafts are accepted")
 
-    @property
-    def limited(self) -> bool:
-        """Whether limits are measured. On a GPU the products are too short to be timed one by one; those of int8
-        weights are not the machine's."""
-        return self.lm.device.type == "cpu" and not any(isinstance(m, Int8Linear) for m in self.lm.modules())
+    @functools.cached_property
+    def drafts(self) -> Drafts | None:
+        """What is replayed, if a trained model is named.
 
-    def tried(self) -> list[Acceptance]:
+        Raises:
+            ValueError: no SLLM with drafting heads, or fewer than two texts.
+        """
+        if self.drafts_from is None:
+            return None
+        loaded = load_model(self.drafts_from)
+        if not loaded.by_sentence or not loaded.model.draft_heads:
+            raise ValueError(
+                f"drafts_from={self.drafts_from!r}: an SLLM with drafting heads is needed, as "
+                "`sllm finetune-sllm --model RUN --num_future_tokens 3 --train_draft_heads_only true` makes one."
+            )
+        model = moved(loaded.model, self.device)
+        texts, _ = read_texts(self.data, "test", self.text_field, None)
+        options = {name: getattr(model.config, name) for name in COPIED}
+        return Drafts(f"drafts of {loaded.name}", options, measured_acceptance(model, texts, self.new_tokens))
+
+    def cases(self) -> list[tuple[int, int]]:
+        """Every prompt length with the first batch size, and every batch size with the first prompt length."""
+        first, *longer = self.prompt_tokens
+        return [(first, size) for size in self.batch_size] + [(prompt, self.batch_size[0]) for prompt in longer]
+
+    def rows(self, build: Build, lengths: Sequence[int]) -> Iterator[list[Row]]:
+        if self.weights == "int8" and self.device != "cpu":
+            raise ValueError(f"weights=int8 are for CPUs, and device is {self.device}: measure bf16 there.")
+        if self.drafts:
+            build = replace(build, **self.drafts.options)
+        lm = build.lm()
+        sllm = moved(build.sllm(lm), self.device, DTYPES[self.dtype]).eval()
+        lm = moved(lm, self.device, DTYPES[self.dtype]).eval()
+        if self.weights == "int8":
+            linear_layers_to_int8(lm)
+            sllm.write_in_int8()
+        for prompt_tokens, batch_size in self.cases():
+            yield self.compare(Models(build.lm_name, lm, build.sllm_name, sllm), lengths, prompt_tokens, batch_size)
+
+    def ways(self) -> list[Way]:
         """One by one, each way of drafting, and `auto` with the last, as measured and with nothing accepted."""
-        plain = Acceptance("", 1, [0])
-        if not self.ways:
-            return [plain]
-        *_, last = self.ways
-        automatic = Acceptance("auto", "auto", last.counts, last.tree)
-        return [plain, *self.ways, automatic, Acceptance("auto, nothing accepted", "auto", [0], last.tree)]
+        ways = [Way("", 1), *(self.drafts.ways if self.drafts else [])]
+        if len(ways) > 1:
+            last = ways[-1]
+            ways += [Way("auto", "auto", last.tree, last.counts), Way("auto, nothing accepted", "auto", last.tree)]
+        return ways
 
+    def compare(self, models: Models, lengths: Sequence[int], prompt_tokens: int, batch_size: int) -> list[Row]:
+        """The token-level model through Transformers' `generate`, the SLLM in each way of drafting.
 
-def measure_generation(contest: Contest, case: Case, common: dict) -> list[Row]:
-    """The token-level model through Transformers' `generate`, the SLLM in each way of drafting.
+        Args:
+            lengths: tokens of the sentences of a text, those of the prompt first.
 
-    Args:
-        common: columns of every row.
+        Raises:
+            ValueError: more sentences than the trunk has positions.
+        """
+        lm_name, lm, sllm_name, sllm = models
+        sentences = random_sentences(lengths, prompt_tokens, sllm.config.vocab_size)
+        begun = len(sentences) % len(lengths)
+        to_come = [*lengths[begun:], *lengths[:begun]]
+        written = lengths_until(self.new_tokens, to_come)
+        held = sllm.config.trunk.max_position_embeddings
+        if len(sentences) + len(written) + 1 > held:
+            raise ValueError(
+                f"prompt_tokens={prompt_tokens}: that many sentences have no position in the trunk, which has {held}. "
+                "Choose fewer tokens, or rule sentence."
+            )
+        parts: dict[str, Parts] = {}
+        # On a GPU the products are too short to be timed one by one; those of int8 weights are not the machine's.
+        if self.device == "cpu" and self.weights == "dtype":
+            timed = written if batch_size > 1 else written[1:] or written  # those of the steady rate
+            parts = {lm_name: lm_parts(lm, batch_size), sllm_name: sllm_parts(sllm, batch_size, mean(timed))}
+        limits: dict[str, list[dict[str, float]]] = {name: [] for name in parts}
 
-    Raises:
-        ValueError: more sentences than the trunk has positions.
-    """
-    lm, sllm, lengths = contest.lm, contest.sllm, contest.lengths
-    sentences = random_sentences(lengths, case.prompt_tokens, sllm.config.vocab_size, np.random.default_rng(0))
-    ids = [special_ids(lm.config).opening, *(i for sentence in sentences for i in sentence)]
-    flat = torch.tensor([ids] * case.batch_size, device=lm.device)  # (B,1+L)
-    nested = pad_sentences([sentences] * case.batch_size, sllm.config.pad_token_id).input_ids.to(sllm.device)  # (B,S,T)
-    begun = len(sentences) % len(lengths)
-    to_come = [*lengths[begun:], *lengths[:begun]]
-    written = _until(case.new_tokens, to_come)
-    _check_positions(sllm, case, len(sentences) + len(written) + 1)
+        def measure_limits() -> None:
+            machine = Machine(DTYPES[self.dtype], self.device)  # anew: what it can do may depend on who else uses it
+            for name, of_model in parts.items():
+                seconds = {part: times * machine.seconds(shapes, n) for part, (times, shapes, n) in of_model.items()}
+                limits[name].append(seconds)
 
-    def write(way: Acceptance, counts: Iterator[int], settings: dict) -> Generation:
-        sllm.replay(to_come, counts)
-        return time_sllm(sllm, nested, case.new_tokens, way.num_draft, way.tree, **settings)
-
-    runners: dict[str, Callable[[], Generation]] = {}
-    lm_name, sllm_name = contest.build.lm_name, contest.build.sllm_name
-    fits = case.prompt_tokens + case.new_tokens <= lm.config.max_position_embeddings
-    for kind, settings in compared_settings(contest.compiled, lm.device.type).items():
-        if fits:
-            runners[lm_name + kind] = functools.partial(time_lm, lm, flat, case.new_tokens, **settings)
-        for way in contest.tried():
-            name = sllm_name + (f", {way.way}" if way.way else "") + kind
-            runners[name] = functools.partial(write, way, itertools.cycle(way.counts), settings)
-    limits: dict[str, list[Limit]] = {lm_name: [], sllm_name: []}
-
-    def measure_limits() -> None:
-        machine = contest.machine.anew()
-        limits[lm_name].append(lm_limit(lm, machine, case.batch_size))
-        timed = written if case.batch_size > 1 else written[1:] or written  # those of the steady rate
-        limits[sllm_name].append(sllm_limit(sllm, machine, case.batch_size, statistics.mean(timed)))
-
-    found = alternate(runners, contest.num_rounds, after_each=measure_limits if contest.limited else None)
-    rows = [] if fits else [_no_positions(contest, case, common)]
-    for name in found:
-        limit = limits.get(name.removesuffix(COMPILED)) if contest.limited else None
-        rows.append(_row(name, found, limit, contest, case, common))
-    return rows
-
-
-def _check_positions(sllm: ReplayedSLLM, case: Case, num_positions: int) -> None:
-    held = sllm.config.trunk.max_position_embeddings
-    if num_positions > held:
-        raise ValueError(
-            f"prompt_tokens={case.prompt_tokens}: that many sentences have no position in the trunk, which has {held}. "
-            "Choose fewer tokens, or rule sentence."
+        found = alternate(self.runners(models, sentences, to_come, batch_size), self.rounds, after_each=measure_limits)
+        common = self.row(
+            lm_name,
+            f"generate {prompt_tokens}+{self.new_tokens}" + f", batch {batch_size}" * (batch_size > 1),
+            {"batch_size": batch_size, "context": prompt_tokens},
+            dtype=self.dtype if self.weights == "dtype" else f"{self.dtype}, weights int8",
+            data=self.drafts.model if self.drafts else None,
         )
+        rows = []
+        if lm_name not in found:
+            note = f"has {lm.config.max_position_embeddings} positions"
+            rows.append(replace(common, extra={"context": prompt_tokens, "note": note}))
+        for name, runs in found.items():
+            compared = {"speed_ratio": lm_name} | ({"plain_ratio": sllm_name} if name.startswith(sllm_name) else {})
+            compared = {prefix: other for prefix, other in compared.items() if other in found and other != name}
+            row = speed_row(found, name, common, **compared)
+            row.extra["milliseconds_per_token"] = 1000 * batch_size / median(speeds(runs))
+            if (plain := name.removesuffix(COMPILED)) in parts:
+                row.extra |= limit_columns(runs, parts[plain], limits[plain], self.machine)
+            row.extra["tokens_per_position"] = median([run.tokens_per_position for run in runs])
+            row.kv_bytes_per_token = median([run.cache_bytes_per_token for run in runs])
+            if batch_size == 1:
+                row.seconds_to_first_sentence = median([run.seconds_to_first_sentence for run in runs])
+            rows.append(row)
+        return rows
 
+    def runners(
+        self, models: Models, sentences: list[list[int]], to_come: Sequence[int], batch_size: int
+    ) -> dict[str, Callable[[], Generation]]:
+        """Timed calls by the names of their rows, without the token-level model where it has too few positions."""
+        lm_name, lm, sllm_name, sllm = models
+        ids = [special_ids(lm.config).opening, *itertools.chain(*sentences)]
+        flat = torch.tensor([ids] * batch_size, device=lm.device)  # (B,1+L)
+        nested = pad_sentences([sentences] * batch_size, sllm.config.pad_token_id).input_ids.to(sllm.device)  # (B,S,T)
 
-def _row(
-    name: str,
-    found: dict[str, list[Generation]],
-    limits: "list[Limit] | None",
-    contest: Contest,
-    case: Case,
-    common: dict,
-) -> Row:
-    runs, (lm_name, sllm_name) = found[name], (contest.build.lm_name, contest.build.sllm_name)
-    speed = median(speeds(runs))
-    extra: dict = {"batch_size": case.batch_size, "context": case.prompt_tokens}
-    references = {"speed_ratio": lm_name} | ({"plain_ratio": sllm_name} if name.startswith(sllm_name) else {})
-    for prefix, other in references.items():
-        if other in found and name != other:
-            extra |= ratio_columns(prefix, speeds(runs), speeds(found[other]))
-    extra["milliseconds_per_token"] = 1000 * case.batch_size / speed
-    if limits is not None:  # what the machine could do in the same minute
-        steady = [run.steady_rate or run.tokens_per_second / case.batch_size for run in runs]
-        shares = [x * sum(limit.seconds.values()) for x, limit in zip(steady, limits, strict=True)]
-        extra["of_limit"] = median(shares)
-        extra["read_share"] = limits[0].num_bytes * median(steady) / contest.machine.read_rate
-        for part in limits[0].seconds:
-            extra[f"limit_ms_{part}"] = 1000 * median([limit.seconds[part] for limit in limits])
-    extra["tokens_per_position"] = median([g.tokens_per_position for g in runs])
-    if name.removesuffix(COMPILED) not in (lm_name, sllm_name):
-        extra |= drafting_columns(runs)
-    return Row(
-        model=name,
-        protocol=case.protocol,
-        tokens_per_second=speed,
-        seconds_to_first_sentence=median([g.seconds_to_first_sentence for g in runs]) if case.batch_size == 1 else None,
-        kv_bytes_per_token=median([g.cache_bytes_per_token for g in runs]),
-        extra=extra,
-        **common,
-    )
+        def write(way: Way, counts: Iterator[int], settings: dict) -> Generation:
+            sllm.replay(to_come, counts)
+            return time_sllm(sllm, nested, self.new_tokens, num_draft=way.num_draft, tree=way.tree, **settings)
 
-
-def _no_positions(contest: Contest, case: Case, common: dict) -> Row:
-    note = f"has {contest.lm.config.max_position_embeddings} positions"
-    extra = {"context": case.prompt_tokens, "note": note}
-    return Row(contest.build.lm_name, protocol=case.protocol, extra=extra, **common)
-
-
-def _until(num_tokens: int, lengths: Sequence[int]) -> list[int]:
-    """The first sentences that have so many tokens together."""
-    found: list[int] = []
-    while sum(found) < num_tokens:
-        found.append(min(lengths[len(found) % len(lengths)], num_tokens - sum(found)))
-    return found
+        runners: dict[str, Callable[[], Generation]] = {}
+        for kind, settings in compared_settings(self.compiled, lm.device.type).items():
+            if len(ids) - 1 + self.new_tokens <= lm.config.max_position_embeddings:
+                runners[lm_name + kind] = functools.partial(time_lm, lm, flat, self.new_tokens, **settings)
+            for way in self.ways():
+                name = sllm_name + (f", {way.name}" if way.name else "") + kind
+                runners[name] = functools.partial(write, way, itertools.cycle(way.counts), settings)
+        return runners
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Limit:
-    """What one new token of each text of a batch needs at least, on average over a text."""
-
-    seconds: dict[str, float]  # by part of the model: time of its weight products, each measured alone
-    num_bytes: float  # of the weights that are read for it
+# Weight products that one new token of each text of a batch cannot do without, by part of the model: how often, on
+# average over a text, which shapes, and with how many rows.
+Parts = dict[str, tuple[float, Counter[Shape], int]]
 
 
-def lm_limit(lm: PreTrainedModel, machine: Machine, batch_size: int) -> Limit:
+def limit_columns(
+    runs: Sequence[Generation], parts: Parts, limits: Sequence[dict[str, float]], machine: Machine
+) -> dict[str, float]:
+    """What of the limit the rounds reached, each beside its own seconds by part, and how fast weights were read."""
+    steady = [run.steady_rate or run.tokens_per_second / run.batch_size for run in runs]
+    num_bytes = sum(times * machine.num_bytes(shapes) for times, shapes, _ in parts.values())
+    reached = [x * sum(seconds.values()) for x, seconds in zip(steady, limits, strict=True)]
+    columns = {"of_limit": median(reached), "read_share": num_bytes * median(steady) / machine.read_rate}
+    return columns | {f"limit_ms_{part}": 1000 * median([seconds[part] for seconds in limits]) for part in parts}
+
+
+def lm_parts(lm: PreTrainedModel, batch_size: int) -> Parts:
     """A step for each token."""
-    trunk = linear_shapes(trunk_of(lm))
-    table: Counter[Shape] = Counter({cast(Shape, tuple(output_table(lm).shape)): 1})
-    seconds = {"trunk": machine.seconds(trunk, batch_size), "vocabulary": machine.seconds(table, batch_size)}
-    return Limit(seconds, machine.num_bytes(trunk) + machine.num_bytes(table))
+    shapes = {"trunk": linear_shapes(trunk_of(lm)), "vocabulary": _table(output_table(lm))}
+    return {part: (1.0, of_part, batch_size) for part, of_part in shapes.items()}
 
 
-def sllm_limit(sllm: ReplayedSLLM, machine: Machine, batch_size: int, sentence_tokens: float) -> Limit:
+def sllm_parts(sllm: ReplayedSLLM, batch_size: int, sentence_tokens: float) -> Parts:
     """One by one: a step for each token and for the end mark; trunk, encoder and memory once a sentence."""
-    decoder = linear_shapes(sllm.autoencoder.decoder, without=("memory_attention.kv_proj",))
-    table: Counter[Shape] = Counter({cast(Shape, tuple(sllm.get_input_embeddings().weight.shape)): 1})
     trunk = linear_shapes(sllm.trunk, cast(nn.Module, sllm.sentence_in), sllm.sentence_out, sllm.stop_head)
     encoder = linear_shapes(sllm.autoencoder.encoder)
+    decoder = linear_shapes(sllm.autoencoder.decoder, without=("memory_attention.kv_proj",))
     memory = linear_shapes(sllm.autoencoder.decoder) - decoder
-    steps = (sentence_tokens + 1) / sentence_tokens
-    seconds = {
-        "trunk": machine.seconds(trunk, batch_size) / sentence_tokens,
-        "encoder": machine.seconds(encoder, batch_size * round(sentence_tokens)) / sentence_tokens,
-        "memory": machine.seconds(memory, batch_size * sllm.config.autoencoder.memory_size) / sentence_tokens,
-        "decoder": steps * machine.seconds(decoder, batch_size),
-        "vocabulary": steps * machine.seconds(table, batch_size),
+    once, steps = 1 / sentence_tokens, (sentence_tokens + 1) / sentence_tokens
+    return {
+        "trunk": (once, trunk, batch_size),
+        "encoder": (once, encoder, batch_size * round(sentence_tokens)),
+        "memory": (once, memory, batch_size * sllm.config.autoencoder.memory_size),
+        "decoder": (steps, decoder, batch_size),
+        "vocabulary": (steps, _table(sllm.get_input_embeddings().weight), batch_size),
     }
-    per_sentence = machine.num_bytes(trunk) + machine.num_bytes(encoder) + machine.num_bytes(memory)
-    per_step = machine.num_bytes(decoder) + machine.num_bytes(table)
-    return Limit(seconds, per_sentence / sentence_tokens + steps * per_step)
+
+
+def _table(weight: Tensor) -> Counter[Shape]:
+    return Counter({cast(Shape, tuple(weight.shape)): 1})

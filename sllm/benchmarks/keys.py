@@ -1,16 +1,22 @@
 """Keys of `sllm benchmark`: those of every subset, and groups that several subsets share."""
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from pydantic import NonNegativeInt, PositiveInt
 
+from lmbase.benchmarking.roofline import Machine
+from lmbase.benchmarking.timing import Generation, drafting_columns, ratio_columns, speeds
 from lmbase.config import option
+from lmbase.modeling.devices import DTYPES
 from lmbase.report.rows import Row
-from sllm.benchmarks.build import Build
+from sllm.benchmarks.replaying import Build
 from sllm_data.corpora import Corpus, open_corpus
 from sllm_data.open_data import is_prepared, open_data
 from sllm_data.prepared import PreparedData
@@ -86,6 +92,15 @@ class SizeKeys(Benchmark):
 
     QUICK = {"vocab_size": 4096}
 
+    @functools.cached_property
+    def machine(self) -> Machine:
+        """Its rates are measured once for all sizes."""
+        return Machine(DTYPES[self.dtype], self.device)
+
+    def row(self, model: str, protocol: str, extra: dict[str, Any], **columns) -> Row:
+        """A row of what was measured in this dtype on this device, unless `columns` says otherwise."""
+        return Row(model, protocol=protocol, extra=extra, **{"dtype": self.dtype, "device": self.device} | columns)
+
 
 @dataclass
 class ModelKeys(SizeKeys):
@@ -109,30 +124,27 @@ class LengthKeys(ModelKeys, TextKeys):
     rule: str = option("punctuation", "for data that are not prepared yet")
 
     def measure(self) -> Iterator[Measured]:
-        specs = self.data if isinstance(self.data, str) else tuple(self.data)
-        data = open_once(specs, self.text_field, self.tokenizer, self.rule, self.output_dir)
-        lengths = np.diff(data.split("test").sentence_tokens).tolist()
+        lengths = np.diff(self.prepared.split("test").sentence_tokens).tolist()
         if not lengths:
-            raise ValueError(f"{data.name} has no test sentences, whose lengths are replayed.")
-        for rows in self.rows(data, lengths):
-            yield rows, {"name": data.name, "sha256": data.hash}
+            raise ValueError(f"{self.prepared.name} has no test sentences, whose lengths are replayed.")
+        for build in self.builds():
+            for rows in self.rows(build, lengths):
+                yield rows, {"name": self.prepared.name, "sha256": self.prepared.hash}
+            torch.compiler.reset()  # or shapes of one size would count against those of the next
+            gc.collect()
 
-    def rows(self, data: PreparedData, lengths: list[int]) -> Iterator[list[Row]]:
-        """Rows of every size."""
+    @functools.cached_property
+    def prepared(self) -> PreparedData:
+        texts: dict[str, Any] = {name: getattr(self, name) for name in ("text_field", "tokenizer", "rule")}
+        return open_data(self.data, max_sentence_tokens=MAX_SENTENCE_TOKENS, output_dir=self.output_dir, **texts)
+
+    def rows(self, build: Build, lengths: list[int]) -> Iterator[list[Row]]:
+        """Rows of one size, in parts.
+
+        Args:
+            lengths: tokens of the sentences of a text.
+        """
         raise NotImplementedError
-
-
-@functools.lru_cache(maxsize=1)
-def open_once(data: str | tuple[str, ...], text_field: str, tokenizer: str, rule: str, output_dir: str) -> PreparedData:
-    """What all subsets of a call replay the sentence lengths of."""
-    return open_data(
-        data if isinstance(data, str) else list(data),
-        text_field=text_field,
-        tokenizer=tokenizer,
-        rule=rule,
-        max_sentence_tokens=MAX_SENTENCE_TOKENS,
-        output_dir=output_dir,
-    )
 
 
 # -- keys that several subsets have ------------------------------------------------------------------------------------
@@ -160,3 +172,16 @@ class CompiledKeys(Benchmark):
     compiled: bool = option(
         False, "of generate and replay: also with caches of fixed size and compiled steps, which takes minutes"
     )
+
+
+def speed_row(found: Mapping[str, Sequence[Generation]], name: str, common: Row, **baselines: str) -> Row:
+    """The row of one of those that wrote in turns: speed, and what drafts brought where there were any.
+
+    Args:
+        common: what all rows have.
+        baselines: by the prefix of its columns, whose speed each round is compared with.
+    """
+    runs, extra = found[name], dict(common.extra)
+    for prefix, other in baselines.items():
+        extra |= ratio_columns(prefix, speeds(runs), speeds(found[other]))
+    return replace(common, model=name, tokens_per_second=median(speeds(runs)), extra=extra | drafting_columns(runs))

@@ -1,36 +1,32 @@
-"""Wall clock of writing at sizes whose trained weights are not at hand: random weights, replayed sentences and drafts.
+"""Models with random weights at any size, which stand for trained ones where the wall clock is measured.
 
 Weights do not change how long a step takes, only what it says. So everything is computed as ever, and then the
 decoder's choices are replaced: sentences end after given numbers of tokens, and of each draft as many tokens are
 accepted as a trained model accepted. The step that predicts an end mark is run and not counted.
 
-B texts, R rows of a pass, k drafting heads, V vocabulary.
+B texts, R rows of a pass.
 """
 
 import itertools
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, PreTrainedModel
 
-from lmbase.modeling.devices import moved
-from lmbase.modeling.inference import inference_method
-from lmbase.text.padding import pad_sentences
-from multitoken.benchmarks.measuring import NUM_RANKS, accepted_counts
-from multitoken.benchmarks.replaying import FIRST_WORD, Acceptance, ReplayedLoop
+from lmbase.modeling.pretrained import load_lm, read_config
+from lmbase.modeling.trunk import vector_heads, vector_width
+from multitoken.benchmarks.replaying import FIRST_WORD, ReplayedLoop
 from multitoken.draft_loop import DraftLoop, Stretch
-from multitoken.draft_tree import DraftTree
-from multitoken.transitions import best_candidates
+from sentencevae import SentenceVAE, SentenceVAEConfig
 from sllm.assistant import SentenceAssistant
-from sllm.configuration_sllm import SLLMConfig
-from sllm.loading import load_model
 from sllm.sllm import SLLM
 
-TREES = (4, 8)  # draft tokens of the trees that are tried
-NUM_PROMPTS, PROMPT_CHARACTERS = 16, 1000  # of the texts after which a trained SLLM's drafts are counted
+MOST_SENTENCES = 2048  # positions of the random models
+COPIED = ("num_memory_states", "num_memory_tokens", "num_future_tokens", "draft_head_kind", "draft_transitions")
 
 
 class ReplayedSLLM(SLLM):
@@ -89,76 +85,71 @@ class ReplayedAssistant(SentenceAssistant):
         return self._text[before : before + count + 1]
 
 
-# -- what a trained model accepts --------------------------------------------------------------------------------------
+# -- models and texts --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class TrainedDrafts:
-    """What a trained SLLM with drafting heads accepts of its draft tokens."""
+class Build:
+    """Which models: a token-level model of a size and the SLLM on a copy of it, both with random weights."""
 
-    name: str
-    config: SLLMConfig
-    ways: list[Acceptance]
+    size: str  # as in random:SIZE
+    vocab_size: int
+    num_encoder_layers: int = 1
+    num_decoder_layers: int = 1
+    num_memory_states: int = 1
+    num_memory_tokens: int = 0
+    num_future_tokens: int = 1
+    draft_head_kind: str = "block"
+    draft_transitions: bool = False
+    max_sentences: int = 512
+    max_sentence_tokens: int = 64
+    seed: int = 0
 
+    @property
+    def lm_name(self) -> str:
+        """Of the token-level model in tables: its family and its size."""
+        return f"{read_config(f'random:{self.size}').model_type.upper()} {self.size}"
 
-def trained_drafts(spec: str, texts: Sequence[str], num_new_tokens: int, device: str) -> TrainedDrafts:
-    """Of the SLLM that `spec` names, after the openings of the first texts.
+    @property
+    def sllm_name(self) -> str:
+        return f"SLLM {self.size}"
 
-    Raises:
-        ValueError: no SLLM with drafting heads, or fewer than two texts.
-    """
-    loaded = load_model(spec)
-    if not loaded.by_sentence or not loaded.model.draft_heads:
-        raise ValueError(
-            f"drafts_from={spec!r}: an SLLM with drafting heads is needed, as "
-            "`sllm finetune-sllm --model RUN --num_future_tokens 3 --train_draft_heads_only true` makes one."
+    def lm(self) -> PreTrainedModel:
+        return load_lm(f"random:{self.size}", vocab_size=self.vocab_size, seed=self.seed)
+
+    def model(self, name: str) -> PreTrainedModel:
+        """The one of the two that has this name; the other is let go."""
+        return self.lm() if name == self.lm_name else self.sllm(self.lm())
+
+    def vae(self, lm: PreTrainedModel) -> SentenceVAE:
+        torch.manual_seed(self.seed)
+        return SentenceVAE(
+            SentenceVAEConfig(
+                vocab_size=self.vocab_size,
+                hidden_size=vector_width(lm.config),
+                num_attention_heads=vector_heads(lm.config),
+                num_encoder_layers=self.num_encoder_layers,
+                num_decoder_layers=self.num_decoder_layers,
+                max_sentence_tokens=self.max_sentence_tokens,
+            )
         )
-    prompts = [text[:PROMPT_CHARACTERS] for text in texts[:NUM_PROMPTS]]
-    model = moved(loaded.model, device)
-    return TrainedDrafts(f"drafts of {loaded.name}", model.config, measured_acceptance(model, prompts, num_new_tokens))
+
+    def sllm(self, lm: PreTrainedModel) -> ReplayedSLLM:
+        options = {name: getattr(self, name) for name in ("max_sentences", *COPIED)}
+        return cast(ReplayedSLLM, ReplayedSLLM.graft(self.vae(lm), lm, **options))
 
 
-def measured_acceptance(model: SLLM, prompts: Sequence[str], num_new_tokens: int) -> list[Acceptance]:
-    """Accepted draft tokens of a trained model that writes greedily after these texts: with chains of 1, 2 .. tokens,
-    and with the trees of 4 and 8 tokens that accept most after every other text; the rest say how many they accept."""
-    if len(prompts) < 2:
-        raise ValueError(f"{len(prompts)} texts to count accepted draft tokens on: at least two are needed.")
-    n = model.config.num_future_tokens
-    fixed: dict = dict(max_new_tokens=num_new_tokens, min_new_tokens=num_new_tokens)
-    written = [(model.generate(text=text, **fixed).texts or [""])[0] for text in prompts]
-    rates = candidate_rates(model, [text + new for text, new in zip(prompts, written, strict=True)][::2])
-    ways = [Acceptance(f"{k} heads", k, []) for k in range(2, n + 1)]
-    for num_drafts in TREES:
-        tree = DraftTree.from_acceptance(rates, num_drafts)
-        ways.append(Acceptance(f"tree of {num_drafts}", tree.depth + 1, [], tree))
-    for way in ways:
-        for text in prompts[1::2]:
-            output = model.generate(text=text, num_draft=way.num_draft, tree=way.tree, **fixed)
-            assert output.statistics is not None
-            for count, times in enumerate(accepted_counts(output.statistics)):
-                way.counts.extend([count] * times)
-        random.Random(way.way).shuffle(way.counts)
-    return ways
+def lengths_until(num_tokens: int, lengths: Sequence[int]) -> list[int]:
+    """The given lengths of sentences, over and over, `num_tokens` in all (the last is cut to fit)."""
+    found: list[int] = []
+    missing = num_tokens
+    while missing > 0:
+        found.append(min(lengths[len(found) % len(lengths)], missing))
+        missing -= found[-1]
+    return found
 
 
-@inference_method
-def candidate_rates(model: SLLM, texts: Sequence[str], num_ranks: int = NUM_RANKS) -> list[list[float]]:
-    """How often a token of these texts is candidate of rank r of drafting head j, at [j - 2][r]."""
-    num_ranks = min(num_ranks, model.config.vocab_size)
-    hits, counts = torch.zeros(len(model.draft_heads), num_ranks), [0] * len(model.draft_heads)
-    table = model.get_input_embeddings().weight
-    for text in texts:
-        ids = model.processor.encode(text).sentences()[-model.config.max_sentences :]
-        padded = vars(pad_sentences([ids], model.config.pad_token_id))
-        batch = {key: value.to(model.device) for key, value in padded.items()}
-        sentences = model.read(**batch)
-        states = model.trunk_states(sentences, batch["sentence_mask"])
-        memory = model.memory_of_heads(sentences, states)
-        for decoded in model.decode(sentences, states):
-            for j, (hidden, targets, before) in enumerate(model.look_ahead(decoded, sentences, states, memory)):
-                best = best_candidates(
-                    model.draft_transitions, j, table[before], hidden, hidden @ table.T, table, num_ranks
-                )
-                hits[j] += (best == targets[:, None]).sum(0).cpu()
-                counts[j] += len(targets)
-    return [(of_head / max(count, 1)).tolist() for of_head, count in zip(hits, counts, strict=True)]
+def random_sentences(lengths: Sequence[int], num_tokens: int, vocab_size: int, seed: int = 0) -> list[list[int]]:
+    """Sentences of random ids with these lengths, over and over, `num_tokens` in all."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(FIRST_WORD, vocab_size, length).tolist() for length in lengths_until(num_tokens, lengths)]

@@ -18,11 +18,11 @@ from lmbase.modeling.trunk import special_ids
 from lmbase.report.statistics import perplexity
 from lmbase.text.tokenizers import encode_text
 from multitoken import MultiTokenLM
-from multitoken.benchmarks.measuring import position_bytes
+from multitoken.benchmarks.measuring import position_bytes, time_mtp
 from sentencevae import SentenceVAE
 from sllm.evaluation.audit import audit_sentences
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
-from sllm.evaluation.timing import time_mtp, time_sllm
+from sllm.evaluation.speed import time_sllm
 from sllm.evaluation.token_level import audit_ids, head_step_nats, lm_step_nats, nats_of_heads
 from sllm.scoring import equal_context, own_windows, score_plans, score_sentences
 from sllm.sllm import SLLM

@@ -1,14 +1,87 @@
-"""Generation speed of loaded models, side by side, as figures for their rows."""
+"""Generation speed: one timed call of an SLLM, and loaded models side by side, as figures for their rows.
+
+Other models are timed by `lmbase.benchmarking.timing.time_lm` and `multitoken.benchmarks.measuring.time_mtp`.
+
+B texts, S sentences, T tokens of a sentence.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
+from statistics import median
 
-from lmbase.benchmarking.timing import Generation, alternate, drafting_columns, median, ratio_columns, speeds
+from torch import Tensor
+
+from lmbase.benchmarking.timing import (
+    Arrivals,
+    Generation,
+    alternate,
+    cache_bytes,
+    drafting_columns,
+    ratio_columns,
+    speeds,
+)
+from lmbase.modeling.cache import RowCache
 from lmbase.text.tokenizers import decode_ids, encode_text
 from sllm.evaluation.loaded import LoadedModel
+from sllm.sllm import SLLM
 
 NUM_COPIED = 5  # prompt_lookup_num_tokens while that is measured
 LOOKUP = ", prompt lookup"
+
+
+def time_sllm(
+    model: SLLM,
+    prompt: Tensor | str,
+    num_new_tokens: int,
+    num_copied: int | None = None,
+    **settings,
+) -> Generation:
+    """Greedy writing after a prompt, a text or (B, S, T) sentences; the stop flag is disabled until all is written.
+
+    Args: num_copied: prompt_lookup_num_tokens of `generate`. settings: of it, beside those.
+    """
+    arrivals = Arrivals(model.processor.tokenizer if isinstance(prompt, str) else None)
+    given: dict = {"text": prompt} if isinstance(prompt, str) else {"input_ids": prompt}
+    batch_size = 1 if isinstance(prompt, str) else len(prompt)
+    output = model.generate(
+        **given,
+        max_new_tokens=num_new_tokens,
+        min_new_tokens=num_new_tokens,
+        overflow="slide",
+        prompt_lookup_num_tokens=num_copied,
+        streamer=arrivals if batch_size == 1 else None,
+        **settings,
+    )
+    seconds = arrivals.seconds
+    cache = output.past_key_values
+    assert cache is not None
+    assert output.statistics is not None
+    positions = cache.get_seq_length()  # the start state's among them
+    tokens = 0
+    for lengths in output.sentence_lengths:
+        read = len(lengths) - 1  # the last sentence was written, and nothing after it
+        tokens += sum(lengths[max(0, read - positions + 1) : read])
+    return Generation(
+        seconds,
+        arrivals.moments[1][0] if arrivals.moments else seconds,
+        sum(output.num_new_tokens),
+        cache.num_bytes if isinstance(cache, RowCache) else cache_bytes(cache),
+        num_cached_tokens=max(tokens, 1),
+        num_cached_positions=positions,
+        fixed_cache_bytes=decoder_cache_bytes(model),
+        tokens_per_forward=output.statistics.tokens_per_forward if model.draft_heads or num_copied else None,
+        break_even=output.statistics.break_even,
+        batch_size=batch_size,
+        steady_rate=arrivals.steady_rate,
+    )
+
+
+def decoder_cache_bytes(model: SLLM) -> int:
+    """Keys and values that writing holds beside the trunk's: one sentence's and the memory's, whatever the text."""
+    config = model.config.autoencoder
+    positions = config.max_sentence_tokens + 1 + config.memory_size
+    layers = config.num_decoder_layers + model.heads_attend * len(model.draft_heads)
+    return 2 * layers * positions * config.hidden_size * model.start_state.element_size()
 
 
 def compare_generation(

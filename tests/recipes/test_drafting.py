@@ -10,7 +10,6 @@ from lmbase.files import verify_folder, write_folder
 from lmbase.report.rows import read_metrics
 from lmbase.text.tokenizers import load_tokenizer
 from multitoken import MultiTokenLM, draft_loop
-from multitoken.benchmarks.training_cost import step_memory_here
 from sllm_recipes import cli
 
 
@@ -107,7 +106,7 @@ def test_a_lossy_decoder_is_told_loudly_and_ends_with_status_2(folder, capsys, m
 
 
 def test_heads_are_compared_in_time_and_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("multitoken.benchmarks.training_cost.step_memory", step_memory_here)
+    monkeypatch.setattr("sllm.benchmarks.training.in_own_process", lambda work, *given: work(*given))
     command = f"--size tiny --quick --dtype fp32 --device cpu --output_dir {tmp_path} --acceptance_from {tmp_path}"
     with pytest.raises(SystemExit):  # no drafts were measured there; what comes before replay is not lost
         sllm(f"benchmark --subset heads replay {command}")
@@ -142,6 +141,7 @@ MISTAKES = {
         lambda folder, opt: "benchmark --subset heads --num_blocks 2 --num_future_tokens 4",
         "as many heads at most",
     ),
+    "no rounds": (lambda folder, opt: "benchmark --subset heads --rounds 0", "rounds"),
 }
 
 

@@ -3,6 +3,8 @@
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lmbase.files import write_folder
 from lmbase.modeling import folders
@@ -15,7 +17,7 @@ def run(tmp_path):
 
     def write(folder):
         (folder / "config.json").write_text('{"model_type": "opt"}')
-        (folder / "model.safetensors").write_bytes(bytes(100))
+        save_file({"weight": torch.zeros(10)}, folder / "model.safetensors")
 
     write_folder(tmp_path / "run" / "model", write)
     return tmp_path / "run"
@@ -51,8 +53,11 @@ def later(path, data):
 
 
 CHANGES = {
-    "other contents of the same size": (lambda f: later(f / "model.safetensors", bytes(99) + b"\1"), "damaged"),
-    "cut off": (lambda f: later(f / "model.safetensors", bytes(60)), "60 bytes instead of 100"),
+    "other contents of the same size": (
+        lambda f: later(f / "model.safetensors", (f / "model.safetensors").read_bytes()[:-1] + b"\1"),
+        "damaged",
+    ),
+    "cut off": (lambda f: later(f / "model.safetensors", bytes(60)), "60 bytes instead of"),
     "deleted": (lambda f: (f / "model.safetensors").unlink(), "missing"),
     "another manifest": (lambda f: later(f / "manifest.json", b"{"), "not written completely"),
 }

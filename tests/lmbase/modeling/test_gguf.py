@@ -104,7 +104,7 @@ def test_unknown_architectures_and_missing_files_are_told(source, tmp_path):
     with pytest.raises(ValueError, match=r"tiny\.gguf' is of the family 'phi3'"):
         load_lm(str(path))
     path.unlink()
-    with pytest.raises(ValueError, match=r"tiny\.gguf': there is no such GGUF file"):
+    with pytest.raises(ValueError, match=r"tiny\.gguf': there is no such file"):
         load_lm(str(path))
 
 

@@ -25,11 +25,19 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     assert read_metrics(path.parent)["rows"] == rows
     document = json.loads(path.read_text(encoding="utf-8"))
     assert list(document) == [
-        "rows", "config", "git_revision", "versions", "hardware", "seed", "wall_seconds", "corpus"
+        "rows", "config", "git_revision", "versions", "hardware", "seed", "wall_seconds", "corpus", "checksum"
     ]  # fmt: skip
     assert document["rows"][1]["bits_per_byte"] is None  # a column that does not apply is there, and null
     assert "extra" not in document["rows"][0]
     assert [file.name for file in path.parent.iterdir()] == ["metrics.json"]  # nothing half-written stays
+
+
+def test_E11_a_figure_that_was_changed_is_noticed(tmp_path):
+    path = write(tmp_path, [Row("OPT", data="stdlib", bits_per_byte=2.25, bytes=10)], corpus={1: "a", 10: 0.1 + 0.2})
+    read_metrics(path)
+    path.write_text(path.read_text(encoding="utf-8").replace("2.25", "1.25"), encoding="utf-8")
+    with pytest.raises(ValueError, match="not those that were written"):
+        read_metrics(path)
 
 
 def test_numbers_of_numpy_and_torch_are_written_as_numbers(tmp_path):

@@ -40,20 +40,6 @@ INVISIBLE += [chr(c) for c in (*range(0x2060, 0x2070), 0xFE0E, 0xFE0F, 0xFEFF, 0
 
 
 @pytest.mark.parametrize("rule", ["punctuation", "sentence"])
-@pytest.mark.parametrize(
-    "marked",
-    [
-        "Das hatte er am 1. Februar 1916 geschrieben.| Der 1. FC Köln spielt.",
-        "Im 19. Jahrhundert war es so.| Wilhelm II. floh am 1. 5. 1918.| Ende.",
-        "Es war 1904.| Er kam mit 14.| Dann ging er.| Then I was 12.| Tom was 9.",
-        "Stalo se to 1. května 1938.| Pršelo.",
-    ],
-)
-def test_C1_ordinal_numbers_and_years(marked: str, rule: str) -> None:
-    assert_cut(marked, rule)
-
-
-@pytest.mark.parametrize("rule", ["punctuation", "sentence"])
 @pytest.mark.parametrize("character", INVISIBLE, ids=lambda c: f"{ord(c):X}")
 def test_C2_invisible_characters_hide_no_mark(character: str, rule: str) -> None:
     for mark in ".!?؟":
@@ -73,27 +59,6 @@ def test_C2_invisible_characters_hide_no_mark(character: str, rule: str) -> None
 )
 def test_C3_what_is_glued_to_a_mark_stays_with_it(marked: str, rule: str) -> None:
     assert_cut(marked, rule)
-
-
-@pytest.mark.parametrize("rule", ["punctuation", "sentence"])
-@pytest.mark.parametrize(
-    "marked",
-    [
-        "Er kam z. B. mit Igeln bzw. Katzen,| u. a. Köln,| d. h. am Montag,| ca. 80 Meter weit.| Ende.",
-        "Anna,| geb. Schmidt,| siehe Abb. 4 auf S. 17.| Das war 300 v. Chr. so.| Ende.",
-        "Vive en EE. UU. en la Avda. América.| Fin.",
-        "Le livre (2e éd. revue) est au 12,| av. Foch.| Fin.",
-        "डॉ. शर्मा आए।| वे बैठे।",
-        "Think (Phil. 4:8).| Like Matt. 5:9 or not.| End.",
-        "The F.B.I. James knew.| In the U.S.| He left at 9 a.m. Monday.| We sold rugs,| etc.| Then we left.",
-        "Он жил в г. Москве на ул. Садовой.| Дом 1904 г. постройки.| Конец.",
-        "Get vitamin C.| The integer n.| Then J.-P. Sand and M. Quinn.| End.",
-        "It was late.|The train uses asyncio.Future and copy.Error in a.The",
-    ],
-)
-def test_C5_abbreviations_of_many_languages(marked: str, rule: str) -> None:
-    cut = marked if rule == "punctuation" else marked.replace(",|", ",")
-    assert_cut(cut, rule)
 
 
 @pytest.mark.parametrize("rule", ["punctuation", "sentence"])

@@ -10,11 +10,7 @@ from tiny import make_mtp
 
 from multitoken import draft_loop
 from multitoken.benchmarks.losslessness import compare_texts, differences, sampling_test
-from multitoken.benchmarks.measuring import (
-    Way,
-    accepted_counts,
-    ways_of,
-)
+from multitoken.benchmarks.measuring import Way, accepted_counts, ways_of
 
 
 @pytest.fixture(scope="module")

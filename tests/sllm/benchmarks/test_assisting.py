@@ -17,7 +17,7 @@ def test_a_replayed_assistant_writes_its_text_with_the_guesses_it_is_told(counts
         sllm.get_input_embeddings().weight[sllm.config.eos_token_id] = 0
     text = [2, *sllm.processor.encode("One, two and three. Four? Yes, five: six and seven! " * 2).input_ids]
     assistant = ReplayedAssistant(sllm, 3, text, mixed(counts))
-    written = time_writing(opt, [torch.tensor([text[:10]])], 80, assistant)
+    written = time_writing(opt, [text[:10]], 80, assistant)
     assert written.ids == [text[:90]]
     assert written.tokens_per_forward == pytest.approx(per_forward, rel=0.1)
     assert written.seconds > 0

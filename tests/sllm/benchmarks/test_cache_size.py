@@ -1,25 +1,19 @@
 """Bytes of the cache: counted by rule, as real caches have them, and as a process grows."""
 
 import itertools
+from typing import Literal
 
-import numpy as np
 import pytest
 import torch
-from tiny import CAP, MEMORY, make_opt, make_processor, make_sllm
+from tiny import CAP, make_processor
 from transformers import DynamicCache
 
 from lmbase.benchmarking.timing import cache_bytes
+from lmbase.report.rows import Row
 from lmbase.text import RULES
 from lmbase.text.padding import pad_sentences
-from sllm.benchmarks.build import Build, random_sentences
-from sllm.benchmarks.cache_size import (
-    growth,
-    lengths_by_rule,
-    measure_cache,
-    measure_resident,
-    read_sentences,
-    read_tokens,
-)
+from sllm.benchmarks.cache_size import Cache, Resident, lengths_by_rule
+from sllm.benchmarks.replaying import Build
 
 PAD = 1
 LENGTHS = [3, 1, 7, CAP, 5]
@@ -40,8 +34,9 @@ def test_rules_cut_the_same_text():
 def test_counted_bytes_are_those_of_a_real_cache(dtype):
     """Of the trunk and of the sentence decoder, after writing."""
     build = Build("tiny", 512, num_memory_states=3, num_memory_tokens=5)
-    opt, name = build.lm().to(dtype).eval(), "bf16" if dtype == torch.bfloat16 else "fp32"
-    plain, *by_rule = measure_cache(build, {"line": [8, 4], "sentence": [2]}, name)
+    opt = build.lm().to(dtype).eval()
+    name: Literal["fp32", "bf16"] = "bf16" if dtype == torch.bfloat16 else "fp32"
+    plain, *by_rule = Cache(dtype=name).rows(build, {"line": [8, 4], "sentence": [2]})
     ids = torch.tensor([[2, *range(10, 20)]])
     cache = opt(ids, past_key_values=DynamicCache(config=opt.config), use_cache=True).past_key_values
     assert plain.kv_bytes_per_token == cache_bytes(cache) / 11
@@ -61,22 +56,25 @@ def test_counted_bytes_are_those_of_a_real_cache(dtype):
 
 
 def test_growth_is_read_where_contexts_are_reached():
-    contexts, room = [20, 40, 300], dict(max_position_embeddings=400)
-    text = random_sentences(LENGTHS, 300, 260, np.random.default_rng(0))
-    by_token = read_tokens(make_opt(**room), text, contexts)
-    for pieces in (by_token, read_sentences(make_sllm(**MEMORY, opt=room), text)):
-        found = growth(pieces, contexts, "cpu")
+    contexts, build = [20, 40, 300], Build("tiny", 512, num_memory_states=3, num_memory_tokens=5)
+    for name in (build.lm_name, build.sllm_name):
+        found = Resident(dtype="fp32", device="cpu").grow(build, name, LENGTHS, contexts)
         for (tokens, *_), context in zip(found, contexts, strict=True):
             assert context <= tokens < context + max(LENGTHS)
         few, more, many = (held for _, held, _ in found)
         assert few < more < many
 
 
+def resident(contexts: list[int], dtype: Literal["fp32", "bf16"]) -> list[Row]:
+    subset = Resident(context_tokens=contexts, dtype=dtype, device="cpu")
+    return [row for part in subset.rows(BUILD, LENGTHS) for row in part]
+
+
 def test_rows_of_resident_memory():
     with pytest.raises(ValueError, match="two at least"):
-        measure_resident(BUILD, LENGTHS, [64], "fp32", "cpu")
+        resident([64], "fp32")
     with pytest.raises(ValueError, match="--dtype fp32"):
-        measure_resident(BUILD, LENGTHS, [64, 128], "bf16", "cpu")
-    opt, sllm = measure_resident(BUILD, LENGTHS, [256, 512], "fp32", "cpu")
+        resident([64, 128], "bf16")
+    opt, sllm = resident([256, 512], "fp32")
     assert {"resident_bytes_per_token", "resident_over_counted"} <= set(opt.extra) & set(sllm.extra)
     assert 2 * (sllm.kv_bytes_per_token or 0) < (opt.kv_bytes_per_token or 0)

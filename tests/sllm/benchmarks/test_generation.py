@@ -1,16 +1,13 @@
 """Rows of writing: every way, its limits, and what does not fit."""
 
-from dataclasses import replace
-
 import pytest
-import torch
 from tiny import CAP
 
-from lmbase.benchmarking.roofline import Machine
 from multitoken import DraftTree
-from multitoken.benchmarks.replaying import Acceptance
-from sllm.benchmarks.build import Build
-from sllm.benchmarks.generation import Case, Contest, measure_generation
+from multitoken.benchmarks.measuring import Way
+from multitoken.benchmarks.replaying import Drafts
+from sllm.benchmarks.generation import Generate, Models
+from sllm.benchmarks.replaying import Build
 
 LENGTHS = [3, 1, 7, CAP, 5]
 BUILD = Build("tiny", 512, num_future_tokens=3)
@@ -22,14 +19,18 @@ def small_measurements(monkeypatch):
 
 
 def test_rows_of_generation(monkeypatch):
-    machine = Machine(torch.float32, "cpu")
     opt = BUILD.lm().eval()
     sllm = BUILD.sllm(opt).eval()
     opt.config.max_position_embeddings = 40
     tree = DraftTree(((0,), (1,), (0, 0)))
-    ways = [Acceptance("3 heads", 3, [2, 0]), Acceptance("tree", 3, [2, 1], tree)]
-    contest = Contest(BUILD, opt, sllm, LENGTHS, ways, machine, 1)
-    measure = lambda *case: measure_generation(contest, Case(*case), dict(dtype="fp32"))  # noqa: E731
+    ways = [Way("3 heads", 3, counts=[2, 0]), Way("tree", 3, tree, [2, 1])]
+
+    def measure(prompt_tokens, new_tokens, batch_size, compiled=False):
+        subset = Generate(new_tokens=new_tokens, rounds=1, dtype="fp32", device="cpu", compiled=compiled)
+        subset.drafts = Drafts("a", {}, ways)
+        models = Models(BUILD.lm_name, opt, BUILD.sllm_name, sllm)
+        return subset.compare(models, LENGTHS, prompt_tokens, batch_size)
+
     rows = {row.model: row for row in measure(20, 16, 1)}
     drafting = ["3 heads", "tree", "auto", "auto, nothing accepted"]
     assert list(rows) == ["OPT tiny", "SLLM tiny", *(f"SLLM tiny, {way}" for way in drafting)]
@@ -46,7 +47,7 @@ def test_rows_of_generation(monkeypatch):
         assert rows[name].extra["of_limit"] > 0.8 * limit / rows[name].extra["milliseconds_per_token"]
     settings = dict(cache_implementation="static", disable_compile=True)
     monkeypatch.setattr("lmbase.benchmarking.timing.compile_settings", lambda device: settings)
-    rows = {row.model: row for row in measure_generation(replace(contest, compiled=True), Case(8, 8, 1), {})}
+    rows = {row.model: row for row in measure(8, 8, 1, compiled=True)}
     assert len(rows) == 2 * (2 + len(drafting))
     assert "plain_ratio" not in rows["OPT tiny, compiled"].extra
     assert {"speed_ratio", "plain_ratio", "of_limit"} <= set(rows["SLLM tiny, compiled"].extra)

@@ -1,10 +1,11 @@
 """Speed of all kinds side by side: columns, what is left out where positions end, what does not fit."""
 
 import pytest
+import torch
 from families import loaded_as, make_family_heads, make_family_sllm, make_lm
 
 from multitoken.benchmarks.measuring import position_bytes
-from sllm.evaluation.speed import compare_generation
+from sllm.evaluation.speed import compare_generation, time_sllm
 
 TEXT = "One, two, three. Four and five! " * 3
 
@@ -16,6 +17,17 @@ def models():
         loaded_as(make_family_heads("llama"), "heads"),
         loaded_as(make_family_sllm("llama"), "sllm"),
     ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_an_sllm_is_timed_from_sentences_and_from_text(batch_size):
+    model = make_family_sllm("llama")
+    found = time_sllm(model, torch.tensor([[[10, 11]]] * batch_size), 9, num_draft=1)
+    assert (found.num_new_tokens, found.batch_size) == (9 * batch_size, batch_size)
+    assert found.tokens_per_position > 0
+    assert found.fixed_cache_bytes > 0
+    assert (found.steady_rate is None) == (batch_size > 1) or found.num_cached_positions < 4
+    assert time_sllm(model, "Hello, you", 9).num_new_tokens == 9
 
 
 def test_figures_of_every_kind(models):

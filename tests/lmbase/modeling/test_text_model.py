@@ -8,8 +8,8 @@ from tiny import make_processor
 from tokenizers_of_kinds import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lmbase.modeling.text_model import ProcessorMixin, TokenizerMixin
 from lmbase.text.processor import SentenceProcessor
-from lmbase.text.text_model import ProcessorMixin, TokenizerMixin
 from lmbase.text.tokenizers import load_tokenizer, tokenizer_hash
 
 
@@ -62,7 +62,7 @@ def test_weights_come_from_safetensors_only(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(ValueError, match="safetensors"):
         WithTokenizer.from_pretrained(tmp_path)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
+from lmbase.modeling.folders import check_whole, model_folder, quiet_loading
 from lmbase.text.processor import FILE_NAME, HUB_OPTIONS, SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
 
@@ -20,6 +21,7 @@ class TextModelMixin:
     """What the two have in common: saving and loading. It stands before PreTrainedModel among the bases of a model."""
 
     config: Any  # of the model
+    config_class: Any
     _text_file: str  # a folder that has this file has what the model carries
 
     def _carried(self) -> Any:
@@ -37,15 +39,41 @@ class TextModelMixin:
             carried.save_pretrained(str(save_directory))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers, but never from a pickle; tokenizer or processor come from where the weights do."""
-        kwargs["use_safetensors"] = True
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
-        model = loaded[0] if kwargs.get("output_loading_info") else loaded
-        folder, hub_options = str(pretrained_model_name_or_path), {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *args: Any,
+        verify: bool = True,
+        new_parts: tuple[str, ...] = (),
+        **kwargs: Any,
+    ) -> Any:
+        """As in Transformers, but never from a pickle, and whole or not at all; a run's folder is taken for its model.
+        Tokenizer or processor come from where the weights do.
+
+        Args:
+            verify: compare the files with the folder's manifest, if it has one; False saves the time for reading them.
+            new_parts: beginnings of the names of weights that the folder may lack: they start fresh.
+
+        Raises:
+            ValueError: no model of this kind there, a weight that is missing, left over, of another shape or not
+                finite, a damaged file, a folder that would run code. With `output_loading_info` the caller judges
+                which weights are there.
+        """
+        if pretrained_model_name_or_path is None:  # weights that are given as `state_dict`
+            return super().from_pretrained(None, *args, **kwargs)  # type: ignore[misc]
+        hub_options = {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
+        name, kind = str(pretrained_model_name_or_path), cls.config_class.model_type
+        folder = model_folder(name, kind, verify=verify, **hub_options)
+        is_asked = kwargs.pop("output_loading_info", False)
+        kwargs |= dict(use_safetensors=True, output_loading_info=True, trust_remote_code=False)
+        kwargs.setdefault("ignore_mismatched_sizes", True)  # told below, in one sentence
+        with quiet_loading(folder):
+            model, found = super().from_pretrained(folder, *args, **kwargs)  # type: ignore[misc]
+        if not is_asked:
+            check_whole(model, found, name, new_parts)
         if cached_file(folder, cls._text_file, _raise_exceptions_for_missing_entries=False, **hub_options):
             model._load_carried(folder, hub_options)
-        return loaded
+        return (model, found) if is_asked else model
 
 
 class TokenizerMixin(TextModelMixin):

@@ -1,0 +1,39 @@
+"""What a name of a model means: a folder here, or a model on a hub. A path is never asked of a hub."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import constants
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def check_source(name: str) -> None:
+    """Raise ValueError for a name that is no folder or file here and cannot be found on a hub, before minutes are spent
+    in asking."""
+    parts = Path(name).parts
+    if Path(name).expanduser().exists():
+        if name.startswith("~"):
+            raise ValueError(f"{name!r}: write the path without ~: {str(Path(name).expanduser())!r}.")
+        return
+    if not HUB_ID.fullmatch(name) or (len(parts) > 1 and Path(parts[0]).is_dir()):
+        raise ValueError(f"{name!r}: there is no such file or folder. Check the path, or give a hub id (owner/name).")
+    if constants.is_offline_mode() or _hub_answers():
+        return
+    if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
+        raise ValueError(
+            f"{name!r} is no folder here and not in the cache, and {constants.ENDPOINT} does not answer: check the "
+            "name and the network, or give the folder of a model."
+        )
+    constants.HF_HUB_OFFLINE = True  # what is cached is used without a minute of retries for each file
+
+
+@cache
+def _hub_answers() -> bool:
+    try:
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # of whichever library the hub's client uses
+        return False
+    return True

@@ -1,0 +1,32 @@
+"""A path is never asked of a hub, and a hub that does not answer is told at once."""
+
+import time
+
+import pytest
+
+from lmbase.modeling.pretrained import load_lm
+from lmbase.text.tokenizers import load_tokenizer
+from sllm import SLLM
+from sllm.loading import load_model
+
+WAYS = (load_lm, SLLM.from_pretrained, load_model, load_tokenizer)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./typo", "../typo", "a/b/c", "{here}/typo"])
+def test_G8_a_path_is_never_asked_of_a_hub(name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lmbase.hub._hub_answers", lambda: pytest.fail("a hub was asked"))
+    for load in WAYS:
+        with pytest.raises(ValueError, match="no such file or folder"):
+            load(name.format(here="here"))
+
+
+def test_G8_a_hub_that_does_not_answer_is_told_at_once(monkeypatch):
+    monkeypatch.setattr("lmbase.hub._hub_answers", lambda: False)
+    monkeypatch.setattr("lmbase.hub.constants.HF_HUB_OFFLINE", False)
+    started = time.monotonic()
+    for load in WAYS:
+        with pytest.raises(ValueError, match="'nobody/nothing' is no folder here and not in the cache"):
+            load("nobody/nothing")
+    assert time.monotonic() - started < 2
