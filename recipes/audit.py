@@ -31,7 +31,7 @@ def main(config: Config) -> None:
     if not config.model:
         raise ValueError("Nothing to audit: give --model PATH [PATH ...].")
     device = choose_device(config.device)
-    texts, _ = read_texts(config.data, "test", config.text_field, AUDIT_TEXTS)
+    texts, _ = read_texts(config.data, "test", config.text_field, AUDIT_TEXTS, config.model)
     failures = []
     for spec in config.model:
         try:

@@ -42,7 +42,7 @@ class Config:
     data: str | list[str] = option(
         "stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files"
     )
-    split: str = option("test", "train, valid or test")
+    split: str = option("test", "train, valid or test; files that have no splits and were not trained on: whole")
     text_field: str = option("text", "the field of a record that holds the text")
     max_documents: int | None = option(None, "score the split's first documents only")
     protocol: Literal["exact", "paper"] = option("exact", "paper: as the published evaluation meant to")
@@ -125,7 +125,7 @@ def main(config: Config) -> list[Row]:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
     models = load_all(config, choose_device(config.device))
     baseline = choose_baseline(models, config.baseline)
-    texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents)
+    texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, config.model)
     data = make_texts(texts, corpus["name"], baseline)
     language_models = [m for m in models if m.predicts]
     for loaded in language_models:

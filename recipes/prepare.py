@@ -5,11 +5,11 @@
     sllm prepare --data 'books/*.jsonl.gz' --text_field body --tokenizer facebook/opt-125m
     sllm prepare --data hub:wikitext:wikitext-103-raw-v1 --tokenizer bpe:16384 --rule sentence
 
-Files and folders named train, valid (validation, dev) and test make the splits; without such names documents are dealt
-out 98 / 1 / 1 by a hash of their names. Tokenizer and Punkt parameters are learned from the train split only. Nothing
-is cut off: a sentence of more than max_sentence_tokens becomes several. What cannot be read is named, counted and left
-out. The corpus may be larger than memory. An interrupted run goes on where it stopped when the same command is given
-again; the result is the same for any number of workers.
+Files and folders named train, valid (validation, val, dev) and test make the splits; without such names texts are
+dealt out by share of text, 1 to 2% each to valid and test. Tokenizer and Punkt parameters are learned from the train
+split only. Nothing is cut off: a sentence of more than max_sentence_tokens becomes several. What cannot be read is
+named, counted and left out. The corpus may be larger than memory. An interrupted run goes on where it stopped when the
+same command is given again; the result is the same for any number of workers.
 
 output_dir then holds train/ valid/ test/ (Arrow), processor/ (tokenizer and rule), statistics.json and manifest.json
 (checksums). Give the folder to the other recipes as `--data`.
@@ -23,12 +23,13 @@ from lmbase.files import MANIFEST
 from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
 from sllm_data.corpora import open_corpus
+from sllm_data.description import describe
 from sllm_data.open_data import make_processor
-from sllm_data.prepare import prepare
+from sllm_data.prepare import CONTENTS, prepare
 from sllm_data.prepared import PROCESSOR, PreparedData
 
 QUICK_BYTES = 200_000
-MANY_CAPPED = 0.1  # share of sentences that reach max_sentence_tokens from which a remedy is named
+NOT_COMPARED = "of its text only names and sizes were compared, not the contents (too large, or elsewhere)"
 
 
 @dataclass
@@ -53,9 +54,9 @@ def main(config: Config) -> PreparedData:
             f"{config.output_dir!r} was prepared with another configuration ({'; '.join(differing)}). "
             "Choose another output_dir, or delete the folder."
         )
-    if (folder / MANIFEST).is_file():
+    was_prepared = (folder / MANIFEST).is_file()
+    if was_prepared:
         PreparedData.load(folder).verify()
-        print(f"{config.output_dir} is already prepared, and every checksum holds.")
     corpus = open_corpus(config.data, config.text_field, max_bytes=QUICK_BYTES if config.quick else None)
     if (folder / PROCESSOR).is_dir():  # an interrupted run had learned it already
         processor = SentenceProcessor.from_pretrained(folder / PROCESSOR)
@@ -64,36 +65,11 @@ def main(config: Config) -> PreparedData:
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, saved_config)
     data = prepare(corpus, processor, folder, num_workers=config.num_workers)
+    if was_prepared:
+        same = "the text is the one it was made from" if CONTENTS in data.configuration else NOT_COMPARED
+        print(f"{config.output_dir} is already prepared, and every checksum holds; {same}.")
     print(describe(data))
     return data
-
-
-def describe(data: PreparedData) -> str:
-    """What is in prepared data, as lines of text."""
-    lines = [f"{data.folder}: {data.name} (SHA-256 {data.hash[:8]})"]
-    for split, counts in data.statistics.items():
-        if not counts["documents"]:
-            lines.append(f"  {split}: no text")
-        else:
-            mean = counts["tokens"] / counts["sentences"]
-            ratio = counts["piecewise_to_whole_tokens"]
-            cap = data.processor.max_sentence_tokens
-            capped = sum(counts["tokens_per_sentence"][cap:]) / counts["sentences"]
-            rules = ", ".join(f"{rule} {number}" for rule, number in counts["rules"].items())
-            lines.append(
-                f"  {split}: {counts['documents']:,} documents, {counts['bytes']:,} bytes, "
-                f"{counts['sentences']:,} sentences ({capped:.1%} at the cap of {cap}), {counts['tokens']:,} tokens "
-                f"({mean:.1f} per sentence, {ratio:.3f} times those of whole documents; {rules})"
-            )
-            if capped > MANY_CAPPED:
-                lines.append(
-                    f"  {split}: {capped:.0%} of the sentences reach the cap, which cuts longer ones in two: give "
-                    "more --max_sentence_tokens, a tokenizer of longer tokens (bpe:N, not bytes) or another --rule"
-                )
-        for reason, entry in counts["skipped"].items():
-            more = " ..." if entry["count"] > 3 else ""
-            lines.append(f"  {split}: left out {entry['count']} x {reason}: {', '.join(entry['names'][:3])}{more}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -107,21 +107,21 @@ def test_the_command_knows_what_its_launcher_imports(tmp_path):
 
 
 def test_a_reader_is_found_by_its_suffix(tmp_path):
-    (tmp_path / "valid.tsv").write_text("n\ttext\n1\tThree.\n2\n", encoding="utf-8")
-    (tmp_path / "train.tsv.gz").write_bytes(gzip.compress("n\ttext\r\n1\tOne.\r\n2\tÜ 😀\r\n".encode()))
+    (tmp_path / "valid.fortune").write_text("Three.\n", encoding="utf-8")
+    (tmp_path / "train.fortune.gz").write_bytes(gzip.compress("One.\r\n%\r\nÜ 😀\n%\n".encode()))
     corpus = open_corpus(str(tmp_path))
-    assert [(d.name, d.text) for d in corpus.read("train")] == [("train.tsv.gz:1", "One."), ("train.tsv.gz:2", "Ü 😀")]
-    assert [d.text for d in corpus.read("valid")] == ["Three."]
-    assert corpus.skipped["valid"].names == {"no field 'text'": ["valid.tsv:2"]}
+    names = ["train.fortune.gz:1", "train.fortune.gz:2", "train.fortune.gz:3"]
+    assert [(d.name, d.text) for d in corpus.read("train")] == list(zip(names, ["One.\r\n", "Ü 😀\n", ""], strict=True))
+    assert [d.text for d in corpus.read("valid")] == ["Three.\n"]
     data = prepare(corpus, make_processor(), tmp_path / "prepared", progress=False)
-    assert list(documents_of(data, "train")) == ["One.", "Ü 😀"]
+    assert list(documents_of(data, "train")) == ["One.\r\n", "Ü 😀\n"]
 
 
-def test_a_bad_byte_costs_a_reader_its_row_only(tmp_path):
-    (tmp_path / "train.tsv").write_bytes(b"\xef\xbb\xbftext\tn\nOne.\t1\nbad \xff\t2\nTwo.\t3\n\n\n")
+def test_a_bad_byte_costs_a_reader_its_text_only(tmp_path):
+    (tmp_path / "train.fortune").write_bytes(b"\xef\xbb\xbfOne.\n%\nbad \xff\n%\nTwo.\n")
     corpus = open_corpus(str(tmp_path))
-    assert [(d.name, d.text) for d in corpus.read("train")] == [("train.tsv:1", "One."), ("train.tsv:3", "Two.")]
-    assert corpus.skipped["train"].names == {"invalid UTF-8": ["train.tsv:2"]}
+    assert [d.text for d in corpus.read("train")] == ["One.\n", "Two.\n"]
+    assert [name.partition(" ")[0] for name in corpus.skipped["train"].names["invalid UTF-8"]] == ["train.fortune:2"]
 
 
 def trained(model, batch, steps=2):

@@ -9,21 +9,21 @@ import glob
 import hashlib
 import os
 import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
-from sllm_data.readers import Document, Skip, file_kind, known_types, read_file, record_document, without_types
+from sllm_data.readers import Document, Skip, file_kind, known_types, read_file, record_document
+from sllm_data.splits import LEAST, SPLITS, WORDS, Deal, deal, named_splits
 from sllm_data.stdlib import read_stdlib
 
-SPLITS = ("train", "valid", "test")
-SPLIT_WORDS = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
-HELD_OUT_SHARE = 0.01  # of the documents, for valid and for test each, where the data has no splits of its own
-# Where chance gave valid or test no document, they get one of the first so many.
-FIRST_DOCUMENTS = 1000
 SKIPPED_NAMES_KEPT = 100
+COMPARED_BYTES = 2**30  # of files: up to here a changed letter is seen, above it names and sizes are compared
 LEARNING_CHARACTERS = 256 * 2**20
+NO_DOCUMENT_YET = 100_000  # records, after which it is told that the field may be a wrong one
 
 Source = Callable[[], Iterator[Document | Skip]]
 
@@ -52,12 +52,17 @@ class SkipLog:
         """{reason: {"count": how many, "names": [the first ones]}}"""
         return {reason: {"count": n, "names": self.names[reason]} for reason, n in sorted(self.counts.items())}
 
-    def __str__(self) -> str:
-        parts = []
-        for reason, count in sorted(self.counts.items()):
+    def lines(self) -> list[str]:
+        """A line for each reason, the most frequent first: how often, and where first."""
+        found = []
+        for reason, count in sorted(self.counts.items(), key=lambda item: (-item[1], item[0])):
             names = self.names[reason][:3]
-            parts.append(f"{count} x {reason}: {', '.join(names)}{' ...' if count > len(names) else ''}")
-        return "; ".join(parts)
+            places = [names[0], *(name.partition(" (")[0] for name in names[1:])]
+            found.append(f"{count} x {reason}: {', '.join(places)}{' ...' if count > len(names) else ''}")
+        return found
+
+    def __str__(self) -> str:
+        return "; ".join(self.lines())
 
 
 class Corpus:
@@ -67,28 +72,48 @@ class Corpus:
         name: what tables call it.
         fingerprint: changes when the data changes, as far as that can be told without reading it all.
         sources: for each split a function that starts reading it; or {None: function} for documents without a split,
-            which are then dealt out 98 / 1 / 1 by a hash of their names.
+            which are then dealt out (`sllm_data.splits`).
         max_bytes: read about so many bytes of each split only.
+        report: how the sources came to their splits.
+        contents: a function that gives a hash of all data; None if they are too large, or elsewhere.
 
     Attributes:
         splits: those that there are, in the order train, valid, test.
         skipped: for each split, what its last reading left out.
     """
 
-    def __init__(self, name: str, fingerprint: str, sources: dict[str | None, Source], max_bytes: int | None = None):
+    def __init__(
+        self,
+        name: str,
+        fingerprint: str,
+        sources: dict[str | None, Source],
+        max_bytes: int | None = None,
+        *,
+        report: str = "",
+        contents: Callable[[], str] | None = None,
+    ):
         assert sources.keys() <= set(SPLITS) or sources.keys() == {None}, sources.keys()
         self.name = name if max_bytes is None else f"{name}-first-{max_bytes}"
         self.fingerprint = fingerprint if max_bytes is None else f"{fingerprint}-first-{max_bytes}"
-        self.max_bytes = max_bytes
+        self.max_bytes, self.contents = max_bytes, contents
         self.skipped: dict[str, SkipLog] = {}
-        self._sources = sources
+        self._sources, self._report = sources, report
 
     @cached_property
+    def deal(self) -> Deal | None:
+        """How documents without splits of their own are dealt out; finding it reads them all."""
+        if None not in self._sources:
+            return None
+        return deal(self._sources[None](), int(self.max_bytes / LEAST) if self.max_bytes else None)
+
+    @property
     def splits(self) -> tuple[str, ...]:
-        if None in self._sources:
-            # All three where three documents are; with fewer, everything is train.
-            return SPLITS if len(self._first_names) >= 3 else SPLITS[:1]
-        return tuple(split for split in SPLITS if split in self._sources)
+        return self.deal.splits if self.deal else tuple(split for split in SPLITS if split in self._sources)
+
+    @property
+    def report(self) -> str:
+        """How the splits came about, in a sentence."""
+        return self.deal.report if self.deal else self._report
 
     def read(self, split: str) -> Iterator[Document]:
         """Stream the documents of a split, always in the same order; what is left out is counted in `skipped[split]`.
@@ -111,6 +136,15 @@ class Corpus:
             if self.max_bytes and size >= self.max_bytes:
                 return
 
+    def is_undivided(self, split: str) -> bool:
+        """Whether the data itself are in one piece, which is not named `split`."""
+        return len(self._sources) == 1 and split not in self._sources
+
+    def read_whole(self) -> Iterator[Document]:
+        """Stream the documents of all splits, uncut."""
+        for source in self._sources.values():
+            yield from (item for item in source() if isinstance(item, Document))
+
     def texts(self, split: str = "train") -> Iterator[str]:
         """The texts alone, for what is learned from a split (a tokenizer, Punkt): the first 256 MB, which is plenty."""
         size = 0
@@ -128,41 +162,47 @@ class Corpus:
                 if isinstance(item, Document):
                     return self
                 skipped.add(item)
+                if sum(skipped.counts.values()) == NO_DOCUMENT_YET:
+                    print(
+                        f"No document in the first {NO_DOCUMENT_YET:,} records ({skipped}); reading on.",
+                        file=sys.stderr,
+                    )
+        for reason, names in skipped.names.items():
+            if reason.startswith("no field"):
+                name, _, fields = names[0].removesuffix(")").partition(" (")
+                raise ValueError(
+                    f"{name} has {reason}; {fields}. No record that can be read has it: name the one that holds the "
+                    f"text, --text_field NAME. Left out: {skipped}."
+                )
         left_out = f" Left out: {skipped}." if skipped.counts else ""
         raise ValueError(f"The data {self.name!r} has no document that can be read.{left_out}")
 
     def _items(self, split: str) -> Iterator[Document | Skip]:
-        if None not in self._sources:
+        if not self.deal:
             yield from self._sources[split]()
-        else:
-            yield from (item for item in self._sources[None]() if self._split_of(item.name) == split)
-
-    def _split_of(self, name: str) -> str:
-        return "train" if len(self.splits) == 1 else self._forced_splits.get(name) or _drawn_split(name)
-
-    @cached_property
-    def _first_names(self) -> list[str]:
-        """Names of the first documents that can be read, in the order of their hashes."""
-        documents = (item.name for item in self._sources[None]() if isinstance(item, Document))
-        return sorted(islice(documents, FIRST_DOCUMENTS), key=_draw)
-
-    @cached_property
-    def _forced_splits(self) -> dict[str, str]:
-        names = self._first_names
-        if {_drawn_split(name) for name in names} == set(SPLITS):
-            return {}
-        return {names[0]: "valid", names[1]: "test", names[-1]: "train"}
+            return
+        if split != "train" and self.deal.kept is not None:
+            yield from self.deal.kept[split]
+            return
+        documents = 0
+        for item in self._sources[None]():
+            if isinstance(item, Document):
+                yield from (part for where, part in self.deal.parts(item) if where == split)
+                documents += 1
+                if self.max_bytes and documents >= self.deal.num_documents:
+                    return
+            elif split == "train":  # told once
+                yield item
 
 
-SPLIT_HINT = "Files and folders named train, valid and test make splits."
+SPLIT_HINT = "Files named train.jsonl, valid.jsonl and test.jsonl, or folders so named, make splits."
 
 
 def open_corpus(data: str | list[str], text_field: str = "text", max_bytes: int | None = None) -> Corpus:
     """The corpus behind a `data` spec, or behind several specs of files.
 
-    A file belongs to the split that the first or last word of its name says, or a folder below the given one
-    (`train.jsonl`, `wiki-valid.txt`, `test/a.txt`). If some files say so and others do not, the others are train. If
-    none does, documents are dealt out by a hash of their names.
+    Names of files and folders make splits (`train.jsonl`, `test-00000-of-00002.parquet`, `valid/a.txt`); without such
+    names texts are dealt out by share, see `sllm_data.splits`.
 
     Args:
         text_field: the field of `.jsonl`, `.json`, `.csv`, `.parquet` and hub records that holds the text.
@@ -176,7 +216,8 @@ def open_corpus(data: str | list[str], text_field: str = "text", max_bytes: int 
     if single == "stdlib":
         name, splits = read_stdlib()
         sources: dict[str | None, Source] = {split: _source_of(documents) for split, documents in splits.items()}
-        return Corpus(name, name, sources, max_bytes)
+        report = "whole modules, in the order of a hash of their names"
+        return Corpus(name, name, sources, max_bytes, report=report, contents=lambda: name)
     if single.startswith("hub:"):
         return _open_hub(single, text_field, max_bytes)
     mixed = [spec for spec in specs if spec == "stdlib" or spec.startswith("hub:")]
@@ -187,16 +228,6 @@ def open_corpus(data: str | list[str], text_field: str = "text", max_bytes: int 
 
 def _source_of(documents: list[tuple[str, str]]) -> Source:
     return lambda: (Document(text, name) for name, text in documents)
-
-
-def _draw(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-
-
-def _drawn_split(name: str) -> str:
-    draw = _draw(name)
-    return "valid" if draw < HELD_OUT_SHARE else "test" if draw < 2 * HELD_OUT_SHARE else "train"
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -212,9 +243,8 @@ def _open_files(specs: list[str], text_field: str, max_bytes: int | None) -> Cor
     names = {
         path: _printable(path.relative_to(base).as_posix()) for path in [*paths, *unknown] if path.is_relative_to(base)
     }
-    split_of = {path: _split_in_name(Path(names[path])) for path in paths}
-    if any(split_of.values()):
-        split_of = {path: split or "train" for path, split in split_of.items()}
+    in_name = named_splits([names[path] for path in paths])
+    split_of = {path: in_name.get(names[path]) for path in paths}
 
     def source(split: str | None) -> Source:
         def read() -> Iterator[Document | Skip]:
@@ -226,11 +256,33 @@ def _open_files(specs: list[str], text_field: str, max_bytes: int | None) -> Cor
 
         return read
 
-    sizes = [f"{names[path]}\0{path.stat().st_size}\0" for path in paths]
-    fingerprint = hashlib.sha256("".join([text_field, "\0", *sizes]).encode()).hexdigest()
+    sizes = {path: path.stat().st_size for path in paths}
+    described = "".join([text_field, "\0", *(f"{names[path]}\0{size}\0" for path, size in sizes.items())])
+    fingerprint = hashlib.sha256(described.encode()).hexdigest()
+
+    def contents() -> str:
+        digest = hashlib.sha256()
+        for path in paths:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
     name = paths[0].name.partition(".")[0] if len(paths) == 1 else base.name or "files"
     sources: dict[str | None, Source] = {split: source(split) for split in dict.fromkeys(split_of.values())}
-    return Corpus(_printable(name), fingerprint, sources, max_bytes).check_not_empty()
+    counts = Counter(split_of.values())
+    report = "by names of files and folders: " + ", ".join(f"{split} {n}" for split, n in counts.items())
+    compared = contents if sum(sizes.values()) <= COMPARED_BYTES else None
+    corpus = Corpus(_printable(name), fingerprint, sources, max_bytes, report=report, contents=compared)
+    return corpus.check_not_empty()
+
+
+def files_of(data: str | list[str]) -> list[Path]:
+    """The files that specs stand for; none for other specs and for files that are no longer there."""
+    found: list[Path] = []
+    for spec in [data] if isinstance(data, str) else data:
+        with suppress(ValueError):
+            found += _find(spec, [])
+    return found
 
 
 def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
@@ -244,7 +296,8 @@ def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
     if path.is_dir():
         found = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
     else:
-        found = [Path(match) for match in glob.glob(str(path), recursive=True)]
+        patterns = [str(path), re.sub(r"\[(?![]!])", "[[]", str(path))]  # brackets may also be a name's own
+        found = next(filter(None, ([Path(m) for m in glob.glob(p, recursive=True)] for p in patterns)), [])
         if not found:
             raise ValueError(
                 f"data={spec!r}: no such file or folder, and nothing matches it as a pattern (from {os.getcwd()!r}). "
@@ -256,13 +309,6 @@ def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
             yield absolute
         elif not match.is_dir():
             unknown.append(absolute)
-
-
-def _split_in_name(path: Path) -> str | None:
-    """The split that the first or last word of a file's name says, or else the nearest folder named like one."""
-    words = [word for word in re.split(r"[^a-z]+", without_types(path.name).lower()) if word] or [""]
-    folders = [folder.lower() for folder in reversed(path.parts[:-1])]
-    return next((SPLIT_WORDS[word] for word in (words[0], words[-1], *folders) if word in SPLIT_WORDS), None)
 
 
 def _printable(name: str) -> str:
@@ -293,14 +339,14 @@ def _open_hub(spec: str, text_field: str, max_bytes: int | None) -> Corpus:
             f"data={spec!r} could not be opened: {error} ({type(error).__name__}). Check the name and the "
             "configuration (hub:NAME:CONFIG), the network, and `hf auth login` for gated data."
         ) from error
-    declared = {SPLIT_WORDS[split]: split for split in loaded if split in SPLIT_WORDS}
+    declared = {WORDS[split]: split for split in loaded if split in WORDS}
     if not declared:
         raise ValueError(f"data={spec!r} has the splits {', '.join(loaded)}, none of them train, validation or test.")
 
     def source(split: str) -> Source:
         def read() -> Iterator[Document | Skip]:
             for number, record in enumerate(loaded[split], start=1):
-                yield record_document(record, f"{split}:{number}", text_field, first=number == 1)
+                yield record_document(record, f"{split}:{number}", text_field)
 
         return read
 
@@ -310,4 +356,5 @@ def _open_hub(spec: str, text_field: str, max_bytes: int | None) -> Corpus:
         sources = {split: source(original) for split, original in declared.items()}
     label = "-".join([name.strip("/").rpartition("/")[2], *config])
     fingerprint = hashlib.sha256(f"{spec}\0{text_field}".encode()).hexdigest()
-    return Corpus(label, fingerprint, sources, max_bytes).check_not_empty()
+    report = "the data set's own"
+    return Corpus(label, fingerprint, sources, max_bytes, report=report).check_not_empty()

@@ -11,6 +11,7 @@ from lmbase.text import learn_parameters
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer
 from sllm_data.corpora import Corpus, open_corpus
+from sllm_data.description import describe
 from sllm_data.prepare import check_configuration, prepare
 from sllm_data.prepared import PROCESSOR, PreparedData
 
@@ -87,4 +88,8 @@ def open_data(
         else:
             processor = make_processor(corpus, tokenizer, rule, max_sentence_tokens)
             write_text(folder / REQUEST, json.dumps(request, indent=1) + "\n")
-        return prepare(corpus, processor, folder)  # only loads what is finished, if it was made from this very corpus
+        was_prepared = is_prepared(folder)
+        prepared = prepare(corpus, processor, folder)  # only loads what is finished, if it was made from this corpus
+        if not was_prepared:
+            print(describe(prepared))
+        return prepared

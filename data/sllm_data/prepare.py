@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,10 +19,11 @@ from lmbase.files import MANIFEST, sync, sync_path, told_if_disk_is_full, write_
 from lmbase.text.processor import SentenceProcessor
 from sllm_data.corpora import Corpus, SkipLog
 from sllm_data.encode import CHUNK_CHARACTERS, SCHEMA, Chunk, EncodedChunk, Statistics, encode_in_order
-from sllm_data.prepared import JOURNAL, PROCESSOR, STATISTICS, PreparedData
+from sllm_data.prepared import JOURNAL, PROCESSOR, STATISTICS, PreparedData, PreparedSplit
 from sllm_data.readers import Document
 
 SHARD_CHARACTERS = 64 * 2**20  # an interrupted run repeats one shard at most
+CONTENTS = "corpus_contents"  # folders of earlier versions do not have it
 KEPT = "the shards that are finished are kept"
 
 
@@ -126,6 +128,8 @@ def prepare(
         "processor": processor.fingerprint,
         "shard_characters": shard_characters,
     }
+    if corpus.contents:
+        configuration[CONTENTS] = corpus.contents()
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder), told_if_disk_is_full(folder, KEPT):
         if (folder / MANIFEST).is_file():
@@ -151,7 +155,8 @@ def num_cpus() -> int:
 
 def check_configuration(folder: Path, old: dict, new: dict) -> None:
     """ValueError if a folder holds something else than what `new` describes."""
-    differing = [f"{key}: {old.get(key)} -> {value}" for key, value in new.items() if old.get(key) != value]
+    known = {key: value for key, value in new.items() if key in old or key != CONTENTS}
+    differing = [f"{key}: {old.get(key)} -> {value}" for key, value in known.items() if old.get(key) != value]
     if differing:
         raise ValueError(
             f"{str(folder)!r} holds data prepared from something else ({'; '.join(differing)}). "
@@ -267,10 +272,13 @@ def _finish(corpus: Corpus, journal: Journal) -> None:
         splits[split] = asdict(total) | {"piecewise_to_whole_tokens": ratio, "skipped": skipped.to_dict()}
     if not any(counts["documents"] for counts in splits.values()):
         raise ValueError(f"The data {corpus.name!r} hold no text. Left out: {everything_skipped}.")
+    for split, number in _repeated_from_train(journal).items():
+        splits[split]["also_in_train"] = number
     content = {
         "name": corpus.name,
         "hash": content_hash.hexdigest(),
         "configuration": journal.configuration,
+        "splits_are": corpus.report,
         "splits": splits,
     }
     write_text(folder / STATISTICS, json.dumps(content, indent=1) + "\n")
@@ -281,6 +289,21 @@ def _finish(corpus: Corpus, journal: Journal) -> None:
         manifest[path.relative_to(folder).as_posix()] = entry
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     (folder / JOURNAL).unlink()
+
+
+def _repeated_from_train(journal: Journal) -> dict[str, int]:
+    """How many documents of each other split are documents of the train split, too: what is learned by heart there."""
+    parts = {
+        split: PreparedSplit([journal.folder / shard.file for shard in shards])
+        for split in ("valid", "test", "train")
+        if (shards := journal.of_split(split))
+    }
+    if "train" not in parts:
+        return {}
+    held_out = {split: Counter(part.document_keys()) for split, part in parts.items() if split != "train"}
+    wanted = set().union(*held_out.values())
+    found = wanted.intersection(parts["train"].document_keys()) if wanted else set()
+    return {split: sum(keys[key] for key in found) for split, keys in held_out.items()}
 
 
 # -- the disk ----------------------------------------------------------------------------------------------------------

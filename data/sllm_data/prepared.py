@@ -9,7 +9,9 @@ The Arrow files are streams that `datasets.Dataset.from_file` reads, too.
 """
 
 import json
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,11 @@ class PreparedSplit:
     def num_tokens(self) -> int:
         return int(self.sentence_tokens[-1])
 
+    def document_keys(self) -> Iterator[int]:
+        """A number for each document: equal for equal documents, within this process, and for no others."""
+        borders = self.sentence_tokens[self.document_sentences].tolist()
+        return (hash(self.tokens(start, stop).tobytes()) for start, stop in pairwise(borders))
+
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Tokens start..stop of the flat stream, int32; read-only, a view into the file where no border is crossed."""
         assert 0 <= start <= stop <= self.num_tokens, (start, stop, self.num_tokens)
@@ -85,7 +92,9 @@ class PreparedData:
         hash: SHA-256 of all documents read, in order; the same text has the same hash on any machine.
         splits: the splits that have documents, in the order train, valid, test.
         statistics: {split: counts}, see `sllm_data.encode.Statistics`; also `skipped` {reason: {count, names}} and
-            `piecewise_to_whole_tokens`, 1.0 if cutting into sentences costs no tokens.
+            `piecewise_to_whole_tokens`, 1.0 if cutting into sentences costs no tokens; and, of valid and test,
+            `also_in_train`, how many of their documents are documents of train, too.
+        splits_are: how the splits came about, in words.
         configuration: what the folder was made from.
     """
 
@@ -95,6 +104,7 @@ class PreparedData:
         self.name: str = content["name"]
         self.hash: str = content["hash"]
         self.configuration: dict[str, str | int] = content["configuration"]
+        self.splits_are: str = content.get("splits_are", "")  # data of earlier versions do not say
         self.statistics: dict[str, dict] = content["splits"]
         self.splits = tuple(split for split, counts in self.statistics.items() if counts["documents"])
         self._loaded: dict[str, PreparedSplit] = {}
@@ -147,7 +157,8 @@ class PreparedData:
         if name not in self.splits:
             raise ValueError(
                 f"The prepared data in {str(self.folder)!r} have no split {name!r}, only {', '.join(self.splits)}. "
-                "Files or folders named train, valid and test make splits; prepare such data into another folder."
+                f"How they came about: {self.splits_are or 'it is not known'}. Files named train.jsonl, valid.jsonl, "
+                "test.jsonl, or folders so named, make splits; prepare such data into another folder."
             )
         if name not in self._loaded:
             split = PreparedSplit([self.folder / file for file in self._files if file.startswith(f"{name}/")])

@@ -1,31 +1,37 @@
 """Readers of the file formats a corpus may come in: each yields the documents of one file, and what it left out.
 
-What cannot be read is told as a `Skip`, never turned into data. Bytes are decoded strictly; line ends and NUL bytes are
-kept.
+A file goes through stages, each of which tells its faults with their place: bytes that a checksum vouches for
+(`archives`), text in UTF-8 (`encodings`), records, documents. What cannot be read is told as a `Skip`, never turned
+into data. Line ends and NUL bytes are kept.
 
-A new format is one function and one line in `READERS`; a new compression is one line in `OPENERS`.
+A new format is one function and one line in `READERS`; a new compression is one line in `archives.CODECS`.
 """
 
-import bz2
-import codecs
 import csv
-import gzip
 import io
 import json
-import lzma
-import zlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmbase.text import is_unicode
+from sllm_data.archives import BLOCK, CODECS, FAULTS, DamagedFile
+from sllm_data.borders import last_border
+from sllm_data.encodings import WrongEncoding, open_text, what_it_may_be
 
-# A longer text file is read in parts, cut after a line: no file has to fit into memory.
+# A longer text file is read in parts: no file has to fit into memory.
 MAX_TEXT_FILE_BYTES = 16 * 2**20
+PART_WINDOW = 2**14  # characters in which a part's end is looked for
+MAX_FIELD = 2**26  # characters of a CSV field: a quote that is never closed must not read on for ever
+CSV_REMEDY = 'Quote fields that hold a separator, a quote or a line break, and write a quote inside twice ("", not \\")'
+BOM = "\ufeff".encode()
+_BETWEEN_VALUES = re.compile(r"[\s,\[\]\ufeff]*")
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Document:
 
     text: str
     name: str
+    part: int = 0  # of a text that is read in parts, its number from 1
 
 
 @dataclass(frozen=True)
@@ -50,25 +57,13 @@ class Reader:
     """How files of one format are read."""
 
     read: Callable[[Path, str, str], Iterator[Document | Skip]]  # path, name in the corpus, text field
-    may_be_compressed: bool = True  # `read` opens files by `open_stream`, which decompresses
-
-
-def _open_zst(path: Path) -> BinaryIO:
-    return cast(BinaryIO, io.BufferedReader(cast(Any, pa.input_stream(str(path), compression="zstd"))))
-
-
-OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
-    ".gz": lambda path: cast(BinaryIO, gzip.GzipFile(path)),
-    ".bz2": lambda path: cast(BinaryIO, bz2.BZ2File(path)),
-    ".xz": lambda path: cast(BinaryIO, lzma.LZMAFile(path)),  # noqa: SIM115 (the caller closes it)
-    ".zst": _open_zst,
-}
+    may_be_compressed: bool = True  # `read` opens files by `open_text`, which decompresses
 
 
 def file_kind(path: Path) -> str | None:
     """The suffix that decides how `path` is read (`.jsonl` for `a.jsonl.gz`); None for a file that no reader knows."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if suffixes and suffixes[-1] in OPENERS:
+    if suffixes and suffixes[-1] in CODECS:
         inner = READERS.get(suffixes[0]) if len(suffixes) == 2 else None
         return suffixes[0] if inner is not None and inner.may_be_compressed else None
     return suffixes[-1] if suffixes and suffixes[-1] in READERS else None
@@ -79,7 +74,7 @@ def known_types() -> str:
     compressible = [suffix for suffix, reader in READERS.items() if reader.may_be_compressed]
     others = [suffix for suffix in READERS if suffix not in compressible]
     alone = f", and {_listed(others, 'and')} as they are" if others else ""
-    return f"Known are {_listed(compressible, 'and')}, also with {_listed(list(OPENERS), 'or')} added{alone}."
+    return f"Known are {_listed(compressible, 'and')}, also with {_listed(list(CODECS), 'or')} added{alone}."
 
 
 def _listed(words: list[str], last: str) -> str:
@@ -88,159 +83,289 @@ def _listed(words: list[str], last: str) -> str:
 
 def without_types(name: str) -> str:
     """A file's name without the suffixes that say how it is read: `wiki-valid` for `wiki-valid.jsonl.gz`."""
-    while (suffix := Path(name).suffix.lower()) in READERS or suffix in OPENERS:
+    while (suffix := Path(name).suffix.lower()) in READERS or suffix in CODECS:
         name = name[: -len(suffix)]
     return name
 
 
 def read_file(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
-    """Yield the documents of one file, in order.
+    """Yield the documents of one file, in order, and a `Skip` for whatever is no document.
 
     Args:
         name: the file's name inside the corpus; the documents' names begin with it.
-        text_field: which field or column holds the text (not used for `.txt`).
-
-    Raises:
-        ValueError: the records have no such field; the message names those they have.
+        text_field: which field or column holds the text; `meta.text` also means `text` inside `meta`. Not for `.txt`.
     """
     kind = file_kind(path)
     assert kind is not None, path
+    nothing = True
     try:
-        yield from READERS[kind].read(path, name, text_field)
+        if not path.stat().st_size:
+            yield Skip(name, "empty file", "0 bytes")
+            return
+        for item in READERS[kind].read(path, name, text_field):
+            nothing = False
+            yield item
+        if nothing:
+            yield Skip(name, "file without a record")
     except UnicodeDecodeError as error:
-        yield Skip(name, "invalid UTF-8", str(error))
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, csv.Error) as error:
+        yield Skip(name, "invalid UTF-8", what_it_may_be(error))
+    except WrongEncoding as error:
+        yield Skip(name, "not UTF-8", str(error))
+    except DamagedFile as error:
+        yield Skip(name, "unreadable file", str(error))
+    except FAULTS as error:
         yield Skip(name, "unreadable file", f"{type(error).__name__}: {error}")
 
 
-def open_stream(path: Path) -> BinaryIO:
-    """The bytes of a file, decompressed if its last suffix says that it is compressed."""
-    opener = OPENERS.get(path.suffix.lower())
-    return opener(path) if opener else path.open("rb")
+# -- text --------------------------------------------------------------------------------------------------------------
 
 
 def _read_txt(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
-    with open_stream(path) as stream:
+    with open_text(path) as stream:
         data = stream.read(MAX_TEXT_FILE_BYTES + 1)
     if len(data) <= MAX_TEXT_FILE_BYTES:
-        yield Document(data.decode("utf-8-sig"), name)
+        yield Document(data.decode(), name)
         return
     # Read to the end once before the first part goes out, so that a file with a bad byte gives no data at all.
-    with open_stream(path) as stream:
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        while block := stream.read(2**20):
-            decoder.decode(block)
-        decoder.decode(b"", final=True)
-    with open_stream(path) as stream:
-        for number, part in enumerate(_parts(stream), start=1):
-            yield Document(part.decode("utf-8-sig" if number == 1 else "utf-8"), f"{name}:{number}")
+    for _ in _parts(path):
+        pass
+    for number, part in enumerate(_parts(path), start=1):
+        yield Document(part, f"{name}:{number}", number)
 
 
-def _parts(stream: BinaryIO) -> Iterator[bytes]:
-    """Cut a stream of UTF-8 after the last line that fits into a part, or between characters if there is none."""
-    rest = b""
-    while block := rest + stream.read(MAX_TEXT_FILE_BYTES - len(rest)):
-        cut = len(block)
-        if len(block) == MAX_TEXT_FILE_BYTES:
-            cut = block.rfind(b"\n") + 1
-            if not cut:
-                cut = len(block) - 1
-                while block[cut] & 0xC0 == 0x80:  # a continuation byte: its character began earlier
-                    cut -= 1
-        yield block[:cut]
-        rest = block[cut:]
+def _parts(path: Path) -> Iterator[str]:
+    """A long text in parts that end at a border."""
+    with open_text(path) as stream:
+        rest = b""
+        while block := rest + stream.read(MAX_TEXT_FILE_BYTES - len(rest)):
+            whole = len(block)
+            if whole == MAX_TEXT_FILE_BYTES:  # more may follow: leave a character that is cut to the next part
+                while whole > MAX_TEXT_FILE_BYTES - 4 and block[whole - 1] & 0xC0 == 0x80:
+                    whole -= 1
+                whole -= 1
+            text = block[:whole].decode()
+            if whole < len(block):
+                text = text[: last_border(text, len(text), min(PART_WINDOW, len(text) // 2))]
+            yield text
+            rest = block[len(text.encode()) :]
 
 
-def _read_jsonl(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
-    with open_stream(path) as stream:
-        first = True
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                yield Skip(f"{name}:{number}", "invalid UTF-8", str(error))
-                continue
-            except (ValueError, RecursionError) as error:
-                yield Skip(f"{name}:{number}", "invalid JSON", str(error))
-                continue
-            yield record_document(record, f"{name}:{number}", text_field, first=first)
-            first = False
+# -- JSON: lines, an array, or values one after another, whatever the suffix says --------------------------------------
 
 
 def _read_json(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
-    with open_stream(path) as stream:
-        text = stream.read().decode("utf-8-sig")
+    with open_text(path) as stream:
+        if stream.peek(BLOCK).lstrip().startswith(b"["):  # type: ignore[attr-defined]  # it is a buffered reader
+            yield from _json_values(stream, name, text_field)
+            return
+        first = next((line for line in stream if line.strip()), b"")
+    with open_text(path) as stream:
+        if _goes_on(first):
+            yield from _json_values(stream, name, text_field)
+        else:
+            yield from _json_lines(stream, name, text_field)
+
+
+def _goes_on(line: bytes) -> bool:
+    """Whether a line begins a value and is right as far as it goes, so that the value has several lines."""
+    text = line.decode(errors="replace").rstrip()
     try:
-        records = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        yield Skip(name, "invalid JSON", str(error))
-        return
-    for number, record in enumerate(records if isinstance(records, list) else [records], start=1):
-        yield record_document(record, f"{name}:{number}", text_field, first=number == 1)
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(text)
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
-def _read_csv(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
-    csv.field_size_limit(2**31 - 1)  # the default, 128 KB, is less than a chapter
-    with open_stream(path) as binary:
+def _json_lines(stream: BinaryIO, name: str, text_field: str) -> Iterator[Document | Skip]:
+    number = 0
+    for lines in stream:
+        for line in lines.splitlines():  # several where lines end with a lone CR, which no string of JSON holds
+            number += 1
+            place = f"{name}:{number}"
+            try:
+                text = line.removeprefix(BOM).decode()  # joined files have a mark inside
+                if text.strip():
+                    yield _json_document(json.loads(text), text, place, text_field)
+            except UnicodeDecodeError as error:
+                yield Skip(place, "invalid UTF-8", what_it_may_be(error))
+            except (ValueError, RecursionError) as error:
+                yield Skip(place, "invalid JSON", str(error))
+
+
+def _json_values(stream: BinaryIO, name: str, text_field: str) -> Iterator[Document | Skip]:
+    """The elements of arrays, and values outside of them; memory holds one at a time.
+
+    Where a value is broken nobody knows where the next one begins: the rest is left out.
+    """
+    reader = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
+    decoder, text, start, number, depth, ended = json.JSONDecoder(), "", 0, 0, 0, False
+    while True:
+        between = _BETWEEN_VALUES.match(text, start)
+        assert between is not None  # it matches anywhere
+        start, depth = between.end(), depth + between[0].count("[") - between[0].count("]")
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError) as error:
+            place = getattr(error, "pos", start)
+            if not ended and (place > len(text) - 16 or str(error).startswith("Unterminated string")):
+                more = reader.read(max(BLOCK, len(text) - start))
+                text, start, ended = text[start:] + more, 0, not more
+                continue
+            if start < len(text) or depth:
+                fault = error if start < len(text) else "the array is not closed: the file ends too early"
+                yield Skip(f"{name}:{number + 1}", "invalid JSON", f"{fault}; what follows is left out")
+            return
+        number += 1
+        if is_unicode(source := text[start:end]):
+            yield _json_document(value, source, f"{name}:{number}", text_field)
+        else:
+            yield Skip(f"{name}:{number}", "invalid UTF-8", _why_not_utf8(source))
+        start = end
+
+
+def _json_document(record: Any, source: str, name: str, text_field: str) -> Document | Skip:
+    if source.count(f'"{text_field}"') > 1:  # perhaps twice in one object: JSON's reader takes the last one
+        pairs = json.loads(source, object_pairs_hook=list) if isinstance(record, dict) else []
+        if sum(key == text_field for key, _ in pairs) > 1:
+            return Skip(name, f"two fields {text_field!r}")
+    return record_document(record, name, text_field)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _read_csv(path: Path, name: str, text_field: str, separators: str = ",;\t|") -> Iterator[Document | Skip]:
+    csv.field_size_limit(MAX_FIELD)
+    with open_text(path) as binary:
         # surrogateescape turns a bad byte into a lone surrogate, which valid UTF-8 never gives: it costs its row only.
-        stream = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        for number, row in enumerate(csv.DictReader(stream), start=1):
-            if not is_unicode(row.get(text_field) or ""):
-                yield Skip(f"{name}:{number}", "invalid UTF-8")
-            else:
-                yield record_document(row, f"{name}:{number}", text_field, first=number == 1)
+        stream = io.TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape", newline="")
+        blank = 0
+        while (head := stream.readline()) and not head.strip():
+            blank += 1
+        if not head:
+            return
+        names = {separator: next(csv.reader([head], delimiter=separator)) for separator in separators}
+        fitting = [separator for separator in separators if text_field in names[separator]]
+        separator = fitting[0] if fitting else max(names, key=lambda s: len(names[s]))
+        header = names[separator]
+        if not fitting:
+            yield _no_field(header, name, text_field)
+        elif header.count(text_field) > 1:
+            yield Skip(name, f"two columns {text_field!r}", "rename one")
+        else:
+            yield from _csv_rows(chain([head], stream), separator, name, header.index(text_field), blank)
+
+
+def _csv_rows(lines: Iterable[str], separator: str, name: str, column: int, before: int) -> Iterator[Document | Skip]:
+    """Documents of the rows behind the header, in front of which there are `before` lines."""
+    line = ""
+
+    def noted() -> Iterator[str]:
+        nonlocal line
+        for line in lines:  # noqa: UP028 (the last one is looked at below)
+            yield line
+
+    rows = csv.reader(noted(), delimiter=separator, strict=True)
+    header, number = next(rows), 0
+    while True:
+        start, place = before + rows.line_num + 1, f"{name}:{number + 1}"
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            detail = f"line {start}: {error}. {CSV_REMEDY}"
+            number += 1
+            if before + rows.line_num == start and line.count('"') % 2 == 0:
+                yield Skip(place, "broken quotes", detail)
+                continue
+            # Where the quote belongs that opens here, or the one that is missing, nobody knows.
+            yield Skip(place, "broken quotes", f"{detail}. The rest of the file is left out")
+            return
+        if row is None:
+            return
+        if not row:  # a blank line
+            continue
+        number += 1
+        if len(row) != len(header):
+            detail = f"line {start}: {len(row)} fields where the header has {len(header)}. {CSV_REMEDY}"
+            yield Skip(place, "row of another length than the header", detail)
+        elif row == header:
+            yield Skip(place, "header inside the file", f"line {start}")
+        elif not is_unicode(row[column]):
+            yield Skip(place, "invalid UTF-8", f"line {start}, {_why_not_utf8(row[column])}")
+        else:
+            yield Document(row[column], place)
+
+
+def _why_not_utf8(text: str) -> str:
+    """What is said of a text whose bad bytes became lone surrogates."""
+    try:
+        return text.encode("utf-8", errors="surrogateescape").decode()  # a surrogate that was spelt in the file
+    except UnicodeDecodeError as error:
+        return what_it_may_be(error)
+
+
+# -- Parquet -----------------------------------------------------------------------------------------------------------
 
 
 def _read_parquet(path: Path, name: str, text_field: str) -> Iterator[Document | Skip]:
-    with pq.ParquetFile(path) as file:
-        if text_field not in file.schema_arrow.names:
-            raise missing_field(file.schema_arrow.names, name, text_field)
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        names = file.schema_arrow.names
+        column = text_field if text_field in names else text_field.partition(".")[0]
+        if names.count(column) != 1:
+            yield _no_field(names, name, text_field)
+            return
         number = 0
-        for batch in file.iter_batches(batch_size=256, columns=[text_field]):
-            for value in batch.column(0):
-                number += 1
-                try:
-                    record = {text_field: value.as_py()}
-                except UnicodeDecodeError as error:
-                    yield Skip(f"{name}:{number}", "invalid UTF-8", str(error))
-                    continue
-                yield record_document(record, f"{name}:{number}", text_field)
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            try:
+                for _ in file.iter_batches(batch_size=256, row_groups=[group], columns=[text_field]):
+                    pass  # a damaged group gives nothing at all
+            except FAULTS as error:
+                yield Skip(f"{name}:{number + 1}", "unreadable file", f"rows to {number + rows}: {error}")
+                number += rows
+                continue
+            for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=[text_field]):
+                for value in batch.column(0):
+                    number += 1
+                    try:
+                        record = {column: value.as_py()}
+                    except UnicodeDecodeError as error:
+                        yield Skip(f"{name}:{number}", "invalid UTF-8", what_it_may_be(error))
+                        continue
+                    yield record_document(record, f"{name}:{number}", text_field)
 
 
 READERS: dict[str, Reader] = {
     ".txt": Reader(_read_txt),
-    ".jsonl": Reader(_read_jsonl),
+    ".jsonl": Reader(_read_json),
+    ".ndjson": Reader(_read_json),
     ".json": Reader(_read_json),
     ".csv": Reader(_read_csv),
+    ".tsv": Reader(partial(_read_csv, separators="\t")),
     # compressed inside, and read from its end, which a compressed stream does not offer
     ".parquet": Reader(_read_parquet, may_be_compressed=False),
 }
 
 
-def record_document(record: Any, name: str, text_field: str, *, first: bool = False) -> Document | Skip:
-    """The document in a record: a mapping with the text field.
+# -- records -----------------------------------------------------------------------------------------------------------
 
-    A first record without the field means a wrong `text_field`, which is an error at once; a later one is skipped.
-    """
+
+def record_document(record: Any, name: str, text_field: str) -> Document | Skip:
+    """The document in a record: a mapping that has the text field, or, for `meta.text`, `text` in a mapping `meta`."""
     if not isinstance(record, dict):
         return Skip(name, "not an object", f"a {type(record).__name__}")
-    if text_field not in record:
-        if first:
-            raise missing_field(list(record), name, text_field)
-        return Skip(name, f"no field {text_field!r}")
-    text = record[text_field]
-    return (
-        Document(text, name)
-        if isinstance(text, str)
-        else Skip(name, "text is not a string", f"a {type(text).__name__}")
-    )
+    text = record
+    for key in [text_field] if text_field in record else text_field.split("."):
+        if not isinstance(text, dict) or key not in text:
+            return _no_field(list(record), name, text_field)
+        text = text[key]
+    if not isinstance(text, str):
+        return Skip(name, "text is not a string", f"a {type(text).__name__}")
+    return Document(text, name)
 
 
-def missing_field(fields: list[str], name: str, text_field: str) -> ValueError:
-    """The error for records that have no field `text_field`."""
-    known = ", ".join(repr(field) for field in fields if isinstance(field, str)) or "none"
-    return ValueError(
-        f"{name} has no field {text_field!r}; it has {known}. Name the one that holds the text: --text_field NAME."
-    )
+def _no_field(fields: list[str], name: str, text_field: str) -> Skip:
+    known = ", ".join(repr(field[:40]) for field in fields[:20] if isinstance(field, str)) or "none"
+    return Skip(name, f"no field {text_field!r}", f"it has {known}")

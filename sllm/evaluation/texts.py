@@ -1,14 +1,17 @@
 """The texts that models are evaluated on."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from pathlib import Path
+
+import yaml
 
 from lmbase.text.tokenizers import encode_text
 from sllm.evaluation.loaded import LoadedModel
-from sllm_data.corpora import open_corpus
-from sllm_data.open_data import load_prepared
+from sllm_data.corpora import files_of, open_corpus
+from sllm_data.open_data import is_prepared, load_prepared
 
 
 @dataclass
@@ -22,11 +25,19 @@ class Texts:
 
 
 def read_texts(
-    data: str | list[str], split: str, text_field: str, max_documents: int | None
+    data: str | list[str],
+    split: str,
+    text_field: str,
+    max_documents: int | None,
+    models: Sequence[str] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """The first documents of a split, and what names the corpus: {"name", "sha256"}.
+    """The first documents of a split, and what names the corpus: {"name", "sha256"}. What was read is printed.
 
     The hash is that of the prepared data, or of a raw corpus's texts that were read.
+
+    Args:
+        models: specs of the models that will read the texts. Files that are no splits and that none of these was
+            trained on are read whole; without models, the split is the one that a training would leave out.
 
     Raises:
         ValueError: no such data, or no such split.
@@ -37,13 +48,52 @@ def read_texts(
         borders = arrays.sentence_tokens[arrays.document_sentences].tolist()
         pairs = islice(pairwise(borders), max_documents)
         texts = [prepared.processor.decode(arrays.tokens(a, b).tolist()) for a, b in pairs]
+        print(_described(prepared.name, f"split {split}", texts))
         return texts, {"name": prepared.name, "sha256": prepared.hash}
     corpus = open_corpus(data, text_field)
-    texts = [document.text for document in islice(corpus.read(split), max_documents)]
+    whole = models is not None and corpus.is_undivided(split) and not trained_on(models, data)
+    documents = corpus.read_whole() if whole else corpus.read(split)
+    texts = [document.text for document in islice(documents, max_documents)]
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode("utf-8", errors="surrogatepass") + b"\0")
+    print(_described(corpus.name, "whole, as it has no such split of its own" if whole else f"split {split}", texts))
     return texts, {"name": corpus.name, "sha256": digest.hexdigest()}
+
+
+def _described(name: str, part: str, texts: Sequence[str]) -> str:
+    size = sum(len(text.encode("utf-8", errors="surrogatepass")) for text in texts)
+    return f"{name}, {part}: {len(texts):,} documents, {size:,} bytes"
+
+
+def trained_on(models: Sequence[str], data: str | list[str]) -> bool:
+    """Whether a run among the models, or a run that it began with, read some of the same files or the same data set."""
+    specs = set([data] if isinstance(data, str) else data)
+    files = set(files_of(data))
+    for spec in models:
+        for used in _data_of_run(Path(spec.partition("=")[2] or spec), set()):
+            if used in specs or files.intersection(files_of(used)):
+                return True
+    return False
+
+
+def _data_of_run(folder: Path, seen: set[Path]) -> Iterator[str]:
+    """Specs of raw data that the configurations of a run, of its data and of the runs before it name."""
+    if folder in seen:
+        return
+    seen.add(folder)
+    for place in (folder, folder.parent) if folder.name == "model" else (folder,):
+        try:
+            config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        if isinstance(config, dict):
+            data = config.get("data") or []
+            for spec in [data] if isinstance(data, str) else data:
+                yield from _data_of_run(Path(spec), seen) if is_prepared(spec) else [spec]
+            for key in ("lm", "opt", "vae", "model"):
+                if isinstance(config.get(key), str):
+                    yield from _data_of_run(Path(config[key]), seen)
 
 
 def make_texts(texts: Sequence[str], corpus: str, baseline: LoadedModel) -> Texts:

@@ -1,5 +1,6 @@
 """The recipe `prepare`: from a command line to data that loads, and on again after an interruption."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from lmbase.config import run
 from lmbase.text.tokenizers import vocabulary_size
+from sllm_data import corpora
 from sllm_data import prepare as preparing
 from sllm_data.corpora import open_corpus
 from sllm_data.prepared import PreparedData
@@ -107,7 +109,7 @@ def test_the_same_command_goes_on_and_another_is_refused(
     assert (out / "processor" / "tokenizer.json").stat().st_mtime_ns == learned
 
     run(recipe.Config, recipe.main, command(texts, out))
-    assert "already prepared" in capsys.readouterr().out
+    assert "already prepared, and every checksum holds; the text is the one it was made from" in capsys.readouterr().out
 
 
 def test_users_mistakes_are_one_message(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,3 +126,56 @@ def test_users_mistakes_are_one_message(texts: Path, tmp_path: Path, capsys: pyt
         assert exit_status.value.code == 2
         assert message in errors
         assert "Traceback" not in errors
+
+
+def test_A11_a_letter_that_changed_is_seen(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(recipe.Config, recipe.main, command(texts, tmp_path / "out"))
+    changed = (texts / "train.jsonl").read_text().replace("text 7 begins", "text 7 begims", 1)
+    (texts / "train.jsonl").write_text(changed)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run(recipe.Config, recipe.main, command(texts, tmp_path / "out"))
+    told = capsys.readouterr()
+    assert "corpus_contents" in told.err
+    assert "already prepared" not in told.out
+    # of more text than is compared, it is said that it is not
+    monkeypatch.setattr(corpora, "COMPARED_BYTES", 10)
+    for _ in range(2):
+        run(recipe.Config, recipe.main, command(texts, tmp_path / "large"))
+    assert "only names and sizes were compared, not the contents" in capsys.readouterr().out
+
+
+def test_A5_documents_of_train_in_other_splits_are_told(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (texts / "train.jsonl").read_text().splitlines()
+    (texts / "valid.jsonl").write_text("\n".join([lines[3], lines[4], lines[3], json.dumps({"body": "Its own."})]))
+    run(recipe.Config, recipe.main, command(texts, tmp_path / "out"))
+    data = PreparedData.load(tmp_path / "out")
+    assert (data.statistics["valid"]["also_in_train"], data.statistics["test"]["also_in_train"]) == (3, 0)
+    output = capsys.readouterr().out
+    assert output.count("are in train, too") == 1
+    assert "valid: 3 of the documents are in train, too" in output
+
+
+def test_A3_what_was_decided_and_left_out_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(150):
+        (folder / f"{i}.txt").write_text(f"This is text number {i}. It is short.\n" * 10)
+    (folder / "Train to Busan.txt").write_text("A film. " * 40)
+    (folder / "old.txt").write_bytes("Gr\xfc\xdfe an alle".encode("latin-1"))
+    (folder / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n')[:-3])
+    (folder / "none.csv").write_bytes(b"")
+    words = ["--data", str(folder), "--tokenizer", "bytes", "--num_workers", "1", "--output_dir", str(tmp_path / "out")]
+    run(recipe.Config, recipe.main, words)
+    output = capsys.readouterr().out
+    assert "splits: dealt out by share of text (about " in output
+    table = [line for line in output.splitlines() if line.startswith("  left out")]
+    assert len(table) == 3
+    assert any("1 x invalid UTF-8: old.txt (byte 2 (0xfc); it looks like Windows-1252" in line for line in table)
+    assert any("1 x unreadable file: cut.jsonl.gz (the file ends before its data do" in line for line in table)
+    assert any("1 x empty file: none.csv" in line for line in table)
+    assert PreparedData.load(tmp_path / "out").splits == ("train", "valid", "test")

@@ -1,10 +1,13 @@
 """Corpora: which files are read, splits, and what is left out."""
 
+import glob
 from itertools import chain
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from record_files import jsonl
+from record_files import everything, jsonl, skipped
 
 from sllm_data import corpora
 from sllm_data.corpora import open_corpus
@@ -30,15 +33,16 @@ def test_nothing_to_read_is_an_error(tmp_path: Path, files: dict[str, bytes], sp
 
 
 def test_names_of_files_and_folders_make_splits(tmp_path: Path) -> None:
-    for name in ["train.txt", "wiki-validation.txt", "dev_2.txt", "test/a.txt", "latest.txt", "contest/b.txt"]:
+    for name in ["train.txt", "wiki-validation.txt", "wiki-train.txt", "dev_2.txt", "test/a.txt", "contest/b.txt"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     corpus = open_corpus(str(tmp_path))
     assert {split: {d.text for d in corpus.read(split)} for split in corpus.splits} == {
-        "train": {"train.txt", "latest.txt", "contest/b.txt"},
+        "train": {"train.txt", "wiki-train.txt", "contest/b.txt"},
         "valid": {"wiki-validation.txt", "dev_2.txt"},
         "test": {"test/a.txt"},
     }
+    assert corpus.report == "by names of files and folders: train 3, valid 2, test 1"
     with pytest.raises(ValueError, match="no split 'valid', only train"):
         open_corpus(str(tmp_path / "train.txt")).read("valid").__next__()
 
@@ -102,3 +106,59 @@ def test_long_lists_of_skips_stay_short() -> None:
     assert log.counts == {"bad": 2000}
     assert len(log.names["bad"]) == corpora.SKIPPED_NAMES_KEPT
     assert str(log) == "2000 x bad: n0, n1, n2 ..."
+
+
+def test_A10_a_first_record_without_the_field_and_stray_files_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"meta": "v1"}\n{}\n' + jsonl(["One.", "Two."]))
+    (tmp_path / "package.json").write_text('{"name": "x", "version": 1}')
+    (tmp_path / "z.csv").write_text("a,b\n1,2\n")
+    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "z.parquet")
+    corpus = open_corpus(str(tmp_path))
+    assert everything(corpus) == ["One.", "Two."]
+    assert skipped(corpus) == {
+        "no field 'text'": [
+            "a.jsonl:1 (it has 'meta')",
+            "a.jsonl:2 (it has none)",
+            "package.json:1 (it has 'name', 'version')",
+            "z.csv (it has 'a', 'b')",
+            "z.parquet (it has 'body')",
+        ]
+    }
+
+
+def test_A10_refused_where_no_record_has_the_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "x", "title": "y"}\n' * 5)
+    (tmp_path / "z.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(
+        ValueError, match=r"a\.jsonl:1 has no field 'text'; it has 'body', 'title'.*--text_field.*6 x no field"
+    ):
+        open_corpus(str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpora, "NO_DOCUMENT_YET", 3)
+        with pytest.raises(ValueError, match="no field 'text'"):
+            open_corpus(str(tmp_path))
+    assert "No document in the first 3 records (3 x no field 'text': a.jsonl:1" in capsys.readouterr().err
+
+
+def test_A11_a_letter_that_changed_is_seen_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "train.txt"
+    found = []
+    for text in ("One letter.", "One better."):
+        path.write_text(text)
+        corpus = open_corpus(str(path))
+        assert corpus.contents is not None
+        found.append(corpus.contents())
+    assert found[0] != found[1]
+    monkeypatch.setattr(corpora, "COMPARED_BYTES", 5)
+    assert open_corpus(str(path)).contents is None
+
+
+@pytest.mark.parametrize("folder", ["my [old] texts", "[a-c]", "a]b["])
+def test_A13_brackets_in_a_path_are_its_own(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "a.txt").write_text("Text.")
+    for pattern in ("", "a.txt", "*.txt", "**/*.txt"):
+        assert everything(open_corpus(str(tmp_path / folder / pattern))) == ["Text."]
+    assert everything(open_corpus(str(tmp_path / folder / "[a]*.txt").replace(folder, glob.escape(folder)))) == [
+        "Text."
+    ]

@@ -17,6 +17,40 @@ def test_the_first_documents_of_a_split_and_their_hash(tmp_path):
     assert corpus["sha256"] == hashlib.sha256(b"One.\0Two.\0").hexdigest()
 
 
+def jsonl_of(path, texts):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def test_F5_a_file_is_scored_whole_unless_it_was_trained_on(tmp_path, capsys):
+    ten = [f"Text number {i}." for i in range(10)]
+    data = jsonl_of(tmp_path / "ten.jsonl", ten)
+    assert read_texts(data, "test", "text", None, [])[0] == ten
+    assert "ten, whole, as it has no such split of its own: 10 documents, 140 bytes" in capsys.readouterr().out
+    assert read_texts(data, "test", "text", 3, ["facebook/opt-125m"])[0] == ten[:3]
+    # a run on the file itself, on data prepared from its folder, or begun with such a run
+    for name in ("direct", "prepared", "data", "later"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "direct" / "config.yaml").write_text(f"data: {data}\n")
+    (tmp_path / "data" / "config.yaml").write_text(f"data: [{tmp_path}]\n")
+    (tmp_path / "data" / "manifest.json").write_text("{}")
+    (tmp_path / "prepared" / "config.yaml").write_text(f"data: {tmp_path / 'data'}\n")
+    (tmp_path / "later" / "config.yaml").write_text(f"data: stdlib\nvae: {tmp_path / 'prepared'}\n")
+    for model in ("direct", "prepared", "later", "direct/model"):
+        texts, _ = read_texts(data, "test", "text", None, ["x", f"name={tmp_path / model}"])
+        assert len(texts) == 1, model
+        assert "ten, split test: 1 documents, 14 bytes" in capsys.readouterr().out
+
+
+def test_F5_splits_of_the_data_are_kept_to(tmp_path):
+    jsonl_of(tmp_path / "train.jsonl", ["One."])
+    jsonl_of(tmp_path / "valid.jsonl", ["Two."])
+    assert read_texts(str(tmp_path), "valid", "text", None, [])[0] == ["Two."]
+    with pytest.raises(ValueError, match="no split 'test', only train, valid"):
+        read_texts(str(tmp_path), "test", "text", None, [])
+    assert read_texts(str(tmp_path / "valid.jsonl"), "test", "text", None, [])[0] == ["Two."]
+
+
 def test_empty_texts_are_left_out_and_tokens_are_the_baselines():
     data = make_texts(["", "abc", "de"], "some", loaded_as(make_lm()))
     assert (data.texts, data.num_baseline_tokens, data.baseline_window) == (["abc", "de"], 5, 63)
