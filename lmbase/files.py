@@ -1,7 +1,7 @@
 """Files and folders that are whole or absent, whatever interrupts the one who writes them; a full disk, in words.
 
 A folder is written under another name, synced to the disk, described by a manifest (SHA-256 and size of every file;
-safetensors itself has no checksum) and then renamed.
+safetensors itself has no checksum) and then renamed. JSON files carry a checksum of their own.
 """
 
 import errno
@@ -11,7 +11,9 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +21,11 @@ from typing import IO, Any
 from safetensors import SafetensorError
 
 MANIFEST = "manifest.json"
+CHECKSUM = "checksum"  # the field of a JSON document that vouches for the others
+CRC = "crc32"  # the same of a line
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
+
+_whole: dict[Path, list[tuple]] = {}  # folders that were verified in this process, as they looked then
 
 
 def write_text(path: Path, text: str) -> None:
@@ -81,7 +87,8 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
     try:
         write(beside)
         files = {str(path.relative_to(beside)): path for path in sorted(beside.rglob("*")) if path.is_file()}
-        manifest = {name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
+        hashed = zip(files.items(), sha256s(list(files.values())), strict=True)
+        manifest = {name: {"sha256": digest, "bytes": path.stat().st_size} for (name, path), digest in hashed}
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for path in [*files.values(), beside / MANIFEST, beside]:
             sync_path(path)
@@ -122,9 +129,26 @@ def verify_folder(folder: Path) -> None:
             raise ValueError(
                 f"{path} has {path.stat().st_size} bytes instead of {size}: it was cut off or overwritten."
             )
-    for path, _, digest in expected:
-        if _sha256(path) != digest:
+    for (path, _, digest), found in zip(expected, sha256s([path for path, _, _ in expected]), strict=True):
+        if found != digest:
             raise ValueError(f"{path} is damaged: its contents do not match their checksum in {MANIFEST}.")
+
+
+def verify_once(folder: Path) -> None:
+    """`verify_folder`, unless it found this folder whole before in this process and no file has another size or date
+    since: hashing gigabytes takes seconds, and one command names a folder two or three times."""
+    folder = folder.resolve()
+    files = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    look = [(str(path), it.st_size, it.st_mtime_ns, it.st_ctime_ns, it.st_ino) for path, it in files]
+    if _whole.get(folder) != look:
+        verify_folder(folder)
+        _whole[folder] = look  # as it was before it was read: what changes meanwhile is noticed
+
+
+def sha256s(paths: Sequence[Path]) -> list[str]:
+    """The SHA-256 of each file, several at a time: hashing leaves other threads their turn."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return list(pool.map(_sha256, paths))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -140,6 +164,48 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{str(path)!r} holds no JSON object but a {type(content).__name__}: it is damaged.")
     return content
+
+
+def checksum(document: Mapping[str, Any]) -> str:
+    """SHA-256 of all fields of a JSON object but the one that holds it."""
+    content = {name: value for name, value in document.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def with_checksum(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object as it will be read, with the field that vouches for the others."""
+    read: dict[str, Any] = json.loads(json.dumps(document, allow_nan=False))  # all keys are strings
+    return {**read, CHECKSUM: checksum(read)}
+
+
+def check_checksum(document: Mapping[str, Any]) -> None:
+    """Raise ValueError if a JSON object is not the one that was written; those of earlier versions have no checksum."""
+    if document.get(CHECKSUM, checksum(document)) != checksum(document):
+        raise ValueError("its contents are not those that were written: it was edited or is damaged")
+
+
+def to_line(record: Mapping[str, Any]) -> str:
+    """A record as a line of a file that grows, with a CRC-32 that vouches for it."""
+    text = json.dumps(record)
+    return json.dumps({**record, CRC: zlib.crc32(text.encode())}) + "\n"
+
+
+def from_line(line: str) -> dict[str, Any]:
+    """Undo `to_line`; lines of earlier versions have no CRC.
+
+    Raises:
+        ValueError: the line was cut off, is damaged or nested beyond reason, or holds something else.
+    """
+    try:
+        record = json.loads(line)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(record, dict):
+        raise ValueError(f"it holds no JSON object but a {type(record).__name__}")
+    found = record.pop(CRC, None)
+    if found is not None and found != zlib.crc32(json.dumps(record).encode()):
+        raise ValueError("it is not the line that was written: it was edited or is damaged")
+    return record
 
 
 def _sha256(path: Path) -> str:

@@ -56,7 +56,7 @@ def main(config: Config) -> PreparedData:
         )
     was_prepared = (folder / MANIFEST).is_file()
     if was_prepared:
-        PreparedData.load(folder).verify()
+        PreparedData.load(folder)  # says first what is damaged
     corpus = open_corpus(config.data, config.text_field, max_bytes=QUICK_BYTES if config.quick else None)
     if (folder / PROCESSOR).is_dir():  # an interrupted run had learned it already
         processor = SentenceProcessor.from_pretrained(folder / PROCESSOR)

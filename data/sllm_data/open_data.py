@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from lmbase.files import MANIFEST, write_text
+from lmbase.files import MANIFEST, read_json, write_text
 from lmbase.text import learn_parameters
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer
@@ -32,8 +32,11 @@ def is_prepared(folder: str | Path) -> bool:
     return (Path(folder) / MANIFEST).is_file()
 
 
-def load_prepared(data: str | list[str]) -> PreparedData | None:
+def load_prepared(data: str | list[str], *, verify: bool = True) -> PreparedData | None:
     """The prepared data that `data` names; None if it names a corpus.
+
+    Args:
+        verify: as in `PreparedData.load`.
 
     Raises:
         ValueError: damaged prepared data, or a folder of prepared data among other specs.
@@ -45,7 +48,7 @@ def load_prepared(data: str | list[str]) -> PreparedData | None:
             f"data={specs}: {prepared[0]!r} is prepared already and cannot be joined with others; give it alone, or "
             "run `sllm prepare` on the texts of all."
         )
-    return PreparedData.load(prepared[0]) if prepared else None
+    return PreparedData.load(prepared[0], verify=verify) if prepared else None
 
 
 def make_processor(corpus: Corpus, tokenizer: str, rule: str, max_sentence_tokens: int) -> SentenceProcessor:
@@ -58,14 +61,13 @@ def make_processor(corpus: Corpus, tokenizer: str, rule: str, max_sentence_token
 def open_data(
     data: str | list[str], *, text_field: str, tokenizer: str, rule: str, max_sentence_tokens: int, output_dir: str
 ) -> PreparedData:
-    """Load prepared data, or prepare the corpus `data` names into `output_dir`/data first (once; processes wait).
+    """Load prepared data, or prepare the corpus `data` names into `output_dir`/data first.
+
+    Of several processes on a machine one prepares or verifies the data, and the others wait.
 
     Raises:
         ValueError: `output_dir`/data was made from another corpus, tokenizer, rule or cap than is asked for.
     """
-    given = load_prepared(data)
-    if given:
-        return given
     folder = Path(output_dir) / "data"
     request = {
         "data": data if isinstance(data, str) else data[0] if len(data) == 1 else data,
@@ -74,11 +76,17 @@ def open_data(
         "rule": rule,
         "max_sentence_tokens": max_sentence_tokens,
     }
-    with PartialState().local_main_process_first():
+    processes = PartialState()
+    first = processes.is_local_main_process  # the others find its work done, and verified
+    with processes.local_main_process_first():
+        if given := load_prepared(data, verify=first):
+            return given
+        if not first:
+            return PreparedData.load(folder, verify=False)
         begun = (folder / PROCESSOR).is_dir()  # finished or interrupted
         if begun:
-            saved = (folder / REQUEST).read_text(encoding="utf-8") if (folder / REQUEST).is_file() else "{}"
-            check_configuration(folder, json.loads(saved), request)
+            saved = read_json(folder / REQUEST) if (folder / REQUEST).is_file() else {}
+            check_configuration(folder, saved, request)
         # Opening a hub corpus needs the network, and all that it tells, its name, is in the request.
         if is_prepared(folder) and str(request["data"]).startswith("hub:"):
             return PreparedData.load(folder)

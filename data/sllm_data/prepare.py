@@ -15,7 +15,17 @@ import filelock
 import pyarrow as pa
 from tqdm import tqdm
 
-from lmbase.files import MANIFEST, sync, sync_path, told_if_disk_is_full, write_folder, write_text
+from lmbase.files import (
+    MANIFEST,
+    from_line,
+    sha256s,
+    sync,
+    sync_path,
+    to_line,
+    told_if_disk_is_full,
+    write_folder,
+    write_text,
+)
 from lmbase.text.processor import SentenceProcessor
 from sllm_data.corpora import Corpus, SkipLog
 from sllm_data.encode import CHUNK_CHARACTERS, SCHEMA, Chunk, EncodedChunk, Statistics, encode_in_order
@@ -61,27 +71,24 @@ class Journal:
 
     @classmethod
     def open(cls, folder: Path, configuration: dict[str, str | int]) -> "Journal":
-        """Read the journal of an interrupted run, or begin one. A line that was cut off, and a shard whose file is not
-        there in full, count as not done."""
+        """Read the journal of an interrupted run, or begin one. A line that was cut off or is damaged, and a shard that
+        is not what was written, count as not done, with all that follows."""
         journal = cls(folder, configuration)
-        lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines() if (folder / JOURNAL).is_file() else []
+        text = (folder / JOURNAL).read_bytes().decode(errors="replace") if (folder / JOURNAL).is_file() else ""
         records = []
-        for line in lines:
+        for line in text.splitlines():
             try:
-                records.append(json.loads(line))
+                records.append(from_line(line))
             except ValueError:
                 break
         if records:
             check_configuration(folder, records[0], configuration)
-        for record in records[1:]:
-            shard = Shard(**(record | {"statistics": Statistics(**record["statistics"])}))
-            path = folder / shard.file
-            follows = shard.index == len(journal.of_split(shard.split))
-            if follows and path.is_file() and path.stat().st_size == shard.bytes:
+        shards = [Shard(**(record | {"statistics": Statistics(**record["statistics"])})) for record in records[1:]]
+        there = [shard for shard in shards if (folder / shard.file).is_file()]
+        for shard, digest in zip(there, sha256s([folder / shard.file for shard in there]), strict=True):
+            if digest == shard.sha256 and shard.index == len(journal.of_split(shard.split)):
                 journal.shards.append(shard)
-        write_text(
-            folder / JOURNAL, "".join(json.dumps(r) + "\n" for r in [configuration, *map(asdict, journal.shards)])
-        )
+        write_text(folder / JOURNAL, "".join(map(to_line, [configuration, *map(asdict, journal.shards)])))
         return journal
 
     def of_split(self, split: str) -> list[Shard]:
@@ -89,7 +96,7 @@ class Journal:
 
     def append(self, shard: Shard) -> None:
         with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(shard)) + "\n")
+            file.write(to_line(asdict(shard)))
             sync(file)
         self.shards.append(shard)
 
@@ -238,9 +245,7 @@ def _write_shard(stream: Iterator[tuple[Chunk, EncodedChunk]], folder: Path, bar
                 if chunk.ends_shard:
                     break
         sync(file)
-    with beside.open("rb") as written:
-        sha256 = hashlib.file_digest(written, "sha256").hexdigest()
-    size = beside.stat().st_size
+    (sha256,), size = sha256s([beside]), beside.stat().st_size
     beside.replace(path)
     sync_path(path.parent)
     return Shard(

@@ -8,7 +8,6 @@
 The Arrow files are streams that `datasets.Dataset.from_file` reads, too.
 """
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
@@ -17,14 +16,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lmbase.files import MANIFEST, verify_folder
+from lmbase.files import MANIFEST, read_json, verify_once
 from lmbase.text.processor import SentenceProcessor
 
 STATISTICS = "statistics.json"
 PROCESSOR = "processor"
 JOURNAL = "journal.jsonl"  # only while `prepare` has not finished
-# Up to this size all checksums are verified whenever the data are loaded; above it, sizes and structure.
-VERIFIED_AT_LOAD_BYTES = 64 * 2**20
 REMEDY = "Delete the folder and run `sllm prepare` again, or copy it again from where it is whole."
 
 
@@ -110,8 +107,12 @@ class PreparedData:
         self._loaded: dict[str, PreparedSplit] = {}
 
     @classmethod
-    def load(cls, folder: str | Path) -> "PreparedData":
-        """Open prepared data: sizes of all files are checked, and the checksums too if the data are small.
+    def load(cls, folder: str | Path, *, verify: bool = True) -> "PreparedData":
+        """Open prepared data.
+
+        Args:
+            verify: compare all files with their checksums, once in a process; False checks their sizes only, which
+                saves the time for reading very large data.
 
         Raises:
             ValueError: not a folder of prepared data, an unfinished one, or a damaged one.
@@ -126,17 +127,13 @@ class PreparedData:
                 f"{str(folder)!r} holds no prepared data (no {MANIFEST}). `sllm prepare` makes such a folder."
             )
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            manifest = read_json(folder / MANIFEST)
             _check_sizes(folder, manifest)
-            if sum(entry["bytes"] for entry in manifest.values()) <= VERIFIED_AT_LOAD_BYTES:
-                verify_folder(folder)
-            return cls(folder, json.loads((folder / STATISTICS).read_text(encoding="utf-8")), sorted(manifest))
+            if verify:
+                verify_once(folder)
+            return cls(folder, read_json(folder / STATISTICS), sorted(manifest))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"The prepared data in {str(folder)!r} are damaged. {error} {REMEDY}") from error
-
-    def verify(self) -> None:
-        """Check the SHA-256 of every file, however large; ValueError names the first that is damaged."""
-        verify_folder(self.folder)
 
     @cached_property
     def processor(self) -> SentenceProcessor:

@@ -10,11 +10,9 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from lmbase.files import MANIFEST, read_json, verify_folder
+from lmbase.files import MANIFEST, read_json, verify_once
 from lmbase.hub import check_source
 from lmbase.modeling.inspection import CONFIG, inspect_folder, inspect_hub
-
-_whole: dict[Path, list[tuple[str, int, int]]] = {}  # folders that were checked in this process, as they looked then
 
 
 def model_folder(name: str | Path, model_type: str | None = None, *, verify: bool = True, **hub_options: Any) -> str:
@@ -46,7 +44,9 @@ def model_folder(name: str | Path, model_type: str | None = None, *, verify: boo
     inner = folder / (hub_options.get("subfolder") or "")
     if not (inner / CONFIG).is_file():
         raise ValueError(f"{str(name)!r} holds no model (no {CONFIG}); give a run's folder or a hub id.")
-    _check_once(inner.resolve(), verify)
+    if verify and (inner / MANIFEST).is_file():
+        verify_once(inner)
+    inspect_folder(inner)
     found = read_json(inner / CONFIG).get("model_type")
     if model_type and found != model_type:
         raise ValueError(f"{str(name)!r} holds a model of type {found!r}; {model_type!r} is needed here.")
@@ -122,17 +122,3 @@ def check_whole(model: PreTrainedModel, found: dict[str, Any], spec: str, new: t
             raise ValueError(
                 f"{spec!r}: {name} holds NaN or infinite numbers: the training failed, or the file is bad."
             )
-
-
-def _check_once(folder: Path, verify: bool) -> None:
-    """`inspect_folder` and `verify_folder`, unless they found this folder whole before and no file has another size or
-    date since: hashing gigabytes takes seconds, and one command names a folder two or three times."""
-    files = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
-    look = [(str(path), status.st_size, status.st_mtime_ns) for path, status in files]
-    if _whole.get(folder) == look:
-        return
-    if verify and (folder / MANIFEST).is_file():
-        verify_folder(folder)
-    inspect_folder(folder)
-    if verify:
-        _whole[folder] = look  # as it was before it was read: what changes meanwhile is noticed

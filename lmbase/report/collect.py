@@ -9,13 +9,12 @@ Looks, at any depth, for
 A file that cannot be read is named in the report with the reason; it never stops the report.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmbase.files import read_json
+from lmbase.files import from_line, read_json
 from lmbase.report.rows import Row, read_metrics
 
 FILES = ("log.jsonl", "metrics.json", "statistics.json", "samples.json")
@@ -128,13 +127,14 @@ def read_log(path: Path, name: str) -> Curve:
     evaluations: dict[str, dict[float, float]] = {}
     tokens_at: dict[float, float] = {}
     seconds = 0.0
-    lines = path.read_text(encoding="utf-8").splitlines()
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
     for index, line in enumerate(lines):
         try:
-            record = json.loads(line)
+            record = from_line(line)
             step = float(record["step"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if index == len(lines) - 1:
+        except (ValueError, KeyError, TypeError) as error:
+            if index == len(lines) - 1 and not text.endswith("\n"):
                 break
             raise ValueError(f"line {index + 1} is not a log record ({error})") from error
         target, figures = losses, record.get("losses", record)

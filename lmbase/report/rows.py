@@ -4,7 +4,6 @@ A figure that is not a finite number is an error, not an empty cell.
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, Self
 from pydantic_core import to_jsonable_python
 
 from lmbase.benchmarking.environment import environment
-from lmbase.files import read_json, write_text
+from lmbase.files import check_checksum, read_json, with_checksum, write_text
 
 # Rows under these protocols answer another question than ours, so tables mark them and never call one of them best.
 NOT_COMPARABLE = ("paper", "published")
@@ -88,12 +87,6 @@ def _plain(value: Any) -> Any:
     return to_jsonable_python(value, fallback=lambda item: item.tolist() if hasattr(item, "tolist") else str(item))
 
 
-def _checksum(document: Mapping[str, Any]) -> str:
-    """SHA-256 of all other fields."""
-    content = {name: value for name, value in document.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _is_broken(value: Any) -> bool:
     if isinstance(value, (list, dict)):
         return any(_is_broken(item) for item in (value.values() if isinstance(value, dict) else value))
@@ -117,10 +110,8 @@ def write_metrics(
         "wall_seconds": round(float(wall_seconds), 3),
         "corpus": _plain(corpus),
     }
-    document = json.loads(json.dumps(document, allow_nan=False))  # as it will be read: all keys are strings
-    document["checksum"] = _checksum(document)
     path = Path(folder) / "metrics.json"
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(with_checksum(document), indent=2, ensure_ascii=False) + "\n")
     return path
 
 
@@ -133,8 +124,7 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
     path = path / "metrics.json" if path.is_dir() else path
     try:
         document = read_json(path)
-        if document.get("checksum", _checksum(document)) != _checksum(document):  # files of earlier versions have none
-            raise ValueError("its figures are not those that were written: it was edited or is damaged")
+        check_checksum(document)
         rows = [Row.from_dict(row) for row in document["rows"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # bad UTF-8 and bad JSON are ValueErrors
         raise ValueError(f"{path} is not a metrics file ({error}); run the evaluation that wrote it again") from error

@@ -13,7 +13,7 @@ from typing import Any
 from accelerate import PartialState
 
 from lmbase.benchmarking.environment import environment
-from lmbase.files import read_json, write_text
+from lmbase.files import CHECKSUM, check_checksum, read_json, with_checksum, write_text
 
 FILE_NAME = "training.json"
 
@@ -87,7 +87,7 @@ def write_training(
         made_on={**environment(), "seed": seed},
         parents=[parent for parent in known if parent],
     )
-    write_text(folder / FILE_NAME, json.dumps(asdict(record), indent=2) + "\n")
+    write_text(folder / FILE_NAME, json.dumps(with_checksum(asdict(record)), indent=2) + "\n")
 
 
 def read_training(run: str | Path) -> Training | None:
@@ -102,7 +102,10 @@ def read_training(run: str | Path) -> Training | None:
     if not path.is_file():
         return None
     try:
-        return _from_dict(read_json(path))
+        content = read_json(path)
+        check_checksum(content)
+        content.pop(CHECKSUM, None)
+        return _from_dict(content)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): give the command that trained this run again, which writes it anew, or "

@@ -1,6 +1,5 @@
 """What passes between a run and the person at the terminal: log.jsonl, the progress line, trackers, Ctrl-C."""
 
-import json
 import os
 import shlex
 import signal
@@ -15,7 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from lmbase.files import write_text
+from lmbase.files import from_line, to_line, write_text
 
 SECONDS_BETWEEN_LINES = 30.0  # where nobody watches (a file, a pipe), a line now and then is enough
 
@@ -86,7 +85,7 @@ class RunLog:
     def _write(self, record: dict[str, Any], step: int, tracked: Mapping[str, Any]) -> None:
         if self.is_main:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(to_line(record))
         self.accelerator.log(
             {name: value for name, value in tracked.items() if isinstance(value, int | float)}, step=step
         )
@@ -95,9 +94,9 @@ class RunLog:
         if not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                if from_line(line)["step"] <= step:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue  # the line that was being written when the run was cut off

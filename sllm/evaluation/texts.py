@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from lmbase.config.yaml_files import parse_yaml
 from lmbase.text.tokenizers import encode_text
 from sllm.evaluation.loaded import LoadedModel
 from sllm_data.corpora import files_of, open_corpus
@@ -84,12 +85,17 @@ def _data_of_run(folder: Path, seen: set[Path]) -> Iterator[str]:
     seen.add(folder)
     for place in (folder, folder.parent) if folder.name == "model" else (folder,):
         try:
-            config = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+            config = parse_yaml((place / "config.yaml").read_text(encoding="utf-8"))
+        except OSError:
             continue
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(
+                f"{str(place / 'config.yaml')!r} cannot be read ({' '.join(str(error).split())}), so it is not known "
+                "what this run was trained on: it is damaged. Copy it again."
+            ) from None
         if isinstance(config, dict):
-            data = config.get("data") or []
-            for spec in [data] if isinstance(data, str) else data:
+            data = config.get("data")
+            for spec in filter(lambda spec: isinstance(spec, str), data if isinstance(data, list) else [data]):
                 yield from _data_of_run(Path(spec), seen) if is_prepared(spec) else [spec]
             for key in ("lm", "opt", "vae", "model"):
                 if isinstance(config.get(key), str):

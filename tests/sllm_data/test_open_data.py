@@ -1,6 +1,8 @@
 """What a recipe prepares on its way: once, and never another text than the one asked for."""
 
 import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -95,3 +97,12 @@ def test_prepared_data_are_given_alone(files, run, tmp_path):
     assert load_prepared(files) is None
     with pytest.raises(ValueError, match="cannot be joined"):
         load_prepared([str(folder), *files])
+
+
+def test_E5_one_of_several_processes_verifies_the_data(files, run, monkeypatch):
+    whole = open_data(files, **ASKED, output_dir=run)
+    second = SimpleNamespace(is_local_main_process=False, local_main_process_first=nullcontext)
+    monkeypatch.setattr("sllm_data.open_data.PartialState", lambda: second)
+    monkeypatch.setattr("sllm_data.prepared.verify_once", lambda folder: pytest.fail("it is verified again"))
+    assert open_data(files, **ASKED, output_dir=run).hash == whole.hash
+    assert open_data(str(whole.folder), **ASKED, output_dir=run).hash == whole.hash

@@ -98,6 +98,22 @@ def test_a_cut_journal_and_a_cut_shard_count_as_not_done(
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "b")
 
 
+@pytest.mark.parametrize("file", ["train/00001.arrow", "journal.jsonl"])
+def test_E11_what_was_damaged_meanwhile_is_made_again(
+    tmp_path: Path, processor: SentenceProcessor, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    small_chunks(monkeypatch)
+    prepare(corpus_of(TEXTS), processor, tmp_path / "whole", num_workers=1, shard_characters=3000)
+    with pytest.raises(Interrupted):
+        prepare(interrupted_corpus(TEXTS, 100), processor, tmp_path / "b", num_workers=1, shard_characters=3000)
+    data = bytearray((tmp_path / "b" / file).read_bytes())
+    place = data.rindex(b'"sentences": ') + 13 if file.endswith("jsonl") else len(data) // 2
+    data[place] ^= 1  # another number of sentences, or another token
+    (tmp_path / "b" / file).write_bytes(data)
+    prepare(corpus_of(TEXTS), processor, tmp_path / "b", num_workers=1, shard_characters=3000)
+    assert files_of(tmp_path / "whole") == files_of(tmp_path / "b")
+
+
 def test_a_corpus_that_changed_meanwhile_is_refused(
     tmp_path: Path, processor: SentenceProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Prepared data: what comes back is what went in, and damage is found."""
 
+import json
 from pathlib import Path
 
 import datasets
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_corpora import TEXTS, corpus_of, documents_of, small_chunks
 
+from lmbase.files import sha256s
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer
 from sllm_data.prepare import prepare
@@ -110,7 +112,7 @@ def flipped(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("file", ["train/00000.arrow", "statistics.json", "manifest.json", "processor/tokenizer.json"])
 @pytest.mark.parametrize("damage", [cut_off, flipped, lambda data: b"", None])
-def test_damage_is_found_when_small_data_are_loaded(
+def test_E5_damage_is_found_when_data_are_loaded(
     tmp_path: Path, processor: SentenceProcessor, file: str, damage
 ) -> None:
     prepare(corpus_of(TEXTS), processor, tmp_path, num_workers=1)
@@ -122,31 +124,50 @@ def test_damage_is_found_when_small_data_are_loaded(
         PreparedData.load(tmp_path)
 
 
-def test_large_data_are_checked_by_size_and_structure_and_in_full_on_demand(
+def test_E5_large_data_are_verified_too(tmp_path: Path, processor: SentenceProcessor) -> None:
+    prepare(corpus_of(TEXTS), processor, tmp_path, num_workers=1)
+    lengthen(tmp_path / "train" / "00000.arrow", 65 * 2**20)
+    assert PreparedData.load(tmp_path).split("train").num_documents == len(TEXTS)
+    with (tmp_path / "train" / "00000.arrow").open("r+b") as file:
+        file.seek(40 * 2**20)
+        file.write(b"\1")
+    with pytest.raises(ValueError, match=r"00000\.arrow is damaged.*again"):
+        PreparedData.load(tmp_path)
+
+
+def lengthen(shard: Path, size: int) -> None:
+    """Have a shard be so large, behind what is read of it, and the manifest say so."""
+    with shard.open("r+b") as file:
+        file.truncate(size)
+    entry = {"sha256": sha256s([shard])[0], "bytes": size}
+    manifest = json.loads((shard.parents[1] / "manifest.json").read_text())
+    manifest[shard.relative_to(shard.parents[1]).as_posix()] = entry
+    (shard.parents[1] / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_E5_a_folder_is_hashed_once_in_a_process(
     tmp_path: Path, processor: SentenceProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(corpus_of(TEXTS), processor, tmp_path, num_workers=1)
-    monkeypatch.setattr("sllm_data.prepared.VERIFIED_AT_LOAD_BYTES", 0)
+    monkeypatch.setattr("lmbase.files.sha256s", lambda paths: pytest.fail("it is hashed again"))
+    for _ in range(3):
+        PreparedData.load(tmp_path)
+
+
+def test_without_verifying_data_are_checked_by_size_and_structure(tmp_path: Path, processor: SentenceProcessor) -> None:
+    prepare(corpus_of(TEXTS), processor, tmp_path, num_workers=1)
     shard = tmp_path / "train" / "00000.arrow"
     whole = shard.read_bytes()
-    shard.write_bytes(flipped(whole))
-    with pytest.raises(ValueError, match=r"00000\.arrow"):
-        PreparedData.load(tmp_path).verify()
     shard.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match=r"00000\.arrow has \d+ bytes instead of"):
-        PreparedData.load(tmp_path)
+        PreparedData.load(tmp_path, verify=False)
     shard.write_bytes(b"\xff" * len(whole))
     with pytest.raises(ValueError, match=r"00000\.arrow is damaged.*prepare"):
-        PreparedData.load(tmp_path).split("train")
-    shard.write_bytes(whole)
-    PreparedData.load(tmp_path).verify()
+        PreparedData.load(tmp_path, verify=False).split("train")
 
 
-def test_random_damage_never_gives_a_view_outside_the_file(
-    tmp_path: Path, processor: SentenceProcessor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_random_damage_never_gives_a_view_outside_the_file(tmp_path: Path, processor: SentenceProcessor) -> None:
     prepare(corpus_of(TEXTS[:8]), processor, tmp_path, num_workers=1)
-    monkeypatch.setattr("sllm_data.prepared.VERIFIED_AT_LOAD_BYTES", 0)
     shard = tmp_path / "train" / "00000.arrow"
     whole = np.frombuffer(shard.read_bytes(), np.uint8)
     random = np.random.default_rng(0)
@@ -156,7 +177,7 @@ def test_random_damage_never_gives_a_view_outside_the_file(
         damaged[random.integers(len(whole), size=3)] = random.integers(256, size=3)
         shard.write_bytes(damaged.tobytes())
         try:
-            part = PreparedData.load(tmp_path).split("train")
+            part = PreparedData.load(tmp_path, verify=False).split("train")
         except ValueError as error:
             told.append("Delete the folder" in str(error))
         else:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lmbase import files
 from lmbase.files import write_folder
-from lmbase.modeling import folders
 from lmbase.modeling.folders import model_folder
 
 
@@ -27,13 +27,13 @@ def run(tmp_path):
 def verified(monkeypatch):
     """The folders that were verified, in order."""
     seen = []
-    verify = folders.verify_folder
+    verify = files.verify_folder
 
     def count(folder):
         seen.append(folder.name)
         verify(folder)
 
-    monkeypatch.setattr(folders, "verify_folder", count)
+    monkeypatch.setattr(files, "verify_folder", count)
     return seen
 
 

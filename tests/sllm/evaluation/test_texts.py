@@ -42,6 +42,16 @@ def test_F5_a_file_is_scored_whole_unless_it_was_trained_on(tmp_path, capsys):
         assert "ten, split test: 1 documents, 14 bytes" in capsys.readouterr().out
 
 
+def test_F5_what_a_run_was_trained_on_is_known_or_told(tmp_path):
+    data = jsonl_of(tmp_path / "ten.jsonl", ["One.", "Two."])
+    for text in ("data: [", "data: \x00", "[" * 5000):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(ValueError, match=r"config.yaml' cannot be read.*Copy it again"):
+            read_texts(data, "test", "text", None, [str(tmp_path)])
+    (tmp_path / "config.yaml").write_text("data: 5")
+    assert len(read_texts(data, "test", "text", None, [str(tmp_path)])[0]) == 2
+
+
 def test_F5_splits_of_the_data_are_kept_to(tmp_path):
     jsonl_of(tmp_path / "train.jsonl", ["One."])
     jsonl_of(tmp_path / "valid.jsonl", ["Two."])
