@@ -3,6 +3,10 @@
 import pytest
 import torch
 from hypothesis import settings
+from soak_table import count_tries as count_tries
+from soak_table import pytest_collection_modifyitems as pytest_collection_modifyitems
+from soak_table import pytest_runtest_logreport as pytest_runtest_logreport
+from soak_table import pytest_sessionfinish as pytest_sessionfinish
 from tiny import SLLMS, make_mtp, make_opt, make_processor, make_vae
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other

@@ -1,5 +1,4 @@
-"""Any text at all through segment, prepare's encoding, score and generate: told what is wrong, or right. SOAK=1 tries a
-hundred times as many."""
+"""Any text at all through segment, prepare's encoding, score and generate: told what is wrong, or right."""
 
 import time
 from functools import cache
@@ -9,7 +8,7 @@ import pytest
 from families import loaded_as
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from soak import times
+from soak import SOAK, times
 from tiny import make_mtp, make_opt, make_processor, make_sllm, make_vae
 
 from lmbase.text import RULES, is_unicode, segment
@@ -37,20 +36,23 @@ PARTS = st.sampled_from([killer[:12] for killer in KILLERS] + COMMON)
 TEXTS = st.lists(PARTS | st.text(st.characters(exclude_categories=[]), max_size=20), max_size=8).map("".join)
 
 
-def fuzzed(quick: int) -> Any:
-    """So many texts in the quick tier, and every killer."""
+def fuzzed(quick: int, soak: int) -> Any:
+    """So many texts in each tier, and every killer."""
 
     def decorate(test: Any) -> Any:
         for killer in KILLERS:
             test = example(text=killer)(test)
+        number = times(quick, soak)
         test = given(text=TEXTS)(test)
-        return settings(max_examples=times(quick, 100 * quick), suppress_health_check=list(HealthCheck))(test)
+        test = settings(max_examples=number, suppress_health_check=list(HealthCheck), database=None)(test)
+        test.tries = number + len(KILLERS)
+        return test
 
     return decorate
 
 
 @pytest.mark.parametrize("rule", RULES)
-@fuzzed(70)
+@fuzzed(70, 250_000)
 def test_segment(rule, text):
     pieces = segment(text, rule)
     assert "".join(pieces) == text
@@ -63,7 +65,7 @@ def processor_of(tokenizer: str) -> SentenceProcessor:
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
-@fuzzed(120)
+@fuzzed(120, 100_000)
 def test_encode(tokenizer, text):
     processor = processor_of(tokenizer)
     if not is_unicode(text):
@@ -92,7 +94,7 @@ def loaded(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["plain", "heads", "sentences"])
-@fuzzed(40)
+@fuzzed(40, 4_000)
 def test_score(kind, text):
     text = text[:200]
     if not is_unicode(text):
@@ -105,7 +107,7 @@ def test_score(kind, text):
 
 
 @pytest.mark.parametrize("kind", ["plain", "heads", "sentences"])
-@fuzzed(30)
+@fuzzed(30, 2_000)
 def test_generate(kind, text):
     text = text[:40]
     model, how = loaded(kind), Writing(4, seed=1, settings=dict(do_sample=True))
@@ -121,7 +123,7 @@ def test_generate(kind, text):
     assert model.write(text, how).text == written.text
 
 
-@fuzzed(20)
+@fuzzed(20, 2_000)
 def test_reconstruct(text):
     text = text[:60]
     if is_unicode(text):
@@ -149,7 +151,7 @@ FAMILIES = {
 def test_segment_takes_time_in_proportion(family, rule):
     """Ten times the text in about ten times the time (short texts profit from the processor's caches); a square would
     take a hundred times."""
-    size, most = times(20_000, 1_000_000), times(50, 15)
+    size, most = (1_000_000, 15) if SOAK else (20_000, 50)
 
     def seconds(length: int) -> float:
         text = (FAMILIES[family] * (length // len(FAMILIES[family]) + 1))[:length]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from damage import wrong_documents
 from record_files import PACKERS, jsonl
+from soak import times
 
 from sllm_data import archives
 from sllm_data.archives import DamagedFile, open_stream
@@ -78,7 +79,7 @@ def test_A6_an_archive_without_checksums_is_not_read(tmp_path: Path) -> None:
 
 
 def test_A6_random_damage_gives_no_document_that_was_not_there(tmp_path: Path) -> None:
-    assert list(wrong_documents(tmp_path, 500, seed=0)) == []
+    assert list(wrong_documents(tmp_path, times(500, 20_000), seed=0)) == []
 
 
 def test_random_damage_is_found_without_the_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
