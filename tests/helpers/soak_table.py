@@ -38,9 +38,8 @@ began = time.monotonic()
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
     if soak.SOAK:
-        others = [item for item in items if not _is_instrument(item.module)]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=[item for item in items if not _is_instrument(item.module)])
+        items[:] = [item for item in items if _is_instrument(item.module)]
 
 
 def _is_instrument(module: Any) -> bool:
