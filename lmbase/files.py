@@ -180,7 +180,9 @@ def with_checksum(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_checksum(document: Mapping[str, Any]) -> None:
     """Raise ValueError if a JSON object is not the one that was written; those of earlier versions have no checksum."""
-    if document.get(CHECKSUM, checksum(document)) != checksum(document):
+    hashes = [value for value in document.values() if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)]
+    written = CHECKSUM in document or hashes  # its name may be damaged, too
+    if written and document.get(CHECKSUM) != checksum(document):
         raise ValueError("its contents are not those that were written: it was edited or is damaged")
 
 
@@ -190,22 +192,24 @@ def to_line(record: Mapping[str, Any]) -> str:
     return json.dumps({**record, CRC: zlib.crc32(text.encode())}) + "\n"
 
 
-def from_line(line: str) -> dict[str, Any]:
-    """Undo `to_line`; lines of earlier versions have no CRC.
-
-    Raises:
-        ValueError: the line was cut off, is damaged or nested beyond reason, or holds something else.
-    """
-    try:
-        record = json.loads(line)
-    except RecursionError as error:
-        raise ValueError(str(error)) from None
-    if not isinstance(record, dict):
-        raise ValueError(f"it holds no JSON object but a {type(record).__name__}")
-    found = record.pop(CRC, None)
-    if found is not None and found != zlib.crc32(json.dumps(record).encode()):
-        raise ValueError("it is not the line that was written: it was edited or is damaged")
-    return record
+def from_lines(text: str) -> Iterator[dict[str, Any] | ValueError]:
+    """Undo `to_line` for every line of a file: the record, or what is wrong where a line was cut off, is damaged,
+    nested beyond reason, or holds something else. Lines of earlier versions, which stand first, have no CRC."""
+    any_crc = False
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield ValueError(str(error))
+            continue
+        found = record.pop(CRC, None) if isinstance(record, dict) else None
+        any_crc |= found is not None
+        if not isinstance(record, dict):
+            yield ValueError(f"it holds no JSON object but a {type(record).__name__}")
+        elif any_crc and found != zlib.crc32(json.dumps(record).encode()):
+            yield ValueError("it is not the line that was written: it was edited or is damaged")
+        else:
+            yield record
 
 
 def _sha256(path: Path) -> str:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lmbase.files import (
     MANIFEST,
-    from_line,
+    from_lines,
     sha256s,
     sync,
     sync_path,
@@ -75,15 +75,13 @@ class Journal:
         is not what was written, count as not done, with all that follows."""
         journal = cls(folder, configuration)
         text = (folder / JOURNAL).read_bytes().decode(errors="replace") if (folder / JOURNAL).is_file() else ""
-        records = []
-        for line in text.splitlines():
-            try:
-                records.append(from_line(line))
-            except ValueError:
-                break
-        if records:
-            check_configuration(folder, records[0], configuration)
-        shards = [Shard(**(record | {"statistics": Statistics(**record["statistics"])})) for record in records[1:]]
+        begun, *records = [record if isinstance(record, dict) else {} for record in from_lines(text)] or [{}]
+        if begun:
+            check_configuration(folder, begun, configuration)
+        shards = []
+        with suppress(TypeError, KeyError):  # a line that is none
+            for record in records if begun else []:
+                shards.append(Shard(**record | {"statistics": Statistics(**record["statistics"])}))
         there = [shard for shard in shards if (folder / shard.file).is_file()]
         for shard, digest in zip(there, sha256s([folder / shard.file for shard in there]), strict=True):
             if digest == shard.sha256 and shard.index == len(journal.of_split(shard.split)):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmbase.files import from_line, read_json
+from lmbase.files import from_lines, read_json
 from lmbase.report.rows import Row, read_metrics
 
 FILES = ("log.jsonl", "metrics.json", "statistics.json", "samples.json")
@@ -128,13 +128,14 @@ def read_log(path: Path, name: str) -> Curve:
     tokens_at: dict[float, float] = {}
     seconds = 0.0
     text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    for index, line in enumerate(lines):
+    records = list(from_lines(text))
+    for index, record in enumerate(records):
         try:
-            record = from_line(line)
+            if isinstance(record, ValueError):
+                raise record
             step = float(record["step"])
         except (ValueError, KeyError, TypeError) as error:
-            if index == len(lines) - 1 and not text.endswith("\n"):
+            if index == len(records) - 1 and not text.endswith("\n"):
                 break
             raise ValueError(f"line {index + 1} is not a log record ({error})") from error
         target, figures = losses, record.get("losses", record)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from lmbase.files import from_line, to_line, write_text
+from lmbase.files import from_lines, to_line, write_text
 
 SECONDS_BETWEEN_LINES = 30.0  # where nobody watches (a file, a pipe), a line now and then is enough
 
@@ -94,13 +95,11 @@ class RunLog:
         if not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                if from_line(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue  # the line that was being written when the run was cut off
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        for record in from_lines(self.path.read_text(encoding="utf-8", errors="replace")):
+            with suppress(KeyError, TypeError):  # the line that was written when the run was cut off
+                if isinstance(record, dict) and record["step"] <= step:
+                    kept.append(to_line(record))
+        write_text(self.path, "".join(kept))
 
 
 class StopSignal:

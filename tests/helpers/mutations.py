@@ -25,7 +25,7 @@ from toy_config import Config
 from toy_training import toy_train, weights
 
 from lmbase.config import differing_keys, save_config
-from lmbase.files import MANIFEST, sha256s, to_line, write_folder, write_text
+from lmbase.files import CHECKSUM, MANIFEST, sha256s, to_line, write_folder, write_text
 from lmbase.report.collect import read_log
 from lmbase.report.rows import Row, read_metrics, write_metrics
 from lmbase.training.checkpoint import newest_checkpoint
@@ -128,7 +128,9 @@ def read_files(folder: Path) -> Any:
         raise ValueError(" ".join(differing))
     if (training := read_training(folder)) is None or not (folder / "log.jsonl").is_file():
         raise ValueError("there is none")
-    return read_metrics(folder), training, read_log(folder / "log.jsonl", "log").losses
+    metrics = read_metrics(folder)
+    metrics.pop(CHECKSUM, None)
+    return metrics, training, read_log(folder / "log.jsonl", "log").losses
 
 
 def only_shorter(found: Any, whole: Any) -> bool:

@@ -60,7 +60,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     found.seconds += report.duration
     found.found += report.failed
     if report.when == "teardown":
-        tries, by_chance = dict(report.user_properties).get("tries", (0, False))  # none: it was skipped
+        told: dict[str, Any] = dict(report.user_properties)
+        tries, by_chance = told.get("tries", (0, False))  # none: it was skipped
         found.tries += tries
         found.by_chance |= by_chance
         found.num_tests += tries > 0

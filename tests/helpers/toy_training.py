@@ -3,7 +3,6 @@
 torchrun --nproc-per-node 2 toy_training.py FOLDER
 """
 
-import json
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from safetensors.torch import save_model
 from torch import nn
 from transformers.utils import ModelOutput
 
+from lmbase.files import from_lines
 from lmbase.processes import leave_processes
 from lmbase.training.loop import Hooks, TrainingConfig, TrainingData, TrainingResult, train
 
@@ -139,7 +139,9 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
 
 def log(folder: Path) -> list[dict[str, Any]]:
     """Lines of a run's log."""
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    records = list(from_lines((folder / "log.jsonl").read_text()))
+    assert not any(isinstance(record, ValueError) for record in records)
+    return [record for record in records if isinstance(record, dict)]
 
 
 def losses(folder: Path) -> dict[int, dict[str, float]]:

@@ -1,11 +1,12 @@
-"""A text file is whole or absent."""
+"""A text file is whole or absent, and what was changed in it is seen."""
 
 import errno
+import json
 
 import pytest
 
 from lmbase import files
-from lmbase.files import told_if_disk_is_full, write_text
+from lmbase.files import check_checksum, from_lines, to_line, told_if_disk_is_full, with_checksum, write_text
 
 
 def test_text_is_written_as_it_is_and_folders_are_made(tmp_path):
@@ -35,3 +36,23 @@ def test_only_a_full_disk_is_put_into_other_words(tmp_path):
         assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path))
     with pytest.raises(PermissionError, match="not yours"), told_if_disk_is_full(tmp_path, "all is kept"):
         raise PermissionError(errno.EACCES, "not yours")
+
+
+def test_E11_a_changed_line_is_told_and_lines_of_earlier_versions_are_read():
+    lines = [to_line({"step": step, "loss": 1 / 3}) for step in (1, 2, 3)]
+    assert list(from_lines("".join(lines))) == [{"step": step, "loss": 1 / 3} for step in (1, 2, 3)]
+    for damaged in (lines[1].replace("2", "4", 1), lines[1][:-5], '{"step": 2, "loss": 0.3}', "[1]", "[" * 10**5):
+        first, second, third = from_lines(f"{lines[0]}{damaged.strip()}\n{lines[2]}")
+        assert (first, third) == ({"step": 1, "loss": 1 / 3}, {"step": 3, "loss": 1 / 3})
+        assert isinstance(second, ValueError), damaged
+    assert list(from_lines('{"step": 1}\n' + lines[1])) == [{"step": 1}, {"step": 2, "loss": 1 / 3}]
+
+
+def test_E11_a_changed_document_is_told():
+    document = with_checksum({"a": 1, "b": {2: [0.1]}})
+    check_checksum(document)
+    check_checksum({"a": 1})  # of an earlier version
+    text = json.dumps(document)
+    for changed in (text.replace("0.1", "0.2"), text.replace("checksum", "checksun")):
+        with pytest.raises(ValueError, match="not those that were written"):
+            check_checksum(json.loads(changed))
