@@ -20,7 +20,14 @@ def fuzz(name: str, one_input: Callable[[bytes], None]) -> None:
     """Search for an input at which `one_input` raises; options of libFuzzer come from the command line."""
     found = HERE.parents[1] / "runs" / "fuzz" / name
     found.mkdir(parents=True, exist_ok=True)
-    options = [f"-artifact_prefix={found}/", f"-max_len={LONGEST}", "-timeout=60", "-close_fd_mask=3", *sys.argv[1:]]
+    options = [
+        f"-artifact_prefix={found}/",
+        f"-max_len={LONGEST}",
+        "-timeout=60",
+        "-close_fd_mask=3",
+        "-len_control=0",
+        *sys.argv[1:],
+    ]
     atheris.Setup([sys.argv[0], *options, str(found), str(HERE / "seeds" / name)], one_input)
     atheris.Fuzz()
 
