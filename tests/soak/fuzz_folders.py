@@ -11,6 +11,9 @@ with atheris.instrument_imports(include=["lmbase", "sllm_data"]):
     from mutations import KINDS, Kind, model
 from fuzzing import choice, fuzz
 from tiny import make_mtp, make_opt, make_processor, make_sllm, make_vae
+from transformers.utils import logging
+
+logging.disable_progress_bar()
 
 
 def make_heads():

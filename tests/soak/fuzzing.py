@@ -24,7 +24,6 @@ def fuzz(name: str, one_input: Callable[[bytes], None]) -> None:
         f"-artifact_prefix={found}/",
         f"-max_len={LONGEST}",
         "-timeout=60",
-        "-close_fd_mask=3",
         "-len_control=0",
         *sys.argv[1:],
     ]
