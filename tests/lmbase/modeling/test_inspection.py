@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from families import make_family_heads, make_lm
 from safetensors.torch import load_file, save_file
+from soak import only_in_soak
 from tiny import make_opt, make_processor, make_vae
 
 from lmbase.files import write_folder
@@ -190,6 +192,49 @@ def test_refused_in_one_sentence(model, what):
         load(str(folder))
     assert "\n" not in str(caught.value) or "cannot be built" in str(caught.value)
     assert time.monotonic() - started < 5
+
+
+def long_header(folder):
+    """A header that says that it is nearly as long as the file, which is sparse."""
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(2**32)
+        file.write((2**32 - 100).to_bytes(8, "little"))
+
+
+def long_text(folder):
+    edit(folder, "tokenizer.json", lambda t: t["model"].update(vocab={"a" * i: i for i in range(4000)}))
+
+
+WORST = {what: damage for what, (damage, _) in DAMAGE.items() if what.startswith("E10")}
+WORST |= {"E10 a header without end": long_header, "E10 a vocabulary of long words": long_text}
+LOAD = """
+import resource, sys, time
+from sllm.loading import load_model
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+load_model(sys.argv[1])
+before, began = peak(), time.monotonic()
+try:
+    load_model(sys.argv[2])
+    told = "loaded"
+except ValueError as error:
+    told = "refused"
+print(told, peak() - before, time.monotonic() - began)
+"""
+
+
+@only_in_soak
+@pytest.mark.parametrize("kind", ["opt", "sllm"])
+@pytest.mark.parametrize("what", WORST)
+def test_E10_the_worst_take_little_memory_and_time(saved, tmp_path, kind, what):
+    folder = Path(shutil.copytree(saved[kind], tmp_path / "hostile"))
+    WORST[what](folder)
+    size = sum(path.stat().st_blocks * 512 for path in folder.iterdir())  # on the disk
+    done = subprocess.run([sys.executable, "-c", LOAD, saved[kind], folder], capture_output=True, text=True, timeout=60)
+    watched.clear()  # this process
+    assert done.returncode == 0, done.stderr
+    _, num_bytes, seconds = done.stdout.split()
+    assert int(num_bytes) < size + 500e6
+    assert float(seconds) < 5
 
 
 def test_E4_one_flipped_bit_is_found_by_every_way_of_loading(model):
