@@ -111,6 +111,8 @@ def read_file(path: Path, name: str, text_field: str) -> Iterator[Document | Ski
         yield Skip(name, "invalid UTF-8", what_it_may_be(error))
     except WrongEncoding as error:
         yield Skip(name, "not UTF-8", str(error))
+    except csv.Error as error:  # those of rows are told where they stand
+        yield Skip(name, "broken quotes", f"the header: {error}. {CSV_REMEDY}")
     except DamagedFile as error:
         yield Skip(name, "unreadable file", str(error))
     except FAULTS as error:

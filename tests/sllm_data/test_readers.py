@@ -190,6 +190,14 @@ def test_A8_a_quote_that_is_never_closed(tmp_path: Path) -> None:
         assert "rest of the file is left out" in skips["a.csv:2"]
 
 
+@pytest.mark.parametrize("header", [b'text\t"n"n\t0', b"text," + b"n" * 2000, b'"text\n'])
+def test_A8_a_header_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: bytes) -> None:
+    monkeypatch.setattr(readers, "MAX_FIELD", 1000)
+    texts, skips = items_of(tmp_path / "a.csv", header + b"\none\n")
+    assert texts == []
+    assert list(skips) == ["a.csv"]
+
+
 def test_A8_a_field_without_end_is_not_read_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "MAX_FIELD", 1000)
     texts, skips = items_of(tmp_path / "a.csv", b'text\ngood\n"open\n' + b"row\n" * 1000)
