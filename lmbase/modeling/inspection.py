@@ -32,10 +32,10 @@ def inspect_folder(folder: Path) -> None:
     Raises:
         ValueError: something in it is damaged or not allowed; the message names the file.
     """
+    for path in sorted(folder.iterdir()):
+        _check_inside(path)
     config = read_json(folder / CONFIG)
     check_config(config, folder)
-    for name in (INDEX, "adapter_config.json", *(path.name for path in sorted(folder.glob("*.safetensors")))):
-        _check_inside(folder / name)
     if (folder / "adapter_config.json").exists():
         raise ValueError(
             f"{str(folder)!r} holds an adapter (adapter_config.json), which names another model: merge the two and "

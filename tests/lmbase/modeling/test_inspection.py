@@ -108,10 +108,9 @@ def in_shards(folder, name):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def linked_out(folder):
-    outside = folder.parent / "outside.safetensors"
-    (folder / "model.safetensors").rename(outside)
-    (folder / "model.safetensors").symlink_to(outside)
+def linked_out(folder, name):
+    (folder / name).rename(folder.parent / f"outside {name}")
+    (folder / name).symlink_to(folder.parent / f"outside {name}")
 
 
 def many_tensors(folder):
@@ -153,7 +152,9 @@ DAMAGE = {
     "E3 an index names a pickle": (lambda f: in_shards(f, "w.bin"), "nothing else"),
     "E3 an index names a file outside": (lambda f: in_shards(f, "../x.safetensors"), "nothing else"),
     "E3 an index names an absolute path": (lambda f: in_shards(f, str(f.parent / "x.safetensors")), "nothing else"),
-    "E3 a link leads out": (linked_out, "link"),
+    "E3 a link leads out": (lambda f: linked_out(f, "model.safetensors"), "link"),
+    "E3 a tokenizer is a link": (lambda f: linked_out(f, "tokenizer.json"), "link"),
+    "E3 a configuration is a link": (lambda f: linked_out(f, "config.json"), "link"),
     "E3 attention from elsewhere": (
         lambda f: edit(f, "config.json", lambda c: c.update(_attn_implementation="evil/kernel")),
         "never fetched",
