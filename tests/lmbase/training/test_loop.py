@@ -18,7 +18,8 @@ from torch import nn
 from toy_training import LENGTHS, ToyModel, interrupt_at, make_batch, toy_config, toy_train, weight_size
 
 from lmbase.files import verify_folder
-from lmbase.training import loop as training
+from lmbase.processes import Stopped, resume_command
+from lmbase.training import checkpoint as checkpoints_module
 from lmbase.training.batches import BatchOrder
 from lmbase.training.optimizer import WeightAverage, adamw, learning_rate
 
@@ -155,17 +156,19 @@ def test_the_average_is_an_exponential_one():
 # --- stopping and continuing -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_continues_bit_for_bit(tmp_path, capsys, monkeypatch, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_E8_an_interrupted_run_continues_bit_for_bit(tmp_path, monkeypatch, number):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/sllm", "train-opt", "--data", "my text.txt"])
     keys = dict(ema_decay=0.9, max_steps=12, dtype="fp32")
     whole, whole_result = toy_train(tmp_path / "whole", ToyModel(dropout=0.2), **keys)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped, match="after step 6; a checkpoint was written") as stopped:
         toy_train(tmp_path / "cut", ToyModel(dropout=0.2), before_step=interrupt_at(5, number), **keys)
-    assert "sllm train-opt --data 'my text.txt'" in capsys.readouterr().err
+    assert stopped.value.status == (130 if number == signal.SIGINT else 143)
+    assert resume_command() == "sllm train-opt --data 'my text.txt'"
     assert checkpoints(tmp_path / "cut") == ["step_00000006"]
     assert not (tmp_path / "cut" / "model").exists()
     resumed, result = toy_train(tmp_path / "cut", ToyModel(dropout=0.2), **keys)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")  # a stop has no line, and its steps no less weight
     assert largest_difference(weights(whole), weights(resumed)) == 0
     assert (result.steps, result.tokens) == (whole_result.steps, whole_result.tokens)
     for part in ("model", "optimizer", "ema"):
@@ -250,7 +253,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_where_it_stop
     whole, _ = toy_train(tmp_path / "whole")
     folder = tmp_path / "cut"
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_file", save)
+        patch.setattr(checkpoints_module, "save_file", save)
         with pytest.raises(OSError, match=r"No space left .* kept\. Free some and run the same command") as caught:
             toy_train(folder, save_every=4)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(folder))
@@ -334,7 +337,13 @@ def test_two_processes_equal_one(tmp_path):
             assert largest_difference(expected, load_file(tmp_path / run / f"{part}.safetensors")) < 1e-5, (run, part)
         assert log(tmp_path / run)[-1]["eval"] == pytest.approx(log(tmp_path / "one")[-1]["eval"], rel=1e-5)
         assert losses(tmp_path / run)[12] == pytest.approx(losses(tmp_path / "one")[12], rel=1e-4)
+    for name, keys in (("uneven", dict(batch_size=7)), ("fewer", dict(batch_size=1, max_steps=4))):
+        toy_train(tmp_path / f"{name}_one", **keys)
+        expected = load_file(tmp_path / f"{name}_one" / "model" / "model.safetensors")
+        for strategy in ("ddp", "fsdp"):
+            found = load_file(tmp_path / f"{name}_{strategy}" / "model" / "model.safetensors")
+            assert largest_difference(expected, found) < 1e-5, (name, strategy)
     for rank in (0, 1):
         assert (tmp_path / f"interrupted_{rank}").exists()
-        assert (tmp_path / f"poisoned_{rank}").exists()
-        assert "multiple of 2" in (tmp_path / f"uneven_{rank}").read_text()
+        assert "samples" in (tmp_path / f"poisoned_{rank}").read_text()
+        assert "in use by process" in (tmp_path / f"refused_{rank}").read_text()
