@@ -170,8 +170,11 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def verify_folder(folder: Path) -> None:
+def verify_folder(folder: Path, alone: bool = False) -> None:
     """Check every file of a folder against its manifest.
+
+    Args:
+        alone: no file may be there that the manifest does not know.
 
     Raises:
         ValueError: a file is missing, too short or too long, or has other contents; the message names it.
@@ -179,8 +182,11 @@ def verify_folder(folder: Path) -> None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         expected = [(folder / name, entry["bytes"], entry["sha256"]) for name, entry in manifest.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{folder} has no readable {MANIFEST} ({error}): it was not written completely.") from None
+    present = {path for path in folder.rglob("*") if path.is_file()} if alone else set()
+    if unknown := present - {path for path, _, _ in expected} - {folder / MANIFEST}:
+        raise ValueError(f"{folder / MANIFEST} does not know {min(unknown).name}: one of them was changed.")
     for path, size, _ in expected:
         if not path.is_file():
             raise ValueError(f"{path} is missing: the folder was copied incompletely or a file was deleted.")

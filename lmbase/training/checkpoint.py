@@ -34,7 +34,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     faults: list[str] = []
     for _, path in reversed(list_checkpoints(folder)):
         try:
-            verify_folder(path)
+            verify_folder(path, alone=True)
             read_state(path)
             return path, faults
         except (ValueError, OSError) as error:

@@ -278,10 +278,12 @@ class _Run:
         """
         self.model.eval()
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bf16")
-        figures: dict[str, float] | None = None
-        with contextlib.nullcontext() if self.sharded else stop.ends_this():
+
+        def measure() -> dict[str, float]:
             with torch.no_grad(), autocast, self._final_weights(), shards_gathered(self.model):
-                figures = evaluate(self.model)
+                return evaluate(self.model)
+
+        figures = measure() if self.sharded else stop.unless_stopped(measure)
         if figures is not None:
             self.log.evaluation(self.step, figures)
         if self._sum_over_processes([float(stop.requested)])[0]:

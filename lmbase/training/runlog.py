@@ -6,11 +6,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from lmbase.files import write_text
 from lmbase.processes import Stopped, signals_handled, stopped_by
 
+FoundT = TypeVar("FoundT")
 SECONDS_BETWEEN_LINES = 30.0  # where nobody watches (a file, a pipe), a line now and then is enough
 SECONDS_TO_AGREE = 20.0  # that processes have to stop together: a launcher kills them after 30
 
@@ -162,18 +163,17 @@ class StopSignal:
         if self.number is not None:
             raise Stopped(self.number, message)
 
-    @contextmanager
-    def ends_this(self) -> Iterator[None]:
-        """A signal ends what is done within this context, which then goes on behind it."""
+    def unless_stopped(self, act: Callable[[], FoundT]) -> FoundT | None:
+        """What `act` gives; None if a signal came, which ends it at once."""
         try:
-            self._raises = True
-            self.raise_if_requested()
-            yield
-            self._raises = False
+            try:
+                self._raises = True
+                self.raise_if_requested()
+                return act()
+            finally:
+                self._raises = False
         except Stopped:
-            pass
-        finally:
-            self._raises = False
+            return None
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         again = self.requested
