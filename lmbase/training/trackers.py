@@ -35,16 +35,18 @@ def start_tracker(accelerator: Accelerator, name: str, config: Mapping[str, Any]
         init["wandb"]["settings"] = {"init_timeout": SECONDS_TO_BEGIN}
         if not os.environ.get("WANDB_MODE") and (reason := _why_offline()):
             _keep_here(reason, folder)
-    simple = {
+    simple: dict[str, Any] = {
         key: value if isinstance(value, int | float | str | bool) else str(value) for key, value in config.items()
     }
+    if "tensorboard" in init:  # has them already, and would open another run for them
+        simple = {}
     try:
-        accelerator.init_trackers("sllm", config=simple, init_kwargs=init)
+        accelerator.init_trackers("sllm", config=simple or None, init_kwargs=init)
     except Exception as error:  # a refused key, a server that does not answer
         if name != "wandb" or os.environ.get("WANDB_MODE") == "offline":
             raise
         _keep_here(str(error), folder)
-        accelerator.init_trackers("sllm", config=simple, init_kwargs=init)
+        accelerator.init_trackers("sllm", config=simple or None, init_kwargs=init)
 
 
 def _keep_here(reason: str, folder: Path) -> None:

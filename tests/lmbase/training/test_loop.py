@@ -276,16 +276,48 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
     with pytest.raises(FloatingPointError, match=r"Step 7 is not finite \(size .*, token nan") as error:
         toy_train(tmp_path, model, save_every=6, before_step=poison)
     assert "learning_rate (now 0.01)" in str(error.value)
+    assert "first in the output of ToyModel; samples " in str(error.value)
     assert "step_00000006, is kept" in str(error.value)
     saved = load_file(tmp_path / "checkpoints" / "step_00000006" / "model.safetensors")
     assert largest_difference(saved, weights(model)) == 0
+
+
+class Fragile(ToyModel):
+    """Its second block fails on the samples 17 and 42."""
+
+    bad_samples = {17, 42}
+
+    def batch(self, items):
+        return make_batch(items) | {"bad": torch.tensor([int(item) in self.bad_samples for item in items])}
+
+    def loss_counts(self, ids, bad):
+        return super().loss_counts(ids)
+
+    def forward(self, ids, bad):
+        hook = self.blocks[1].norm.register_forward_pre_hook(
+            lambda module, inputs: inputs[0].masked_fill(bad[:, None, None], torch.inf)
+        )
+        output = super().forward(ids)
+        hook.remove()
+        return output
+
+
+def test_the_message_names_samples_and_the_first_bad_module(tmp_path):
+    model = Fragile()
+    order = BatchOrder(toy_training.NUM_ITEMS, 8, 0)
+    step, found = next((k, found) for k in range(12) if (found := model.bad_samples & set(order.items(k).tolist())))
+    named = ", ".join(map(str, sorted(found)))
+    for size in (None, 3):
+        message = rf"Step {step + 1} is not finite .* first in the output of blocks\.1\.norm; samples {named}\. "
+        with pytest.raises(FloatingPointError, match=message):
+            toy_train(tmp_path / str(size), model, make_batch=model.batch, micro_batch_size=size)
 
 
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
     model = ToyModel()
     model.embed.weight.register_hook(lambda gradient: gradient * float("inf"))
     before = weights(model)
-    with pytest.raises(FloatingPointError, match=r"gradient norm (inf|nan)"):
+    with pytest.raises(FloatingPointError, match=r"gradient norm (inf|nan)\): first in the gradient of embed\.weight"):
         toy_train(tmp_path, model)
     assert largest_difference(before, weights(model)) == 0
 
