@@ -7,7 +7,8 @@ Every byte of every text is scored once, in windows that overlap by half, in fp3
 whose scores can see what they score gets no likelihood, and the recipe ends with the first finding. An SLLM has two
 rows: its full window, and equal context, where no prediction sees earlier text than the baseline's window does.
 `ratio` is bits per byte over the baseline's (below 1 is better), with a 95% interval over documents. Speed and cache
-are measured last, in `dtype`.
+are measured last, in `dtype`. What has been measured is written as it comes: after an interruption the same command
+goes on where it was.
 
 --protocol paper scores as the published evaluation meant to: perplexity per own token, first sentence and stop flags
 left out. Such rows are not comparable with any others.
@@ -15,17 +16,20 @@ left out. Such rows are not comparable with any others.
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from lmbase.config import option, run, single_process
-from lmbase.files import write_text
+from lmbase.benchmarking.environment import environment
+from lmbase.config import given_on_command_line, option, run, single_process
+from lmbase.files import alone_in, clean_up, write_text
 from lmbase.modeling.devices import DTYPES, choose_device
+from lmbase.modeling.folders import model_folder
 from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.rows import Row, write_metrics
 from sllm.evaluation.likelihood import audit_loaded, compare, evaluate_likelihood, paper_row
 from sllm.evaluation.loaded import LoadedModel
+from sllm.evaluation.progress import Measured, identity, scores_from_json, scores_to_json
 from sllm.evaluation.reconstruction import evaluate_reconstruction
 from sllm.evaluation.samples import show_samples
 from sllm.evaluation.speed import compare_generation
@@ -89,11 +93,40 @@ def load_all(config: Config, device: str) -> list[LoadedModel]:
     return models
 
 
-def likelihood_rows(models: list[LoadedModel], baseline: LoadedModel, data: Texts, config: Config) -> list[Row]:
+def fit_lengths(models: list[LoadedModel], config: Config) -> None:
+    """Have a prompt and what is written after it fit the positions of every model.
+
+    Raises:
+        ValueError: they do not, and the command line wants them so long.
+    """
+    rooms = {loaded.room: loaded.name for loaded in models if loaded.room is not None}
+    room = min(rooms, default=None)
+    if room is None or config.prompt_tokens + config.new_tokens <= room or not (config.speed or config.samples):
+        return
+    if room < 2 or {"prompt_tokens", "new_tokens"} & given_on_command_line(config):
+        raise ValueError(
+            f"{rooms[room]} has {room} positions, too few for </s>, {config.prompt_tokens} prompt tokens and "
+            f"{config.new_tokens} new ones: lower prompt_tokens or new_tokens, or give --speed false --samples 0."
+        )
+    config.prompt_tokens, config.new_tokens = room // 2, room - room // 2
+    told = f"{config.prompt_tokens} prompt tokens and {config.new_tokens} new ones"
+    print(f"{rooms[room]} has {room} positions: speed is measured with {told}.")
+
+
+def likelihood_rows(
+    models: list[LoadedModel], baseline: LoadedModel, data: Texts, config: Config, measured: Measured
+) -> list[Row]:
     """Rows of language models under each way of cutting windows, compared with the baseline's."""
     if config.protocol == "paper":
-        return [paper_row(loaded, data) for loaded in models]
-    scored = {loaded.name: evaluate_likelihood(loaded, data) for loaded in models}
+        rows = [measured.once(f"{m.name}: paper", lambda m=m: paper_row(m, data).to_dict()) for m in models]
+        return [Row.from_dict(row) for row in rows]
+    scored = {}
+    for loaded in models:
+        found = measured.once(
+            f"{loaded.name}: likelihood", lambda m=loaded: scores_to_json(evaluate_likelihood(m, data))
+        )
+        scored[loaded.name] = scores_from_json(found)
+        print(f"{loaded.name}: scored", flush=True)
     reference = scored[baseline.name][0][1]
     rows = []
     for loaded in models:
@@ -123,28 +156,60 @@ def main(config: Config) -> list[Row]:
     started = time.perf_counter()
     if config.quick:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
+    folder = Path(config.output_dir)
+    with alone_in(folder):
+        return _evaluate(config, folder, started)
+
+
+def _evaluate(config: Config, folder: Path, started: float) -> list[Row]:
+    clean_up(folder)
     models = load_all(config, choose_device(config.device))
     baseline = choose_baseline(models, config.baseline)
+    fit_lengths(models, config)
     texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents)
     data = make_texts(texts, corpus["name"], baseline)
+    specs = [identity(model_folder(spec.partition("=")[2] or spec)) for spec in config.model]
+    of = asdict(config) | {"models": specs, "corpus": corpus, "baseline": baseline.name, "made_on": environment()}
+    measured = Measured(folder, of)
+    if measured.continued:
+        print(f"Going on with what {folder / measured.path.name} has: {', '.join(measured.results)}")
     language_models = [m for m in models if m.predicts]
     for loaded in language_models:
-        report = audit_loaded(loaded, data.texts)
-        report.raise_if_failed(loaded.name)
-        print(f"{loaded.name}: passed the causality audit ({report.num_checks} checks)")
-    rows = likelihood_rows(language_models, baseline, data, config)
-    rows += [evaluate_reconstruction(m, data, config.max_sentences) for m in models if not m.predicts]
-    samples = show_samples(models, data.texts[: config.samples], config.prompt_tokens // 4, config.new_tokens // 2)
+        checks = measured.once(f"{loaded.name}: audit", lambda m=loaded: _audited(m, data))
+        print(f"{loaded.name}: passed the causality audit ({checks} checks)")
+    rows = likelihood_rows(language_models, baseline, data, config, measured)
+    for loaded in models:
+        if not loaded.predicts:
+            row = measured.once(
+                f"{loaded.name}: reconstruction",
+                lambda m=loaded: evaluate_reconstruction(m, data, config.max_sentences).to_dict(),
+            )
+            rows.append(Row.from_dict(row))
+    opening = data.texts[: config.samples]
+    samples = measured.once(
+        "samples", lambda: show_samples(models, opening, config.prompt_tokens // 4, config.new_tokens // 2)
+    )
+    write_text(folder / "samples.json", json.dumps(samples, indent=2, ensure_ascii=False) + "\n")
+
+    def write() -> None:
+        write_text(folder / "table.md", markdown_table(rows) + "\n")
+        seconds = time.perf_counter() - started
+        write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
+
+    write()  # whatever becomes of the rest
     if config.speed and config.protocol == "exact":
         add_speed(rows, language_models, baseline, max(data.texts[:100], key=len), config)
-    table = markdown_table(rows)
+        write()
+    measured.finished()
     print(markdown_table(rows, [name for name in SHOWN if name in filled_columns(rows)]))
-    folder = Path(config.output_dir)
-    write_text(folder / "samples.json", json.dumps(samples, indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / "table.md", table + "\n")
-    seconds = time.perf_counter() - started
-    write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
     return rows
+
+
+def _audited(loaded: LoadedModel, data: Texts) -> int:
+    """Checks that a model passed."""
+    report = audit_loaded(loaded, data.texts)
+    report.raise_if_failed(loaded.name)
+    return report.num_checks
 
 
 if __name__ == "__main__":

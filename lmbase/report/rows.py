@@ -4,6 +4,7 @@ A figure that is not a finite number is an error, not an empty cell.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -82,6 +83,10 @@ class Row:
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row) if field.name != "extra")
 
 
+def _sha256(rows: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
 def _plain(value: Any) -> Any:
     """What JSON takes: numbers of NumPy and tensors become Python's, dataclasses dicts, paths strings."""
     return to_jsonable_python(value, fallback=lambda item: item.tolist() if hasattr(item, "tolist") else str(item))
@@ -102,8 +107,10 @@ def write_metrics(
     where the hash is known), `wall_seconds` the time that the run took. Raises ValueError for a figure that is not a
     finite number.
     """
+    columns = [row.to_dict() for row in rows]
     document = {
-        "rows": [row.to_dict() for row in rows],
+        "rows": columns,
+        "rows_sha256": _sha256(columns),
         "config": _plain(config),
         **environment(),
         "seed": seed,
@@ -125,6 +132,14 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         rows = [Row.from_dict(row) for row in document["rows"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # bad UTF-8 and bad JSON are ValueErrors
+        if document.get("rows_sha256", digest := _sha256(document["rows"])) != digest:  # older files have none
+            raise ValueError("its rows are not those that were measured: they do not match rows_sha256")
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # bad UTF-8 and bad JSON are ValueErrors
         raise ValueError(f"{path} is not a metrics file ({error}); run the evaluation that wrote it again") from error
     return {**document, "rows": rows}

@@ -61,3 +61,18 @@ def test_a_broken_file_is_named(tmp_path, content):
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"metrics\.json is not a metrics file"):
         read_metrics(path)
+
+
+def test_E11_figures_that_were_changed_in_the_file_are_refused(tmp_path):
+    path = write_metrics(
+        tmp_path, [Row("a", bits_per_byte=1.25, extra={"ä": 3})], config={}, seed=0, wall_seconds=1, corpus="c"
+    )
+    assert read_metrics(path)["rows"][0].bits_per_byte == 1.25
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("1.25", "1.15"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"metrics\.json .*do not match rows_sha256"):
+        read_metrics(path)
+    document = json.loads(text)
+    del document["rows_sha256"]  # of an earlier version
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert read_metrics(path)["rows"][0].bits_per_byte == 1.25
