@@ -1,6 +1,7 @@
 """This process among others: the signals that stop it, and the group of processes that `torchrun` started."""
 
 import atexit
+import logging
 import os
 import shlex
 import signal
@@ -10,9 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 # Ctrl-C, an end that a scheduler asks for, the warning before it, a terminal that is closed.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+COMMAND = "SLLM_COMMAND"  # in the environment of processes that `launch` started: how it was called
 stopped_by: list[int] = []  # those that reached this process
 
 
@@ -56,9 +59,9 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
 
 def resume_command() -> str:
     """The command line of this process, such that it can be pasted into a shell to continue the run."""
-    script, *arguments = sys.argv
+    script, *arguments = shlex.split(os.environ[COMMAND]) if COMMAND in os.environ else sys.argv
     words = ["python", script] if script.endswith(".py") else [Path(script).name]
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ and COMMAND not in os.environ:
         words = ["torchrun", f"--nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', '1')}", *words[-1:]]
     command = shlex.join([*words, *arguments])
     return f"{command} --resume auto" if "restart" in command else command
@@ -85,6 +88,27 @@ def join_processes(device: str) -> None:
             f"WORLD_SIZE={wanted}, but this process is one of {found}: start all of them with torchrun, or unset RANK, "
             "LOCAL_RANK and WORLD_SIZE."
         )
+
+
+def launch(number: int, module: str, arguments: list[str]) -> NoReturn:
+    """Run a module in processes on this machine as torchrun does, and end as they end: with their status, and without
+    a traceback of the launcher's own."""
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(signal.Signals(number).name for number in STOPPING)
+    os.environ[COMMAND] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    status = 0
+    try:
+        run(parse_args(["--standalone", f"--nproc-per-node={number}", "-m", module, *arguments]))
+    except SignalException as error:
+        status = Stopped(error.sigval).status
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        status = code if code > 0 else 128 - code
+    raise SystemExit(status)
 
 
 def leave_processes(status: int = 0) -> None:

@@ -178,14 +178,16 @@ def load_optimizer_tensors(
         by_parameter.setdefault(parameter, {})[key] = tensor
     names = {parameter: name for name, parameter in model.named_parameters()}
     parameters = list(_parameters(optimizer))
-    if tensors:
-        _check_names({names[parameter] for parameter in parameters}, set(by_parameter), "optimizer")
+    known = {names[parameter] for parameter in parameters}
+    # a parameter that no step has trained yet (a curriculum) has no state
+    _check_names(known, set(by_parameter) | (known if set(by_parameter) <= known else set()), "optimizer")
     state = {
         index: {
             key: _placed(tensor, parameter) if tensor.shape == parameter.shape else tensor
-            for key, tensor in by_parameter.get(names[parameter], {}).items()
+            for key, tensor in by_parameter[names[parameter]].items()
         }
         for index, parameter in enumerate(parameters)
+        if names[parameter] in by_parameter
     }
     # load_state_dict knows where each optimizer keeps its step counter (fused ones: beside the parameter)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -25,7 +25,7 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     assert read_metrics(path.parent)["rows"] == rows
     document = json.loads(path.read_text(encoding="utf-8"))
     assert list(document) == [
-        "rows", "config", "git_revision", "versions", "hardware", "seed", "wall_seconds", "corpus"
+        "rows", "rows_sha256", "config", "git_revision", "versions", "hardware", "seed", "wall_seconds", "corpus"
     ]  # fmt: skip
     assert document["rows"][1]["bits_per_byte"] is None  # a column that does not apply is there, and null
     assert "extra" not in document["rows"][0]

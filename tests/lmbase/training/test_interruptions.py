@@ -301,3 +301,37 @@ def test_E11_a_bad_byte_in_the_log_costs_its_line_only(tmp_path, begun):
     path.write_bytes(first + b"\xff\xfe\n" + b"[" * 100_000 + b"\n" + b"".join(rest) + b'{"step": 7, "lo')
     toy_train(tmp_path / "run", ToyModel(dropout=0.2), **KEYS)
     assert [record["step"] for record in log_records(path)] == [1, 3, 4, 6, 8, 9, 12, 12]
+
+
+# --- whatever else a run does -----------------------------------------------------------------------------------------
+
+GRID = [
+    dict(micro_batch_size=size, dropout=dropout, ema_decay=ema, dtype=dtype, batch_size=batch)
+    for size in (None, 2)
+    for dropout in (0.0, 0.2)
+    for ema in (0.0, 0.9)
+    for dtype in ("fp32", "bf16")
+    for batch in (8, 25)  # 25: the stop lies in an epoch, the end in a later one
+]
+
+
+def narrow_at_first(model, step):
+    """A curriculum: the second block joins in later."""
+    model.blocks[1].requires_grad_(step >= 4)
+
+
+@pytest.mark.parametrize("number", random.Random(2).sample(range(len(GRID)), times(4, len(GRID))))
+def test_a_stop_changes_nothing_of_a_run(tmp_path, number):
+    keys = dict(GRID[number], max_steps=10, log_every=3, save_every=4)
+    dropout = keys.pop("dropout")
+    for name, stops in (("whole", []), ("cut", [2, 5])):
+        for stop in stops:
+
+            def before_step(model, step, stop=stop):
+                narrow_at_first(model, step)
+                interrupt_at(stop, signal.SIGTERM)(model, step)
+
+            with pytest.raises(Stopped):
+                toy_train(tmp_path / name, ToyModel(dropout), before_step=before_step, **keys)
+        toy_train(tmp_path / name, ToyModel(dropout), before_step=narrow_at_first, **keys)
+    same(tmp_path / "whole", tmp_path / "cut")
