@@ -17,6 +17,7 @@ left out. Such rows are not comparable with any others.
 import json
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,12 +25,11 @@ from lmbase.benchmarking.environment import environment
 from lmbase.config import given_on_command_line, option, run, single_process
 from lmbase.files import alone_in, clean_up, write_text
 from lmbase.modeling.devices import DTYPES, choose_device
-from lmbase.modeling.folders import model_folder
 from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.rows import Row, write_metrics
 from sllm.evaluation.likelihood import audit_loaded, compare, evaluate_likelihood, paper_row
 from sllm.evaluation.loaded import LoadedModel
-from sllm.evaluation.progress import Measured, identity, scores_from_json, scores_to_json
+from sllm.evaluation.progress import Measured, identity
 from sllm.evaluation.reconstruction import evaluate_reconstruction
 from sllm.evaluation.samples import show_samples
 from sllm.evaluation.speed import compare_generation
@@ -118,14 +118,10 @@ def likelihood_rows(
 ) -> list[Row]:
     """Rows of language models under each way of cutting windows, compared with the baseline's."""
     if config.protocol == "paper":
-        rows = [measured.once(f"{m.name}: paper", lambda m=m: paper_row(m, data).to_dict()) for m in models]
-        return [Row.from_dict(row) for row in rows]
+        return [measured.row(f"{m.name}: paper", partial(paper_row, m, data)) for m in models]
     scored = {}
     for loaded in models:
-        found = measured.once(
-            f"{loaded.name}: likelihood", lambda m=loaded: scores_to_json(evaluate_likelihood(m, data))
-        )
-        scored[loaded.name] = scores_from_json(found)
+        scored[loaded.name] = measured.scores(f"{loaded.name}: likelihood", partial(evaluate_likelihood, loaded, data))
         print(f"{loaded.name}: scored", flush=True)
     reference = scored[baseline.name][0][1]
     rows = []
@@ -156,60 +152,53 @@ def main(config: Config) -> list[Row]:
     started = time.perf_counter()
     if config.quick:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
-    folder = Path(config.output_dir)
-    with alone_in(folder):
-        return _evaluate(config, folder, started)
-
-
-def _evaluate(config: Config, folder: Path, started: float) -> list[Row]:
-    clean_up(folder)
     models = load_all(config, choose_device(config.device))
     baseline = choose_baseline(models, config.baseline)
     fit_lengths(models, config)
     texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents)
     data = make_texts(texts, corpus["name"], baseline)
-    specs = [identity(model_folder(spec.partition("=")[2] or spec)) for spec in config.model]
-    of = asdict(config) | {"models": specs, "corpus": corpus, "baseline": baseline.name, "made_on": environment()}
-    measured = Measured(folder, of)
-    if measured.continued:
-        print(f"Going on with what {folder / measured.path.name} has: {', '.join(measured.results)}")
     language_models = [m for m in models if m.predicts]
     for loaded in language_models:
-        checks = measured.once(f"{loaded.name}: audit", lambda m=loaded: _audited(m, data))
-        print(f"{loaded.name}: passed the causality audit ({checks} checks)")
-    rows = likelihood_rows(language_models, baseline, data, config, measured)
-    for loaded in models:
-        if not loaded.predicts:
-            row = measured.once(
-                f"{loaded.name}: reconstruction",
-                lambda m=loaded: evaluate_reconstruction(m, data, config.max_sentences).to_dict(),
-            )
-            rows.append(Row.from_dict(row))
-    opening = data.texts[: config.samples]
-    samples = measured.once(
-        "samples", lambda: show_samples(models, opening, config.prompt_tokens // 4, config.new_tokens // 2)
-    )
-    write_text(folder / "samples.json", json.dumps(samples, indent=2, ensure_ascii=False) + "\n")
+        report = audit_loaded(loaded, data.texts)
+        report.raise_if_failed(loaded.name)
+        print(f"{loaded.name}: passed the causality audit ({report.num_checks} checks)")
+    folder = Path(config.output_dir)
 
-    def write() -> None:
+    def write(rows: list[Row]) -> None:
         write_text(folder / "table.md", markdown_table(rows) + "\n")
         seconds = time.perf_counter() - started
         write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
 
-    write()  # whatever becomes of the rest
-    if config.speed and config.protocol == "exact":
-        add_speed(rows, language_models, baseline, max(data.texts[:100], key=len), config)
-        write()
-    measured.finished()
+    with alone_in(folder):
+        clean_up(folder)
+        specs = [identity(spec.partition("=")[2] or spec) for spec in config.model]
+        of = asdict(config) | {"models": specs, "corpus": corpus, "baseline": baseline.name, "made_on": environment()}
+        measured = Measured(folder, of)
+        if measured.continued:
+            print(f"Going on with what {measured.path} has: {', '.join(measured.results)}")
+        rows = measured_rows(models, baseline, data, config, measured)
+        write(rows)  # whatever becomes of the rest
+        if config.speed and config.protocol == "exact":
+            add_speed(rows, language_models, baseline, max(data.texts[:100], key=len), config)
+            write(rows)
+        measured.finished()
     print(markdown_table(rows, [name for name in SHOWN if name in filled_columns(rows)]))
     return rows
 
 
-def _audited(loaded: LoadedModel, data: Texts) -> int:
-    """Checks that a model passed."""
-    report = audit_loaded(loaded, data.texts)
-    report.raise_if_failed(loaded.name)
-    return report.num_checks
+def measured_rows(
+    models: list[LoadedModel], baseline: LoadedModel, data: Texts, config: Config, measured: Measured
+) -> list[Row]:
+    """All rows but for what a clock says; samples are written beside."""
+    rows = likelihood_rows([m for m in models if m.predicts], baseline, data, config, measured)
+    for loaded in models:
+        if not loaded.predicts:
+            reconstruct = partial(evaluate_reconstruction, loaded, data, config.max_sentences)
+            rows.append(measured.row(f"{loaded.name}: reconstruction", reconstruct))
+    lengths = config.prompt_tokens // 4, config.new_tokens // 2
+    samples = measured.once("samples", lambda: show_samples(models, data.texts[: config.samples], *lengths))
+    write_text(measured.path.parent / "samples.json", json.dumps(samples, indent=2, ensure_ascii=False) + "\n")
+    return rows
 
 
 if __name__ == "__main__":

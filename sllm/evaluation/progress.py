@@ -38,25 +38,31 @@ class Measured:
             write_text(self.path, json.dumps({"of": self.of, "results": self.results}) + "\n")
         return self.results[name]
 
+    def row(self, name: str, measure: Callable[[], Row]) -> Row:
+        """`once` of a row."""
+        return Row.from_dict(self.once(name, lambda: measure().to_dict()))
+
+    def scores(
+        self, name: str, measure: Callable[[], Sequence[tuple[Row, list[DocumentNats]]]]
+    ) -> list[tuple[Row, list[DocumentNats]]]:
+        """`once` of rows with what documents cost, of which nats and bytes are kept."""
+
+        def plain() -> list:
+            return [[row.to_dict(), [[d.nats, d.num_bytes] for d in found]] for row, found in measure()]
+
+        kept = self.once(name, plain)
+        return [(Row.from_dict(row), [DocumentNats([n], [], 0, b) for n, b in found]) for row, found in kept]
+
     def finished(self) -> None:
         """The results are written elsewhere."""
         self.path.unlink(missing_ok=True)
 
 
-def identity(folder: str) -> list:
-    """What tells one state of a model's folder from another: its manifest, else names, sizes and dates."""
-    path = Path(folder)
+def identity(source: str) -> list:
+    """What tells one state of a run, a folder or a file with a model from another: its manifest, else names, sizes and
+    dates of its files."""
+    path = Path(source) / "model" if (Path(source) / "model").is_dir() else Path(source)
     if (path / MANIFEST).is_file():
-        return [folder, (path / MANIFEST).read_text(encoding="utf-8")]
+        return [source, (path / MANIFEST).read_text(encoding="utf-8")]
     files = sorted(path.rglob("*")) if path.is_dir() else [path] * path.is_file()
-    return [folder, [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]]
-
-
-def scores_to_json(scores: Sequence[tuple[Row, list[DocumentNats]]]) -> list:
-    """Rows and, of each document, nats and bytes."""
-    return [[row.to_dict(), [[d.nats, d.num_bytes] for d in found]] for row, found in scores]
-
-
-def scores_from_json(scores: list) -> list[tuple[Row, list[DocumentNats]]]:
-    """The inverse, as far as comparisons need it."""
-    return [(Row.from_dict(row), [DocumentNats([n], [], 0, b) for n, b in found]) for row, found in scores]
+    return [source, [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]]

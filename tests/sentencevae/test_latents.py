@@ -1,5 +1,8 @@
 """What training draws for a sentence belongs to (seed, step, sample): batches and processes do not change the loss."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +35,7 @@ class Windows:
         return vars(pad_sentences([SENTENCES[3 * i : 3 * i + 3] for i in indices], 1))
 
 
-CASES = {
+CASES: dict[str, tuple[Callable[[], Any], Any]] = {
     "latent dropout": (lambda: make_vae(latent_dropout=0.5), Sentences()),
     "gaussian": (lambda: make_vae(latent="gaussian"), Sentences()),
     "gaussian in an SLLM": (lambda: make_sllm(vae=dict(latent="gaussian")), Windows()),

@@ -16,7 +16,8 @@ class Tracker:
     """In place of accelerate's."""
 
     def __init__(self, fails: bool = False) -> None:
-        self.is_main_process, self.fails, self.begun = True, fails, []
+        self.is_main_process, self.fails = True, fails
+        self.begun: list[tuple[str | None, dict]] = []
 
     def init_trackers(self, project, config, init_kwargs):
         self.begun.append((os.environ.get("WANDB_MODE"), init_kwargs.get("wandb", {})))
