@@ -57,6 +57,14 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
 
+def tell_stopped(error: KeyboardInterrupt) -> int:
+    """Say, in the first process, how to go on. Returns the status to end with."""
+    stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"\n{stop} To continue:\n  {resume_command()}", file=sys.stderr)
+    return stop.status
+
+
 def resume_command() -> str:
     """The command line of this process, such that it can be pasted into a shell to continue the run."""
     script, *arguments = shlex.split(os.environ[COMMAND]) if COMMAND in os.environ else sys.argv
@@ -77,7 +85,7 @@ def join_processes(device: str) -> None:
         ValueError: they do not find each other, so that each would do all of the work.
     """
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    if wanted == 1:
+    if wanted == 1 and "accelerate" not in sys.modules:  # nobody will ask
         return
     import torch  # here, because a command line must not wait for it
     from accelerate import PartialState
@@ -94,12 +102,12 @@ def launch(number: int, module: str, arguments: list[str]) -> NoReturn:
     """Run a module in processes on this machine as torchrun does, and end as they end: with their status, and without
     a traceback of the launcher's own."""
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(signal.Signals(number).name for number in STOPPING)
-    os.environ[COMMAND] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    os.environ[COMMAND] = shlex.join(sys.argv)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # of the launcher: its processes speak for themselves
     status = 0
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={number}", "-m", module, *arguments]))

@@ -65,8 +65,14 @@ def run_recipe(name: str, argv: Sequence[str]) -> None:
     """Run one recipe with the rest of the command line. Its keys are the dataclass that its `main` takes, or that its
     `config_class` makes of the command line."""
     from lmbase.config import run
+    from lmbase.processes import signals_handled, stop_at_once, stopped_by, tell_stopped
 
-    recipe = importlib.import_module(f"{__package__}.{name}")
+    stopped_by.clear()
+    try:
+        with signals_handled(stop_at_once):  # an import takes seconds
+            recipe = importlib.import_module(f"{__package__}.{name}")
+    except KeyboardInterrupt as error:
+        raise SystemExit(tell_stopped(error)) from None
     if hasattr(recipe, "config_class"):
         keys = recipe.config_class(argv)
     else:

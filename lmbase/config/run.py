@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,10 +14,10 @@ from lmbase.processes import (
     Stopped,
     join_processes,
     leave_processes,
-    resume_command,
     signals_handled,
     stop_at_once,
     stopped_by,
+    tell_stopped,
 )
 
 ConfigT = TypeVar("ConfigT")
@@ -65,10 +64,7 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
         print(f"{rank}error: {_message(error)}\n(SLLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         status = 2
     except KeyboardInterrupt as error:
-        stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
-        if os.environ.get("RANK", "0") == "0" or not several:
-            print(f"\n{stop} To continue:\n  {resume_command()}", file=sys.stderr)
-        status = stop.status
+        status = tell_stopped(error)
     except RuntimeError:
         if not (several and stopped_by):
             raise
