@@ -254,7 +254,7 @@ def test_a_fault_at_any_write_loses_no_older_checkpoint(tmp_path, whole, begun, 
     same(whole, tmp_path / "all")
     places = list(range(1, len(done) + 1))
     assert {"fsync", "rename", "rmtree", "save_file", "save_model", "mkdir"} <= set(done)
-    for at in sorted(random.Random(error).sample(places, min(times(7, 10**6), len(places)))):
+    for at in sorted(random.Random(error).sample(places, min(times(5, 10**6), len(places)))):
         folder = tmp_path / str(at)
         shutil.copytree(begun, folder)
         with failing(at, error):
