@@ -101,7 +101,6 @@ def join_processes(device: str) -> None:
 def launch(number: int, module: str, arguments: list[str]) -> NoReturn:
     """Run a module in processes on this machine as torchrun does, and end as they end: with their status, and without
     a traceback of the launcher's own."""
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(signal.Signals(number).name for number in STOPPING)
     os.environ[COMMAND] = shlex.join(sys.argv)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -110,7 +109,9 @@ def launch(number: int, module: str, arguments: list[str]) -> NoReturn:
     logging.disable(logging.CRITICAL)  # of the launcher: its processes speak for themselves
     status = 0
     try:
-        run(parse_args(["--standalone", f"--nproc-per-node={number}", "-m", module, *arguments]))
+        given = parse_args(["--standalone", f"--nproc-per-node={number}", "-m", module, *arguments])
+        given.signals_to_handle = ",".join(number.name for number in STOPPING)
+        run(given)
     except SignalException as error:
         status = Stopped(error.sigval).status
     except ChildFailedError as error:

@@ -259,7 +259,8 @@ def test_a_fault_at_any_write_loses_no_older_checkpoint(tmp_path, whole, begun, 
         shutil.copytree(begun, folder)
         with failing(at, error):
             child = train_in_child(folder)
-        assert end_of(child) == (9 if error is None else 2), (at, done[at - 1])
+        end = end_of(child)  # 0: what failed was the removal of something that does no harm
+        assert end == (9 if error is None else 2) or (end == 0 and done[at - 1] == "unlink"), (at, done[at - 1])
         newest, faults = newest_checkpoint(folder / "checkpoints")
         assert newest is not None, (at, done[at - 1])
         assert faults == []
