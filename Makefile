@@ -1,5 +1,6 @@
 # make demo          the whole story on a laptop: train, graft, finetune, compare; writes runs/demo/report.html
 # make test          the tests, with the versions that were tested (constraints.txt)
+# make soak          kills, faults, signals and several processes at length; takes hours
 # make check         ruff and mypy
 # make house         the measures of the house: lines, long functions, files that a sample passes through ...
 # make test-oldest   the tests with the oldest versions that are supported (constraints-oldest.txt)
@@ -14,13 +15,16 @@ THREADS := OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
 # Two processes of one thread each are faster than one of two: most tests are too small to share out.
 TESTS := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test check house test-oldest clean
+.PHONY: demo test soak check house test-oldest clean
 
 demo: .venv/.installed
 	.venv/bin/sllm demo $(ARGS)
 
 test: .venv/.installed
 	$(TESTS) .venv/bin/python -m pytest -q -n 2 $(ARGS)
+
+soak: .venv/.installed
+	SOAK=1 $(TESTS) .venv/bin/python -m pytest -q -n 2 $(ARGS)
 
 check: .venv/.installed .mypy/sllm_recipes
 	.venv/bin/ruff check .

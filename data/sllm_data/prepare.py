@@ -15,7 +15,7 @@ import filelock
 import pyarrow as pa
 from tqdm import tqdm
 
-from lmbase.files import MANIFEST, sync, sync_path, told_if_disk_is_full, write_folder, write_text
+from lmbase.files import MANIFEST, clean_up, sync, sync_path, told_if_disk_is_full, write_folder, write_text
 from lmbase.text.processor import SentenceProcessor
 from sllm_data.corpora import Corpus, SkipLog
 from sllm_data.encode import CHUNK_CHARACTERS, SCHEMA, Chunk, EncodedChunk, Statistics, encode_in_order
@@ -132,6 +132,7 @@ def prepare(
         configuration[CONTENTS] = corpus.contents()
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder), told_if_disk_is_full(folder, KEPT):
+        clean_up(folder)
         if (folder / MANIFEST).is_file():
             data = PreparedData.load(folder)
             check_configuration(folder, data.configuration, configuration)
