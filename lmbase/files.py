@@ -10,14 +10,16 @@ import json
 import os
 import re
 import shutil
+import socket
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import filelock
 from safetensors import SafetensorError
 
 MANIFEST = "manifest.json"
@@ -67,7 +69,7 @@ def told_if_disk_is_full(folder: Path, kept: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if error.errno not in DISK_FULL or "on the disk:" in str(error):  # `check_free_space` has said more
             raise
         message = f"No space left on the disk; {kept}. Free some and run the same command again: it continues"
         raise OSError(error.errno, message, str(folder)) from error
@@ -94,9 +96,14 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
             sync_path(path)
         if target.exists():
             replaced = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.replaced"
-            target.rename(replaced)
-            beside.rename(target)
-            shutil.rmtree(replaced)
+            try:
+                target.rename(replaced)
+                beside.rename(target)
+            except BaseException:
+                if replaced.exists() and not target.exists():
+                    replaced.rename(target)
+                raise
+            shutil.rmtree(replaced, ignore_errors=True)
         else:
             beside.rename(target)
         sync_path(target.parent)
@@ -109,8 +116,72 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def verify_folder(folder: Path) -> None:
+def clean_up(folder: Path) -> None:
+    """Remove from `folder` what writers left behind that were killed, and give a folder its name back that one of them
+    was about to replace. Nobody else may be writing there."""
+    for path in sorted(folder.glob(".*.replaced")):
+        target = folder / path.name[1:].rpartition(".")[0].rpartition(".")[0]
+        if not target.exists():
+            path.rename(target)
+    for pattern in (".*.replaced", ".*.partial"):
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def check_free_space(folder: Path, num_bytes: float, what: str) -> None:
+    """
+    Raises:
+        OSError: the disk of `folder` has less than `num_bytes` left for `what`.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        message = f"{what} takes {num_bytes / 1e9:.3g} GB and the disk has {free / 1e9:.3g} GB left"
+        raise OSError(
+            errno.ENOSPC,
+            f"No space left on the disk: {message}. Free some, then give the same command again",
+            str(folder),
+        )
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within this context no other process is in this context for the same folder.
+
+    The lock is the kernel's (flock), so it ends with its process, however that ends. On network disks it holds between
+    machines where their file system has such locks: NFS does, from Linux 2.6.12 on; Lustre only when mounted with
+    `flock`. Where a disk has none, filelock says so and makes a file `.run.lock` stand for it, which a killed process
+    leaves behind.
+
+    Raises:
+        ValueError: another process is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = filelock.FileLock(folder / ".run.lock"), folder / ".running"
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        who = holder.read_text(encoding="utf-8", errors="replace") if holder.is_file() else "another process"
+        raise ValueError(
+            f"{str(folder)!r} is in use by {who}: two runs in one folder would overwrite each other. Wait for it, stop "
+            "it, or choose another output_dir."
+        ) from None
+    try:
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def verify_folder(folder: Path, alone: bool = False) -> None:
     """Check every file of a folder against its manifest.
+
+    Args:
+        alone: no file may be there that the manifest does not know.
 
     Raises:
         ValueError: a file is missing, too short or too long, or has other contents; the message names it.
@@ -122,6 +193,9 @@ def verify_folder(folder: Path) -> None:
         raise ValueError(f"{folder} has no readable {MANIFEST} ({error}): it was not written completely.") from None
     if outside := [name for name in manifest if Path(name).is_absolute() or ".." in Path(name).parts]:
         raise ValueError(f"{folder / MANIFEST} lists {outside[0]!r}, which is outside the folder: it is damaged.")
+    present = {path for path in folder.rglob("*") if path.is_file()} if alone else set()
+    if unknown := present - {path for path, _, _ in expected} - {folder / MANIFEST}:
+        raise ValueError(f"{folder / MANIFEST} does not know {min(unknown).name}: one of them was changed.")
     for path, size, _ in expected:
         if not path.is_file():
             raise ValueError(f"{path} is missing: the folder was copied incompletely or a file was deleted.")

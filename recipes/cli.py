@@ -2,12 +2,13 @@
 
     sllm RECIPE [CONFIG] [--key value ...]    run a recipe; CONFIG is a YAML file or the name of a shipped one
     sllm RECIPE --help                        every key of a recipe, with its default and meaning
+    sllm --processes N RECIPE ...             a training in N processes of this machine, one for each GPU
     sllm list                                 the recipes and the shipped configurations
     sllm --version                            the version of this package
 
 A recipe is a file in this folder with a docstring (its manual), a dataclass (its keys) and a function `main(config)`.
-Any of them runs on several GPUs by `torchrun --nproc-per-node 8 -m sllm_recipes.NAME [CONFIG] [--key value ...]`, with
-`_` for `-` in the name.
+On several machines any of them runs by `torchrun ... -m sllm_recipes.NAME [CONFIG] [--key value ...]`, with `_` for `-`
+in the name; torchrun, when it is stopped, ends with a traceback of its own and status 1.
 """
 
 import ast
@@ -37,6 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words[0] == "list":
         print(f"{_list_recipes()}\n\n{_list_configs()}")
         return
+    processes = 0
+    if words[0] == "--processes":
+        if len(words) < 3 or not words[1].isdecimal() or not (processes := int(words[1])):
+            print("error: expected sllm --processes N RECIPE ..., N a number from 1 on", file=sys.stderr)
+            raise SystemExit(2)
+        words = words[2:]
     name = words[0].replace("-", "_")
     name = EARLIER_NAMES.get(name, name)
     known = recipes()
@@ -47,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         print(f"error: {words[0]!r} is not a recipe; {hint}", file=sys.stderr)
         raise SystemExit(2)
+    if processes:
+        from lmbase.processes import launch
+
+        launch(processes, f"{__package__}.{name}", words[1:])
     run_recipe(name, words[1:])
 
 
@@ -55,8 +66,14 @@ def run_recipe(name: str, argv: Sequence[str]) -> None:
     `config_class` makes of the command line. A recipe without configurations may name the key that words without one
     are values of, as POSITIONAL."""
     from lmbase.config import run
+    from lmbase.processes import signals_handled, stop_at_once, stopped_by, tell_stopped
 
-    recipe = importlib.import_module(f"{__package__}.{name}")
+    stopped_by.clear()
+    try:
+        with signals_handled(stop_at_once):  # an import takes seconds
+            recipe = importlib.import_module(f"{__package__}.{name}")
+    except KeyboardInterrupt as error:
+        raise SystemExit(tell_stopped(error)) from None
     if argv and not argv[0].startswith("-") and hasattr(recipe, "POSITIONAL"):
         argv = [f"--{recipe.POSITIONAL}", *argv]
     if hasattr(recipe, "config_class"):

@@ -7,7 +7,8 @@ Every byte of every text is scored once, in windows that overlap by half, in fp3
 whose scores can see what they score gets no likelihood, and the recipe ends with the first finding. An SLLM has two
 rows: its full window, and equal context, where no prediction sees earlier text than the baseline's window does.
 `ratio` is bits per byte over the baseline's (below 1 is better), with a 95% interval over documents. Speed and cache
-are measured last, in `dtype`.
+are measured last, in `dtype`. What has been measured is written as it comes: after an interruption the same command
+goes on where it was.
 
 --protocol paper scores as the published evaluation meant to: perplexity per own token, first sentence and stop flags
 left out. Such rows are not comparable with any others.
@@ -15,17 +16,20 @@ left out. Such rows are not comparable with any others.
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from lmbase.config import option, run, single_process
-from lmbase.files import write_text
+from lmbase.benchmarking.environment import environment
+from lmbase.config import given_on_command_line, option, run, single_process
+from lmbase.files import alone_in, clean_up, write_text
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.rows import Row, write_metrics
 from sllm.evaluation.likelihood import audit_loaded, compare, evaluate_likelihood, paper_row
 from sllm.evaluation.loaded import LoadedModel
+from sllm.evaluation.progress import Measured, identity
 from sllm.evaluation.reconstruction import evaluate_reconstruction
 from sllm.evaluation.samples import show_samples
 from sllm.evaluation.speed import compare_generation
@@ -89,11 +93,36 @@ def load_all(config: Config, device: str) -> list[LoadedModel]:
     return models
 
 
-def likelihood_rows(models: list[LoadedModel], baseline: LoadedModel, data: Texts, config: Config) -> list[Row]:
+def fit_lengths(models: list[LoadedModel], config: Config) -> None:
+    """Have a prompt and what is written after it fit the positions of every model.
+
+    Raises:
+        ValueError: they do not, and the command line wants them so long.
+    """
+    rooms = {loaded.room: loaded.name for loaded in models if loaded.room is not None}
+    room = min(rooms, default=None)
+    if room is None or config.prompt_tokens + config.new_tokens <= room or not (config.speed or config.samples):
+        return
+    if room < 2 or {"prompt_tokens", "new_tokens"} & given_on_command_line(config):
+        raise ValueError(
+            f"{rooms[room]} has {room} positions, too few for </s>, {config.prompt_tokens} prompt tokens and "
+            f"{config.new_tokens} new ones: lower prompt_tokens or new_tokens, or give --speed false --samples 0."
+        )
+    config.prompt_tokens, config.new_tokens = room // 2, room - room // 2
+    told = f"{config.prompt_tokens} prompt tokens and {config.new_tokens} new ones"
+    print(f"{rooms[room]} has {room} positions: speed is measured with {told}.")
+
+
+def likelihood_rows(
+    models: list[LoadedModel], baseline: LoadedModel, data: Texts, config: Config, measured: Measured
+) -> list[Row]:
     """Rows of language models under each way of cutting windows, compared with the baseline's."""
     if config.protocol == "paper":
-        return [paper_row(loaded, data) for loaded in models]
-    scored = {loaded.name: evaluate_likelihood(loaded, data) for loaded in models}
+        return [measured.row(f"{m.name}: paper", partial(paper_row, m, data)) for m in models]
+    scored = {}
+    for loaded in models:
+        scored[loaded.name] = measured.scores(f"{loaded.name}: likelihood", partial(evaluate_likelihood, loaded, data))
+        print(f"{loaded.name}: scored", flush=True)
     reference = scored[baseline.name][0][1]
     rows = []
     for loaded in models:
@@ -125,6 +154,7 @@ def main(config: Config) -> list[Row]:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
     models = load_all(config, choose_device(config.device))
     baseline = choose_baseline(models, config.baseline)
+    fit_lengths(models, config)
     texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, config.model)
     data = make_texts(texts, corpus["name"], baseline)
     language_models = [m for m in models if m.predicts]
@@ -132,18 +162,42 @@ def main(config: Config) -> list[Row]:
         report = audit_loaded(loaded, data.texts)
         report.raise_if_failed(loaded.name)
         print(f"{loaded.name}: passed the causality audit ({report.num_checks} checks)")
-    rows = likelihood_rows(language_models, baseline, data, config)
-    rows += [evaluate_reconstruction(m, data, config.max_sentences) for m in models if not m.predicts]
-    samples = show_samples(models, data.texts[: config.samples], config.prompt_tokens // 4, config.new_tokens // 2)
-    if config.speed and config.protocol == "exact":
-        add_speed(rows, language_models, baseline, max(data.texts[:100], key=len), config)
-    table = markdown_table(rows)
-    print(markdown_table(rows, [name for name in SHOWN if name in filled_columns(rows)]))
     folder = Path(config.output_dir)
-    write_text(folder / "samples.json", json.dumps(samples, indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / "table.md", table + "\n")
-    seconds = time.perf_counter() - started
-    write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
+
+    def write(rows: list[Row]) -> None:
+        write_text(folder / "table.md", markdown_table(rows) + "\n")
+        seconds = time.perf_counter() - started
+        write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
+
+    with alone_in(folder):
+        clean_up(folder)
+        specs = [identity(spec.partition("=")[2] or spec) for spec in config.model]
+        of = asdict(config) | {"models": specs, "corpus": corpus, "baseline": baseline.name, "made_on": environment()}
+        measured = Measured(folder, of)
+        if measured.continued:
+            print(f"Going on with what {measured.path} has: {', '.join(measured.results)}")
+        rows = measured_rows(models, baseline, data, config, measured)
+        write(rows)  # whatever becomes of the rest
+        if config.speed and config.protocol == "exact":
+            add_speed(rows, language_models, baseline, max(data.texts[:100], key=len), config)
+            write(rows)
+        measured.finished()
+    print(markdown_table(rows, [name for name in SHOWN if name in filled_columns(rows)]))
+    return rows
+
+
+def measured_rows(
+    models: list[LoadedModel], baseline: LoadedModel, data: Texts, config: Config, measured: Measured
+) -> list[Row]:
+    """All rows but for what a clock says; samples are written beside."""
+    rows = likelihood_rows([m for m in models if m.predicts], baseline, data, config, measured)
+    for loaded in models:
+        if not loaded.predicts:
+            reconstruct = partial(evaluate_reconstruction, loaded, data, config.max_sentences)
+            rows.append(measured.row(f"{loaded.name}: reconstruction", reconstruct))
+    lengths = config.prompt_tokens // 4, config.new_tokens // 2
+    samples = measured.once("samples", lambda: show_samples(models, data.texts[: config.samples], *lengths))
+    write_text(measured.path.parent / "samples.json", json.dumps(samples, indent=2, ensure_ascii=False) + "\n")
     return rows
 
 

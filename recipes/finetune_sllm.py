@@ -22,6 +22,7 @@ import torch
 from pydantic import PositiveInt
 
 from lmbase.config import option, run
+from lmbase.modeling.devices import choose_device
 from lmbase.modeling.folders import model_folder, quiet_loading
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.text.tokenizers import check_same_tokenizer
@@ -89,6 +90,7 @@ def _further(config: Config, model: str, given: dict) -> SLLM:
 
 
 def main(config: Config) -> TrainingResult:
+    choose_device(config.device)  # complains before the text is prepared
     model = build(config)
     processor = model.processor
     data = open_data(

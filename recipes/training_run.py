@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmbase.config import given_on_command_line, option
+from lmbase.modeling.devices import choose_device
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.text import RULES
 from lmbase.text.tokenizers import check_same_tokenizer
@@ -48,6 +49,7 @@ class WindowConfig(FirstRunConfig):
 
 def open_for(config: FirstRunConfig, own: str | None) -> PreparedData:
     """The data of a run; `own` is where the tokenizer of a model with weights is found."""
+    choose_device(config.device)  # complains before the text is prepared
     data = open_data(
         config.data,
         text_field=config.text_field,

@@ -5,9 +5,10 @@ A new kind is one class here and one line in `LATENTS`.
 N sentences, D width.
 """
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
+
+from lmbase.modeling.noise import normal
 
 
 class DeterministicLatent:
@@ -20,12 +21,13 @@ class DeterministicLatent:
         return None
 
     def __call__(
-        self, pooled: Tensor, projection: nn.Linear | None, config: PreTrainedConfig, draw: bool
+        self, pooled: Tensor, projection: nn.Linear | None, config: PreTrainedConfig, keys: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Pooled states (N, D) -> sentence vectors (N, D) and the KL of each (N,).
 
         Args:
-            draw: in training; otherwise a kind that draws gives its mean.
+            keys: (N,) decide what is drawn for each sentence, see `lmbase.modeling.noise`; None: a kind that draws
+                gives its mean.
         """
         return pooled, pooled.new_zeros(len(pooled))
 
@@ -38,10 +40,10 @@ class GaussianLatent(DeterministicLatent):
     def projection(self, config: PreTrainedConfig) -> nn.Linear | None:
         return nn.Linear(config.hidden_size, 2 * config.hidden_size)
 
-    def __call__(self, pooled, projection, config, draw):
+    def __call__(self, pooled, projection, config, keys):
         mean, log_var = projection(pooled).float().chunk(2, dim=-1)
         kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var)  # (N,D)
-        z = mean + torch.randn_like(mean) * (0.5 * log_var).exp() if draw else mean
+        z = mean if keys is None else mean + normal(keys, mean.shape[-1]) * (0.5 * log_var).exp()
         return z.to(pooled.dtype), kl.clamp(min=config.free_bits).sum(-1)
 
 

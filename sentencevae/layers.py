@@ -84,6 +84,8 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Pre-norm transformer layer in which every token of a sentence sees every other."""
 
+    runs_in_parts = True  # for each group of sentences of like length
+
     def __init__(self, config: SentenceVAEConfig):
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.hidden_size)
@@ -120,6 +122,8 @@ class PositionGates(nn.Module):
 
 class DecoderLayer(nn.Module):
     """Pre-norm causal layer. A memory of one vector needs no query or key: attention to it is a projection."""
+
+    runs_in_parts = True  # for each group of sentences of like length, and keys of a memory before
 
     def __init__(self, config: SentenceVAEConfig):
         super().__init__()

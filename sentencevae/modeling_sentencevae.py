@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from lmbase.modeling.flops import linear_flops
 from lmbase.modeling.losses import vocabulary_loss
+from lmbase.modeling.noise import mixed, new_keys, uniform
 from lmbase.text.padding import right_padded
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sentencevae.decoder import SentenceDecoder, group_targets, sentence_targets
@@ -101,27 +102,38 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
         weights = {"token": 1.0}
         return weights if not self.latent_kind.has_kl else weights | {"kl": self.config.kl_weight * self.kl_scale}
 
-    def loss_counts(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    @property
+    def draws(self) -> bool:
+        """Whether training draws something for each sentence."""
+        return self.latent_kind.has_kl or self.config.latent_dropout > 0
+
+    def loss_counts(self, input_ids: Tensor, attention_mask: Tensor, **_) -> dict[str, Tensor]:
         """Targets behind each sum of `forward`. The KL is counted per token too: with weight 1 the sum is the ELBO."""
         tokens = sentence_targets(input_ids, attention_mask, self.config).mask.sum()
         return {"token": tokens} if not self.latent_kind.has_kl else {"token": tokens, "kl": tokens}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **kwargs) -> SentenceVAEOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, keys: Tensor | None = None, **kwargs
+    ) -> SentenceVAEOutput:
         """Teacher-forced reconstruction.
 
         Args:
             input_ids: (N, T) sentences without end mark, padded on the right.
             attention_mask: (N, T) True on real tokens.
+            keys: (N,) decide what training draws for each sentence; default: torch's random state does.
         """
         attention_mask = right_padded(attention_mask)
+        if self.training and self.draws and keys is None:
+            keys = new_keys(len(input_ids), input_ids.device)
         tokens = self.pack(input_ids, attention_mask)
         hidden, targets, first, kl, parts, order = [], [], [], [], [], []
         for group in length_groups(input_ids, attention_mask, tokens.rows, self.config.max_sentence_tokens):
             pooled, _ = self.encoder(tokens.inputs(group), group.mask)  # (n,D)
-            z, kl_part = self.latent(pooled)
+            own = None if keys is None or not self.training else keys[group.index]
+            z, kl_part = self.latent(pooled, own)
             cut = group_targets(group, self.config)
-            if self.training and self.config.latent_dropout:
-                z = z * (torch.rand(len(z), 1, device=z.device) >= self.config.latent_dropout)
+            if own is not None and self.config.latent_dropout:
+                z = z * (uniform(mixed(own), 1) >= self.config.latent_dropout)
             h = self.decoder(tokens.shifted(group), z)  # (n,W+1,D)
             hidden.append(h[cut.mask])
             targets.append(cut.targets[cut.mask])
@@ -146,9 +158,10 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
         correct = result.row_correct.sum()
         return SentenceVAEOutput(loss=loss, losses=losses, correct=correct, sentence_embeds=sentence_embeds)
 
-    def latent(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled states (n,D) -> sentence vectors (n,D) and the KL of each (n,), each dimension's first nats free."""
-        return self.latent_kind(pooled, self.to_gaussian, self.config, self.training)
+    def latent(self, pooled: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pooled states (n,D) -> sentence vectors (n,D), drawn if there are keys (n,), and the KL of each (n,), each
+        dimension's first nats free."""
+        return self.latent_kind(pooled, self.to_gaussian, self.config, keys)
 
     def flops(self, num_tokens: int, num_sentences: int) -> float:
         """FLOPs of a forward pass over so many tokens and end marks, by formula; attention in sentences left out."""
@@ -174,12 +187,21 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
         """The tokens (N, T), embedded."""
         return PackedTokens.of(self.embed_tokens, input_ids, attention_mask, cast(int, self.config.bos_token_id))
 
-    def encode_packed(self, tokens: PackedTokens, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Sentence vectors (N, D) and the encoder's states (L, D) of all real tokens, one sentence after another."""
+    def encode_packed(
+        self, tokens: PackedTokens, input_ids: Tensor, attention_mask: Tensor, keys: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Sentence vectors (N, D) and the encoder's states (L, D) of all real tokens, one sentence after another.
+
+        Args:
+            keys: (N,) as for `forward`.
+        """
+        if self.training and self.latent_kind.has_kl and keys is None:
+            keys = new_keys(len(input_ids), input_ids.device)
         embeds, states, order, places = [], [], [], []
         for group in length_groups(input_ids, attention_mask, tokens.rows, self.config.max_sentence_tokens):
             pooled, x = self.encoder(tokens.inputs(group), group.mask)
-            embeds.append(self.latent(pooled)[0][: group.num_real])
+            own = None if keys is None or not self.training else keys[group.index]
+            embeds.append(self.latent(pooled, own)[0][: group.num_real])
             real = group.mask & group.real
             states.append(x[real])
             order.append(group.index[: group.num_real])

@@ -18,6 +18,7 @@ from transformers import initialization as init
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.losses import token_nats, vocabulary_loss
+from lmbase.modeling.noise import mixed
 from lmbase.modeling.trunk import attention_width, blocks, drop_table, new_trunk, run_trunk
 from lmbase.text.padding import right_padded
 from multitoken.draft_loop import DraftLoop
@@ -121,6 +122,10 @@ class SLLMModel(SLLMPreTrainedModel):
     # -- training ----------------------------------------------------------------------------------------------------
 
     @property
+    def draws(self) -> bool:
+        return self.autoencoder.latent_kind.has_kl
+
+    @property
     def loss_weights(self) -> dict[str, float]:
         weights = {"token": 1.0, "stop": self.config.stop_weight}
         return weights | {"drafts": 1.0, **dict.fromkeys(self._draft_names, 0.0)} if self._draft_names else weights
@@ -146,6 +151,7 @@ class SLLMModel(SLLMPreTrainedModel):
         attention_mask: Tensor,
         sentence_mask: Tensor,
         continues: Tensor | None = None,
+        keys: Tensor | None = None,
         **kwargs,
     ) -> SLLMOutput:
         """Predict every sentence of every text from the sentences before it.
@@ -154,8 +160,9 @@ class SLLMModel(SLLMPreTrainedModel):
             input_ids, attention_mask: (B, S, T) sentences without end marks, padded on the right.
             sentence_mask: (B, S) True on real sentences.
             continues: (B,) True where the text goes on after these sentences (a window); default: nowhere.
+            keys: (B,) decide what training draws for each text; default: torch's random state does.
         """
-        sentences = self.read(input_ids, attention_mask, sentence_mask)
+        sentences = self.read(input_ids, attention_mask, sentence_mask, keys)
         states = self.trunk_states(sentences, sentence_mask)  # (B,S+1,D)
         # Seeded with nothing: a batch of empty texts has a loss, too, that of its stop flags.
         hidden, targets = [states.new_zeros(0, states.shape[-1])], [input_ids.new_zeros(0)]
@@ -251,12 +258,15 @@ class SLLMModel(SLLMPreTrainedModel):
 
     # -- the parts, in the order of a sample's way ---------------------------------------------------------------------
 
-    def read(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> Sentences:
+    def read(
+        self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor, keys: Tensor | None = None
+    ) -> Sentences:
         """Gather the real sentences of B texts and encode them."""
         rows, places = right_padded(sentence_mask, "sentence_mask").nonzero(as_tuple=True)  # (N,)
         ids, mask = input_ids[rows, places], right_padded(attention_mask[rows, places])  # (N,T)
         tokens = self.autoencoder.pack(ids, mask)
-        embeds, token_states = self.autoencoder.encode_packed(tokens, ids, mask)  # (N,D), (L,D)
+        own = None if keys is None else mixed(keys[rows] + places)  # (N,)
+        embeds, token_states = self.autoencoder.encode_packed(tokens, ids, mask, own)  # (N,D), (L,D)
         lengths = mask.sum(1)
         numbers = torch.arange(len(rows), device=rows.device)
         return Sentences(rows, places, numbers, ids, mask, tokens, lengths.cumsum(0) - lengths, embeds, token_states)

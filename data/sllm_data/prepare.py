@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from lmbase.files import (
     MANIFEST,
+    clean_up,
     from_lines,
     sha256s,
     sync,
@@ -137,6 +138,7 @@ def prepare(
         configuration[CONTENTS] = corpus.contents()
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder), told_if_disk_is_full(folder, KEPT):
+        clean_up(folder)
         if (folder / MANIFEST).is_file():
             data = PreparedData.load(folder)
             check_configuration(folder, data.configuration, configuration)

@@ -1,11 +1,12 @@
 """Peak memory of a piece of work, measured in a process of its own: what was there before would be taken for free."""
 
 import os
-import pickle
 import re
-import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,28 +15,25 @@ import torch
 ResultT = TypeVar("ResultT")
 # With fixed thresholds, memory goes back to the system when it is freed, so that the resident set shows what lives.
 THRESHOLDS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-PROCESS = """
-import pickle, sys
-answers, sys.stdout = sys.stdout.buffer, sys.stderr
-work, arguments = pickle.load(sys.stdin.buffer)
-answers.write(pickle.dumps(work(*arguments)))
-"""
 
 
 def in_own_process(work: Callable[..., ResultT], *arguments: object) -> ResultT:
     """What a function of a module, or a method of an object that can be pickled, returns in a process of its own.
 
     Raises:
-        ValueError: the process failed, for want of memory perhaps.
+        ValueError: the process died, for want of memory perhaps. Whatever `work` raises is raised here, too.
     """
-    given = pickle.dumps((work, arguments))
-    done = subprocess.run(
-        [sys.executable, "-c", PROCESS], input=given, env={**os.environ, **THRESHOLDS}, capture_output=True
-    )
-    if done.returncode:
-        told = done.stderr.decode(errors="replace")[-2000:]
-        raise ValueError(f"Measuring in a process of its own failed ({done.returncode}):\n{told}")
-    return pickle.loads(done.stdout)
+    before = dict(os.environ)
+    os.environ.update(THRESHOLDS)  # read when a process starts
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(work, *arguments).result()
+    except (BrokenProcessPool, SystemExit) as error:
+        raise ValueError(f"Measuring in a process of its own failed, for want of memory perhaps: {error}") from error
+    finally:
+        for name in THRESHOLDS:
+            os.environ.pop(name)
+        os.environ.update({name: before[name] for name in THRESHOLDS if name in before})
 
 
 def start_of_peak(device: str) -> int:

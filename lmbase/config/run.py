@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 
 from lmbase.config.command_line import load_config
 from lmbase.files import DISK_FULL
-from lmbase.processes import leave_processes
+from lmbase.processes import (
+    Stopped,
+    join_processes,
+    leave_processes,
+    signals_handled,
+    stop_at_once,
+    stopped_by,
+    tell_stopped,
+)
 
 ConfigT = TypeVar("ConfigT")
 MainT = TypeVar("MainT", bound=Callable[..., Any])
@@ -26,22 +34,27 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
     """Run a recipe from the command line: read the configuration, call `main`, turn a user's mistake into one message.
 
     Leaves with status 2 after a ValueError, OSError or FloatingPointError (a traceback only with SLLM_TRACEBACK=1),
-    with 130 after Ctrl-C. Shipped YAML files are looked for in the folder `configs` beside the module of `cls`.
+    with 130 after Ctrl-C and 143 after SIGTERM, SIGUSR1 or SIGHUP, with the command that continues. Shipped YAML files
+    are looked for in the folder `configs` beside the module of `cls`.
     """
     if getattr(main, "single_process", False):
         if int(os.environ.get("RANK", "0")) > 0:
             return
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)  # or something below would wait for the processes that have left
-    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    rank = f"rank {os.environ.get('RANK', '0')}: " if several else ""
+    status = 0
+    stopped_by.clear()
     try:
-        configs = Path(inspect.getfile(cls)).parent / "configs"
-        config = load_config(cls, sys.argv[1:] if argv is None else argv, configs)
-        if "transformers" in sys.modules:  # its bars for loading one small file would hide what a recipe says
-            sys.modules["transformers"].utils.logging.disable_progress_bar()
-        main(config)
-        if rank:
-            leave_processes()
+        with signals_handled(stop_at_once):
+            configs = Path(inspect.getfile(cls)).parent / "configs"
+            config = load_config(cls, sys.argv[1:] if argv is None else argv, configs)
+            if "transformers" in sys.modules:  # its bars for loading one small file would hide what a recipe says
+                sys.modules["transformers"].utils.logging.disable_progress_bar()
+            if hasattr(config, "device"):
+                join_processes(config.device)
+            main(config)
     except BrokenPipeError:  # whoever read the output has gone: `sllm list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
@@ -49,10 +62,17 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
         if os.environ.get("SLLM_TRACEBACK") == "1":
             traceback.print_exc()
         print(f"{rank}error: {_message(error)}\n(SLLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print(f"{rank}interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        status = 2
+    except KeyboardInterrupt as error:
+        status = tell_stopped(error)
+    except RuntimeError:
+        if not (several and stopped_by):
+            raise
+        status = Stopped(stopped_by[0]).status  # another process went first, and could not be reached any more
+    if several:
+        leave_processes(status)
+    if status:
+        raise SystemExit(status)
 
 
 def _message(error: Exception) -> str:

@@ -160,7 +160,8 @@ def read_log(path: Path, name: str) -> Curve:
 
 def _find(folder: Path, name: str) -> list[Path]:
     """In the order in which they were last written, which is the order of the work."""
-    paths = [path for path in folder.rglob(name) if "checkpoints" not in path.relative_to(folder).parts]
+    inside = ((path, path.relative_to(folder).parts) for path in folder.rglob(name))
+    paths = [path for path, parts in inside if not any(part == "checkpoints" or part[0] == "." for part in parts)]
     return sorted(paths, key=lambda path: (path.stat().st_mtime, str(path)))
 
 

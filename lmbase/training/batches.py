@@ -69,26 +69,20 @@ def micro_batches(
     items: np.ndarray, lengths: np.ndarray | None, micro_batch_size: int | None, rank: int = 0, world_size: int = 1
 ) -> list[np.ndarray]:
     """One process's share of a step, cut into micro-batches of like length, the longest first (so that a shortage of
-    memory shows at once). Every process gets as many items and as many micro-batches as every other.
+    memory shows at once). Every process gets as many micro-batches as every other, empty ones at the end where items
+    are not enough.
 
     Args:
         items: (batch_size,) indices, `BatchOrder.items(step)`.
         lengths: (num_items,) length of every item in any unit, or None to keep the items' order.
         micro_batch_size: items per forward pass of one process; None: all of its share at once.
-
-    Raises:
-        ValueError: the items cannot be shared out evenly.
     """
-    if len(items) % world_size:
-        raise ValueError(
-            f"batch_size = {len(items)} cannot be shared out evenly among {world_size} processes; "
-            f"make it a multiple of {world_size}."
-        )
     if lengths is not None:
         items = items[np.argsort(-lengths[items], kind="stable")]
     share = items[rank::world_size]  # dealt like cards: every process gets long and short ones
-    size = min(micro_batch_size or len(share), len(share))
-    return [share[start : start + size] for start in range(0, len(share), size)]
+    most = -(-len(items) // world_size)
+    size = min(micro_batch_size or most, most)
+    return [share[start : start + size] for start in range(0, most, size)]
 
 
 def count_tokens(batch: Batch) -> int:

@@ -3,16 +3,22 @@
 Whoever reads takes the newest one that verifies.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lmbase.files import verify_folder
+from lmbase.files import check_free_space, verify_folder, write_folder
+from lmbase.training.optimizer import WeightAverage
+
+STATE = "state.json"
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -28,23 +34,95 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     faults: list[str] = []
     for _, path in reversed(list_checkpoints(folder)):
         try:
-            verify_folder(path)
+            verify_folder(path, alone=True)
+            read_state(path)
             return path, faults
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             faults.append(str(error))
     return None, faults
 
 
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint holds besides tensors.
+
+    Raises:
+        ValueError: it is not what `loop` wrote into this folder.
+    """
+    path = checkpoint / STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        fits = state["step"] == int(checkpoint.name.removeprefix("step_")) and state["num_items"] > 0
+        fits = fits and state["tokens"] >= 0 and state["seconds"] >= 0
+        fits = fits and all(isinstance(value, float | int) for value in state["losses"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
+    if not fits:
+        raise ValueError(f"{path} is damaged: it does not describe step {checkpoint.name.removeprefix('step_')}.")
+    return state
+
+
 def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what interrupted writes left behind."""
-    for _, path in list_checkpoints(folder)[: -max(keep, 1)]:
+    """Delete all but the newest `keep` checkpoints, counted from the newest that verifies: newer ones are damaged. As
+    long as none verifies, nothing is deleted."""
+    newest, _ = newest_checkpoint(folder)
+    paths = [path for _, path in list_checkpoints(folder)]
+    if newest is None:
+        return
+    last = paths.index(newest) + 1
+    for path in [*paths[: max(last - max(keep, 1), 0)], *paths[last:]]:
         shutil.rmtree(path)
-    for pattern in (".step_*.partial", ".step_*.replaced"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+
+
+def write_checkpoint(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
+    """Write `training_tensors` and whatever else a run continues with: at least its step.
+
+    Raises:
+        OSError: the disk is full; told before anything is written, if the disk says so.
+    """
+
+    def write(target: Path) -> None:
+        for name, part in tensors.items():
+            save_file(part, target / f"{name}.safetensors")
+        (target / STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+    size = sum(tensor.nbytes for part in tensors.values() for tensor in part.values())
+    check_free_space(folder, size, f"the checkpoint of step {state['step']}")
+    write_folder(folder / f"step_{state['step']:08d}", write)
 
 
 # --- training state as flat dictionaries of tensors ------------------------------------------------------------------
+
+
+def training_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None
+) -> dict[str, dict[str, torch.Tensor]]:
+    """All that a run continues with, by the name of its file. Collective where parameters are sharded."""
+    tensors = {"model": model_tensors(model), "optimizer": optimizer_tensors(model, optimizer)}
+    if average:
+        with average.swapped_in():
+            tensors["ema"] = {name: tensor.clone() for name, tensor in model_tensors(model).items()}
+    return tensors
+
+
+def load_training_tensors(
+    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None
+) -> None:
+    """Undo `training_tensors`.
+
+    Raises:
+        ValueError: they are of another model.
+    """
+    if average:
+        load_model_tensors(model, load_file(checkpoint / "ema.safetensors"))
+        average.copy_from_model()
+    load_model_tensors(model, load_file(checkpoint / "model.safetensors"))
+    load_optimizer_tensors(model, optimizer, load_file(checkpoint / "optimizer.safetensors"))
+
+
+def sizes(model: nn.Module, trained: Iterable[nn.Parameter], averaged: bool) -> tuple[int, int]:
+    """Bytes of a model's weights, and of a checkpoint."""
+    weights = sum(tensor.numel() * tensor.element_size() for _, tensor in _named_tensors(model))
+    return weights, weights * (1 + averaged) + sum(2 * p.numel() * p.element_size() for p in trained)
 
 
 def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -100,14 +178,16 @@ def load_optimizer_tensors(
         by_parameter.setdefault(parameter, {})[key] = tensor
     names = {parameter: name for name, parameter in model.named_parameters()}
     parameters = list(_parameters(optimizer))
-    if tensors:
-        _check_names({names[parameter] for parameter in parameters}, set(by_parameter), "optimizer")
+    known = {names[parameter] for parameter in parameters}
+    # a parameter that no step has trained yet (a curriculum) has no state
+    _check_names(known, set(by_parameter) | (known if set(by_parameter) <= known else set()), "optimizer")
     state = {
         index: {
             key: _placed(tensor, parameter) if tensor.shape == parameter.shape else tensor
-            for key, tensor in by_parameter.get(names[parameter], {}).items()
+            for key, tensor in by_parameter[names[parameter]].items()
         }
         for index, parameter in enumerate(parameters)
+        if names[parameter] in by_parameter
     }
     # load_state_dict knows where each optimizer keeps its step counter (fused ones: beside the parameter)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

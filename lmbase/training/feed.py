@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
+from lmbase.modeling.noise import sample_keys
 from lmbase.training import batches
 from lmbase.training.batches import Batch, BatchOrder, Items, micro_batches
 from lmbase.training.training_config import TrainingConfig
@@ -37,6 +39,7 @@ class PreparedStep:
     """One process's share of an optimizer step."""
 
     batches: list[Batch]
+    items: list[np.ndarray]  # whose batches they are; none: such a batch counts nothing, see `micro_batches`
     counts: dict[str, float]  # targets of each loss
     tokens: int
     seconds_waited: float = 0.0  # that training stood still for it
@@ -50,16 +53,16 @@ class StepFeed:
         accelerator: says which process this is, of how many, and whether it computes on a GPU.
 
     Raises:
-        ValueError: there are no items, or they cannot be shared out evenly.
+        ValueError: there are no items.
     """
 
     def __init__(self, model: Any, data: TrainingData, config: TrainingConfig, accelerator: Accelerator) -> None:
         self.model, self.data = model, data
-        self.micro_batch_size = config.micro_batch_size
+        self.micro_batch_size, self.seed = config.micro_batch_size, config.seed
+        self.draws = getattr(model, "draws", False)
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.pins_memory = accelerator.device.type == "cuda"  # it is copied to the GPU while that computes
         self.order = BatchOrder(len(data.items), config.batch_size, config.seed)
-        self._shares(0)  # complains early
 
     def steps(self, start: int, stop: int) -> Generator[PreparedStep, None, None]:
         """Steps start..stop-1, each prepared in the background while the step before it is computed."""
@@ -73,17 +76,22 @@ class StepFeed:
                 upcoming = pool.submit(self._prepare, step + 1) if step + 1 < stop else None
                 yield replace(prepared, seconds_waited=waited)
 
-    def _shares(self, step: int) -> list[np.ndarray]:
-        items = self.order.items(step)
-        return micro_batches(items, self.data.lengths, self.micro_batch_size, self.rank, self.world_size)
+    def batch(self, share: np.ndarray, step: int) -> Batch:
+        """Items as the model takes them, with what decides its draws for each if it draws for each."""
+        made = self.data.items.batch(share)
+        return made | {"keys": sample_keys(self.seed, step, torch.from_numpy(share))} if self.draws else made
 
     def _prepare(self, step: int) -> PreparedStep:
-        made = [self.data.items.batch(share) for share in self._shares(step)]
+        items = self.order.items(step)
+        shares = micro_batches(items, self.data.lengths, self.micro_batch_size, self.rank, self.world_size)
+        made = [self.batch(share if len(share) else items[:1], step) for share in shares]
         counts: dict[str, float] = {}
-        for batch in made:
+        tokens = 0
+        for share, batch in zip(shares, made, strict=True):
+            real = len(share) > 0
             for name, count in self.model.loss_counts(**batch).items():
-                counts[name] = counts.get(name, 0.0) + float(count)
-        tokens = sum(self.data.count_tokens(batch) for batch in made)
+                counts[name] = counts.get(name, 0.0) + float(count) * real
+            tokens += self.data.count_tokens(batch) * real
         if self.pins_memory:
             made = [{key: value.pin_memory() for key, value in batch.items()} for batch in made]
-        return PreparedStep(made, counts, tokens)
+        return PreparedStep(made, shares, counts, tokens)

@@ -6,6 +6,9 @@ A model that can be trained here has
     model.loss_counts(**batch)   how many targets each of these sums has; known from the batch alone
     model.loss_weights           what each loss counts in the objective
 
+and, if it draws random numbers for each item, `model.draws`, which is then true: its batches have `keys`, one for each
+item, that decide about them (`lmbase.modeling.noise`).
+
 The objective of one optimizer step is the sum over names of weight * (sum over all micro-batches and processes) /
 (count over all micro-batches and processes). The counts are added up first, and the division happens once: how a
 step is cut into micro-batches and processes does not change it.
@@ -13,29 +16,31 @@ step is cut into micro-batches and processes does not change it.
 
 import contextlib
 import copy
-import json
 import math
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from lmbase.config import config_to_dict
-from lmbase.files import told_if_disk_is_full, write_folder
+from lmbase.files import alone_in, check_free_space, told_if_disk_is_full, verify_folder, write_folder
+from lmbase.processes import Stopped, join_processes
 from lmbase.training import checkpoint
 from lmbase.training.feed import PreparedStep, StepFeed, TrainingData
+from lmbase.training.not_finite import where_not_finite
 from lmbase.training.optimizer import WeightAverage, adamw, learning_rate
-from lmbase.training.parallel import gradients_shared, parallelise, shards_gathered
-from lmbase.training.run_folder import check_same_data, claim_folder
-from lmbase.training.runlog import RunLog, StopSignal, resume_command, start_tracker
+from lmbase.training.parallel import gradients_shared, in_main_process, new_accelerator, parallelise, shards_gathered
+from lmbase.training.run_folder import CHECKPOINTS, MODEL, check_same_data, claim_folder, forget_earlier
+from lmbase.training.runlog import RunLog, StopSignal
+from lmbase.training.trackers import start_tracker
 from lmbase.training.training_config import TrainingConfig
 
 __all__ = ["Hooks", "TrainingConfig", "TrainingData", "TrainingResult", "train"]
@@ -79,38 +84,42 @@ def train(
         output_dir: receives config.yaml, log.jsonl, checkpoints/ and, at the end, model/.
 
     Raises:
-        ValueError: another configuration or other data in the same folder; items that cannot be shared out evenly.
+        ValueError: another configuration or other data in the same folder, another process that trains there, or a run
+            whose checkpoints are gone.
         FloatingPointError: a loss or gradient was not finite; weights and checkpoints are as they were before the step.
         OSError: the disk is full; the last checkpoint is kept, and the same command continues from it.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM; a checkpoint was written and the command that continues printed.
+        Stopped: (a KeyboardInterrupt) after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP; a checkpoint was written.
     """
     if config.quick:
         config.max_steps = min(config.max_steps, QUICK_STEPS)
-    run = _Run(model, data, config, Path(output_dir))
-    if run.step == config.max_steps:
-        run.log.say(f"{run.folder} holds a finished run of {run.step} steps.")
-    with (
-        told_if_disk_is_full(run.folder, "the checkpoints that are finished are kept"),
-        run.log,
-        StopSignal(patient=run.world_size > 1) as stop,
-        contextlib.closing(run.feed.steps(run.step, config.max_steps)) as prepared_steps,
-    ):
-        for prepared in prepared_steps:
+    folder = Path(output_dir)
+    join_processes(config.device)
+    accelerator = new_accelerator(config, folder)
+    with contextlib.ExitStack() as context:
+        in_main_process(accelerator, lambda: context.enter_context(alone_in(folder)))
+        run = _Run(accelerator, model, data, config, folder)
+        context.enter_context(told_if_disk_is_full(folder, "the checkpoints that are finished are kept"))
+        context.enter_context(run.log)
+        stop = context.enter_context(StopSignal(patient=run.world_size > 1))
+        if run.step and hooks.evaluate and run.evaluation_is_missing():  # it was killed there
+            if hooks.before_step:
+                hooks.before_step(model, run.step - 1)
+            run.evaluate(hooks.evaluate, stop)
+        for prepared in context.enter_context(contextlib.closing(run.feed.steps(run.step, config.max_steps))):
             if hooks.before_step:
                 hooks.before_step(model, run.step)
             stopping = run.train_step(prepared, stop)
             last = run.step == config.max_steps
-            if run.step == 1 or run.step % config.log_every == 0 or last or stopping:
+            due = hooks.evaluate is not None and run.evaluation_is_due()
+            if run.step == 1 or run.step % config.log_every == 0 or last:
                 run.write_log()
-            if last or stopping or (config.save_every and run.step % config.save_every == 0):
+            # Where shards are gathered, no signal may end an evaluation, so that a checkpoint comes before it.
+            if last or (config.save_every and run.step % config.save_every == 0) or (due and run.sharded):
                 run.save()
-            if stopping and not last:
-                run.log.say(
-                    f"Stopped after step {run.step}; a checkpoint was written. To continue:\n  {resume_command()}"
-                )
-                raise KeyboardInterrupt
-            if hooks.evaluate and (last or (config.eval_every and run.step % config.eval_every == 0)):
-                run.evaluate(hooks.evaluate)
+            if stopping:
+                run.stop(stop)
+            if hooks.evaluate and due:
+                run.evaluate(hooks.evaluate, stop)
         run.finish(hooks.save_model)
     return TrainingResult(run.step, run.tokens, run.seconds, run.losses)
 
@@ -118,27 +127,17 @@ def train(
 class _Run:
     """The state of one run in one process. The constructor continues from the newest checkpoint, if there is one."""
 
-    def __init__(self, model: Any, data: TrainingData, config: TrainingConfig, folder: Path) -> None:
+    def __init__(
+        self, accelerator: Accelerator, model: Any, data: TrainingData, config: TrainingConfig, folder: Path
+    ) -> None:
         self.model, self.config, self.folder = model, config, folder
-        self.data_hash = data.hash
-        self.accelerator = Accelerator(
-            cpu=config.device == "cpu",
-            log_with=None if config.tracker == "none" else config.tracker,
-            project_dir=folder,
-        )
-        self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
-        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
-        if config.device not in ("auto", self.device.type):
-            raise ValueError(
-                f"device = {config.device!r}, but here there is only {self.device.type!r}; known are auto, cpu, cuda "
-                "and mps (CUDA_VISIBLE_DEVICES chooses among several GPUs)."
-            )
-        self.feed = StepFeed(model, data, config, self.accelerator)
+        self.data, self.accelerator = data, accelerator
+        self.device, self.is_main = accelerator.device, accelerator.is_main_process
+        self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
+        self.feed = StepFeed(model, data, config, accelerator)
         self.order = self.feed.order
 
-        if self.is_main:
-            claim_folder(folder, config)
-        self.accelerator.wait_for_everyone()
+        said = in_main_process(accelerator, lambda: claim_folder(folder, config, data.hash))
         self.sharded = config.strategy == "fsdp" and self.world_size > 1
         self.whole_model = copy.deepcopy(model) if self.sharded and self.is_main else None  # what is saved at the end
         self.parallel = parallelise(model.to(self.device), config, self.world_size, self.device)
@@ -147,14 +146,20 @@ class _Run:
         self.average = WeightAverage(self.trained, config.ema_decay) if config.ema_decay else None
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.losses: dict[str, float] = {}
-        faults = self._restore()
         self._new_interval()
+        faults = self._restore()
+        self.saved_step = self.step
+        in_main_process(accelerator, self._check_free_space)
 
-        self.log = RunLog(folder, self.accelerator, self.step, config.max_steps)
-        start_tracker(self.accelerator, config.tracker, config_to_dict(config), folder)
+        self.log = RunLog(folder, accelerator, self.step, config.max_steps)
+        start_tracker(accelerator, config.tracker, config_to_dict(config), folder, self.step)
         for fault in faults:
             self.log.say(f"Passed over a checkpoint: {fault}")
-        if self.step:
+        if said:
+            self.log.say(said)
+        if self.step == config.max_steps and (folder / MODEL).exists():
+            self.log.say(f"{folder} holds a finished run of {self.step} steps.")
+        elif self.step:
             self.log.say(f"Continuing {folder} from step {self.step}.")
 
     # --- one step ----------------------------------------------------------------------------------------------------
@@ -172,8 +177,9 @@ class _Run:
         names = sorted(prepared.counts)
         *counts, tokens = self._sum_over_processes([*(prepared.counts[name] for name in names), prepared.tokens])
         sums = torch.zeros(len(names), device=self.device)
-        for index, batch in enumerate(prepared.batches):
+        for index, (batch, items) in enumerate(zip(prepared.batches, prepared.items, strict=True)):
             batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+            share = float(len(items) > 0)  # 0: a batch that only keeps this process in step with the others
             with gradients_shared(self.parallel, index == len(prepared.batches) - 1):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bf16"):
                     losses = self.parallel(**batch).losses
@@ -183,16 +189,16 @@ class _Run:
                     weights[name] * losses[name] / max(count, 1) for name, count in zip(names, counts, strict=True)
                 )
                 # DDP and FSDP average gradients over processes; the objective is a sum over them
-                (objective * self.world_size).backward()
-            sums += torch.stack([losses[name].detach().float() for name in names])
+                (objective * self.world_size * share).backward()
+            sums += share * torch.stack([losses[name].detach().float() for name in names])
         norm = nn.utils.clip_grad_norm_(self.trained, self.config.grad_clip or math.inf)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         figures = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()  # waits for the GPU, once a step
-        *totals, norm_sum, stops = self._sum_over_processes([*figures, float(stop.requested)])
+        *totals, norm_sum, stopping = self._sum_over_processes([*figures, float(stop.requested)])
         grad_norm = norm_sum / self.world_size
         means = {name: total / max(count, 1) for name, total, count in zip(names, totals, counts, strict=True)}
         if not all(map(math.isfinite, [*totals, grad_norm])):
-            raise FloatingPointError(self._not_finite(means, grad_norm))
+            raise FloatingPointError(self._not_finite(prepared, means, grad_norm))
 
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.config)
@@ -208,29 +214,33 @@ class _Run:
             self.interval[name] = (earlier_total + total, earlier_count + count)
         self.grad_norm = grad_norm
         self.log.advance(self.step)
-        return stops > 0
+        return stopping > 0
 
     def _sum_over_processes(self, values: list[float]) -> list[float]:
         if self.world_size == 1:
             return values
         return self.accelerator.reduce(torch.tensor(values, device=self.device), "sum").tolist()
 
-    def _not_finite(self, means: dict[str, float], grad_norm: float) -> str:
+    def _not_finite(self, prepared: PreparedStep, means: dict[str, float], grad_norm: float) -> str:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in [*means.items(), ("gradient norm", grad_norm)])
-        newest, _ = checkpoint.newest_checkpoint(self.folder / "checkpoints")
+        newest, _ = checkpoint.newest_checkpoint(self.folder / CHECKPOINTS)
         kept = f"The last checkpoint, {newest}, is kept." if newest else "No checkpoint had been written yet."
+        self.optimizer.zero_grad(set_to_none=True)
+        _seed_step(self.config.seed, self.step, self.rank)
+        bf16 = self.config.dtype == "bf16"
+        place = where_not_finite(self.parallel, self.model, prepared, self.feed, self.step, self.accelerator, bf16)
         return (
-            f"Step {self.step + 1} is not finite ({figures}). Training stopped before it changed the weights. {kept} "
-            f"Try a lower learning_rate (now {self.config.learning_rate:g}), a longer warm-up (warmup_steps, now "
-            f"{self.config.warmup_steps}), grad_clip (now {self.config.grad_clip:g}) or dtype fp32, "
+            f"Step {self.step + 1} is not finite ({figures}): {place}. Training stopped before it changed the weights. "
+            f"{kept} Try a lower learning_rate (now {self.config.learning_rate:g}), a longer warm-up (warmup_steps, "
+            f"now {self.config.warmup_steps}), grad_clip (now {self.config.grad_clip:g}) or dtype fp32, "
             "in another output_dir."
         )
 
     # --- log and evaluation ------------------------------------------------------------------------------------------
 
     def _new_interval(self) -> None:
-        self.interval: dict[str, tuple[float, float]] = {}
-        self.interval_start = (self.tokens, self.seconds)
+        self.interval: dict[str, Sequence[float]] = {}
+        self.interval_start: Sequence[float] = (self.tokens, self.seconds)
 
     def write_log(self) -> None:
         """Log the mean losses since the last line, and begin a new interval."""
@@ -251,12 +261,33 @@ class _Run:
         )
         self._new_interval()
 
-    def evaluate(self, evaluate: Callable[[Any], dict[str, float]]) -> None:
-        """Log the figures of `evaluate(model)`, with the averaged weights if there are any."""
+    def evaluation_is_due(self) -> bool:
+        every = self.config.eval_every
+        return self.step == self.config.max_steps or (every > 0 and self.step % every == 0)
+
+    def evaluation_is_missing(self) -> bool:
+        """One was due at the step that the run continues from, and the log has none."""
+        missing = self.is_main and self.evaluation_is_due() and not self.log.has_evaluation(self.step)
+        return self._sum_over_processes([float(missing)])[0] > 0
+
+    def evaluate(self, evaluate: Callable[[Any], dict[str, float]], stop: StopSignal) -> None:
+        """Log the figures of `evaluate(model)`, with the averaged weights if there are any.
+
+        Raises:
+            Stopped: a signal came meanwhile; a checkpoint was written.
+        """
         self.model.eval()
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bf16")
-        with torch.no_grad(), autocast, self._final_weights(), shards_gathered(self.model):
-            self.log.evaluation(self.step, evaluate(self.model))
+
+        def measure() -> dict[str, float]:
+            with torch.no_grad(), autocast, self._final_weights(), shards_gathered(self.model):
+                return evaluate(self.model)
+
+        figures = measure() if self.sharded else stop.unless_stopped(measure)
+        if figures is not None:
+            self.log.evaluation(self.step, figures)
+        if self._sum_over_processes([float(stop.requested)])[0]:
+            self.stop(stop)
 
     def _final_weights(self) -> contextlib.AbstractContextManager:
         return self.average.swapped_in() if self.average else contextlib.nullcontext()
@@ -265,68 +296,90 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint of this step. Gathers shards, so every process takes part; the main one writes."""
-        folder = self.folder / "checkpoints"
-        tensors = {"model": checkpoint.model_tensors(self.model)}
-        tensors["optimizer"] = checkpoint.optimizer_tensors(self.model, self.optimizer)
-        if self.average:
-            with self.average.swapped_in():
-                averaged = checkpoint.model_tensors(self.model)
-                tensors["ema"] = {name: tensor.clone() for name, tensor in averaged.items()}
+        if self.saved_step == self.step:
+            return
+        tensors = checkpoint.training_tensors(self.model, self.optimizer, self.average)
         state = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "losses": self.losses}
-        state |= {"num_items": self.order.num_items, "data_hash": self.data_hash}
+        state |= {"num_items": self.order.num_items, "data_hash": self.data.hash}
+        state |= {"interval": self.interval, "interval_start": self.interval_start}
 
-        def write(target: Path) -> None:
-            for name, part in tensors.items():
-                save_file(part, target / f"{name}.safetensors")
-            (target / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
+        def write() -> None:
+            checkpoint.write_checkpoint(self.folder / CHECKPOINTS, tensors, state)
+            checkpoint.prune_checkpoints(self.folder / CHECKPOINTS, self.config.keep_checkpoints)
+            forget_earlier(self.folder)
 
-        if self.is_main:
-            write_folder(folder / f"step_{self.step:08d}", write)
-            checkpoint.prune_checkpoints(folder, self.config.keep_checkpoints)
-        self.accelerator.wait_for_everyone()
+        in_main_process(self.accelerator, write)
+        self.saved_step = self.step
+
+    def stop(self, stop: StopSignal) -> NoReturn:
+        """
+        Raises:
+            Stopped: in every process; a checkpoint was written.
+        """
+        stop.agreed()
+        self.save()
+        raise Stopped(stop.number or signal.SIGTERM, f"Stopped after step {self.step}; a checkpoint was written.")
+
+    def _check_free_space(self) -> None:
+        """Before the work begins: of what the run keeps at a time, room for what is not there yet."""
+        if self.step == self.config.max_steps:
+            return
+        weights, size = checkpoint.sizes(self.model, self.trained, self.average is not None)
+        every = self.config.save_every or self.config.max_steps
+        saves = -(-(self.config.max_steps - self.step) // every)
+        existing = len(checkpoint.list_checkpoints(self.folder / CHECKPOINTS))
+        number = min(saves, max(self.config.keep_checkpoints + 1 - existing, 1))
+        check_free_space(
+            self.folder, number * size + weights, f"what this run writes ({number} checkpoints and a model)"
+        )
 
     def _restore(self) -> list[str]:
         """Continue from the newest checkpoint that verifies. Returns what was wrong with newer ones.
 
         The random state needs no saving: that of a step follows from (seed, step, process).
         """
-        folder = self.folder / "checkpoints"
-        newest, faults = checkpoint.newest_checkpoint(folder) if self.is_main else (None, [])
-        if faults and newest is None:
-            listed = "\n  ".join(faults)
-            raise ValueError(
-                f"No checkpoint of this run is whole:\n  {listed}\n--resume restart deletes them and begins again."
-            )
-        # only the main process verifies, so that all agree on one; 0 stands for none
-        step = round(self._sum_over_processes([float(newest.name.removeprefix("step_")) if newest else 0.0])[0])
-        if step == 0:
+        path, faults = in_main_process(self.accelerator, self._newest_checkpoint)
+        if path is None:
             return faults
-        path = folder / f"step_{step:08d}"
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        check_same_data(self.folder, state, self.order.num_items, self.data_hash)
-        if self.average:
-            checkpoint.load_model_tensors(self.model, load_file(path / "ema.safetensors"))
-            self.average.copy_from_model()
-        checkpoint.load_model_tensors(self.model, load_file(path / "model.safetensors"))
-        checkpoint.load_optimizer_tensors(self.model, self.optimizer, load_file(path / "optimizer.safetensors"))
+        state = checkpoint.read_state(path)
+        check_same_data(self.folder, state, self.order.num_items, self.data.hash)
+        checkpoint.load_training_tensors(path, self.model, self.optimizer, self.average)
         self.step, self.tokens, self.seconds, self.losses = (
             state[key] for key in ("step", "tokens", "seconds", "losses")
         )
+        if "interval" in state:  # checkpoints of earlier versions have none
+            self.interval, self.interval_start = state["interval"], state["interval_start"]
+        else:
+            self._new_interval()
         return faults
 
+    def _newest_checkpoint(self) -> tuple[Path | None, list[str]]:
+        newest, faults = checkpoint.newest_checkpoint(self.folder / CHECKPOINTS)
+        if faults and newest is None:
+            listed = "\n  ".join(faults)
+            raise ValueError(
+                f"No checkpoint of this run is whole:\n  {listed}\n--resume restart puts them aside and begins again."
+            )
+        return newest, faults
+
     def finish(self, save_model: Callable[[Any, Path], None]) -> None:
-        """Put the final weights into the model, and the finished model into the folder `model`."""
+        """Put the final weights into the model, and the finished model into the folder `model`, unless it is there."""
         if self.average:
             self.average.copy_to_model()
         self.model.eval()
         tensors = checkpoint.model_tensors(self.model) if self.sharded else {}
-        if self.is_main:
-            model = self.model
-            if self.whole_model is not None:
-                checkpoint.load_model_tensors(self.whole_model, tensors)
-                model = self.whole_model
-            write_folder(self.folder / "model", lambda target: save_model(model, target))
-        self.accelerator.wait_for_everyone()
+        in_main_process(self.accelerator, lambda: self._write_model(save_model, tensors))
+
+    def _write_model(self, save_model: Callable[[Any, Path], None], tensors: dict[str, torch.Tensor]) -> None:
+        folder = self.folder / MODEL
+        with contextlib.suppress(ValueError):
+            verify_folder(folder)
+            return  # that of a finished run: it is whole, and replacing it could only harm
+        model = self.model
+        if self.whole_model is not None:
+            checkpoint.load_model_tensors(self.whole_model, tensors)
+            model = self.whole_model
+        write_folder(folder, lambda target: save_model(model, target))
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:

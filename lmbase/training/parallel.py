@@ -2,15 +2,58 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lmbase.training.training_config import TrainingConfig
+
+FoundT = TypeVar("FoundT")
+
+
+def new_accelerator(config: TrainingConfig, folder: Path) -> Accelerator:
+    """
+    Raises:
+        ValueError: the device that is wished for is not there.
+    """
+    cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    log_with = None if config.tracker == "none" else config.tracker
+    accelerator = Accelerator(cpu=cpu, log_with=log_with, project_dir=folder)
+    if config.device not in ("auto", accelerator.device.type):
+        raise ValueError(
+            f"device = {config.device!r}, but here there is only {accelerator.device.type!r}; known are auto, cpu, "
+            "cuda and mps (CUDA_VISIBLE_DEVICES chooses among several GPUs)."
+        )
+    return accelerator
+
+
+def in_main_process(accelerator: Accelerator, act: Callable[[], FoundT]) -> FoundT:
+    """Do in the main process alone what gives something, or raises a ValueError or OSError, in all of them."""
+    found: Any = None
+    error: Exception | None = None
+    if accelerator.num_processes == 1:
+        return act()
+    if accelerator.is_main_process:
+        try:
+            found = act()
+        except (ValueError, OSError) as raised:
+            error = raised
+    shared = [found if accelerator.is_main_process and _is_plain(found) else None, error]
+    found, error = broadcast_object_list(shared)
+    if error is not None:
+        raise error
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | Path | list | tuple | None)
 
 
 def parallelise(model: Any, config: TrainingConfig, world_size: int, device: torch.device) -> nn.Module:
@@ -35,9 +78,11 @@ def parallelise(model: Any, config: TrainingConfig, world_size: int, device: tor
     blocks = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
     uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
 
-    # a parameter that several modules use must stay in the outermost group
     def alone(block: nn.Module) -> bool:
-        return all(uses[id(parameter)] == 1 for parameter in block.parameters())
+        # Into the outermost group, which is gathered once a pass, goes a parameter that several modules use, and a
+        # layer that runs in parts, or as often as a batch needs: not as often in every process.
+        in_parts = any(getattr(module, "runs_in_parts", False) for module in block.modules())
+        return not in_parts and all(uses[id(parameter)] == 1 for parameter in block.parameters())
 
     for module in reversed(list(model.modules())):  # inner blocks first
         if type(module).__name__ in blocks and alone(module):

@@ -6,32 +6,87 @@ from pathlib import Path
 from typing import Any
 
 from lmbase.config import differing_keys, save_config
+from lmbase.files import clean_up
+from lmbase.training.checkpoint import list_checkpoints, newest_checkpoint, read_state
 from lmbase.training.cost import FILE_NAME as LINEAGE
+from lmbase.training.runlog import log_records
+from lmbase.training.trackers import WANDB_RUN
 from lmbase.training.training_config import TrainingConfig
 
+CHECKPOINTS, MODEL, LOG, CONFIG = "checkpoints", "model", "log.jsonl", "config.yaml"
+EARLIER = ".before_restart"  # holds the run that --resume restart replaces, until the new one has a checkpoint
 
-def claim_folder(folder: Path, config: TrainingConfig) -> None:
-    """Write the configuration into a folder, after emptying it if the configuration says so.
+
+def claim_folder(folder: Path, config: TrainingConfig, data_hash: str | None) -> str | None:
+    """Write the configuration into a folder, after putting aside the run in it if the configuration says so. Returns
+    what there is to say about it.
 
     Raises:
-        ValueError: it holds a run of another configuration.
+        ValueError: it holds a run of another configuration, or one whose checkpoints are gone.
     """
-    saved = folder / "config.yaml"
+    for place in (folder, folder / CHECKPOINTS):
+        clean_up(place)
+    said = None
     if config.resume == "restart":
-        for name in ("checkpoints", "model"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("log.jsonl", "config.yaml", LINEAGE):
-            (folder / name).unlink(missing_ok=True)
-    begun = any((folder / name).exists() for name in ("log.jsonl", "checkpoints", "model"))
+        said = _put_aside(folder)
+    saved, checkpoints = folder / CONFIG, folder / CHECKPOINTS
+    begun = (folder / LOG).exists() or (folder / MODEL).exists() or bool(list_checkpoints(checkpoints))
     differences = differing_keys(config, saved) if begun and saved.exists() else []
+    moved = [line for line in differences if line.startswith("data: ")]
+    if moved and data_hash and _data_hash(checkpoints) == data_hash:  # the same data, in another place
+        differences = [line for line in differences if line not in moved]
     if differences:
         raise ValueError(
             f"{folder} holds a run of another configuration:\n  "
             + "\n  ".join(differences)
             + "\nChoose another output_dir, or delete that run and begin again with --resume restart."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    steps = max((record["step"] for record in log_records(folder / LOG)), default=0)
+    if not list_checkpoints(checkpoints):
+        if (folder / MODEL).exists() or (steps and not checkpoints.exists()):
+            raise ValueError(
+                f"{folder} holds a run{f' of {steps} steps' if steps else ''} whose checkpoints are gone, and nothing "
+                "is trained anew unasked: put them back, choose another output_dir, or begin again (--resume restart)."
+            )
+        if steps:
+            said = f"{folder} has a log of {steps} steps and no checkpoint yet: the run begins again."
+    checkpoints.mkdir(parents=True, exist_ok=True)
     save_config(config, saved)
+    return said
+
+
+def _put_aside(folder: Path) -> str | None:
+    """Move a run that has something to lose; one that has not is deleted."""
+    names = (CHECKPOINTS, MODEL, LOG, CONFIG, LINEAGE, WANDB_RUN)
+    kept = (folder / MODEL).exists() or bool(list_checkpoints(folder / CHECKPOINTS))
+    for path in [folder / name for name in names if (folder / name).exists()]:
+        target = folder / EARLIER / path.name if kept else None
+        if target is not None:
+            target.parent.mkdir(exist_ok=True)
+            _delete(target)
+            path.rename(target)
+        else:
+            _delete(path)
+    if not (folder / EARLIER).exists():
+        return None
+    return f"The run that was here is kept in {folder / EARLIER} until the new one has a checkpoint."
+
+
+def forget_earlier(folder: Path) -> None:
+    """The run has a checkpoint: what it replaces may go."""
+    _delete(folder / EARLIER)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _data_hash(checkpoints: Path) -> str | None:
+    newest, _ = newest_checkpoint(checkpoints)
+    return read_state(newest).get("data_hash") if newest else None
 
 
 def check_same_data(folder: Path, state: Mapping[str, Any], num_items: int, data_hash: str | None) -> None:

@@ -1,23 +1,25 @@
 """What passes between a run and the person at the terminal: log.jsonl, the progress line, trackers, Ctrl-C."""
 
 import os
-import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from lmbase.files import from_lines, to_line, write_text
+from lmbase.processes import Stopped, signals_handled, stopped_by
 
+FoundT = TypeVar("FoundT")
 SECONDS_BETWEEN_LINES = 30.0  # where nobody watches (a file, a pipe), a line now and then is enough
+SECONDS_TO_AGREE = 20.0  # that processes have to stop together: a launcher kills them after 30
 
 
 class RunLog:
@@ -77,6 +79,10 @@ class RunLog:
         )
         self.say(f"step {step}: " + ", ".join(f"{name} {value:.5g}" for name, value in figures.items()))
 
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the log has what an evaluation at this step gave."""
+        return any(record["step"] == step and "eval" in record for record in log_records(self.path))
+
     def say(self, text: str) -> None:
         """A line for the person, around the progress bar."""
         if self.is_main:
@@ -92,78 +98,92 @@ class RunLog:
         )
 
     def _drop_lines_after(self, step: int) -> None:
-        if not self.path.exists():
-            return
-        kept = []
-        for record in from_lines(self.path.read_text(encoding="utf-8", errors="replace")):
-            with suppress(KeyError, TypeError):  # the line that was written when the run was cut off
-                if isinstance(record, dict) and record["step"] <= step:
-                    kept.append(to_line(record))
-        write_text(self.path, "".join(kept))
+        if self.path.exists():
+            kept = [to_line(record) for record in log_records(self.path) if record["step"] <= step]
+            write_text(self.path, "".join(kept))
+
+
+def log_records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; those that are none, such as one that was being written when a run was killed, left out."""
+    text = path.read_bytes().decode("utf-8", errors="replace") if path.is_file() else ""
+    records = [record for record in from_lines(text) if isinstance(record, dict)]
+    return [record for record in records if isinstance(record.get("step"), int) and record["step"] >= 0]
 
 
 class StopSignal:
-    """Within this context Ctrl-C and SIGTERM set `requested` instead of ending the program at once.
+    """Within this context a signal that asks the program to stop sets `requested` instead of ending it at once.
 
-    A single process ends at once on the second one. Several processes heed only the flag: their launcher repeats the
-    signal. Signals can be caught in the main thread only; elsewhere nothing changes.
+    A second Ctrl-C ends a single process at once. Several processes heed only the flag, because their launcher repeats
+    signals; where they cannot agree to stop, because one of them is dead, each ends by itself. Signals can be caught
+    in the main thread only; elsewhere nothing changes.
+
+    Args:
+        patient: this is one of several processes.
     """
 
     def __init__(self, patient: bool) -> None:
-        self.requested = False
+        self.number: int | None = None  # of the first signal
         self.patient = patient
-        self._previous: dict[int, Any] = {}
+        self._raises = False
+        self._context = ExitStack()
+        self._alone: threading.Timer | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self.number is not None
 
     def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
+        self._context.enter_context(signals_handled(self._request))
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def __exit__(self, kind: type | None, *exception: object) -> None:
+        self.agreed()
+        self._context.close()
+        if kind is None:
+            self.raise_if_requested()
+
+    def agreed(self) -> None:
+        """All processes know that they are to stop."""
+        if self._alone:
+            self._alone.cancel()
+
+    def raise_if_requested(self, message: str = "") -> None:
+        """
+        Raises:
+            Stopped: a signal came.
+        """
+        if self.number is not None:
+            raise Stopped(self.number, message)
+
+    def unless_stopped(self, act: Callable[[], FoundT]) -> FoundT | None:
+        """What `act` gives; None if a signal came, which ends it at once."""
+        try:
+            try:
+                self._raises = True
+                self.raise_if_requested()
+                return act()
+            finally:
+                self._raises = False
+        except Stopped:
+            return None
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and not self.patient:
-            raise KeyboardInterrupt
-        if not self.requested and not self.patient:
-            print("\nStopping after this step. Once more: stop at once, keeping the last checkpoint.", file=sys.stderr)
-        self.requested = True
-
-
-def start_tracker(accelerator: Accelerator, name: str, config: Mapping[str, Any], folder: Path) -> None:
-    """Open the tracker the user asked for. wandb works without a network and an account: the run is then kept in
-    `folder`, and `wandb sync` uploads it later."""
-    if name == "none":
-        return
-    init: dict[str, dict[str, Any]] = {}
-    if name == "wandb":
-        if not os.environ.get("WANDB_API_KEY") and not _has_wandb_login():
-            os.environ.setdefault("WANDB_MODE", "offline")
-        init["wandb"] = {"dir": str(folder), "name": folder.name}
-    simple = {
-        key: value if isinstance(value, int | float | str | bool) else str(value) for key, value in config.items()
-    }
-    accelerator.init_trackers("sllm", config=simple, init_kwargs=init)
-
-
-def resume_command() -> str:
-    """The command line of this process, such that it can be pasted into a shell to continue the run."""
-    script, *arguments = sys.argv
-    words = ["python", script] if script.endswith(".py") else [Path(script).name]
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        words = ["torchrun", f"--nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', '1')}", *words[-1:]]
-    command = shlex.join([*words, *arguments])
-    return f"{command} --resume auto" if "restart" in command else command
-
-
-def _has_wandb_login() -> bool:
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return "wandb" in netrc.read_text(encoding="utf-8", errors="ignore")
-    except OSError:
-        return False
+        again = self.requested
+        stopped_by.append(number)
+        self.number = self.number or number
+        if not self.patient:
+            if again and number == signal.SIGINT:
+                raise Stopped(number)
+            if not again and number == signal.SIGINT:
+                text = "\nStopping after this step. Once more: stop at once, keeping the last checkpoint."
+                print(text, file=sys.stderr)
+        elif not again and number == signal.SIGTERM:
+            status = Stopped(number).status
+            self._alone = threading.Timer(SECONDS_TO_AGREE, lambda: os._exit(status))
+            self._alone.daemon = True
+            self._alone.start()
+        if self._raises:
+            raise Stopped(number)
 
 
 def _duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ class TrainingConfig:
     output_dir: str = option("runs/training", "the run's folder; the same command again continues it", may_differ=True)
     resume: Literal["auto", "restart"] = option(
         "auto",
-        "auto: continue from the newest whole checkpoint; restart: delete this run's checkpoints, begin again",
+        "auto: continue from the newest whole checkpoint; restart: begin anew, the old run goes at the first save",
         may_differ=True,
     )
     seed: NonNegativeInt = option(0, "seed of the weights, the order of the data and dropout")

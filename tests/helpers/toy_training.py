@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors.torch import save_model
 from torch import nn
 from transformers.utils import ModelOutput
 
-from lmbase.files import from_lines
+from lmbase.files import alone_in, from_lines
 from lmbase.processes import leave_processes
 from lmbase.training.loop import Hooks, TrainingConfig, TrainingData, TrainingResult, train
 
@@ -93,11 +94,11 @@ def toy_data(items: ToyItems, data_hash: str | None = None) -> TrainingData:
     return TrainingData(items, LENGTHS, lambda batch: int((batch["ids"] > 0).sum()), data_hash)
 
 
-def toy_config(**changes) -> TrainingConfig:
+def toy_config(make_config: type[TrainingConfig] = TrainingConfig, **changes) -> TrainingConfig:
     defaults = dict(
         max_steps=12, batch_size=8, learning_rate=0.01, warmup_steps=3, log_every=4, save_every=0, device="cpu"
     )
-    return TrainingConfig(**{**defaults, **changes})
+    return make_config(**{**defaults, **changes})
 
 
 def toy_train(folder: Path | str, model: ToyModel | None = None, **arguments) -> tuple[ToyModel, TrainingResult]:
@@ -161,16 +162,21 @@ def _distributed(folder: Path) -> None:
         toy_train(folder / "stopped", strategy="fsdp", before_step=interrupt_at(6, signal.SIGTERM), **common)
     except KeyboardInterrupt:
         (folder / f"interrupted_{os.environ['RANK']}").touch()
-    try:
-        toy_train(folder / "uneven", batch_size=7)
-    except ValueError as error:
-        (folder / f"uneven_{os.environ['RANK']}").write_text(str(error))
+    for strategy in ("ddp", "fsdp"):
+        toy_train(folder / f"uneven_{strategy}", batch_size=7, micro_batch_size=3, strategy=strategy)
+        toy_train(folder / f"fewer_{strategy}", batch_size=1, max_steps=4, strategy=strategy)
+    holder = alone_in(folder / "in_use") if os.environ["RANK"] == "0" else nullcontext()
+    with holder:
+        try:
+            toy_train(folder / "in_use")
+        except ValueError as error:
+            (folder / f"refused_{os.environ['RANK']}").write_text(str(error))
     model = ToyModel()
     model.poisoned = os.environ["RANK"] == "1"
     try:
         toy_train(folder / "poisoned", model)
-    except FloatingPointError:
-        (folder / f"poisoned_{os.environ['RANK']}").touch()
+    except FloatingPointError as error:
+        (folder / f"poisoned_{os.environ['RANK']}").write_text(str(error))
 
 
 if __name__ == "__main__":

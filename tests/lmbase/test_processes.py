@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+from lmbase import processes
+
 
 def run(*lines):
     """A fresh interpreter in which a few lines stand for PyTorch."""
@@ -33,3 +37,28 @@ def test_a_process_of_a_group_ends_well_with_all_that_was_to_be_done_at_its_end(
     waiting = "threading.Thread(target=threading.Event().wait).start()"
     done = run(*torch(True), "atexit.register(print, 'tidied')", waiting, "print('work')", *LEAVE, "print('never')")
     assert (done.returncode, done.stdout) == (0, "work\ngroup left\ntidied\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "command"),
+    [
+        (["/usr/bin/sllm", "train-lm", "a b"], {}, "sllm train-lm 'a b'"),
+        (
+            ["recipes/train_lm.py", "--resume", "restart"],
+            {},
+            "python recipes/train_lm.py --resume restart --resume auto",
+        ),
+        (
+            ["train_lm.py", "x"],
+            {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "8"},
+            "torchrun --nproc-per-node=8 train_lm.py x",
+        ),
+    ],
+)
+def test_the_command_that_continues_a_run_can_be_pasted(argv, environment, command, monkeypatch):
+    monkeypatch.setattr(sys, "argv", argv)
+    for name in ("TORCHELASTIC_RUN_ID", processes.COMMAND):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert processes.resume_command() == command

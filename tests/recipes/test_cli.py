@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from tiny import make_opt, make_processor
 
 from sllm_recipes import cli
 
@@ -146,3 +147,20 @@ def test_recipes_that_write_once_leave_the_other_processes_of_torchrun_at_once(n
     monkeypatch.setenv("WORLD_SIZE", "2")
     cli.main([name, "--help"])  # in the first process help ends with SystemExit
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("recipe", ["generate", "evaluate", "audit", "drafting", "benchmark", "train-lm"])
+@pytest.mark.parametrize("device", ["cuda:7", "tpu"])
+def test_G5_a_device_that_is_not_there_is_one_sentence(tmp_path, capsys, recipe, device):
+    folder = tmp_path / "model"
+    make_opt().save_pretrained(folder)
+    make_processor().save_pretrained(folder)
+    model = "" if recipe in ("benchmark", "train-lm") else f"--model {folder}"
+    out = "" if recipe in ("generate", "audit") else f"--output_dir {tmp_path}/out"
+    with pytest.raises(SystemExit) as end:
+        cli.main(f"{recipe} {model} --device {device} {out}".split())
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert f"device = {device!r}, but here there is only" in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "out").exists()

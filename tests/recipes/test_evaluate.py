@@ -1,10 +1,14 @@
 """`sllm evaluate` with every kind of model on a llama-like trunk; the baseline is the last plain model."""
 
+import signal
+
 import pytest
 from families import MAKERS
 from tiny import make_processor
 
+from lmbase.processes import Stopped
 from lmbase.report.rows import Row, read_metrics
+from sllm.evaluation.likelihood import evaluate_likelihood
 from sllm_recipes import cli
 
 
@@ -15,10 +19,13 @@ def command(tmp_path_factory):
         make("llama").save_pretrained(folder / name)
         make_processor().tokenizer.save_pretrained(folder / name)
     (folder / "test.txt").write_text("One, two, three. Four and five! " * 4)
-    keys = f"--data {folder}/test.txt --output_dir {folder}/out --rounds 1 --prompt_tokens 8 --new_tokens 8 --samples 1"
+    keys = f"--data {folder}/test.txt --output_dir {folder}/out --rounds 1"
 
-    def run(words: str) -> list[Row]:
-        cli.main(f"evaluate {keys} --device cpu {words.replace('{}', str(folder))}".split())
+    def run(words: str, lengths: str = "--prompt_tokens 8 --new_tokens 8 --samples 1") -> list[Row]:
+        given = {word for word in words.split() if word.startswith("--")}
+        pairs = lengths.split()
+        kept = [word for pair in zip(pairs[::2], pairs[1::2], strict=True) if pair[0] not in given for word in pair]
+        cli.main(f"evaluate {keys} --device cpu {words.replace('{}', str(folder))} {' '.join(kept)}".split())
         return read_metrics(folder / "out")["rows"]
 
     return run
@@ -50,3 +57,47 @@ def test_mistakes_end_with_a_message(command, words, told, capsys):
         command(words)
     assert stopped.value.code == 2
     assert told in capsys.readouterr().err
+
+
+def without_clock(rows):
+    return [{k: v for k, v in row.to_dict().items() if "second" not in k and "ratio" not in k} for row in rows]
+
+
+def test_E9_an_evaluation_that_was_stopped_goes_on_where_it_was(command, capsys, monkeypatch):
+    words = "--model {}/plain {}/heads {}/sentences --samples 0 --speed false"
+    whole = command(words)
+    scored = []
+
+    def stopping(loaded, data):
+        scored.append(loaded.name)
+        if len(scored) == 3:
+            raise Stopped(signal.SIGTERM)
+        return evaluate_likelihood(loaded, data)
+
+    monkeypatch.setattr("sllm_recipes.evaluate.evaluate_likelihood", stopping)
+    with pytest.raises(SystemExit) as stopped:
+        command(words)
+    assert stopped.value.code == 143
+    assert "To continue:" in capsys.readouterr().err
+    assert without_clock(command(words)) == without_clock(whole)
+    assert scored == ["plain", "heads", "sentences", "sentences"]
+    assert "plain: likelihood" in capsys.readouterr().out
+    assert without_clock(command(words)) == without_clock(whole)  # anew: it had been finished
+    assert len(scored) == 7
+
+
+def test_E9_what_was_measured_is_there_when_the_rest_fails(command, monkeypatch):
+    def broken(*args):
+        raise ValueError("no clock")
+
+    whole = command("--model {}/plain --samples 0 --speed false")
+    monkeypatch.setattr("sllm_recipes.evaluate.compare_generation", broken)
+    with pytest.raises(SystemExit):
+        command("--model {}/plain --samples 0 --seed 1")
+    assert without_clock(command("--model {}/plain --samples 0 --speed false")) == without_clock(whole)
+
+
+def test_E9_default_lengths_fit_the_model(tmp_path, command, capsys):
+    rows = command("--model {}/plain", lengths="")
+    assert rows[0].tokens_per_second
+    assert "plain has 64 positions: speed is measured with 32 prompt tokens and 32 new ones" in capsys.readouterr().out

@@ -35,7 +35,7 @@ def test_tokens_set_the_steps(yaml_file):
     assert (config.train_tokens, config.max_steps) == (10_000, 50)
 
 
-def test_steps_on_the_command_line_beat_tokens_in_a_file(yaml_file):
+def test_G3_steps_on_the_command_line_beat_tokens_in_a_file(yaml_file):
     config = settled(yaml_file, "--max_steps", "7")
     assert (config.train_tokens, config.max_steps) == (None, 7)
 

@@ -1,11 +1,13 @@
 """What a recipe's user reads and what the shell sees, when it works and when it does not."""
 
 import os
+import signal
 
 import pytest
 from toy_config import Config
 
 from lmbase.config import run, single_process
+from lmbase.processes import Stopped
 
 
 @pytest.mark.parametrize(
@@ -17,7 +19,9 @@ from lmbase.config import run, single_process
         (OSError(28, "No space left on device", "out/x"), 2, "error: out/x: No space is left on the disk"),
         (OSError(28, "All is kept", "out"), 2, "error: out: All is kept"),
         (FloatingPointError("step 3"), 2, "error: step 3"),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "Stopped by SIGINT. To continue:\n"),
+        (Stopped(signal.SIGTERM), 143, "Stopped by SIGTERM. To continue:\n"),
+        (Stopped(signal.SIGHUP, "After step 3."), 143, "After step 3. To continue:\n"),
     ],
 )
 def test_a_user_s_mistake_is_one_message_without_traceback(capsys, raised, status, message):

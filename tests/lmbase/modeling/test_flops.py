@@ -21,7 +21,9 @@ def test_operations_are_those_that_pytorch_counts(shape):
     lm.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
         lm(IDS)
-    assert TokenLM(lm).flops(IDS.numel(), 2 * IDS.shape[1]) == counter.get_total_flops()
+    # Some versions of Transformers make the angles of positions by a matrix product.
+    angles = sum(sum(of.values()) for name, of in counter.get_flop_counts().items() if name.endswith("rotary_emb"))
+    assert TokenLM(lm).flops(IDS.numel(), 2 * IDS.shape[1]) == counter.get_total_flops() - angles
 
 
 def test_two_operations_for_each_weight_and_none_for_tables_biases_and_norms():

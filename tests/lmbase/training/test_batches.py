@@ -55,5 +55,9 @@ def test_mistakes_are_told():
         BatchOrder(0, 4, 0)
     with pytest.raises(ValueError, match="batch_size = 0"):
         BatchOrder(4, 0, 0)
-    with pytest.raises(ValueError, match="multiple of 4"):
-        micro_batches(np.arange(6), None, None, 0, 4)
+
+
+def test_uneven_shares_have_as_many_micro_batches():
+    shares = [micro_batches(np.arange(6), None, 1, rank, 4) for rank in range(4)]
+    assert [[part.tolist() for part in parts] for parts in shares] == [[[0], [4]], [[1], [5]], [[2], []], [[3], []]]
+    assert [part.tolist() for part in micro_batches(np.arange(1), None, None, 1, 2)] == [[]]

@@ -29,6 +29,15 @@ def put(text):
     return write
 
 
+def put_checkpoint(folder, step):
+    def write(target):
+        put("hello")(target)
+        state = {"step": step, "num_items": 3, "tokens": 0, "seconds": 0.0, "losses": {}}
+        (target / "state.json").write_text(json.dumps(state))
+
+    write_folder(folder / f"step_{step:08d}", write)
+
+
 def test_a_written_folder_verifies_and_lists_its_files(tmp_path):
     write_folder(tmp_path / "out" / "model", put("hello"))
     verify_folder(tmp_path / "out" / "model")
@@ -80,7 +89,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
 )
 def test_damage_is_named_and_the_newest_whole_checkpoint_is_taken(tmp_path, damage, message):
     for step in (10, 20, 30):
-        write_folder(tmp_path / f"step_{step:08d}", put("hello"))
+        put_checkpoint(tmp_path, step)
     damage(tmp_path / "step_00000030")
     path, faults = newest_checkpoint(tmp_path)
     assert path == tmp_path / "step_00000020"
@@ -98,11 +107,36 @@ def test_unfinished_writes_are_no_checkpoints(tmp_path):
 
 def test_pruning_keeps_the_newest(tmp_path):
     for step in (9, 10, 100):
-        write_folder(tmp_path / f"step_{step:08d}", put("hello"))
-    (tmp_path / ".step_00000011.abc.partial").mkdir()
+        put_checkpoint(tmp_path, step)
     prune_checkpoints(tmp_path, 2)
     assert [step for step, _ in list_checkpoints(tmp_path)] == [10, 100]
-    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_E1_no_whole_checkpoint_goes_before_a_newer_one_verifies(tmp_path):
+    for step in (8, 10):
+        put_checkpoint(tmp_path, step)
+    (tmp_path / "step_00000010" / "a.txt").write_text("hallo")
+    prune_checkpoints(tmp_path, 1)
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [8]  # the damaged one is no checkpoint
+    put_checkpoint(tmp_path, 9)
+    (tmp_path / "step_00000009" / "manifest.json").unlink()
+    prune_checkpoints(tmp_path, 1)
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [8]
+    (tmp_path / "step_00000008" / "a.txt").unlink()
+    prune_checkpoints(tmp_path, 1)
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [8]  # nothing verifies, so nothing is deleted
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["[1]", "{}", "[" * 100_000, '{"step": 1000000000, "num_items": 3, "tokens": 0, "seconds": 0, "losses": {}}'],
+)
+def test_E11_a_state_that_is_none_is_passed_over(tmp_path, state):
+    put_checkpoint(tmp_path, 10)
+    write_folder(tmp_path / "step_00000020", lambda folder: (folder / "state.json").write_text(state))
+    path, faults = newest_checkpoint(tmp_path)
+    assert path == tmp_path / "step_00000010"
+    assert "state.json is damaged" in faults[0]
 
 
 class Tied(nn.Module):

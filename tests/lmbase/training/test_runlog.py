@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import sys
 
 import pytest
 from accelerate import Accelerator
 from toy_training import log, toy_train, weight_size
 
-from lmbase.training.runlog import RunLog, StopSignal, resume_command, start_tracker
+from lmbase.processes import Stopped
+from lmbase.training.runlog import RunLog, StopSignal
 
 
 def test_the_signal_handlers_are_put_back(tmp_path):
@@ -45,52 +45,16 @@ def test_a_run_that_goes_on_drops_the_lines_behind_its_checkpoint(tmp_path, caps
     assert "step 8: perplexity 12" in capsys.readouterr().err
 
 
+def signalled_twice(patient: bool) -> None:
+    with StopSignal(patient) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        os.kill(os.getpid(), signal.SIGINT)
+        assert patient
+
+
 def test_a_second_signal_ends_one_process_at_once_and_several_not():
-    for patient in (False, True):
-        with StopSignal(patient) as stop:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert stop.requested
-            if patient:
-                os.kill(os.getpid(), signal.SIGINT)
-                continue
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.mark.parametrize(
-    ("argv", "environment", "command"),
-    [
-        (["/usr/bin/sllm", "train-lm", "a b"], {}, "sllm train-lm 'a b'"),
-        (
-            ["recipes/train_lm.py", "--resume", "restart"],
-            {},
-            "python recipes/train_lm.py --resume restart --resume auto",
-        ),
-        (
-            ["train_lm.py", "x"],
-            {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "8"},
-            "torchrun --nproc-per-node=8 train_lm.py x",
-        ),
-    ],
-)
-def test_the_command_that_continues_a_run_can_be_pasted(argv, environment, command, monkeypatch):
-    monkeypatch.setattr(sys, "argv", argv)
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert resume_command() == command
-
-
-def test_wandb_without_an_account_keeps_its_run_here(tmp_path, monkeypatch):
-    class Tracked:
-        def init_trackers(self, project, **given):
-            self.given = given
-
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    tracked = Tracked()
-    start_tracker(tracked, "wandb", {"steps": 3, "betas": (0.9, 0.95)}, tmp_path)
-    assert os.environ.pop("WANDB_MODE") == "offline"
-    assert tracked.given["init_kwargs"]["wandb"]["dir"] == str(tmp_path)
-    assert tracked.given["config"] == {"steps": 3, "betas": "(0.9, 0.95)"}
+    with pytest.raises(KeyboardInterrupt):
+        signalled_twice(patient=False)
+    with pytest.raises(Stopped, match="SIGINT"):
+        signalled_twice(patient=True)

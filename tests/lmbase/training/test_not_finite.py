@@ -1,0 +1,48 @@
+"""A step whose numbers are not finite is told with its samples and the first bad module."""
+
+import pytest
+import torch
+import toy_training
+from toy_training import ToyModel, largest_difference, make_batch, toy_train, weights
+
+from lmbase.training.batches import BatchOrder
+
+
+class Fragile(ToyModel):
+    """Its second block fails on the samples 17 and 42."""
+
+    bad_samples = {17, 42}
+
+    def batch(self, items):
+        return make_batch(items) | {"bad": torch.tensor([int(item) in self.bad_samples for item in items])}
+
+    def loss_counts(self, ids, bad):
+        return super().loss_counts(ids)
+
+    def forward(self, ids, bad):
+        hook = self.blocks[1].norm.register_forward_pre_hook(
+            lambda module, inputs: inputs[0].masked_fill(bad[:, None, None], torch.inf)
+        )
+        output = super().forward(ids)
+        hook.remove()
+        return output
+
+
+def test_the_message_names_samples_and_the_first_bad_module(tmp_path):
+    model = Fragile()
+    order = BatchOrder(toy_training.NUM_ITEMS, 8, 0)
+    step, found = next((k, found) for k in range(12) if (found := model.bad_samples & set(order.items(k).tolist())))
+    named = ", ".join(map(str, sorted(found)))
+    for size in (None, 3):
+        message = rf"Step {step + 1} is not finite .* first in the output of blocks\.1\.norm; samples {named}\. "
+        with pytest.raises(FloatingPointError, match=message):
+            toy_train(tmp_path / str(size), model, make_batch=model.batch, micro_batch_size=size)
+
+
+def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
+    model = ToyModel()
+    model.embed.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = weights(model)
+    with pytest.raises(FloatingPointError, match=r"gradient norm (inf|nan)\): first in the gradient of embed\.weight"):
+        toy_train(tmp_path, model)
+    assert largest_difference(before, weights(model)) == 0
