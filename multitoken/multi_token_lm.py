@@ -106,10 +106,12 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
         """-log p of each text and of its end under head 1, in windows that overlap by half.
 
         Args:
-            contexts: what stands before each text and is read, not scored.
+            contexts: what stands before each text and is read, not scored. Both are tokenised as one text, so what
+                text and context cost adds up to what both cost together.
 
         Raises:
-            ValueError: a lone surrogate (with its offset), or a model without tokenizer.
+            ValueError: a lone surrogate (with its offset), a context that ends inside a token, or a model without
+                tokenizer.
         """
         return Scores.of(score_tokens(self, self.tokenizer, texts, contexts=contexts))
 

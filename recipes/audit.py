@@ -4,9 +4,9 @@
 
 For a text of S sentences and each k: sentence k and all after it are replaced, and every score and state before must
 stay what it was, bit for bit where token counts are equal; the gradient of a sentence's score into its own and later
-sentences' vectors must be zero; the cached path that generates must give the scores of the parallel one. The text is
-the longest of the test split's first 20. All models are audited; if one fails, the exit status is 2, with the first
-finding of each that does.
+sentences' vectors must be zero; the cached path that generates must give the scores of the parallel one; nothing beside
+the text in its batch or before a window may count. The text is the longest of the test split's first 20. All models are
+audited; if one fails, the exit status is 2, with the first finding of each that does.
 """
 
 from dataclasses import dataclass

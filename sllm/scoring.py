@@ -6,6 +6,7 @@ all windows in it, and windows that begin alike are one: what follows a sentence
 B texts or windows, S sentences, T tokens of a sentence.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -61,16 +62,20 @@ def score_texts(
     texts: str | Sequence[str],
     contexts: str | Sequence[str] | None,
 ) -> Scores:
-    """`SLLM.score`."""
+    """`SLLM.score`. A context and its text are cut and tokenised as the one text that they are."""
     texts, contexts = matching_contexts(texts, contexts)
     jobs = []
-    for context, text in zip(processor.encode_batch(contexts), processor.encode_batch(texts), strict=True):
-        closed, forced = processor.split_open_end(context.sentences())
-        sentences = text.sentences()
-        if forced:  # the text's first sentence goes on with it
-            sentences = processor.apply_cap(forced + (sentences[0] if sentences else [])) + sentences[1:]
-        plan = windows(len(closed) + len(sentences), model.config.max_sentences, len(closed))
-        jobs.append(_Job(closed + sentences, sum(text.sentence_bytes), [plan], len(forced)))
+    joined = processor.encode_batch([context + text for context, text in zip(contexts, texts, strict=True)])
+    for context, text, whole in zip(contexts, texts, joined, strict=True):
+        sentences = whole.sentences()
+        num_known = processor.codec.num_tokens_of(context, whole.input_ids)
+        ends = list(accumulate(map(len, sentences)))
+        first = bisect_right(ends, num_known)  # the sentence that holds the text's first token
+        if first and ends[first - 1] == num_known and processor.split_open_end(sentences[:first])[1]:
+            first -= 1  # that its last sentence ends there is not known from the context
+        forced = num_known - sum(map(len, sentences[:first]))
+        plan = windows(len(sentences), model.config.max_sentences, first)
+        jobs.append(_Job(sentences, len(text.encode()), [plan], forced))
     found = [of_plans[0] for of_plans in _score_jobs(model, jobs)]
     return Scores.of(found)
 

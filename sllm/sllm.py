@@ -100,13 +100,17 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
     def score(self, texts: str | Sequence[str], contexts: str | Sequence[str] | None = None) -> Scores:
         """Exact -log p of each text (its end included), given the context before it if there is one.
 
-        An unfinished last sentence of a context is forced as the beginning of the text's first sentence.
+        A context and its text are cut and tokenised as one text, so that the nats of a whole are what its beginning
+        fixes and the nats of the rest after it, wherever it is parted. A beginning fixes its tokens, and the ends of
+        its sentences; that its last sentence ends with it only if that sentence is closed ("He left.") and the text
+        does not go on in it ("He left." and "com").
 
         Returns:
             Scores: nats, bytes and tokens, one entry per text.
 
         Raises:
-            ValueError: a lone surrogate (with its offset), or as many contexts as there are not texts.
+            ValueError: a lone surrogate (with its offset), as many contexts as there are not texts, or a context that
+                ends inside a token of the whole.
         """
         return score_texts(self, self.processor, texts, contexts)
 

@@ -19,9 +19,9 @@ from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.inference import inference
 from lmbase.modeling.losses import token_nats, vocabulary_loss
 from lmbase.modeling.trunk import SpecialIds, attention_width, output_table, special_ids, trunk_of
+from lmbase.text.codec import codec_of
 from lmbase.text.padding import pad_tokens, right_padded
 from lmbase.text.texts import text_list
-from lmbase.text.tokenizers import encode_text
 from lmbase.text.windows import Window, windows
 
 
@@ -173,11 +173,12 @@ def score_tokens(
     """-log p of every token of every text and of its closing `</s>`, in overlapping windows.
 
     Args:
-        contexts: what stands before each text and is read, not scored; tokenised apart from it.
+        contexts: what stands before each text and is read, not scored; both are tokenised as one text.
         window: tokens of a window; default: all positions but the one for the opening `</s>`.
 
     Raises:
-        ValueError: a window longer than the model's positions, or as many contexts as there are not texts.
+        ValueError: a window longer than the model's positions, as many contexts as there are not texts, or a context
+            that ends inside a token.
     """
     assert isinstance(model, nn.Module)
     limit = model.config.max_position_embeddings - 1
@@ -185,13 +186,13 @@ def score_tokens(
     if window > limit:
         raise ValueError(f"window={window}: this model has positions for at most {limit} tokens and the opening </s>.")
     texts, contexts = matching_contexts(texts, contexts)
-    before = [encode_text(tokenizer, context) for context in contexts]
-    documents = [a + encode_text(tokenizer, text) for a, text in zip(before, texts, strict=True)]
+    codec = codec_of(tokenizer)
+    documents = codec.encode_batch([context + text for context, text in zip(contexts, texts, strict=True)])
+    starts = [codec.num_tokens_of(context, ids) for context, ids in zip(contexts, documents, strict=True)]
     results = [
-        DocumentNats([0.0] * (len(ids) + 1), [], len(ids) - len(a), len(t.encode()))
-        for ids, a, t in zip(documents, before, texts, strict=True)
+        DocumentNats([0.0] * (len(ids) + 1), [], len(ids) - start, len(text.encode()))
+        for ids, start, text in zip(documents, starts, texts, strict=True)
     ]
-    starts = [len(a) for a in before]
     jobs = [(d, w) for d, ids in enumerate(documents) for w in windows(len(ids), window, starts[d])]
     jobs.sort(key=lambda job: job[1].stop - job[1].start)
     device = next(model.parameters()).device

@@ -76,6 +76,23 @@ class TokenCodec:
         """The ids of a text; ValueError with the offset of a lone surrogate, if it has one."""
         return self.encode_batch([check_unicode(text)])[0]
 
+    def num_tokens_of(self, context: str, ids: Sequence[int]) -> int:
+        """How many of the ids of a text are those of the context that it begins with.
+
+        Raises:
+            ValueError: a token holds the end of the context and more.
+        """
+        ends, size = np.cumsum(self.sizes[list(ids)]), len(context.encode())
+        number = int(np.searchsorted(ends, size - 1, side="right")) + 1 if size else 0
+        if size and ends[number - 1] != size:
+            token = (self._bytes[ids[number - 1]] or b"").decode(errors="replace")
+            raise ValueError(
+                f"A context ends inside the token {token!r} of context and text together ({context[-20:]!r} and what "
+                "follows), so the text has no likelihood of its own after it: move the border to the front of that "
+                "token, such as a space from the context's end to the text."
+            )
+        return number
+
     def token_bytes(self, ids: Iterable[int]) -> list[bytes]:
         """The bytes that each token stands for; ValueError for an id outside the vocabulary."""
         pieces = []

@@ -40,8 +40,9 @@ def training_windows(length: int, size: int) -> list[tuple[int, int]]:
 def sentence_windows(tokens_before: list[int], token_windows: list[Window], max_sentences: int) -> list[Window]:
     """Windows in sentences that see no earlier text than the windows of the token-level baseline do.
 
-    A sentence is scored in the token window that scores its last token, so that none of its tokens sees text from
-    before that window.
+    A sentence is scored in the token window that scores its last token, so that none of its tokens sees an earlier
+    sentence from before that window. One that begins before its token window reads its own beginning, as it must, and
+    nothing else; no other sentence reads it.
 
     Args:
         tokens_before: (S+1,) how many tokens come before each sentence; the last entry is the text's length.
@@ -58,6 +59,9 @@ def sentence_windows(tokens_before: list[int], token_windows: list[Window], max_
             sentence += 1
         if sentence == scored:
             continue
+        if tokens_before[scored] < window.start:  # only the first can: the others begin after the window before ended
+            found.append(Window(scored, scored + 1, scored))
+            scored += 1
         earliest = scored
         while earliest > 0 and tokens_before[earliest - 1] >= window.start:
             earliest -= 1

@@ -3,17 +3,21 @@
 S sentences, T tokens of a sentence, D width.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmbase.modeling.causality import CACHE_TOLERANCE, AuditReport, Scored, audit_changes, close
+from lmbase.modeling.causality import CACHE_TOLERANCE, AuditReport, Scored, audit_changes, close, sampled_places
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.losses import token_nats
+from lmbase.modeling.token_lm import DocumentNats
 from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.text.windows import Window, windows
 from sentencevae.decoder import sentence_targets
 from sllm.reading import ReadingState
+from sllm.scoring import own_windows, score_plans
 from sllm.sentences import TextNats
 from sllm.sllm import SLLM
 
@@ -21,25 +25,60 @@ Sentences = list[list[int]]
 
 
 @inference_method
-def audit_sentences(model: SLLM, sentences: Sentences) -> AuditReport:
+def audit_sentences(model: SLLM, sentences: Sentences, opening: int | None = None) -> AuditReport:
     """Audit `model` on a text of S sentences of token ids: about 2 S forward passes, S backward, 1.5 S cached steps.
 
     Scores are audited as a whole text has them, and as windows have them that are scored together over one reading.
+
+    Args: opening: sentences to audit at every place, those behind them by samples; default: all.
     """
     report = AuditReport()
     if not sentences:
         return report
+    first = sentences[:opening]
+    _audit_changes(model, first, range(len(first)), report)
+    _audit_steps(model, first, sorted({0, len(first) // 2}), len(first), report)
+    _audit_gradients(model, first, report)
+    if len(sentences) > len(first):
+        places = sampled_places(len(first), len(sentences))
+        _audit_changes(model, sentences, places, report)
+        _audit_steps(model, sentences, places, 1, report)
+    _audit_surroundings(model, sentences, report)
+    return report
+
+
+def _audit_changes(model: SLLM, sentences: Sentences, places: Iterable[int], report: AuditReport) -> None:
     audit_changes(
         lambda text: _score(model, text),
         sentences,
-        lambda k: sentences[:k] + [_other_tokens(model, s) for s in sentences[k:]],
-        lambda k: sentences[:k] + [_other_tokens(model, s)[: max(1, len(s) // 2)] for s in sentences[k:]],
+        lambda k: sentences[:k] + _others(model, sentences[k:]),
+        lambda k: sentences[:k] + [s[: max(1, len(s) // 2)] for s in _others(model, sentences[k:])],
         "sentence",
         report,
+        places,
     )
-    _audit_steps(model, sentences, report)
-    _audit_gradients(model, sentences, report)
-    return report
+
+
+def _audit_surroundings(model: SLLM, sentences: Sentences, report: AuditReport) -> None:
+    """As evaluation scores them, sentences must not see the texts beside theirs, nor what stands before their window.
+
+    All that is changed keeps its number of tokens, so scores must stay equal to the last bit.
+    """
+    size = max(2, len(sentences) // 2)
+    others = _others(model, sentences)
+
+    def score(text: Sentences, beside: Sentences) -> DocumentNats:
+        return score_plans(model, [beside, text, beside], [0, 0, 0], [own_windows(model, size)])[0][1]
+
+    before = score(sentences, sentences)
+    changed = [(Window(0, len(sentences), 0), score(sentences, others), "the texts beside it")]
+    for w in windows(len(sentences), size)[1:]:
+        after = score(others[: w.start] + sentences[w.start :], sentences)
+        changed.append((w, after, f"what stands before the window from sentence {w.start + 1} on"))
+    for w, after, what in changed:
+        for k in range(w.scored, w.stop):
+            same = (before.token[k], before.stop[k + 1]) == (after.token[k], after.stop[k + 1])
+            report.check(same, f"changing {what} moved the score of sentence {k + 1}")
 
 
 def _score(model: SLLM, sentences: Sentences) -> Scored:
@@ -81,11 +120,12 @@ def _scored_in(num_sentences: int) -> list[tuple[int, int]]:
     return [(r, k - w.start) for r, w in enumerate(_windows(num_sentences), start=1) for k in range(w.scored, w.stop)]
 
 
-def _other_tokens(model: SLLM, sentence: list[int]) -> list[int]:
+def _others(model: SLLM, sentences: Sentences) -> Sentences:
+    """Sentences of as many tokens each, others at each place."""
     size = model.config.vocab_size
     special = {model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id}
     ordinary = [i for i in range(min(size, 64)) if i not in special] or [0]
-    return [ordinary[(i + place + 1) % len(ordinary)] for place, i in enumerate(sentence)]
+    return [[ordinary[(i + place + 1) % len(ordinary)] for place, i in enumerate(s)] for s in sentences]
 
 
 def _audit_gradients(model: SLLM, sentences: Sentences, report: AuditReport) -> None:
@@ -109,15 +149,15 @@ def _audit_gradients(model: SLLM, sentences: Sentences, report: AuditReport) -> 
             report.check(not leaks, f"the score of sentence {k + 1} has a gradient into its own vector or a later one")
 
 
-def _audit_steps(model: SLLM, sentences: Sentences, report: AuditReport) -> None:
-    """Reading sentence by sentence with caches, as `generate` does, must give the scores of the parallel path:
-    from the start state on, and after half of the text as a prompt."""
+def _audit_steps(model: SLLM, sentences: Sentences, starts: Iterable[int], most: int, report: AuditReport) -> None:
+    """Reading sentence by sentence with caches, as `generate` does, must give the scores of the parallel path: of at
+    most so many sentences, after each of these beginnings of the text as a prompt."""
     parallel = _score(model, sentences).scores
-    for first in sorted({0, len(sentences) // 2}):
+    for first in starts:
         prompt = pad_sentences([sentences[:first]], model.config.pad_token_id)
         arguments = (prompt.input_ids, prompt.attention_mask, prompt.sentence_mask)
         state = model.prefill(*(t.to(model.device) for t in arguments))
-        for k in range(first, len(sentences)):
+        for k in range(first, min(first + most, len(sentences))):
             ids, mask = (t.to(model.device) for t in pad_tokens([sentences[k]], model.config.pad_token_id))
             stepped = _score_step(model, ids, mask, state)
             report.check(

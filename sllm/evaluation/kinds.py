@@ -37,7 +37,7 @@ from sllm.evaluation.token_level import audit_ids, head_step_nats, lm_step_nats,
 from sllm.scoring import equal_context, own_windows, score_plans, score_sentences
 from sllm.sllm import SLLM
 
-AUDIT_SENTENCES = 12
+AUDIT_SENTENCES = 12  # audited at every place; what follows them by samples
 AUDIT_TOKENS = 48
 # Settings of a plain model that Transformers' `generate` carries out; draws are made here.
 TRANSFORMERS_DOES = (
@@ -68,9 +68,9 @@ class TokenModel(LoadedModel):
         raise NotImplementedError
 
     def audit(self, text: str) -> AuditReport:
-        ids = encode_text(self.tokenizer, text)[: min(AUDIT_TOKENS, self.window)]
+        ids = encode_text(self.tokenizer, text)[: self.window]
         self._check_long_enough(len(ids), "tokens")
-        return audit_ids(self.scorer, self.step_nats, ids, len(self.tokenizer), self.model.device)
+        return audit_ids(self.scorer, self.step_nats, ids, len(self.tokenizer), AUDIT_TOKENS)
 
     def score(self, texts: Sequence[str], baseline_window: int) -> dict[str, list[DocumentNats]]:
         return {"full window": score_tokens(self.scorer, self.tokenizer, texts, window=self.window)}
@@ -233,7 +233,7 @@ class SentenceLM(LoadedModel):
     def audit(self, text: str) -> AuditReport:
         sentences = self.model.processor.encode(text).sentences()
         self._check_long_enough(len(sentences), "sentences")
-        return audit_sentences(self.model, sentences[: min(AUDIT_SENTENCES, self.model.config.max_sentences)])
+        return audit_sentences(self.model, sentences[: self.model.config.max_sentences], AUDIT_SENTENCES)
 
     def score(self, texts: Sequence[str], baseline_window: int) -> dict[str, list[DocumentNats]]:
         model = self.model

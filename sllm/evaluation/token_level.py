@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from lmbase.modeling.cache import RowCache
-from lmbase.modeling.causality import AuditReport, audit_tokens
+from lmbase.modeling.causality import AuditReport, audit_tokens, other_ids
 from lmbase.modeling.trunk import special_ids
 from lmbase.text.padding import pad_tokens
 from lmbase.text.windows import training_windows
@@ -21,7 +21,7 @@ from multitoken import MultiTokenLM
 
 
 def audit_ids(
-    scorer: Any, step_nats: Callable[[list[int]], Tensor], ids: list[int], num_ids: int, device: torch.device
+    scorer: Any, step_nats: Callable[[list[int]], Tensor], ids: list[int], num_ids: int, opening: int | None = None
 ) -> AuditReport:
     """The causality audit on the ids of a text.
 
@@ -29,14 +29,23 @@ def audit_ids(
         scorer: scores whole windows, see `lmbase.modeling.token_lm.TokenScorer`; it has `ids`, too.
         step_nats: nats (L,) of ids that are read one by one with a cache, as the model reads what it writes.
         num_ids: tokens that others are replaced by are below this.
+        opening: tokens to audit at every place, those behind them by samples; default: all.
     """
+    device = next(scorer.parameters()).device
 
     @torch.no_grad()
-    def nats(tokens: list[int]) -> Tensor:
-        input_ids, mask = (t.to(device) for t in pad_tokens([tokens], scorer.ids.pad))
-        return scorer.nats(input_ids, mask, torch.zeros(1, dtype=torch.bool, device=device))[0, :-1]
+    def nats(*texts: list[int]) -> Tensor:
+        """Of the middle one of texts that are scored in one batch."""
+        input_ids, mask = (t.to(device) for t in pad_tokens(texts, scorer.ids.pad))
+        ends = torch.zeros(len(texts), dtype=torch.bool, device=device)
+        return scorer.nats(input_ids, mask, ends)[len(texts) // 2, : len(texts[len(texts) // 2])]
 
-    return audit_tokens(nats, step_nats, ids, num_ids)
+    report = audit_tokens(nats, step_nats, ids, num_ids, opening)
+    if ids:
+        other = other_ids(ids, num_ids)
+        for i, (a, b) in enumerate(zip(nats(ids, ids, ids), nats(other, ids, other), strict=True)):
+            report.check(torch.equal(a, b), f"changing the texts beside it moved the score of token {i + 1}")
+    return report
 
 
 @torch.no_grad()

@@ -130,26 +130,58 @@ def test_a_window_larger_than_the_trunk_is_refused(sllm):
 WHOLE = TEXTS[0]
 
 
+def known_from(model, context, whole):
+    """Nats of what a context fixes of the text that it begins: its tokens, that each of its sentences came, and their
+    ends; the end of the last one only if that sentence is closed, and the whole ends it there, too."""
+    processor = model.processor
+    sentences, left = processor.encode(whole).sentences(), len(processor.encode(context).input_ids)
+    token, flags = nats_of(model, sentences)
+    known = 0.0
+    for k, sentence in enumerate(sentences):
+        read = min(left, len(sentence))
+        left -= read
+        known += float(token[k, :read].sum() + flags[k]) if read else 0.0
+        if read == len(sentence) and (left or not processor.split_open_end(sentences[: k + 1])[1]):
+            known += float(token[k, read:].sum())
+    return known
+
+
+def adds_up(model, whole, cut):
+    score = one_score(model, whole[cut:], whole[:cut])
+    expected = one_score(model, whole) - known_from(model, whole[:cut], whole)
+    assert score == pytest.approx(expected, rel=1e-4, abs=1e-3)
+
+
 @pytest.mark.parametrize("cut", range(len(WHOLE) + 1))
 def test_context_and_text_add_up_to_the_whole(sllm, cut):
-    """nats(text | context) = nats(whole) - nats of what the context fixes.
+    """nats(text | context) = nats(whole) - nats of what the context fixes."""
+    adds_up(sllm, WHOLE, cut)
 
-    A closed context fixes its sentences and that each of them came: k sentences, k flags "another follows". An open
-    one fixes the tokens of its last sentence, too, but not that sentence's end.
-    """
-    context, text = (sllm.processor.encode(part).sentences() for part in (WHOLE[:cut], WHOLE[cut:]))
-    closed, forced = sllm.processor.split_open_end(context)
-    context = [*closed, forced] if forced else closed
-    joined = [*closed, forced + text[0], *text[1:]] if forced and text else context + text
-    token, flags = nats_of(sllm, joined)
-    context_token, context_flags = nats_of(sllm, context, continues=True)
-    fixed = context_token.sum() + context_flags[: len(context)].sum()
-    if forced:
-        fixed -= context_token[-1, len(forced)]  # the end mark
-    score = one_score(sllm, WHOLE[cut:], WHOLE[:cut])
-    assert score == pytest.approx(float(token.sum() + flags.sum() - fixed), rel=1e-4, abs=1e-4)
-    if joined == sllm.processor.encode(WHOLE).sentences():
-        assert score == pytest.approx(one_score(sllm, WHOLE) - float(fixed), rel=1e-4, abs=1e-4)
+
+def test_B7_one_sentence_that_spans_context_and_text(sllm):
+    for context, text in [("x" * 40, "y" * 40), ("The cat sat.", "q zz"), ("Größe 3", ".5 \N{OWL}"), ("Oh. ", "\n No")]:
+        adds_up(sllm, context + text, len(context))
+
+
+PARTS = ["The cat sat.", "q zz", " ", "x" * 14, " He said", "!", "你好", "\n", " 3.5", " No."]
+
+
+@settings(max_examples=60)
+@given(st.lists(st.sampled_from(PARTS), min_size=1, max_size=6).map("".join), st.data())
+def test_B7_chain_rule_at_any_cut(whole, data):
+    """Several cuts of one text: what each part costs after all before it adds up, whatever its borders are."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), min_size=1, max_size=3)))
+    for cut in cuts:
+        adds_up(MEMORY, whole, cut)
+
+
+def test_B7_what_a_context_costs_does_not_depend_on_what_follows(sllm):
+    """The same beginning, cut alike, takes as much from every whole."""
+    context = "One, two. He"
+    fixed = [
+        one_score(sllm, context + text) - one_score(sllm, text, context) for text in (" left.", "r hat", "", ", too")
+    ]
+    assert fixed == pytest.approx(fixed[:1] * 4, abs=1e-3)
 
 
 def test_an_empty_context_is_none(sllm):

@@ -55,6 +55,25 @@ def test_certain_predictions_have_finite_gradients(gamma):
     assert all(g.isfinite().all() for g in torch.autograd.grad(result.loss, (hidden, table)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_F3_an_improbable_target_costs_what_its_logit_says(gamma, dtype):
+    """Its probability is no number of fp32: the log of the softmax would stop at 87.3 nats."""
+    hidden = torch.tensor([[200.0, 0.0], [88.0, 0.0], [3.0, 0.0], [1e4, 0.0]], dtype=dtype).requires_grad_()
+    table, targets = torch.eye(3, 2, dtype=dtype).requires_grad_(), torch.tensor([1, 2, 1, 1])
+    weights = torch.tensor([1.0, 2.0, 1.0, 0.5])
+    expected = torch.nn.functional.cross_entropy(hidden.float() @ table.T.float(), targets, reduction="none")
+    result = vocabulary_loss(hidden, table, targets, focal_gamma=gamma, row_weights=weights)
+    torch.testing.assert_close(result.row_nats, expected)
+    assert float(result.row_nats[0]) == 200
+    with torch.no_grad():
+        torch.testing.assert_close(vocabulary_loss(hidden, table, targets).row_nats, expected)
+    focal = (1 - torch.exp(-expected)) ** gamma * expected * weights
+    torch.testing.assert_close(result.loss, focal.sum())
+    wanted = torch.autograd.grad(focal.sum(), (hidden, table))
+    torch.testing.assert_close(torch.autograd.grad(result.loss, (hidden, table)), wanted, rtol=0.02, atol=1e-3)
+
+
 def test_nats_of_each_target_with_their_gradient():
     hidden, table, targets, closed = make_problem()
     expected = naive_nats(hidden, table, targets, closed)

@@ -109,3 +109,26 @@ def test_impossible_texts_and_windows_are_refused(opt, tokenizer, text, window, 
 
 def test_the_tokenizers_end_mark_is_the_models(tokenizer):
     assert make_processor().eos_token_id == make_opt().config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_B7_context_and_text_add_up_to_the_whole_or_the_border_is_refused():
+    """Tokenised as one text: what is before the border costs the same in each whole."""
+    tokenizer = load_tokenizer("bpe:300", lambda: iter(["the cat sat on the mat"] * 9))
+    model, whole, refused = (
+        TokenLM(make_opt(vocab_size=len(tokenizer), max_position_embeddings=64)).eval(),
+        "the cat",
+        0,
+    )
+    (together,) = score_tokens(model, tokenizer, whole)
+    ids = encode_text(tokenizer, whole)
+    assert len(ids) < len(whole)
+    for cut in range(len(whole) + 1):
+        try:
+            (rest,) = score_tokens(model, tokenizer, whole[cut:], contexts=whole[:cut])
+        except ValueError as error:
+            assert "move the border to the front of that token" in str(error)  # noqa: PT017
+            refused += 1
+            continue
+        before = len(ids) - rest.num_tokens
+        assert rest.nats + sum(together.token[:before]) == pytest.approx(together.nats, rel=1e-4)
+    assert 0 < refused < len(whole)

@@ -166,3 +166,15 @@ def test_truncation_and_padding_of_a_tokenizer_do_not_count() -> None:
     tokenizer.backend_tokenizer.enable_truncation(3)
     tokenizer.backend_tokenizer.enable_padding(length=50)
     assert codec_of(tokenizer).decode(codec_of(tokenizer).encode("the cat sat on the mat")) == "the cat sat on the mat"
+
+
+@given(any_tokenizer, texts, st.data())
+def test_B7_a_context_ends_between_tokens_or_is_refused(name, text, data):
+    codec = codec_of(TOKENIZERS[name])
+    ids, cut = codec.encode(text), data.draw(st.integers(0, len(text)))
+    borders = [codec.known_bytes(ids[:k]) for k in range(len(ids) + 1)]
+    if text[:cut].encode() in borders:
+        assert borders[codec.num_tokens_of(text[:cut], ids)] == text[:cut].encode()
+    else:
+        with pytest.raises(ValueError, match=r"A context ends inside the token .* move the border"):
+            codec.num_tokens_of(text[:cut], ids)

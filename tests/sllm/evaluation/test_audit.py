@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from tiny import make_sllm
+import torch
+from tiny import MEMORY, make_sllm
 
 from sllm.evaluation.audit import audit_sentences
 from sllm.sllm import SLLM
@@ -35,3 +36,42 @@ def test_dropout_fails_no_audit_and_stays_on():
     report = audit_sentences(model, [[10, 11], [12], [13, 14, 15]])
     assert report.passed, report.failures
     assert (model.training, model.trunk.training, model.autoencoder.training) == (True, True, False)
+
+
+class LeakyMemory(SLLM):
+    """The decoder's memory of tokens reaches across the start of a text: `token >= 0` instead of `>= text_start`."""
+
+    def _memories(self, sentences, states, index, memory):
+        num_states, num_tokens = self.config.num_memory_states, self.config.num_memory_tokens
+        reached = sentences.starts[sentences.numbers[index], None] >= torch.arange(num_tokens, 0, -1)
+        found = super()._memories(sentences, states, index, memory)
+        return [replace(layer, mask=torch.cat([layer.mask[:, :num_states], reached], dim=1)) for layer in found]
+
+
+def test_F4_a_memory_that_reaches_across_the_start_of_a_text_is_found():
+    model = make_sllm(**MEMORY)
+    sentences = [[10 + k, 40 - k] for k in range(6)]
+    audit_sentences(model, sentences).raise_if_failed("it")
+    model.__class__ = LeakyMemory
+    failures = audit_sentences(model, sentences).failures
+    assert "changing the texts beside it moved the score of sentence 1" in failures
+    assert "changing what stands before the window from sentence 2 on moved the score of sentence 4" in failures
+
+
+class LeakyFarAway(SLLM):
+    """From the 6th sentence on each state reads the text's last sentence."""
+
+    def trunk_inputs(self, sentences, sentence_mask):
+        far = (sentences.places >= 5) & (sentences.places < len(sentences.ids) - 1)
+        numbers = torch.where(far, len(sentences.ids) - 1, sentences.numbers)
+        return super().trunk_inputs(replace(sentences, numbers=numbers), sentence_mask)
+
+
+def test_F4_what_follows_the_opening_is_audited_by_samples():
+    model = make_sllm()
+    sentences = [[10 + k, 50 - k] for k in range(15)]
+    honest = audit_sentences(model, sentences, 4)
+    honest.raise_if_failed("it")
+    model.__class__ = LeakyFarAway
+    assert audit_sentences(model, sentences[:4]).passed
+    assert any("moved the score of sentence" in failure for failure in audit_sentences(model, sentences, 4).failures)

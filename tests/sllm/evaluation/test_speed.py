@@ -39,7 +39,7 @@ def test_figures_of_every_kind(models):
     assert all(figures["lookup_ratio"] > 0 for figures in found.values())
 
 
-def test_the_cache_of_a_multi_token_model_is_that_of_a_position_however_much_was_drafted(models):
+def test_F2_the_cache_of_a_multi_token_model_is_that_of_a_position_however_much_was_drafted(models):
     found = [compare_generation(models[:2], models[0], TEXT, 10, new, 1)["heads"] for new in (1, 6, 20)]
     assert {figures["kv_bytes_per_token"] for figures in found} == {position_bytes(models[1].model, drafts=True)}
     assert {f["plain_kv_bytes_per_token"] for f in found} == {position_bytes(models[1].model, drafts=False)}

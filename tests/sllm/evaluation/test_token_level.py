@@ -1,5 +1,7 @@
 """Token by token with a cache, and in one pass: the same nats, of every family; a leak is found."""
 
+import functools
+
 import pytest
 import torch
 from families import FAMILIES, make_family_heads, make_lm
@@ -28,8 +30,46 @@ class Leaky(TokenLM):
 def test_a_score_that_sees_its_own_token_is_found():
     lm = make_lm("llama")
     scorer = Leaky(lm).eval()
-    report = audit_ids(scorer, lambda ids: lm_step_nats(lm, ids), IDS, 260, lm.device)
+    report = audit_ids(scorer, lambda ids: lm_step_nats(lm, ids), IDS, 260)
     assert any("moved the score" in failure for failure in report.failures)
+
+
+def beside(model):
+    """A model whose texts see what is beside them in a batch."""
+
+    def nats(self, input_ids, *rest):
+        return super(leaky, self).nats(input_ids, *rest) + 1e-3 * input_ids.roll(1, 0)[:, :1]
+
+    leaky = type("Leaky", (type(model),), dict(nats=nats))
+    model.__class__ = leaky
+    return model
+
+
+@pytest.mark.parametrize("kind", ["plain", "heads"])
+def test_F4_a_score_that_sees_another_text_of_its_batch_is_found(kind):
+    lm = make_lm("llama")
+    heads = make_family_heads("llama")
+    model = heads if kind == "heads" else TokenLM(lm).eval()
+    steps = functools.partial(*((head_step_nats, heads) if kind == "heads" else (lm_step_nats, lm)))
+    audit_ids(model, steps, IDS, 260).raise_if_failed("it")
+    failures = audit_ids(beside(model), steps, IDS, 260).failures
+    assert "changing the texts beside it moved the score of token 1" in failures
+
+
+class LeakyFarAway(TokenLM):
+    """From the 10th token on a score sees the last token of its text."""
+
+    def nats(self, input_ids, *rest):
+        found = super().nats(input_ids, *rest)
+        return found + 1e-3 * input_ids[:, -1:] * (torch.arange(found.shape[1]) >= 9)
+
+
+def test_F4_what_follows_the_opening_is_audited_by_samples():
+    lm, ids = make_lm("llama"), list(range(10, 50))
+    steps = functools.partial(lm_step_nats, lm)
+    audit_ids(TokenLM(lm).eval(), steps, ids, 260, 8).raise_if_failed("it")
+    assert audit_ids(LeakyFarAway(lm).eval(), steps, ids[:8], 260).passed
+    assert any("moved the score" in f for f in audit_ids(LeakyFarAway(lm).eval(), steps, ids, 260, 8).failures)
 
 
 def test_later_heads_have_fewer_targets_and_nats_of_their_own():
