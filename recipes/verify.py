@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from lmbase.config import option, run, single_process
-from lmbase.files import MANIFEST, verify_folder
+from lmbase.files import MANIFEST, verify_once
 from lmbase.modeling.inspection import CONFIG
 from lmbase.report.collect import read_log
 from lmbase.report.rows import read_metrics
@@ -56,7 +56,7 @@ def checks(root: Path) -> Iterator[tuple[Path, Callable[[], object]]]:
     for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
         folder = path.parent
         if path.name == MANIFEST:
-            yield folder, partial(verify_folder, folder)
+            yield folder, partial(verify_once, folder)
         elif path.name == STATISTICS:
             yield folder, partial(_read_through, folder)
         elif path.name == CONFIG and folder.parent.name != "checkpoints":

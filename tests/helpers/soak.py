@@ -10,27 +10,26 @@ import os
 import pytest
 
 SOAK = os.environ.get("SOAK", "") not in ("", "0")
-NO_COUNT = 10**6  # a larger number means "all there are"
-_counted: list[int] = []  # since `take_count`
+_counts: list[int] = []  # that `times` gave since `take_count`
+_tried: list[int] = []  # that tests reported
 
 
 def times(quick: int, soak: int) -> int:
     """A count of tries."""
-    number = soak if SOAK else quick
-    if number < NO_COUNT:
-        _counted.append(number)
-    return number
+    _counts.append(soak if SOAK else quick)
+    return _counts[-1]
 
 
-def tried(number: int) -> None:
-    """Report that this test made so many tries; where it does not, the largest of its `times` is what it tried."""
-    _counted[:] = [number]
+def tried(number: int = 1) -> None:
+    """Report tries, where they are not the largest of the test's `times`."""
+    _tried.append(number)
 
 
 def take_count() -> int:
     """The tries since the last call; 0 if none were counted."""
-    number = max(_counted, default=0)
-    _counted.clear()
+    number = sum(_tried) or max(_counts, default=0)
+    _counts.clear()
+    _tried.clear()
     return number
 
 

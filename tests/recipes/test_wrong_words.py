@@ -5,6 +5,7 @@ import importlib
 import typing
 
 import pytest
+from soak import tried
 
 from lmbase.config.options import keys_of, members
 from sllm_recipes import cli
@@ -21,6 +22,7 @@ def keys_of_recipe(name):
 
 def told(words, capsys) -> str:
     """What the screen says of a command line that must be refused."""
+    tried()
     with pytest.raises(SystemExit) as end:
         cli.main(words)
     assert end.value.code == 2, words

@@ -14,7 +14,7 @@ import pytest
 import torch
 import toy_training
 from safetensors.torch import load_file
-from soak import times
+from soak import times, tried
 from toy_training import ToyModel, interrupt_at, toy_train, weight_size
 
 from lmbase.files import verify_folder
@@ -255,6 +255,7 @@ def test_a_fault_at_any_write_loses_no_older_checkpoint(tmp_path, whole, begun, 
     places = list(range(1, len(done) + 1))
     assert {"fsync", "rename", "rmtree", "save_file", "save_model", "mkdir"} <= set(done)
     for at in sorted(random.Random(error).sample(places, min(times(5, 10**6), len(places)))):
+        tried()
         folder = tmp_path / str(at)
         shutil.copytree(begun, folder)
         with failing(at, error):
