@@ -103,7 +103,7 @@ def _is_broken(value: Any) -> bool:
 def write_metrics(
     folder: str | Path, rows: Sequence[Row], *, config: Any, seed: int | None, wall_seconds: float, corpus: Any
 ) -> Path:
-    """Writes folder/metrics.json, whole or not at all, and returns its path.
+    """Writes folder/metrics.json, whole or not at all, says so on the screen, and returns its path.
 
     `config` is the resolved configuration (a dataclass or a dict), `corpus` what names the text ({"name", "sha256"}
     where the hash is known), `wall_seconds` the time that the run took. Raises ValueError for a figure that is not a
@@ -121,6 +121,7 @@ def write_metrics(
     document["checksum"] = _checksum(document)
     path = Path(folder) / "metrics.json"
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    print(f"wrote {path}")
     return path
 
 

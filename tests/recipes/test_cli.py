@@ -146,3 +146,11 @@ def test_recipes_that_write_once_leave_the_other_processes_of_torchrun_at_once(n
     monkeypatch.setenv("WORLD_SIZE", "2")
     cli.main([name, "--help"])  # in the first process help ends with SystemExit
     assert capsys.readouterr() == ("", "")
+
+
+def test_G11_no_line_of_the_list_ends_in_mid_sentence(capsys):
+    cli.main(["list"])
+    text = " ".join(capsys.readouterr().out.partition("configurations:")[0].split())
+    assert "reads and predicts one vector per sentence. generate" in text
+    for name in cli.recipes():
+        assert cli._first_sentence(cli.FOLDER / f"{name}.py")[-1] in ".?!"
