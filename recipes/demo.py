@@ -95,7 +95,7 @@ def main(config: Config) -> None:
         cli.run_recipe(recipe.replace("-", "_"), argv)
     minutes = (time.perf_counter() - started) / 60
     print(f"\nDone in {minutes:.1f} minutes. Open {config.output_dir}/report.html")
-    print(f'Try: sllm generate --model {config.output_dir}/sllm --prompt "Return the"')
+    print(f'Try: sllm generate --model {config.output_dir}/sllm --do_sample true --prompt "Return the"')
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Config:
     speed: bool = option(True, "measure generation too")
     prompt_tokens: int = option(128, "tokens of the prompt for that")
     new_tokens: int = option(128, "tokens written for that")
-    rounds: int = option(5, "timed rounds, after a warm-up")
+    rounds: int = option(5, "timed rounds, after a warm-up; two or more where they would take over five minutes")
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights while speed and cache are measured")
     samples: int = option(3, "texts to show: continuations, and an autoencoder's reconstructions (samples.json)")
     quick: bool = option(False, "two documents, one timed round, few tokens, to try a command out")
@@ -120,9 +120,9 @@ def likelihood_rows(
     if config.protocol == "paper":
         return [measured.row(f"{m.name}: paper", partial(paper_row, m, data)) for m in models]
     scored = {}
-    for loaded in models:
+    for number, loaded in enumerate(models, start=1):
+        print(f"scoring {loaded.name} ({number} of {len(models)})", flush=True)
         scored[loaded.name] = measured.scores(f"{loaded.name}: likelihood", partial(evaluate_likelihood, loaded, data))
-        print(f"{loaded.name}: scored", flush=True)
     reference = scored[baseline.name][0][1]
     rows = []
     for loaded in models:

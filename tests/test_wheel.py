@@ -81,3 +81,7 @@ def test_a_shipped_configuration_is_found_from_it(unpacked: Path) -> None:
     assert done.returncode == 2
     assert "missing.txt" in done.stderr
     assert "neither a file nor a shipped configuration" not in done.stderr
+
+
+def test_G11_all_packages_say_that_they_have_types(unpacked: Path) -> None:
+    assert all((unpacked / package / "py.typed").is_file() for package in PACKAGES)

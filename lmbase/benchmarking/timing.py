@@ -4,6 +4,7 @@
 texts, L tokens.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from lmbase.text.tokenizers import encode_text
 KeyT = TypeVar("KeyT")
 ResultT = TypeVar("ResultT")
 
+FEWEST_ROUNDS = 2  # where rounds are slow
 COMPILED = ", compiled"  # ends the names of rows
 PUBLISHED_SENTENCE_TOKENS = 10  # tokens after which a token-level model is taken to have written a first sentence
 
@@ -159,13 +161,22 @@ def compared_settings(both: bool, device: str) -> dict[str, dict[str, Any]]:
 
 
 def alternate(
-    runners: Mapping[KeyT, Callable[[], ResultT]], num_rounds: int = 5, after_each: Callable[[], None] | None = None
+    runners: Mapping[KeyT, Callable[[], ResultT]],
+    num_rounds: int = 5,
+    after_each: Callable[[], None] | None = None,
+    most_seconds: float = math.inf,
 ) -> dict[KeyT, list[ResultT]]:
-    """Run all in turn, A B A B, `num_rounds` times after one warm-up each, and something else after each round."""
+    """Run all in turn, A B A B, `num_rounds` times after one warm-up each, and something else after each round.
+
+    Args: most_seconds: no round beyond the second begins that would likely end later than this.
+    """
     for run in runners.values():
         run()
     found: dict[KeyT, list[ResultT]] = {name: [] for name in runners}
-    for _ in range(num_rounds):
+    started = time.perf_counter()
+    for number in range(num_rounds):
+        if number >= FEWEST_ROUNDS and (time.perf_counter() - started) * (number + 1) / number > most_seconds:
+            break
         for name, run in runners.items():
             found[name].append(run())
         if after_each is not None:

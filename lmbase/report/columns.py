@@ -46,6 +46,20 @@ TABLE = {
     "seconds_*": Column(show="{:.3g}".format),
 }
 
+MEANINGS = {
+    "bits_per_byte": "what a byte of unseen text costs; lower is better, and comparable between all models",
+    "ratio": "bits per byte over the baseline's; below 1 is better",
+    "ratio_low": "with ratio high: its 95% interval over documents; where it holds 1, the models are level",
+    "ppl_per_baseline_token": "the same likelihood per token as the baseline's tokenizer counts them",
+    "stop_nats": "the part of the likelihood that an SLLM's stop flags cost",
+    "training_tokens": "tokens of text that any part was trained on",
+    "tokens_per_second": "greedy writing of one text, median of the rounds",
+    "speed_ratio": "tokens per second over the baseline's, round by round; low and high are its range",
+    "kv_bytes_per_token": "what the cache grows by with each token of text",
+    "reconstruction_exact_match": "sentences that come back exactly from an autoencoder, which sees them",
+    "ppl": "per token of its own, the true beginning given; not comparable between kinds of models",
+}
+
 
 def column(name: str) -> Column:
     """How the column of this name is shown."""
@@ -98,7 +112,8 @@ def comparable_groups(rows: Sequence[Row], name: str) -> dict[tuple[str | None, 
 def best_cells(rows: Sequence[Row], names: Iterable[str]) -> set[tuple[int, str]]:
     """(row index, column) of the best figures among comparable rows of the same data and protocol.
 
-    Ties are all best, unless every row has the same figure.
+    Ties are all best, unless every row has the same figure. Where figures have intervals (over documents, or of timed
+    rounds), the best one's must part from those of all others: else none is marked.
     """
     best: set[tuple[int, str]] = set()
     for name in names:
@@ -106,9 +121,28 @@ def best_cells(rows: Sequence[Row], names: Iterable[str]) -> set[tuple[int, str]
         for group in comparable_groups(rows, name).values() if better else ():
             figures = [value(rows[index], name) for index in group]
             target = min(figures) if better == "lower" else max(figures)
-            if any(figure != target for figure in figures):
+            low, high = zip(*(_interval(rows[index], name) for index in group), strict=True)
+            first = figures.index(target)
+            parts = all(
+                figure == target or high[i] < low[first] or high[first] < low[i] for i, figure in enumerate(figures)
+            )
+            if parts and any(figure != target for figure in figures):
                 best |= {(index, name) for index, figure in zip(group, figures, strict=True) if figure == target}
     return best
+
+
+def _interval(row: Row, name: str) -> tuple[float, float]:
+    """Between what a figure lies: its own `_low` and `_high`, of bits per byte those of the ratio to the baseline."""
+    figure = value(row, name)
+    if name == "bits_per_byte" and row.extra.get("ratio"):
+        ratio, low, high = (row.extra.get(key, row.extra["ratio"]) for key in ("ratio", "ratio_low", "ratio_high"))
+        return figure * low / ratio, figure * high / ratio
+    return row.extra.get(f"{name}_low", figure), row.extra.get(f"{name}_high", figure)
+
+
+def meanings(names: Iterable[str]) -> dict[str, str]:
+    """Header -> meaning of those columns that have one."""
+    return {header(name): MEANINGS[name] for name in names if name in MEANINGS}
 
 
 def table_of(rows: Sequence[Row], names: Sequence[str], *, mark_best: bool = False) -> Table:

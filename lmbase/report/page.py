@@ -8,11 +8,19 @@ from markupsafe import Markup
 
 from lmbase.report.charts import Series, bar_chart, colour, histogram, line_chart
 from lmbase.report.collect import Curve, Report
-from lmbase.report.columns import cell, comparable_groups, header, table_of, value
+from lmbase.report.columns import cell, comparable_groups, filled_columns, header, meanings, table_of, value
 from lmbase.report.differences import mark_differences
-from lmbase.report.formats import duration, number, size
+from lmbase.report.formats import duration, number, short_count, size
 from lmbase.report.rows import Row
-from lmbase.report.sections import cost_table, groups_of, histograms, statistics_table, table_columns, training_table
+from lmbase.report.sections import (
+    cost_table,
+    groups_of,
+    histograms,
+    statistics_table,
+    table_columns,
+    training_table,
+    verdicts,
+)
 
 BARS = ("bits_per_byte", "tokens_per_second", "kv_bytes_per_token", "reconstruction_exact_match")
 
@@ -35,6 +43,8 @@ def page_values(report: Report) -> dict[str, Any]:
     return dict(
         title=report.title,
         facts=_facts(report),
+        verdicts=verdicts(report.rows),
+        meanings=meanings(dict.fromkeys(name for row in report.rows for name in filled_columns([row]))),
         figures=[(heading, *_figures(rows, tints)) for heading, rows in groups_of(report.rows).items()],
         training=[*_evaluations(report.curves, tints), *_losses(report.curves)],
         training_table=training_table(report.curves),
@@ -51,11 +61,18 @@ def page_values(report: Report) -> dict[str, Any]:
 
 
 def line_card(heading: str, lines: Sequence[Series], x_label: str, y_label: str, note: str = "") -> list[Card]:
-    """A line chart with its legend, which names each line's last value; nothing where no value is finite."""
+    """A line chart with its legend, which names each line's value at the last place that all lines have reached;
+    nothing where no value is finite."""
     chart = line_chart(lines, x_label, y_label)
-    legend = [
-        (colour(line.tint), line.name.replace("_", " "), number(line.points[-1][1])) for line in lines if line.points
-    ]
+    ends = [line.points[-1][0] for line in lines if line.points]
+    legend = []
+    for line in lines:
+        if reached := [y for x, y in line.points if x <= min(ends)]:
+            legend.append((colour(line.tint), line.name.replace("_", " "), number(reached[-1])))
+        elif line.points:  # it begins where another one has ended
+            legend.append((colour(line.tint), line.name.replace("_", " "), "–"))
+    if len(set(ends)) > 1:
+        note = " · ".join(filter(None, (note, f"figures at {short_count(min(ends))} {x_label}")))
     return [Card(heading, chart, note, legend)] if chart else []
 
 
@@ -95,9 +112,13 @@ def _figures(rows: Sequence[Row], tints: dict[str, int]) -> tuple[list[Card], An
 
 
 def _evaluations(curves: Sequence[Curve], tints: dict[str, int]) -> Iterator[Card]:
-    """One chart for each evaluated figure, over tokens where every run counted them."""
+    """One chart for each evaluated figure, over tokens where every run counted them. Language models are laid beside
+    each other by bits per byte alone: what is per own token means something else in each kind of them."""
+    by_bytes = "bits_per_byte"
     for key in dict.fromkeys(key for curve in curves for key in curve.evaluations):
-        having = [curve for curve in curves if key in curve.evaluations]
+        having = [c for c in curves if key in c.evaluations and (key == by_bytes or by_bytes not in c.evaluations)]
+        if not having:
+            continue
         by_tokens = all(step in curve.tokens_at for curve in having for step, _ in curve.evaluations[key])
         lines = []
         for curve in having:

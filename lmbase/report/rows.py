@@ -96,7 +96,7 @@ def _is_broken(value: Any) -> bool:
 def write_metrics(
     folder: str | Path, rows: Sequence[Row], *, config: Any, seed: int | None, wall_seconds: float, corpus: Any
 ) -> Path:
-    """Writes folder/metrics.json, whole or not at all, and returns its path.
+    """Writes folder/metrics.json, whole or not at all, says so on the screen, and returns its path.
 
     `config` is the resolved configuration (a dataclass or a dict), `corpus` what names the text ({"name", "sha256"}
     where the hash is known), `wall_seconds` the time that the run took. Raises ValueError for a figure that is not a
@@ -112,6 +112,7 @@ def write_metrics(
     }
     path = Path(folder) / "metrics.json"
     write_text(path, json.dumps(with_checksum(document), indent=2, ensure_ascii=False) + "\n")
+    print(f"wrote {path}")
     return path
 
 

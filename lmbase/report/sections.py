@@ -30,13 +30,30 @@ def groups_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def table_columns(rows: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
     """(columns to show, circumstances that all rows share). `nats` is left to metrics.json: bits per byte tell it."""
-    columns = [name for name in filled_columns(rows) if name != "nats"]
+    unseen = ("nats", "tokens_per_second_low", "tokens_per_second_high")
+    columns = [name for name in filled_columns(rows) if name not in unseen]
     shared: dict[str, str] = {}
     for name in CIRCUMSTANCES:
         found = {cell(row, name) for row in rows if value(row, name) is not None}
         if len(found) == 1 and len(rows) > 1:
             shared[name] = found.pop()
     return [name for name in columns if name not in shared], shared
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """What the ratios to the baseline say, a sentence for each model and way of cutting windows."""
+    found = []
+    for row in rows:
+        ratio, low, high = (row.extra.get(key) for key in ("ratio", "ratio_low", "ratio_high"))
+        if None in (ratio, low, high) or not row.comparable:
+            continue
+        assert low is not None
+        assert high is not None
+        word = "ahead of" if high < 1 else "behind" if low > 1 else "level with"
+        baseline = row.extra.get("compared_with", "the baseline")
+        found.append(f"{row.model} ({row.protocol}) is {word} {baseline}: {ratio:.3f} times its bits per byte, "
+                     f"{low:.3f} to {high:.3f}.")  # fmt: skip
+    return found
 
 
 def histograms(statistics: dict[str, Any]) -> Iterator[tuple[str, list[tuple[float, float]]]]:

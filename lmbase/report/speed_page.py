@@ -25,11 +25,11 @@ def _lines(rows: Sequence[Row], axis: str, label: str) -> list[Card]:
     chosen = [row for row in rows if all(row.extra[name] == rows[0].extra[name] for name in others)]
     if len({row.extra[axis] for row in chosen}) < 2:
         return []
-    models = [model for model in dict.fromkeys(row.model for row in chosen) if "nothing accepted" not in model]
     lines = []
-    for tint, model in enumerate(models):
+    for tint, model in enumerate(dict.fromkeys(row.model for row in rows)):  # of all, so that colours stay
         points = [(row.extra[axis], row.tokens_per_second or 0.0) for row in chosen if row.model == model]
-        lines.append(Series(model, sorted(points), tint, marked=True))
+        if points and "nothing accepted" not in model:
+            lines.append(Series(model, sorted(points), tint, marked=True))
     return line_card(f"over {label}", lines, label, "tokens per second")
 
 

@@ -1,14 +1,18 @@
 """Rows of likelihood, and the audit that comes before."""
 
+import time
 from collections.abc import Sequence
 
 from lmbase.modeling.causality import AuditReport
 from lmbase.modeling.token_lm import DocumentNats
+from lmbase.report.formats import duration
 from lmbase.report.rows import Row
 from lmbase.report.statistics import bits_per_byte, paired_bootstrap, perplexity
 from sllm.evaluation.loaded import LoadedModel
 from sllm.evaluation.texts import Texts
 
+PORTION_BYTES = 2**18  # of text that is scored at a time; a document is not parted
+TELL_SECONDS = 10.0
 AUDIT_TEXTS = 20
 AUDIT_CHARACTERS = 4000
 
@@ -27,11 +31,31 @@ def evaluate_likelihood(loaded: LoadedModel, data: Texts) -> list[tuple[Row, lis
     scored by head 1; its row also has the mean nats of each head."""
     rows = []
     by_head = {f"nats_head_{i}": nats for i, nats in enumerate(loaded.nats_by_head(data.texts), start=1)}
-    for protocol, found in loaded.score(data.texts, data.baseline_window).items():
+    for protocol, found in _score_in_portions(loaded, data).items():
         row = _likelihood_row(loaded, data, protocol, found)
         row.extra |= by_head
         rows.append((row, found))
     return rows
+
+
+def _score_in_portions(loaded: LoadedModel, data: Texts) -> dict[str, list[DocumentNats]]:
+    """`LoadedModel.score`, of much text portion after portion, with a line now and then that says how far it is."""
+    sizes = [len(text.encode(errors="surrogatepass")) for text in data.texts]
+    found: dict[str, list[DocumentNats]] = {}
+    started = told = time.perf_counter()
+    first, held, done = 0, 0, 0
+    for stop, size in enumerate(sizes, start=1):
+        held += size
+        if held < PORTION_BYTES and stop < len(sizes):
+            continue
+        for protocol, documents in loaded.score(data.texts[first:stop], data.baseline_window).items():
+            found.setdefault(protocol, []).extend(documents)
+        first, held, done = stop, 0, done + held
+        now = time.perf_counter()
+        if done < sum(sizes) and now - told > TELL_SECONDS:
+            told, left = now, (now - started) * (sum(sizes) / done - 1)
+            print(f"{loaded.name}: {done / sum(sizes):.0%} of the text scored, about {duration(left)} left", flush=True)
+    return found
 
 
 def _likelihood_row(loaded: LoadedModel, data: Texts, protocol: str, found: list[DocumentNats]) -> Row:

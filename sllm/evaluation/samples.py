@@ -31,6 +31,9 @@ def _reconstruct(model: SentenceVAE, text: str) -> list[dict[str, str]]:
 
 
 def _continue(loaded: LoadedModel, text: str, prompt_tokens: int, num_new_tokens: int) -> dict[str, str]:
-    prompt = written_text(loaded.tokenizer, encode_text(loaded.tokenizer, text)[:prompt_tokens])
+    ids = encode_text(loaded.tokenizer, text)
+    prompt = written_text(loaded.tokenizer, ids[:prompt_tokens])
+    truth = written_text(loaded.tokenizer, ids[: prompt_tokens + num_new_tokens])[len(prompt) :]
     written = loaded.write(prompt, Writing(num_new_tokens, settings=dict(do_sample=False)))
-    return {"model": loaded.name, "prompt": prompt, "text": written.text, "finish_reason": written.finish_reason}
+    found = {"model": loaded.name, "prompt": prompt, "text": written.text, "truth": truth}
+    return found | {"finish_reason": written.finish_reason}

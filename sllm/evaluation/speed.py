@@ -6,7 +6,7 @@ B texts, S sentences, T tokens of a sentence.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from lmbase.benchmarking.timing import (
     drafting_columns,
     ratio_columns,
     speeds,
+    spread_columns,
 )
 from lmbase.modeling.cache import RowCache
 from lmbase.text.tokenizers import decode_ids, encode_text
@@ -27,6 +28,8 @@ from sllm.sllm import SLLM
 
 NUM_COPIED = 5  # prompt_lookup_num_tokens while that is measured
 LOOKUP = ", prompt lookup"
+MOST_SECONDS = 300.0  # of timed rounds, where more than two would take longer
+NOISY = 1.25  # fastest round over slowest
 
 
 def time_sllm(
@@ -116,7 +119,9 @@ def compare_generation(
         runners[loaded.name] = functools.partial(loaded.time, prompt, num_new_tokens)
         if loaded.can_copy(prompt_tokens + num_new_tokens, NUM_COPIED):
             runners[loaded.name + LOOKUP] = functools.partial(loaded.time, prompt, num_new_tokens, NUM_COPIED)
-    found = alternate(runners, num_rounds)
+    print(f"timing {len(models)} models: a warm-up and up to {num_rounds} rounds", flush=True)
+    found = alternate(runners, num_rounds, most_seconds=MOST_SECONDS)
+    _tell_noise(found, num_rounds)
     reference = speeds(found[baseline.name])
     figures: dict[str, dict] = {}
     for loaded in models:
@@ -130,9 +135,20 @@ def compare_generation(
     return figures
 
 
+def _tell_noise(found: Mapping[str, Sequence[Generation]], num_rounds: int) -> None:
+    done = min(map(len, found.values()))
+    if done < num_rounds:
+        print(f"{done} rounds of {num_rounds}: more would have taken longer than {MOST_SECONDS / 60:.0f} minutes")
+    for name, runs in found.items():
+        if max(speeds(runs)) > NOISY * min(speeds(runs)):
+            low, high = min(speeds(runs)), max(speeds(runs))
+            print(f"noisy: {name} wrote {low:.3g} to {high:.3g} tokens per second; measure again on an idle machine")
+
+
 def _columns(runs: Sequence[Generation]) -> dict[str, float | None]:
     columns: dict[str, float | None] = {
-        "tokens_per_second": median(speeds(runs)),
+        **spread_columns("tokens_per_second", speeds(runs)),
+        "rounds": len(runs),
         "seconds_to_first_sentence": median([run.seconds_to_first_sentence for run in runs]),
         "kv_bytes_per_token": median([run.cache_bytes_per_token for run in runs]),
         "fixed_cache_bytes": runs[0].fixed_cache_bytes,

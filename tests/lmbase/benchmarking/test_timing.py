@@ -34,6 +34,17 @@ def test_runners_take_turns_after_a_warm_up():
     assert found == {"a": [3, 5, 7], "b": [4, 6, 8]}
 
 
+def test_G9_slow_rounds_are_fewer(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("lmbase.benchmarking.timing.time.perf_counter", lambda: clock[0])
+
+    def slow() -> None:
+        clock[0] += 10
+
+    rounds = [len(alternate({"a": slow}, 9, most_seconds=most)["a"]) for most in (5, 35, 1000)]
+    assert rounds == [2, 3, 9]
+
+
 def test_something_else_runs_after_each_round_but_not_after_the_warm_up():
     rounds: list[int] = []
     alternate({"a": lambda: None}, 2, after_each=lambda: rounds.append(1))

@@ -50,3 +50,14 @@ def test_figures_are_written_as_their_column_says():
 def test_a_column_s_own_entry_comes_before_a_pattern():
     assert column("training_flops") is TABLE["training_flops"]
     assert column("seconds_to_first_sentence").better == "lower"
+
+
+def test_G9_the_best_is_marked_only_where_intervals_part():
+    def row(name, speed, low, high, **ratio):
+        return Row(name, bits_per_byte=2.0 * ratio.get("ratio", 1.0), tokens_per_second=speed,
+                   extra=dict(tokens_per_second_low=low, tokens_per_second_high=high, **ratio))  # fmt: skip
+
+    level = [row("base", 5, 4, 7), row("a", 6, 5.5, 9, ratio=0.99, ratio_low=0.98, ratio_high=1.01)]
+    assert best_cells(level, ["bits_per_byte", "tokens_per_second"]) == set()
+    apart = [row("base", 5, 4, 7), row("a", 8, 7.5, 9, ratio=0.99, ratio_low=0.98, ratio_high=0.995)]
+    assert best_cells(apart, ["bits_per_byte", "tokens_per_second"]) == {(1, "bits_per_byte"), (1, "tokens_per_second")}

@@ -44,7 +44,7 @@ class LeakyMemory(SLLM):
     def _memories(self, sentences, states, index, memory):
         num_states, num_tokens = self.config.num_memory_states, self.config.num_memory_tokens
         reached = sentences.starts[sentences.numbers[index], None] >= torch.arange(num_tokens, 0, -1)
-        found = super()._memories(sentences, states, index, memory)
+        found = super()._memories(sentences, states, index, memory) or []
         return [replace(layer, mask=torch.cat([layer.mask[:, :num_states], reached], dim=1)) for layer in found]
 
 

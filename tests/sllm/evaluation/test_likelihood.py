@@ -51,6 +51,16 @@ def test_rows_of_every_kind_have_protocols_flags_and_heads():
     assert {"nats_head_1", "nats_head_2"} <= set(found["heads", "full window"].extra)
 
 
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_G9_how_far_scoring_is_and_what_is_left_is_said(make, monkeypatch, capsys):
+    data, loaded = Texts(TEXTS, "some", 38, 20), loaded_as(make("llama"))
+    whole = [row.nats for row, _ in evaluate_likelihood(loaded, data)]
+    monkeypatch.setattr("sllm.evaluation.likelihood.PORTION_BYTES", 10)
+    monkeypatch.setattr("sllm.evaluation.likelihood.TELL_SECONDS", 0.0)
+    assert [row.nats for row, _ in evaluate_likelihood(loaded, data)] == pytest.approx(whole, rel=1e-5)
+    assert "tested: 27% of the text scored, about " in capsys.readouterr().out
+
+
 def test_a_row_is_compared_with_the_baselines_documents():
     data = Texts(TEXTS, "some", 38, 20)
     plain = loaded_as(make_lm("llama"))

@@ -13,6 +13,7 @@ def test_language_models_continue_and_autoencoders_reconstruct():
     assert [(sample["model"], sample["prompt"]) for sample in found["generations"]] == [
         (name, text[:5]) for name in MAKERS
     ]
+    assert {sample["truth"] for sample in found["generations"]} == {text[5:9]}  # G10
     assert all(sample["finish_reason"] in ("stop", "length") for sample in found["generations"])
     assert [pair["model"] for pair in found["reconstructions"]] == ["vae"] * RECONSTRUCTED_SENTENCES
     assert text.startswith("".join(pair["text"] for pair in found["reconstructions"]))

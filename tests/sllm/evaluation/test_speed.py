@@ -54,3 +54,14 @@ def test_prompt_lookup_is_left_out_where_it_has_no_positions(models):
 def test_more_than_there_are_positions_for_is_refused(models):
     with pytest.raises(ValueError, match="plain has 64 positions, too few for </s>, 60 prompt tokens and 5 new ones"):
         compare_generation(models, models[0], TEXT, 60, 5, 1)
+
+
+def test_G9_noise_and_rounds_are_said(models, monkeypatch, capsys):
+    monkeypatch.setattr("sllm.evaluation.speed.NOISY", 0.0)
+    monkeypatch.setattr("sllm.evaluation.speed.MOST_SECONDS", 0.0)
+    figures = compare_generation(models[:1], models[0], TEXT, 10, 4, 5)["plain"]
+    assert figures["rounds"] == 2
+    assert figures["tokens_per_second_low"] <= figures["tokens_per_second"] <= figures["tokens_per_second_high"]
+    told = capsys.readouterr().out
+    assert "2 rounds of 5" in told
+    assert "noisy: plain wrote" in told

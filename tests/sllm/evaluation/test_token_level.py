@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 from families import FAMILIES, make_family_heads, make_lm
+from torch import nn
 
 from lmbase.modeling.token_lm import TokenLM
 from sllm.evaluation.token_level import audit_ids, head_step_nats, lm_step_nats, nats_of_heads
@@ -34,25 +35,27 @@ def test_a_score_that_sees_its_own_token_is_found():
     assert any("moved the score" in failure for failure in report.failures)
 
 
-def beside(model):
+class Beside(nn.Module):
     """A model whose texts see what is beside them in a batch."""
 
-    def nats(self, input_ids, *rest):
-        return super(leaky, self).nats(input_ids, *rest) + 1e-3 * input_ids.roll(1, 0)[:, :1]
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.ids = model, model.ids
 
-    leaky = type("Leaky", (type(model),), dict(nats=nats))
-    model.__class__ = leaky
-    return model
+    def nats(self, input_ids, *rest):
+        return self.model.nats(input_ids, *rest) + 1e-3 * input_ids.roll(1, 0)[:, :1]
 
 
 @pytest.mark.parametrize("kind", ["plain", "heads"])
 def test_F4_a_score_that_sees_another_text_of_its_batch_is_found(kind):
-    lm = make_lm("llama")
-    heads = make_family_heads("llama")
-    model = heads if kind == "heads" else TokenLM(lm).eval()
-    steps = functools.partial(*((head_step_nats, heads) if kind == "heads" else (lm_step_nats, lm)))
+    lm, heads = make_lm("llama"), make_family_heads("llama")
+    model: nn.Module = heads if kind == "heads" else TokenLM(lm).eval()
+
+    def steps(ids):
+        return head_step_nats(heads, ids) if kind == "heads" else lm_step_nats(lm, ids)
+
     audit_ids(model, steps, IDS, 260).raise_if_failed("it")
-    failures = audit_ids(beside(model), steps, IDS, 260).failures
+    failures = audit_ids(Beside(model), steps, IDS, 260).failures
     assert "changing the texts beside it moved the score of token 1" in failures
 
 
