@@ -33,6 +33,9 @@ from sllm_recipes import cli
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 TOLERANCE = 2e-5  # relative, of a loss or a likelihood in fp32
+# AdamW divides by the size of a gradient, so training makes a difference in rounding grow: 9e-5 after 20 steps were seen
+# between processes of one machine, in which memory lay differently. A fault in a recipe moves losses by far more.
+TRAINED_TOLERANCE = 5e-4
 TEXTS = ["It rained. Nobody came, said Ann!", "One sentence", "A. B. C. D. E. F. G. H.", "Größe 3.5 \N{OWL}"]
 FIXED = "--device cpu --dtype fp32 --quick true --log_every 1 --eval_every 0 --save_every 0"
 
@@ -204,7 +207,7 @@ def test_prepared_data(golden, runs):
 def test_training_and_likelihood(golden, runs, same_torch):
     if not (runs / "punctuation").exists():
         prepared_hashes(runs)
-    assert_close(trained(runs), golden["trained"], TOLERANCE if same_torch else 1e-3)
+    assert_close(trained(runs), golden["trained"], TRAINED_TOLERANCE if same_torch else 1e-3)
 
 
 @pytest.mark.parametrize("name", model_names())
@@ -230,7 +233,7 @@ def strip(ids: list[int]) -> list[int]:
 
 
 def test_runs_of_earlier_versions_go_on(golden, tmp_path, same_torch):
-    assert_close(resumed(tmp_path), golden["resumed"], TOLERANCE if same_torch else 1e-3)
+    assert_close(resumed(tmp_path), golden["resumed"], TRAINED_TOLERANCE if same_torch else 1e-3)
 
 
 # -- recording ---------------------------------------------------------------------------------------------------------
