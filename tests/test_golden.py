@@ -33,8 +33,8 @@ from sllm_recipes import cli
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 TOLERANCE = 2e-5  # relative, of a loss or a likelihood in fp32
-# AdamW divides by the size of a gradient, so training makes a difference in rounding grow: 9e-5 after 20 steps were seen
-# between processes of one machine, in which memory lay differently. A fault in a recipe moves losses by far more.
+# AdamW divides by the size of a gradient, so training makes a difference in rounding grow: 9e-5 after 20 steps was seen
+# between two processes of one machine. A fault in a recipe moves losses by far more.
 TRAINED_TOLERANCE = 5e-4
 TEXTS = ["It rained. Nobody came, said Ann!", "One sentence", "A. B. C. D. E. F. G. H.", "Größe 3.5 \N{OWL}"]
 FIXED = "--device cpu --dtype fp32 --quick true --log_every 1 --eval_every 0 --save_every 0"
