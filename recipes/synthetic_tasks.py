@@ -41,7 +41,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor
 
 from lmbase.config import option, run, single_process
-from lmbase.files import MANIFEST, write_text
+from lmbase.files import MANIFEST, read_json, write_text
 from lmbase.modeling.devices import choose_device
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.modeling.inference import inference_method
@@ -280,10 +280,10 @@ def measure_once(model: MultiTokenLM, config: Config, folder: Path) -> dict[str,
     what = {key: getattr(config, key) for key in keys}
     what["weights"] = hashlib.sha256((folder / "model" / MANIFEST).read_bytes()).hexdigest()
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path)
         if known["of"] == what:
             return known["figures"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         pass  # not tested yet, or damaged
     figures = measure(model, config)
     write_text(path, json.dumps({"of": what, "figures": figures}, indent=2) + "\n")

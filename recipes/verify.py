@@ -39,14 +39,17 @@ def main(config: Config) -> None:
     for root in map(Path, config.paths):
         if not root.exists():
             raise ValueError(f"{str(root)!r}: there is no such file or folder.")
-        for path, check in checks(root):
+        found = list(checks(root))
+        if not found:  # which must not look like a folder without a fault
+            raise ValueError(f"{str(root)!r} holds nothing that can be verified: no model, run, data, metrics or log.")
+        for path, check in found:
             num_checked += 1
             try:
                 check()
             except ValueError as error:
                 num_faults += 1
                 print(f"{path}: {' '.join(str(error).split())}")
-    print(f"{num_checked} things checked, {num_faults or 'no'} fault{'s' * (num_faults != 1)}.")
+    print(f"{num_checked} checked, {num_faults or 'no'} fault{'s' * (num_faults != 1)}.")
     if num_faults:
         sys.exit(1)
 
@@ -57,6 +60,8 @@ def checks(root: Path) -> Iterator[tuple[Path, Callable[[], object]]]:
         folder = path.parent
         if path.name == MANIFEST:
             yield folder, partial(verify_once, folder)
+        elif path.suffix == ".safetensors" and not any((folder / name).is_file() for name in (CONFIG, MANIFEST)):
+            yield folder, partial(load_model, str(folder))  # weights that have lost what says what they are
         elif path.name == STATISTICS:
             yield folder, partial(_read_through, folder)
         elif path.name == CONFIG and folder.parent.name != "checkpoints":

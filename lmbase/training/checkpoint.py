@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lmbase.files import check_free_space, verify_folder, write_folder
+from lmbase.files import check_free_space, read_json, verify_folder, write_folder
 from lmbase.training.optimizer import WeightAverage
 
 STATE = "state.json"
@@ -50,11 +50,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / STATE
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = read_json(path)
         fits = state["step"] == int(checkpoint.name.removeprefix("step_")) and state["num_items"] > 0
         fits = fits and state["tokens"] >= 0 and state["seconds"] >= 0
         fits = fits and all(isinstance(value, float | int) for value in state["losses"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
     if not fits:
         raise ValueError(f"{path} is damaged: it does not describe step {checkpoint.name.removeprefix('step_')}.")

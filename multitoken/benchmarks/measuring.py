@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from lmbase.benchmarking.timing import PUBLISHED_SENTENCE_TOKENS, Arrivals, Generation, alternate, ratio_columns
-from lmbase.files import MANIFEST, verify_folder, write_folder, write_text
+from lmbase.files import MANIFEST, read_json, verify_folder, write_folder, write_text
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.trunk import key_value_shape
 from lmbase.text.tokenizers import encode_text
@@ -234,7 +234,7 @@ def save_tree(folder: Path, tree: DraftTree) -> None:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} is no folder with a model, so no tree can be saved in it; copy it there.")
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     config["draft_tree"] = [list(ranks) for ranks in tree.nodes[1:]]
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     if not (folder / MANIFEST).is_file():

@@ -68,3 +68,16 @@ def test_nothing_to_verify(tmp_path, capsys):
         with pytest.raises(SystemExit, match="2"):
             main(words)
         assert "Nothing to verify" in (told := capsys.readouterr().err) or "no such file" in told
+
+
+def test_what_holds_nothing_is_not_called_faultless(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify", str(tmp_path)])
+    assert "holds nothing that can be verified" in capsys.readouterr().err
+
+
+def test_weights_that_lost_their_configuration_are_a_fault(folder, capsys):
+    (folder / "model" / "config.json").unlink()
+    status, lines = verify(folder, capsys)
+    assert status == 1
+    assert any("config.json" in line for line in lines)
