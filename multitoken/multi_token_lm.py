@@ -57,6 +57,7 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
         logits_processor: Sequence[Callable] | None = None,
         streamer=None,
         *,
+        stopping_criteria: Sequence[Callable] | None = None,
         text: str | Sequence[str] | None = None,
         num_draft: int | str = "auto",
         tree: DraftTree | Sequence[Sequence[int]] | None = None,
@@ -96,7 +97,7 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
         """
         if use_mtp is not None:
             num_draft = num_draft if use_mtp else 1
-        given = input_ids, attention_mask, generation_config, logits_processor, streamer
+        given = input_ids, attention_mask, generation_config, logits_processor, stopping_criteria, streamer
         request = Request(*given, text, num_draft, tree, seed, kwargs)
         with ended(streamer):
             tokenizer = self._tokenizer if isinstance(request.prompt(), Tensor) else self.tokenizer

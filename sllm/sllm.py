@@ -50,6 +50,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         logits_processor: Sequence[Callable] | None = None,
         streamer=None,
         *,
+        stopping_criteria: Sequence[Callable] | None = None,
         text: str | Sequence[str] | None = None,
         max_new_sentences: int | None = None,
         overflow: str = "stop",
@@ -91,7 +92,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         Raises:
             ValueError: a text with a lone surrogate, ids outside the vocabulary, an unsupported setting.
         """
-        given = input_ids, attention_mask, generation_config, logits_processor, streamer
+        given = input_ids, attention_mask, generation_config, logits_processor, stopping_criteria, streamer
         request = Request(*given, text, num_draft, tree, seed, kwargs)
         with ended(streamer):
             processor = self._processor if isinstance(request.prompt(), Tensor) else self.processor

@@ -59,15 +59,15 @@ def test_D1_draws_come_from_the_whole_vocabulary():
 
 def test_D1_settings_of_the_model_s_own_folder_count_alike_and_others_are_told():
     lm = make_lm("opt")
-    lm.generation_config.update(top_k=1, repetition_penalty=1.5)
+    lm.generation_config.update(top_k=1, num_beams=4)
     heads = heads_of(lm)
-    heads.generation_config.update(top_k=1, repetition_penalty=1.5)
+    heads.generation_config.update(top_k=1, num_beams=4)
     for model in (lm, heads):
-        with CaptureLogger(logging.get_logger("transformers.lmbase.modeling.decoding")) as log:
+        with CaptureLogger(logging.get_logger("transformers.lmbase.modeling.settings")) as log:
             drawn = loaded_as(model).write("Hello", Writing(8, seed=1, settings=dict(do_sample=True)))
         greedy = loaded_as(make_lm("opt")).write("Hello", Writing(8))
         assert drawn.text == greedy.text
-        assert "repetition_penalty of the model's generation_config.json" in log.out
+        assert "num_beams of the model's generation_config.json" in log.out
 
 
 @pytest.mark.parametrize("way", [dict(prompt_lookup_num_tokens=3), dict(assistant=True)])
@@ -199,12 +199,11 @@ def test_D9_sentences_are_counted_in_whole_numbers(value):
 @pytest.mark.parametrize(
     "settings",
     [
-        dict(stop_strings=["."]),
-        dict(repetition_penalty=1.2),
-        dict(min_p=0.1),
-        dict(num_return_sequences=2),
-        dict(max_length=20),
         dict(num_beams=2),
+        dict(penalty_alpha=0.6),
+        dict(guidance_scale=2.0),
+        dict(output_scores=True),
+        dict(forced_eos_token_id=2),
     ],
 )
 def test_D11_what_is_not_there_is_refused_by_name(writer, settings):
