@@ -224,7 +224,7 @@ def _output(
     caches = (reader.cache, reader.draft_cache)
     num_read = sum(len(ids) + len(stretch.new) for ids, stretch in zip(texts, stretches, strict=True)) - len(texts)
     return MultiTokenGenerateOutput(
-        sequences=torch.cat([input_ids.cpu(), torch.tensor(new, dtype=torch.long).view(len(texts), -1)], dim=1),
+        sequences=torch.cat([input_ids.cpu().long(), torch.tensor(new, dtype=torch.long).view(len(texts), -1)], dim=1),
         num_new_tokens=[len(stretch.new) for stretch in stretches],
         finish_reason=[_finish_reason(stretch) for stretch in stretches],
         statistics=loop.statistics,

@@ -135,7 +135,7 @@ class PlainLM(TokenModel):
                 inputs,
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=room,
-                min_new_tokens=fewest,
+                min_new_tokens=min(fewest, room),
                 eos_token_id=config.eos_token_id,
                 pad_token_id=ids.pad,
                 do_sample=False,
