@@ -425,7 +425,11 @@ def test_processors_and_penalties_change_no_draft(loaded):
         assert written(loaded, min_new_tokens=24, **more).text != written(loaded, min_new_tokens=24).text
     draws: dict[str, Any] = dict(do_sample=True, min_new_tokens=24)
     drawn = written(loaded, **draws).text
-    for more in (dict(min_p=0.02, typical_p=0.3, repetition_penalty=1.3), dict(epsilon_cutoff=0.1, eta_cutoff=0.1)):
+    warped: list[dict] = [
+        dict(min_p=0.02, typical_p=0.3, repetition_penalty=1.3),
+        dict(epsilon_cutoff=0.1, eta_cutoff=0.1),
+    ]
+    for more in warped:
         assert written(loaded, **draws, **more).text != drawn
 
 
@@ -433,14 +437,14 @@ def test_heads_write_what_transformers_writes():
     lm = make_lm("opt")
     heads = heads_of(lm)
     ids = torch.tensor([[2, *ids_of("One, one, one,")]])
-    for more in (
-        dict(repetition_penalty=1.7),
-        dict(no_repeat_ngram_size=2, bad_words_ids=[[101], [111, 110]]),
-        dict(suppress_tokens=[100, 101], min_length=20),
+    calls: list[dict[str, Any]] = [
+        dict(max_new_tokens=16, repetition_penalty=1.7),
+        dict(max_new_tokens=16, no_repeat_ngram_size=2, bad_words_ids=[[101], [111, 110]]),
+        dict(max_new_tokens=16, suppress_tokens=[100, 101], min_length=20),
         dict(max_length=20),
-        dict(eos_token_id=[2, 101, 110, 120, 130, 140, 150]),
-    ):
-        more = dict(max_new_tokens=16) | more if "max_length" not in more else more
+        dict(max_new_tokens=16, eos_token_id=[2, 101, 110, 120, 130, 140, 150]),
+    ]
+    for more in calls:
         expected = lm.generate(ids, do_sample=False, pad_token_id=1, **more)[0].tolist()
         for num_draft in (1, 2):
             found = heads.generate(ids, num_draft=num_draft, **more).sequences[0].tolist()

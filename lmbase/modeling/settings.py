@@ -191,7 +191,7 @@ def end_ids(config: GenerationConfig, own: int, vocab_size: int) -> list[int]:
     value: Any = config.eos_token_id
     found: list[Any] = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
     for i in found:
-        if not isinstance(i, numbers.Integral) or isinstance(i, bool) or not 0 <= i < vocab_size:
+        if not isinstance(i, numbers.Integral) or isinstance(i, bool) or not 0 <= int(i) < vocab_size:
             raise ValueError(
                 f"eos_token_id={value!r}: give an id or a list of ids of the vocabulary of {vocab_size}; they end a "
                 f"text beside the model's own {own}, which always does."

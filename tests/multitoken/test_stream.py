@@ -2,6 +2,7 @@
 
 import asyncio
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ class Shown(TextStreamer):
 
     def __init__(self):
         super().__init__(TOKENIZER)
-        self.parts: list[str] = []
+        self.parts: list[Any] = []
 
     def on_finalized_text(self, text, stream_end=False):
         self.parts += [text] * bool(text)
