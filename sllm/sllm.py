@@ -62,7 +62,8 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
 
         Args:
             input_ids: (B, L) flat ids, which may open with </s> and are cut into sentences here, or (B, S, T)
-                sentences; or the same as `text`. Otherwise they hold ids of text only, no special ones.
+                sentences; or the same as `text`. Otherwise they hold ids of text only, no special ones. Without ids and
+                text, one is written from its beginning.
             attention_mask: of the same shape; default: everything but padding.
             generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...;
                 with return_dict_in_generate=False only the tensor `sequences` is returned; prompt_lookup_num_tokens=k
