@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from lmbase.modeling.inference import inference_method
+from lmbase.modeling.labels import check_labels, per_item
 from lmbase.modeling.text_model import ProcessorMixin
 from lmbase.modeling.token_lm import Scores
 from multitoken import DraftTree
@@ -13,10 +14,12 @@ from multitoken.request import Request, ended
 from sentencevae import SentenceVAE
 from sentencevae.decoder import DecoderState
 from sllm import generation_sllm, grafting, reading
+from sllm.flat_texts import cut_rows
 from sllm.generation_sllm import SentenceGenerateOutput
 from sllm.modeling_sllm import SLLMModel
 from sllm.reading import ReadingState
 from sllm.scoring import score_texts
+from sllm.sentences import SLLMOutput
 
 
 class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
@@ -40,6 +43,42 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         if vae.has_processor:
             model.processor = vae.processor
         return model
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        sentence_mask: Tensor | None = None,
+        continues: Tensor | None = None,
+        keys: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ) -> SLLMOutput:
+        """Predict every sentence of every text from the sentences before it.
+
+        Args:
+            input_ids, attention_mask: (B, S, T) sentences without end marks, padded on the right. Or flat, (B, L), as
+                Transformers' tokenizers give them, </s> behind a text that ends; `processor` cuts it into sentences.
+            sentence_mask: (B, S) True on real sentences; None says that ids are flat.
+            continues: (B,) True where the text goes on after these sentences (a window); default: nowhere.
+            keys: (B,) decide what training draws for each text; default: torch's random state does.
+            labels: as Transformers' collators make them: a copy of flat ids, which are all learnt.
+            num_items_in_batch: what the loss is divided by in place of the number of targets.
+
+        Raises:
+            ValueError: padding on the left of sentences, labels that leave out tokens, too many sentences.
+        """
+        check_labels(labels, input_ids, attention_mask, self.config)
+        if sentence_mask is None:
+            batch = cut_rows(self.config, self.processor, input_ids, attention_mask)
+        else:
+            batch = dict(input_ids=input_ids, attention_mask=attention_mask, sentence_mask=sentence_mask)
+            batch["continues"] = continues
+        output = super().forward(**batch, keys=keys)
+        if num_items_in_batch is not None:
+            output.loss = per_item(output.loss, self.loss_counts(**batch)["token"], num_items_in_batch)
+        return output
 
     @inference_method
     def generate(  # type: ignore[override]
