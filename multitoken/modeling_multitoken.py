@@ -166,6 +166,11 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
             labels: (B, L) a copy of the ids, -100 where nothing is predicted; head i of position t predicts label t+i.
             num_items_in_batch: what the sum of the loss is divided by; default: the number of head 1's targets.
         """
+        if ends is None and input_ids.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"Rows of {input_ids.shape[1]} ids, and the model has {self.config.max_position_embeddings} positions: "
+                "cut them into shorter ones."
+            )
         if ends is not None:
             assert attention_mask is not None
             cut = shift(input_ids, attention_mask, ends, self.ids)

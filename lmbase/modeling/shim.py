@@ -1,4 +1,4 @@
-"""What a model's copy on a hub carries, so that Transformers loads it there without its package being imported first."""
+"""What a model's copy on a hub carries, so that Transformers loads it without its package being imported before."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,8 @@ from lmbase.modeling.inspection import CONFIG
 SHIM = """# This model is read by the package {package}: install it. Who imports it does not need this file.
 import {package}
 
-class {config}({package}.{config}): ...
+class {config}({package}.{config}):
+    __init__ = {package}.{config}.__init__  # Transformers makes a new one otherwise
 
 class {model}({package}.{model}):
     config_class = {config}

@@ -70,7 +70,10 @@ def shift_labels(input_ids: Tensor, attention_mask: Tensor | None, labels: Tenso
     """
     targets = torch.where(labels == NO_LABEL, input_ids, labels).roll(-1, dims=1)
     num_targets = torch.full_like(labels[:, :1], labels.shape[1] - 1)  # (B,1)
-    return Shifted(input_ids, targets, num_targets, (labels != NO_LABEL).roll(-1, dims=1), attention_mask)
+    labelled = (labels != NO_LABEL).roll(-1, dims=1)
+    if attention_mask is not None:  # padding on the left says nothing of the first token
+        labelled &= attention_mask.bool()
+    return Shifted(input_ids, targets, num_targets, labelled, attention_mask)
 
 
 @dataclass
