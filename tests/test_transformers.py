@@ -10,6 +10,7 @@ import pytest
 import torch
 from rooms import ROOT
 from tiny import MEMORY, make_lm, make_mtp, make_processor, make_sllm, make_vae
+from tokenizers_of_kinds import make_tokenizer
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -20,10 +21,11 @@ from transformers import (
     pipeline,
 )
 
-from lmbase.text.tokenizers import load_tokenizer
+from lmbase.text.codec import codec_of
+from lmbase.text.processor import SentenceProcessor
+from lmbase.text.tokenizers import padding_token, vocabulary_size
 
-PROMPTS = ["He said", "A longer one. Yes, it", "One.\n\nTwo.", "", "Ende."]
-WORDS = ["the cat. The dog,", " and\n\nThe end.", "one two\n\n\nThree"] * 3
+PROMPTS = ["He said", "A longer one. Yes, it", "Hi!\n\nTwo.", "", "Ende."]
 
 
 def make_heads(**options):
@@ -42,9 +44,13 @@ def make_opening_padding():
 
 
 def make_of_merges():
-    """A tokenizer that, alone, joins white space across sentences."""
-    model = make_sllm(vae=dict(processor=False, vocab_size=300, max_sentence_tokens=24), opt=dict(vocab_size=300))
-    model.processor = type(make_processor())(load_tokenizer("bpe:300", lambda: iter(WORDS)), "punctuation", 24)
+    """Llama 3's tokenizer, alone, joins white space across sentences."""
+    tokenizer = make_tokenizer("llama3")
+    tokenizer.pad_token = padding_token(tokenizer)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    size = dict(vocab_size=vocabulary_size(tokenizer), **ids)
+    model = make_sllm(vae=dict(processor=False, max_sentence_tokens=24, **size), opt=size)
+    model.processor = SentenceProcessor(tokenizer, "punctuation", 24)
     return model
 
 
@@ -62,7 +68,8 @@ def written(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     model = WRITERS[request.param]()
     with torch.no_grad():  # so that texts do not end at once, and nothing that is no text is written
-        model.get_input_embeddings().weight[:4] = 0.0
+        carried = model.processor.tokenizer if request.param.startswith("sllm") else model.tokenizer
+        model.get_input_embeddings().weight[list(codec_of(carried).special_ids)] = 0.0
     model.save_pretrained(folder)
     pipe = pipeline("text-generation", str(folder), trust_remote_code=False)
     return SimpleNamespace(folder=folder, model=model, pipe=pipe)
