@@ -31,6 +31,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
     """
 
     model_type = "multi_token_lm"
+    keys_to_ignore_at_inference = ["losses", "correct"]
     choices = {"head_kind": HEAD_KINDS, "draft_targets": DRAFT_TARGETS}
     sub_configs = {"trunk": AutoConfig}
 

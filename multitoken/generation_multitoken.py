@@ -200,12 +200,13 @@ def _rows(model: MultiTokenModel, input_ids: Tensor, attention_mask: Tensor | No
         raise ValueError(f"attention_mask {tuple(mask.shape)} and input_ids {tuple(input_ids.shape)} differ.")
     if (((input_ids < 0) | (input_ids >= model.config.vocab_size)) & mask).any():
         raise ValueError(f"input_ids holds ids outside the model's vocabulary of {model.config.vocab_size}.")
-    rows = [row[m].tolist() or [ids.opening] for row, m in zip(input_ids, mask, strict=True)]
-    if attention_mask is None and ids.pad == ids.opening:  # then the opening token was taken for padding
-        rows = [[ids.opening, *row] for row in rows]
+    rows = [row[m].tolist() for row, m in zip(input_ids, mask, strict=True)]
+    # Every text is read behind the opening token. Many tokenizers put none in front, and where it is also what pads, it
+    # was taken for padding.
+    rows = [row if row[:1] == [ids.opening] else [ids.opening, *row] for row in rows]
     positions = model.config.max_position_embeddings
     for b, row in enumerate(rows):
-        check_text_ids(row[row[:1] == [ids.opening] :], model.config, tokenizer)
+        check_text_ids(row[1:], model.config, tokenizer)
         if len(row) > positions:
             raise ValueError(f"Prompt {b} has {len(row)} tokens; the model has {positions} positions. Shorten it.")
     return rows

@@ -18,10 +18,11 @@ from transformers import initialization as init
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import ModelOutput
 
+from lmbase.modeling.attention import causal_places
 from lmbase.modeling.cache import FixedRows, RowCache
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.losses import VocabularyLoss, token_nats, vocabulary_loss
-from lmbase.modeling.token_lm import Shifted, shift
+from lmbase.modeling.token_lm import Shifted, shift, shift_labels
 from lmbase.modeling.trunk import BlockRunner, SpecialIds, attention_width, new_trunk, take_tail
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.draft_loop import DraftLoop
@@ -40,9 +41,11 @@ class MultiTokenLMOutput(ModelOutput):
             `head_2` .. `head_n`, with transitions also `after_2` .. `after_n` (a head's token, the one before it
             known). `loss_counts` has how many targets each has.
         correct: () targets of head 1 that were its first choice.
+        logits: (B, L, V) of head 1, where they are asked for as in Transformers: without `ends`, out of training.
     """
 
     loss: Tensor | None = None
+    logits: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     correct: Tensor | None = None
 
@@ -79,6 +82,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
     def __init__(self, config: MultiTokenLMConfig):
         config.check()
         super().__init__(config)
+        self.loss_type = "ForCausalLM"  # Transformers' Trainer counts labels as of any language model
         n = config.num_future_tokens
         self.kind = HEAD_KINDS[config.head_kind]
         self.trunk = new_trunk(config.trunk)
@@ -145,15 +149,40 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         counts = dict(zip(self._names, targets + targets[1:], strict=False))  # the last are those of transitions
         return {"heads": counts["token"], **counts}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, **kwargs) -> MultiTokenLMOutput:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        ends: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ) -> MultiTokenLMOutput:
         """
         Args:
             input_ids, attention_mask: (B, L) text tokens of a window, padded on the right.
-            ends: (B,) True where the window holds its text's end.
+            ends: (B,) True where the window holds its text's end. Without it ids are read as by Transformers' language
+                models: as they are, </s> in front and behind where a text begins and ends, padding on either side.
+            labels: (B, L) a copy of the ids, -100 where nothing is predicted; head i of position t predicts label t+i.
+            num_items_in_batch: what the sum of the loss is divided by; default: the number of head 1's targets.
         """
-        cut = shift(input_ids, attention_mask, ends, self.ids)
+        if ends is None and input_ids.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"Rows of {input_ids.shape[1]} ids, and the model has {self.config.max_position_embeddings} positions: "
+                "cut them into shorter ones."
+            )
+        if ends is not None:
+            assert attention_mask is not None
+            cut = shift(input_ids, attention_mask, ends, self.ids)
+        elif labels is not None:
+            cut = shift_labels(input_ids, attention_mask, labels)
+        else:
+            return MultiTokenLMOutput(logits=self.logits(input_ids, attention_mask))
         parts: list[_Part] = []
+        logits = None
         for i, states in self._all_states(cut, self.num_active_heads):
+            if i == 1 and ends is None and not self.training:
+                logits = self.finish(states) @ self.unembedding(1).T
             of_head, mask = cut.of_head(i)
             parts.append(_Part(self._names[i - 1], i, self.finish(states[mask]), of_head[mask], mask))
         results = self._part_losses(parts)
@@ -173,8 +202,8 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
             **{name: sums.get(name, none) for name in self._names},
         }
         correct = results[0].row_correct[: len(parts[0].targets)].sum()
-        loss = losses["heads"] / max(len(parts[0].targets), 1)
-        return MultiTokenLMOutput(loss=loss, losses=losses, correct=correct)
+        count = max(len(parts[0].targets), 1) if num_items_in_batch is None else num_items_in_batch
+        return MultiTokenLMOutput(loss=losses["heads"] / count, logits=logits, losses=losses, correct=correct)
 
     def _after(self, parts: list[_Part], cut: Shifted, targets: Tensor) -> list[_Part]:
         """What the heads' transitions make of the true token before each target.
@@ -239,15 +268,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Head 1's logits (B, L, V) after each of (B, L) ids, which open with </s>, padded on the left or right."""
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
-        causal = torch.ones(*[input_ids.shape[1]] * 2, dtype=torch.bool, device=input_ids.device).tril()
-        # a padded position sees itself: a row without anything to look at has no softmax
-        seen = causal & attention_mask[:, None, :].bool() | torch.eye(
-            len(causal), dtype=torch.bool, device=causal.device
-        )
-        mask = None if attention_mask.all() else seen[:, None]
+        positions, mask = causal_places(input_ids, attention_mask)
         z = self.read(input_ids, positions, mask)
         states = dict(self.run_heads(z, range(1, self.num_read_heads + 1), positions, mask))[1]
         return self.finish(states) @ self.unembedding(1).T
@@ -280,10 +301,9 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
 
     def _all_states(self, cut: Shifted, num_heads: int) -> Iterator[tuple[int, Tensor]]:
         """Head number and states (B, L+1, H) before the final norm, head 1 first."""
-        # Windows are padded on the right, where a causal mask hides what follows: no other is needed.
-        positions = torch.arange(cut.input_ids.shape[1], device=cut.input_ids.device).expand_as(cut.input_ids)
-        z = self.read(cut.input_ids, positions, None)
-        found = self.run_heads(z, range(1, num_heads + 1), positions, None)
+        positions, mask = causal_places(cut.input_ids, cut.attention_mask)
+        z = self.read(cut.input_ids, positions, mask)
+        found = self.run_heads(z, range(1, num_heads + 1), positions, mask)
         yield from sorted(found, key=lambda pair: pair[0]) if self.kind.reads_all else found
 
     def read(

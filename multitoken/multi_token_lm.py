@@ -69,8 +69,9 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
         and, with the same seed, for sampling.
 
         Args:
-            input_ids: (B, L) ids that open with </s>, padded on the left or right; or the same as `text`. Beside the
-                opening id they hold ids of text only, no special ones: an end mark ends a text, and no text goes on.
+            input_ids: (B, L) ids, padded on the left or right; or the same as `text`. They may open with </s>, and are
+                read behind it in any case. Else they hold ids of text only, no special ones: an end mark ends a text,
+                and no text goes on. Without ids and text, one is written from its beginning.
             attention_mask: of the same shape; default: everything but padding.
             generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, stop_strings, num_return_sequences
                 (adjacent, as texts of their own), repetition_penalty ...; see `lmbase.modeling.settings`;

@@ -85,14 +85,16 @@ class Request:
         return config
 
     def prompt(self) -> Tensor | list[str]:
-        """Ids, or texts.
+        """Ids, or texts: an empty one where nothing was given.
 
         Raises:
-            ValueError: neither or both were given, or something that is neither.
+            ValueError: both were given, or something that is neither.
         """
-        if (self.input_ids is None) == (self.text is None):
+        if self.input_ids is not None and self.text is not None:
             raise ValueError("Give either input_ids or text.")
         given = self.input_ids if self.text is None else self.text
+        if given is None:  # Transformers' word for a text from its beginning
+            return [""]
         if isinstance(given, Tensor):
             return given
         if not isinstance(given, str) and not given:

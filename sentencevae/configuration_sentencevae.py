@@ -33,6 +33,7 @@ class SentenceVAEConfig(PreTrainedConfig):
     """
 
     model_type = "sentence_vae"
+    keys_to_ignore_at_inference = ["losses", "correct"]
     choices = {"pooling": POOLINGS, "latent": LATENTS}
 
     def __init__(

@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from lmbase.modeling.flops import linear_flops
+from lmbase.modeling.labels import check_labels, per_item
 from lmbase.modeling.losses import vocabulary_loss
 from lmbase.modeling.noise import mixed, new_keys, uniform
-from lmbase.text.padding import right_padded
+from lmbase.text.padding import between_padding, right_padded
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sentencevae.decoder import SentenceDecoder, group_targets, sentence_targets
 from sentencevae.grouping import PackedTokens, length_groups
@@ -51,16 +52,16 @@ class SentenceEncoder(nn.Module):
 class SentenceVAEOutput(ModelOutput):
     """
     Args:
+        sentence_embeds: (N, D); first, where pipelines look for the features of a text.
         loss: () mean training loss per target.
         losses: named sums in nats, `loss_counts` has how many targets each has.
         correct: () targets that were the most probable token.
-        sentence_embeds: (N, D).
     """
 
+    sentence_embeds: Tensor | None = None
     loss: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     correct: Tensor | None = None
-    sentence_embeds: Tensor | None = None
 
 
 class SentenceVAEPreTrainedModel(PreTrainedModel):
@@ -113,16 +114,30 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
         return {"token": tokens} if not self.latent_kind.has_kl else {"token": tokens, "kl": tokens}
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, keys: Tensor | None = None, **kwargs
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        keys: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
     ) -> SentenceVAEOutput:
         """Teacher-forced reconstruction.
 
         Args:
             input_ids: (N, T) sentences without end mark, padded on the right.
-            attention_mask: (N, T) True on real tokens.
+            attention_mask: (N, T) True on real tokens; default: everything but padding.
             keys: (N,) decide what training draws for each sentence; default: torch's random state does.
+            labels: (N, T) as Transformers' collators make them: a copy of the ids, which every sentence is learnt from.
+            num_items_in_batch: what the loss is divided by in place of the number of targets.
+
+        Raises:
+            ValueError: padding on the left, labels that leave out tokens, a sentence longer than sentences may be.
         """
+        if attention_mask is None:
+            attention_mask = between_padding(input_ids, cast(int, self.config.pad_token_id))
         attention_mask = right_padded(attention_mask)
+        check_labels(labels, input_ids, attention_mask, self.config)
         if self.training and self.draws and keys is None:
             keys = new_keys(len(input_ids), input_ids.device)
         tokens = self.pack(input_ids, attention_mask)
@@ -155,6 +170,7 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
             losses["kl"] = torch.stack(kl).sum()
         counts = self.loss_counts(input_ids, attention_mask)
         loss = sum((w * losses[name] / counts[name] for name, w in self.loss_weights.items()), start=torch.zeros(()))
+        loss = per_item(cast(Tensor, loss), counts["token"], num_items_in_batch)
         correct = result.row_correct.sum()
         return SentenceVAEOutput(loss=loss, losses=losses, correct=correct, sentence_embeds=sentence_embeds)
 

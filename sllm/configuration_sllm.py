@@ -39,6 +39,7 @@ class SLLMConfig(PreTrainedConfig):
     """
 
     model_type = "sllm"
+    keys_to_ignore_at_inference = ["losses", "correct", "states"]
     choices: ClassVar[dict[str, Collection[str]]] = {
         "next_vector": NEXT_VECTORS,
         "draft_head_kind": DRAFT_HEAD_KINDS,

@@ -44,7 +44,7 @@ class SentenceGenerateOutput(GenerateOutput):
     Args:
         sequences: (B, L) prompt + new ids, flat, no end marks; prompts padded on the left, new ids on the right. After
             a flat prompt of L columns the new ids are `sequences[:, L:]`.
-        attention_mask: (B, L) True on real tokens.
+        left_padding: for each text the columns of padding before it.
         sentence_lengths: for each text the tokens of each sentence, the prompt's included (its start token is not).
         recut_share: share of the written sentences that cutting and tokenising their text again would change;
             None without a processor or without new sentences.
@@ -53,10 +53,17 @@ class SentenceGenerateOutput(GenerateOutput):
         statistics: what drafting inside sentences brought, end marks counted as tokens.
     """
 
-    attention_mask: Tensor = ALWAYS_GIVEN
+    left_padding: list[int] = ALWAYS_GIVEN
     sentence_lengths: list[list[int]] = ALWAYS_GIVEN
     recut_share: float | None = None
     past_key_values: Cache | RowCache | None = None
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """(B, L) True on real tokens. No item of the output: pipelines would show it beside each text."""
+        columns = torch.arange(self.sequences.shape[1])
+        first, new = torch.tensor(self.left_padding), torch.tensor(self.num_new_tokens)
+        return (columns >= first[:, None]) & (columns < len(columns) - (new.max() - new)[:, None])
 
 
 @dataclass
@@ -65,7 +72,7 @@ class _Text:
 
     sentences: list[list[int]]  # closed ones
     forced: list[int]  # the prompt's unfinished last sentence
-    opening: list[int] = field(default_factory=list)  # a flat prompt's start token: returned, but not read
+    given: list[int] = field(default_factory=list)  # a flat prompt as it is returned; default: the ids that are read
     limit: int = ENDLESS  # new tokens
     fewest: int = 0  # before which the text may not end
     num_prompt_sentences: int = 0
@@ -77,7 +84,9 @@ class _Text:
 
     def __post_init__(self) -> None:
         self.num_prompt_sentences = len(self.sentences)
-        self.num_prompt_tokens = sum(map(len, self.sentences)) + len(self.forced)
+        read = self.ids()
+        self.num_prompt_tokens = len(read)
+        self.given = self.given or read
 
     def all_sentences(self) -> list[list[int]]:
         tail = self.unfinished or self.forced
@@ -85,6 +94,10 @@ class _Text:
 
     def ids(self) -> list[int]:
         return [i for sentence in self.all_sentences() for i in sentence]
+
+    def returned_ids(self) -> list[int]:
+        """The prompt as it was given, and what is new."""
+        return self.given + self.ids()[self.num_prompt_tokens :]
 
     def marked_ids(self, end: int) -> list[int]:
         """Flat, with an end mark after each closed sentence."""
@@ -124,7 +137,7 @@ def generate(
     opened = not isinstance(prompt, Tensor)  # a text's opening id counts as it does where it is returned
     default = DEFAULT_NEW_TOKENS if max_new_sentences is None else ENDLESS
     for text in texts:
-        text.limit, text.fewest = text_limits(config, len(text.opening) + opened + text.num_prompt_tokens, default)
+        text.limit, text.fewest = text_limits(config, len(text.given) + opened, default)
     limits = _Limits(ENDLESS if max_new_sentences is None else max_new_sentences, overflow == "slide")
     if not limits.slides:
         _check_prompts_fit(model, texts)
@@ -182,13 +195,12 @@ def _read_ids(
     if input_ids.dim() == 2:
         rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
         # Transformers' tokenizers put the start token in front of a text; here the start state stands for it.
-        split_ids = _needed(processor).split_ids
+        split_ids = _needed(processor).read_ids
         borders = [int(row[:1] == [model.config.bos_token_id]) for row in rows]
         for row, border in zip(rows, borders, strict=True):
             check_text_ids(row[border:], model.config, tokenizer)
         return [
-            _open(model, processor, split_ids(row[border:]), row[:border])
-            for row, border in zip(rows, borders, strict=True)
+            _open(model, processor, split_ids(row[border:]), row) for row, border in zip(rows, borders, strict=True)
         ]
     check_text_ids(input_ids[attention_mask.bool()].tolist(), model.config, tokenizer)
     documents = [
@@ -208,7 +220,7 @@ def _open(
     model: SLLMModel,
     processor: SentenceProcessor | None,
     sentences: list[list[int]],
-    opening: list[int] | None = None,
+    given: list[int] | None = None,
 ) -> _Text:
     """Take the last sentence off if it may still go on."""
     longest = max(map(len, sentences), default=0)
@@ -217,7 +229,7 @@ def _open(
     forced: list[int] = []
     if processor is not None:
         sentences, forced = processor.split_open_end(sentences)
-    return _Text(sentences, forced, opening or [])
+    return _Text(sentences, forced, given or [])
 
 
 def _sentences(
@@ -332,18 +344,18 @@ def _output(
 ) -> SentenceGenerateOutput:
     """Args: prompt_width: columns that prompts take at least (as they were given, with their padding)."""
     pad = model.config.pad_token_id
-    prompt_width = max(prompt_width, *(len(t.opening) + t.num_prompt_tokens for t in texts))
+    prompt_width = max(prompt_width, *(len(t.given) for t in texts))
     new_width = max(t.num_new_tokens for t in texts)
-    rows, masks = [], []
+    rows, left_padding = [], []
     for text in texts:
-        ids = text.opening + text.ids()
+        ids = text.returned_ids()
         right = new_width - text.num_new_tokens
         left = prompt_width + new_width - right - len(ids)
         rows.append([pad] * left + ids + [pad] * right)
-        masks.append([False] * left + [True] * len(ids) + [False] * right)
+        left_padding.append(left)
     return SentenceGenerateOutput(
         sequences=torch.tensor(rows, dtype=torch.long).view(len(texts), -1),
-        attention_mask=torch.tensor(masks, dtype=torch.bool).view(len(texts), -1),
+        left_padding=left_padding,
         sentence_lengths=[[len(s) for s in t.all_sentences()] for t in texts],
         num_new_tokens=[t.num_new_tokens for t in texts],
         finish_reason=[t.finish_reason for t in texts],

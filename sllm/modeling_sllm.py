@@ -37,8 +37,8 @@ class SLLMPreTrainedModel(PreTrainedModel):
     config: SLLMConfig
     config_class = SLLMConfig
     base_model_prefix = "sllm"
+    supports_gradient_checkpointing = True  # of its trunk
     _supports_sdpa = True
-    _no_split_modules = ["EncoderLayer", "DecoderLayer"]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, SLLMModel):

@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from lmbase.modeling.inference import inference_method
+from lmbase.modeling.labels import check_labels, per_item
 from lmbase.modeling.text_model import ProcessorMixin
 from lmbase.modeling.token_lm import Scores
 from multitoken import DraftTree
@@ -13,10 +14,12 @@ from multitoken.request import Request, ended
 from sentencevae import SentenceVAE
 from sentencevae.decoder import DecoderState
 from sllm import generation_sllm, grafting, reading
+from sllm.flat_texts import cut_rows
 from sllm.generation_sllm import SentenceGenerateOutput
 from sllm.modeling_sllm import SLLMModel
 from sllm.reading import ReadingState
 from sllm.scoring import score_texts
+from sllm.sentences import SLLMOutput
 
 
 class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
@@ -41,6 +44,42 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             model.processor = vae.processor
         return model
 
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        sentence_mask: Tensor | None = None,
+        continues: Tensor | None = None,
+        keys: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ) -> SLLMOutput:
+        """Predict every sentence of every text from the sentences before it.
+
+        Args:
+            input_ids, attention_mask: (B, S, T) sentences without end marks, padded on the right. Or flat, (B, L), as
+                Transformers' tokenizers give them, </s> behind a text that ends; `processor` cuts it into sentences.
+            sentence_mask: (B, S) True on real sentences; None says that ids are flat.
+            continues: (B,) True where the text goes on after these sentences (a window); default: nowhere.
+            keys: (B,) decide what training draws for each text; default: torch's random state does.
+            labels: as Transformers' collators make them: a copy of flat ids, which are all learnt.
+            num_items_in_batch: what the loss is divided by in place of the number of targets.
+
+        Raises:
+            ValueError: padding on the left of sentences, labels that leave out tokens, too many sentences.
+        """
+        check_labels(labels, input_ids, attention_mask, self.config)
+        if sentence_mask is None:
+            batch = cut_rows(self.config, self.processor, input_ids, attention_mask)
+        else:
+            batch = dict(input_ids=input_ids, attention_mask=attention_mask, sentence_mask=sentence_mask)
+            batch["continues"] = continues
+        output = super().forward(**batch, keys=keys)
+        if num_items_in_batch is not None:
+            output.loss = per_item(output.loss, self.loss_counts(**batch)["token"], num_items_in_batch)
+        return output
+
     @inference_method
     def generate(  # type: ignore[override]
         self,
@@ -63,15 +102,16 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
 
         Args:
             input_ids: (B, L) flat ids, which may open with </s> and are cut into sentences here, or (B, S, T)
-                sentences; or the same as `text`. Otherwise they hold ids of text only, no special ones.
+                sentences; or the same as `text`. Otherwise they hold ids of text only, no special ones. Without ids and
+                text, one is written from its beginning.
             attention_mask: of the same shape; default: everything but padding.
             generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, stop_strings, num_return_sequences
                 (adjacent, as texts of their own), repetition_penalty ...; see `lmbase.modeling.settings`;
                 with return_dict_in_generate=False only the tensor `sequences` is returned; prompt_lookup_num_tokens=k
                 drafts up to k tokens of a sentence by copying what followed the newest ones (max_matching_ngram_size,
                 default 2) earlier in the text, instead of with heads.
-            logits_processor: as in Transformers; called for one text at a time with the ids before the token (1, L): the
-                opening id and all sentences, without end marks.
+            logits_processor: as in Transformers; called for one text at a time with the ids before the token (1, L):
+                the opening id and all sentences, without end marks.
             stopping_criteria: called in the same way with the ids up to each new token, in drafts, too.
             streamer: a Transformers streamer (one text only); it is handed whole sentences. A
                 `multitoken.stream.DraftStreamer` gets drafts, and the tokens of each pass.

@@ -80,3 +80,15 @@ def use_fast_attention(model: PreTrainedModel) -> None:
 
 AttentionInterface.register(NAME, _of_transformers)
 AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def causal_places(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Positions (B, L) of rows of ids, padded on either side, and what each sees, (B, 1, L, L) bool; None is all before
+    it, which will do where padding is on the right only."""
+    places = torch.arange(input_ids.shape[1], device=input_ids.device)
+    if attention_mask is None or not (attention_mask[:, 1:] > attention_mask[:, :-1]).any():
+        return places.expand_as(input_ids), None
+    itself, before = places[:, None] == places, places[:, None] >= places
+    # a padded position sees itself: a row without anything to look at has no softmax
+    seen = before & attention_mask[:, None].bool() | itself
+    return (attention_mask.cumsum(1) - 1).clamp(min=0), seen[:, None]

@@ -33,6 +33,7 @@ class TextModelMixin:
         raise NotImplementedError
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        vars(self.config).pop("auto_map", None)  # it names code that stood where this model came from
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         carried = self._carried()
         if carried is not None:

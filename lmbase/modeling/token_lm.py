@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.inference import inference
+from lmbase.modeling.labels import NO_LABEL
 from lmbase.modeling.losses import token_nats, vocabulary_loss
 from lmbase.modeling.trunk import SpecialIds, attention_width, output_table, special_ids, trunk_of
 from lmbase.text.codec import codec_of
@@ -32,11 +33,16 @@ class Shifted:
     input_ids: Tensor  # (B, L+1) </s> x1 .. xL
     targets: Tensor  # (B, L+1) x1 .. xL and, where a window holds its text's end, </s>
     num_targets: Tensor  # (B, 1)
+    labelled: Tensor | None = None  # (B, L) bool, which of the targets count; default: all
+    attention_mask: Tensor | None = None  # (B, L) where padding may stand on the left; default: it does not
 
     def of_head(self, i: int) -> tuple[Tensor, Tensor]:
         """Targets of head i (B, L+1) and where there are any: position t predicts the i-th token after it."""
         index = torch.arange(self.targets.shape[1], device=self.targets.device)[None]  # (1,L+1)
-        return self.targets.roll(1 - i, dims=1), index + i - 1 < self.num_targets
+        mask = index + i - 1 < self.num_targets
+        if self.labelled is not None:
+            mask &= self.labelled.roll(1 - i, dims=1)
+        return self.targets.roll(1 - i, dims=1), mask
 
 
 def shift(input_ids: Tensor, attention_mask: Tensor, ends: Tensor, ids: SpecialIds) -> Shifted:
@@ -53,6 +59,21 @@ def shift(input_ids: Tensor, attention_mask: Tensor, ends: Tensor, ids: SpecialI
     index = torch.arange(input_ids.shape[1] + 1, device=input_ids.device)[None]  # (1,L+1)
     targets = torch.where(index == lengths, ids.end, F.pad(input_ids, (0, 1)))
     return Shifted(F.pad(input_ids, (1, 0), value=ids.opening), targets, lengths + ends[:, None])
+
+
+def shift_labels(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> Shifted:
+    """Rows as Transformers' language models are trained on them: read as they are, position t predicts label t+1.
+
+    Args:
+        input_ids, labels: (B, L), NO_LABEL where nothing is predicted.
+        attention_mask: (B, L), padding on the left or right; default: there is none.
+    """
+    targets = torch.where(labels == NO_LABEL, input_ids, labels).roll(-1, dims=1)
+    num_targets = torch.full_like(labels[:, :1], labels.shape[1] - 1)  # (B,1)
+    labelled = (labels != NO_LABEL).roll(-1, dims=1)
+    if attention_mask is not None:  # padding on the left says nothing of the first token
+        labelled &= attention_mask.bool()
+    return Shifted(input_ids, targets, num_targets, labelled, attention_mask)
 
 
 @dataclass

@@ -223,6 +223,18 @@ class SentenceProcessor:
 
     # -- ids -> sentences, ids -> text -------------------------------------------------------------------------------
 
+    def read_ids(self, ids: Sequence[int]) -> list[list[int]]:
+        """The sentences of flat ids, as the text would be read that they stand for.
+
+        Where the tokenizer alone gives these ids for the text, they become those of the text's sentences: a tokenizer
+        that sees no sentences joins white space across their borders. Otherwise the ids are cut as they are.
+
+        Raises:
+            ValueError: as `split_ids`.
+        """
+        text = self.decode(ids)
+        return self.encode(text).sentences() if self.codec.encode(text) == list(ids) else self.split_ids(ids)
+
     def split_ids(self, ids: Sequence[int]) -> list[list[int]]:
         """Cut flat ids of a text into sentences without changing one of them.
 

@@ -35,7 +35,9 @@ def test_a_text_is_a_list_of_one_wherever_it_is_given(given):
     assert Request(**given).prompt() == ["One."]
 
 
-@pytest.mark.parametrize("given", [dict(), dict(text=[]), dict(text=[3]), dict(input_ids=[[5, 6]])], ids=str)
+@pytest.mark.parametrize(
+    "given", [dict(input_ids="a", text="a"), dict(text=[]), dict(text=[3]), dict(input_ids=[[5, 6]])], ids=str
+)
 def test_what_is_no_prompt_is_refused(given):
     with pytest.raises(ValueError, match=r"either input_ids or text|neither a tensor of ids nor a text"):
         Request(**given).prompt()

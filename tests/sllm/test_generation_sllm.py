@@ -277,7 +277,6 @@ def test_a_generation_config_is_heard(sllm):
         (dict(text="a", num_beams=3), "num_beams"),
         (dict(text="a", overflow="wrap"), "overflow='wrap'"),
         (dict(text="a \udfff"), "at character 2"),
-        (dict(), "either input_ids or text"),
         (dict(text="a", input_ids=torch.tensor([[5]])), "either input_ids or text"),
         (dict(input_ids=torch.tensor([5])), "give \\(B, L\\)"),
         (dict(input_ids=torch.tensor([[5, 260]])), "vocabulary of 260"),

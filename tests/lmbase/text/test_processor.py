@@ -61,6 +61,19 @@ def test_ids_of_a_text_are_cut_like_the_text(processor, text):
     assert processor.split_ids(encoded.input_ids) == encoded.sentences()
 
 
+@given(processors, texts)
+def test_ids_of_a_tokenizer_alone_are_read_as_their_text(processor, text):
+    assert processor.read_ids(processor.codec.encode(text)) == processor.encode(text).sentences()
+
+
+def test_white_space_that_a_tokenizer_joins_across_sentences_is_parted():
+    processor, text = SentenceProcessor(TOKENIZERS["llama3"], "punctuation"), "Hi!\n\nTwo."
+    alone = TOKENIZERS["llama3"](text)["input_ids"]
+    assert alone != processor.encode(text).input_ids
+    assert processor.read_ids(alone) == processor.encode(text).sentences()
+    assert [i for sentence in processor.split_ids(alone) for i in sentence] == alone
+
+
 @given(processors, st.lists(st.integers(6, 250), max_size=60))
 def test_cutting_ids_changes_none_of_them(processor, ids):
     sentences = processor.split_ids(ids)

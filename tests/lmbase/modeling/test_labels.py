@@ -1,0 +1,115 @@
+"""What a stock Trainer of Transformers does with each model: two steps, evaluation, a checkpoint, going on from it."""
+
+import copy
+
+import pytest
+import torch
+from tiny import make_mtp, make_sllm, make_vae
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+from lmbase.modeling.labels import NO_LABEL, check_labels, per_item
+
+TEXTS = ["He said. No, yes.", "A b.", "Once, upon a time.", "Hi."] * 2
+
+
+def make_sentences_of():
+    """The autoencoder learns sentences, without any mark around them."""
+    vae = make_vae()
+    return vae, vae.processor.tokenizer, [text[:9] for text in TEXTS]
+
+
+def make_texts_of(model, tokenizer):
+    return model, tokenizer, [f"</s>{text}</s>" for text in TEXTS]
+
+
+def make_heads():
+    model = make_mtp()
+    model.tokenizer = make_vae().processor.tokenizer
+    return make_texts_of(model, model.tokenizer)
+
+
+def make_graft():
+    model = make_sllm()
+    return make_texts_of(model, model.processor.tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def memory_is_not_swept(monkeypatch):
+    """A Trainer does it at each beginning, which takes longer than the steps here."""
+    monkeypatch.setattr("gc.collect", lambda *_: 0)
+
+
+KINDS = {"autoencoder": make_sentences_of, "heads": make_heads, "sllm": make_graft}
+
+
+def trainer_of(model, tokenizer, texts, folder, **options):
+    """Nothing here is ours: rows of ids, and the collator of every causal language model."""
+    settings = dict(per_device_train_batch_size=2, max_steps=2, learning_rate=1e-2, report_to=[], use_cpu=True)
+    settings |= dict(save_strategy="no", disable_tqdm=True) | options
+    rows = [dict(tokenizer(text)) for text in texts]
+    return Trainer(
+        model,
+        TrainingArguments(str(folder), **settings),
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        train_dataset=rows,
+        eval_dataset=rows[:3],
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_steps_a_checkpoint_and_one_step_more(kind, tmp_path):
+    model, tokenizer, texts = KINDS[kind]()
+    straight = copy.deepcopy(model)
+    before = model.get_input_embeddings().weight.detach().clone()
+    each = dict(save_strategy="steps", save_steps=1, logging_steps=1, lr_scheduler_type="constant", max_grad_norm=0.0)
+    trainer = trainer_of(model, tokenizer, texts, tmp_path / "a", **each)
+    first = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < first
+    assert not torch.equal(model.get_input_embeddings().weight, before)
+    # from its checkpoint a fresh model goes on as one that never stopped
+    trainer_of(model, tokenizer, texts, tmp_path / "a", max_steps=3, **each).train(resume_from_checkpoint=True)
+    trainer_of(straight, tokenizer, texts, tmp_path / "b", max_steps=3, **each).train()
+    for name, weight in straight.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name), weight, msg=name)
+    assert type(model).from_pretrained(tmp_path / "a" / "checkpoint-3").config.vocab_size == 260
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_of_a_step_weigh_by_their_labels(kind, tmp_path):
+    """Two batches of different size in a step give the gradient of both in one."""
+    weights = []
+    for size, accumulated in ((4, 1), (2, 2)):
+        model, tokenizer, texts = KINDS[kind]()
+        options = dict(per_device_train_batch_size=size, gradient_accumulation_steps=accumulated, max_grad_norm=0.0)
+        trainer_of(model, tokenizer, texts, tmp_path, max_steps=1, optim="sgd", **options).train()
+        weights.append(dict(model.named_parameters()))
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_can_be_measured(kind, tmp_path):
+    model, tokenizer, texts = KINDS[kind]()
+    found = trainer_of(model, tokenizer, texts, tmp_path, per_device_eval_batch_size=2).predict(
+        [dict(tokenizer(text)) for text in texts[:3]]
+    )
+    assert len(found.predictions) == 3
+    assert found.metrics["test_loss"] > 0
+
+
+def test_a_mean_becomes_a_share_of_all_items():
+    assert per_item(torch.tensor(3.0), 4, None) == 3
+    assert per_item(torch.tensor(3.0), 4, 6) == 2
+
+
+def test_labels_that_leave_out_text_are_refused():
+    ids = torch.tensor([[2, 10, 11, 2, 1]])
+    mask = torch.tensor([[1, 1, 1, 1, 0]])
+    labels = ids.masked_fill(ids < 3, NO_LABEL)  # as collators do where padding and end are one token
+    config = make_vae().config
+    check_labels(None, ids, mask, config)
+    check_labels(labels, ids, mask, config)
+    for given in (mask, None):
+        with pytest.raises(ValueError, match="labels are -100 at tokens of text"):
+            check_labels(labels.masked_fill(ids == 10, NO_LABEL), ids, given, config)
