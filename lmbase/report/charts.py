@@ -1,4 +1,4 @@
-"""Charts as SVG: lines, a histogram, bars, and labelled points, drawn by Matplotlib without a network or a display.
+"""Charts as SVG: lines, a histogram, bars of parts, and points, drawn by Matplotlib without a network or a display.
 
 A chart for a page is inline: it takes its colours from the page's CSS variables (`--c0` ... `--c7`, `--ink`, `--muted`,
 `--grid`), so that it follows the reader's light or dark setting.
@@ -10,7 +10,7 @@ import math
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ SETTINGS: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left", "ytick.left"), False),
 }
+HOVER = "hover-"
 settings = matplotlib.rc_context(SETTINGS)
 ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
@@ -106,36 +107,71 @@ def histogram(counts: Sequence[tuple[float, float]], x_label: str, y_label: str)
 
 
 @settings
-def bar_chart(bars: Sequence[tuple[str, float, int]], show: Callable[[float], str] = number) -> Markup:
-    """Horizontal bars of (name, value, number of its colour) from zero, each with its value; "" without bars."""
-    if not bars:
+def stacked_bars(bars: Mapping[str, Mapping[str, float]], show: Callable[[float], str] = number) -> Markup:
+    """A horizontal bar from zero for each name, made of its parts, with their sum; "" without a part."""
+    parts = _parts(bars)
+    if not parts:
         return Markup()
-    names, values, tints = zip(*bars, strict=True)
     axes = _axes(height=26 * len(bars) + 8)
-    drawn = axes.barh(range(len(bars)), values, height=0.6, color=[_tint(tint) for tint in tints])
-    axes.bar_label(drawn, [clean(show(value)) for value in values], padding=5, color=INK, fontweight="bold")
-    axes.set_yticks(range(len(bars)), [_short(name) for name in names], color=INK)
-    axes.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, 1.14 * max(values) or 1))  # the first on top, room for the figure
+    sums = np.zeros(len(bars))
+    for index, part in enumerate(parts):
+        values = [of.get(part, 0.0) for of in bars.values()]
+        drawn = axes.barh(range(len(bars)), values, left=sums, height=0.6, color=_tint(index))
+        sums = sums + values
+    axes.bar_label(drawn, [clean(show(value)) for value in sums], padding=5, color=INK, fontweight="bold")
+    axes.set_yticks(range(len(bars)), map(_short, bars), color=INK)
+    axes.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, 1.16 * max(sums) or 1))  # the first on top, room for the figure
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
     axes.grid(visible=False)
     return _inline(axes)
 
 
+def part_legend(bars: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, str]]:
+    """The legend of `stacked_bars`."""
+    return [(colour(index), part, "") for index, part in enumerate(_parts(bars))]
+
+
+def _parts(bars: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [*dict.fromkeys(part for of in bars.values() for part in of)]
+
+
 @settings
-def point_chart(points: Sequence[tuple[str, float, float]], x_label: str, y_label: str) -> str:
-    """Labelled points (name, x, y) as an SVG file of its own, on a white ground that reads on dark pages too."""
+def point_chart(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str) -> Markup:
+    """Labelled points (name, x, y, number of its colour) for a page; "" without points."""
+    return _inline(_points(points, x_label, y_label)) if points else Markup()
+
+
+@settings
+def point_file(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str) -> str:
+    """The same as an SVG file of its own, on a white ground that reads on dark pages too."""
+    return _svg(_points(points, x_label, y_label), "#ffffff")
+
+
+def _points(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str) -> Axes:
     axes = _axes(x_label, y_label, width=640, height=360)
-    wide, high = (max(values) - min(values) for values in ([x for _, x, _ in points], [y for _, _, y in points]))
+    wide, high = (max(values) - min(values) for values in zip(*[(x, y) for _, x, y, _ in points], strict=True))
     above, last = True, (-math.inf, -math.inf)
-    for index, (name, x, y) in sorted(enumerate(points), key=lambda entry: entry[1][1:]):
+    for name, x, y, tint in sorted(points, key=lambda point: point[1:]):
         beside = x - last[0] < 0.25 * wide and abs(y - last[1]) < 0.1 * high
         above, last = not (above and beside), (x, y)  # names of neighbours do not cover each other
-        axes.plot(x, y, "o", markersize=9, color=_tint(index))
+        axes.plot(x, y, "o", markersize=9, color=_tint(tint))
         gap, va = (9, "bottom") if above else (-9, "top")
         axes.annotate(_short(name), (x, y), (0, gap), ha="center", va=va, color=INK, textcoords="offset points")
     axes.margins(0.1, 0.16)
-    return _svg(axes, "#ffffff")
+    return axes
+
+
+@settings
+def point_map(points: Sequence[tuple[float, float, int, str]]) -> Markup:
+    """Points (x, y, number of its colour, text), each with its text where a pointer rests on it; "" without points."""
+    if not points:
+        return Markup()
+    axes = _axes(width=640, height=420)
+    for index, (x, y, tint, _) in enumerate(points):
+        axes.plot(x, y, "o", markersize=6, color=_tint(tint), alpha=0.75, gid=f"{HOVER}{index}")
+    axes.set(xticks=[], yticks=[])
+    return _inline(axes, [text for *_, text in points])
 
 
 def tick(value: float, position: float | None = None) -> str:
@@ -174,15 +210,21 @@ def _svg(axes: Axes, ground: str = "none") -> str:
     return file.getvalue()
 
 
-def _inline(axes: Axes) -> Markup:
-    """A chart as part of a page: in its colours and its font, and without names that nothing refers to."""
+def _inline(axes: Axes, hover: Sequence[str] = ()) -> Markup:
+    """A chart as part of a page: in its colours and its font, and without names that nothing refers to.
+
+    Args:
+        hover: the text of each artist whose `gid` is `HOVER` and its number.
+    """
     root = ElementTree.fromstring(_svg(axes))
-    label = " over ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel()))) or "bars"
+    label = " over ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel()))) or "chart"
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
     root.remove(root[0])  # a style sheet, which would rule the whole page
-    for element in root.iter():
+    for element in [*root.iter()]:
         if not element.tag.endswith("path"):  # the paths with names are marks, which stand in many places
-            element.attrib.pop("id", None)
+            name = element.attrib.pop("id", "")
+            if name.startswith(HOVER):
+                ElementTree.SubElement(element, "title").text = clean(hover[int(name.removeprefix(HOVER))])
         if "style" in element.attrib:
             style = re.sub("#[0-9a-f]{6}", lambda match: f"var(--{VARIABLES[match[0]]})", element.attrib["style"])
             element.attrib["style"] = re.sub("'DejaVu Sans'[^;]*", "system-ui, sans-serif", style)
