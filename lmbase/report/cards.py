@@ -39,10 +39,12 @@ class Tints(UserDict[str, int]):
         return self.data.setdefault(name.replace("_", "-"), len(self.data))
 
 
-def line_card(heading: str, lines: Sequence[Series], x_label: str, y_label: str, note: str = "") -> list[Card]:
+def line_card(
+    heading: str, lines: Sequence[Series], x_label: str, y_label: str, note: str = "", *, shares: bool = False
+) -> list[Card]:
     """A line chart with its legend, which names each line's value at the last place that all lines have reached;
     nothing where no value is finite."""
-    chart = line_chart(lines, x_label, y_label)
+    chart = line_chart(lines, x_label, y_label, shares=shares)
     ends = [line.points[-1][0] for line in lines if line.points]
     legend = []
     for line in lines:

@@ -10,7 +10,7 @@ import math
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ SETTINGS: dict[Any, Any] = {
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left", "ytick.left"), False),
 }
 HOVER = "hover-"
+MOST_POINTS = 160
 settings = matplotlib.rc_context(SETTINGS)
 ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
@@ -59,28 +60,30 @@ def colour(index: int) -> str:
 
 
 @settings
-def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, max_points: int = 160) -> Markup:
+def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, shares: bool = False) -> Markup:
     """Lines over a common x axis, or "" where no point is finite.
 
-    The y axis is logarithmic when the finite values are positive and span more than a factor of 12. A line with more
-    than `max_points` points shows means of equal stretches of it.
+    The y axis is logarithmic when the finite values are positive and span more than a factor of 12, and reaches from 0
+    to 1 where they are shares. A line with more than `MOST_POINTS` points shows means of equal stretches of it.
     """
     finite = [y for line in series for _, y in line.points if math.isfinite(y)]
     if not finite:
         return Markup()
-    logarithmic = min(finite) > 0 and max(finite) / min(finite) > 12
+    logarithmic = not shares and min(finite) > 0 and max(finite) / min(finite) > 12
     axes = _axes(x_label, y_label + (" (log scale)" if logarithmic else ""))
     for line in filter(lambda line: line.points, series):
-        stretches = np.array_split(np.array(line.points), min(max_points, len(line.points)))
+        stretches = np.array_split(np.array(line.points), min(MOST_POINTS, len(line.points)))
         x, y = np.array([stretch.mean(axis=0) for stretch in stretches]).T  # a broken value stays, so that it shows
         there = np.pad(np.isfinite(y), 1)
         alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])  # a point that no line reaches
         dots = range(len(y)) if line.marked else alone
         axes.plot(x, y, color=_tint(line.tint), marker="o", markersize=4.5, markevery=[int(index) for index in dots])
+    if shares:
+        axes.set_ylim(-0.03, 1.03)
     if logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter=tick)
-    return _inline(axes)
+    return _inline(axes, (line.name for line in series))
 
 
 @settings
@@ -97,13 +100,13 @@ def histogram(counts: Sequence[tuple[float, float]], x_label: str, y_label: str)
     shown = [*heights[:last], heights[last:].sum()]
     step = min((b - a for a, b in itertools.pairwise(values)), default=1)
     has_tail = last < len(values) - 1
-    axes = _axes(f"{x_label} (last bar: {values[last]:g} or more)" if has_tail else x_label, y_label, height=260)
+    axes = _axes(f"{x_label} (last bar: {values[last]:g} or more)" if has_tail else x_label, y_label)
     bars = axes.bar(values[: last + 1], shown, width=0.88 * step, color=_tint(0))
     bars[-1].set_alpha(0.5 if has_tail else 1)
     axes.axvline(median, color=_tint(1), linestyle="--")
     text, place = f"median {median:g}", (median, max(shown))
     axes.annotate(text, place, (5, 4), va="bottom", color=_tint(1), textcoords="offset points")
-    return _inline(axes)
+    return _inline(axes, [text])
 
 
 @settings
@@ -124,7 +127,7 @@ def stacked_bars(bars: Mapping[str, Mapping[str, float]], show: Callable[[float]
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
     axes.grid(visible=False)
-    return _inline(axes)
+    return _inline(axes, (f"{name} {show(value)}" for name, value in zip(bars, sums, strict=True)))
 
 
 def part_legend(bars: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, str]]:
@@ -139,24 +142,26 @@ def _parts(bars: Mapping[str, Mapping[str, float]]) -> list[str]:
 @settings
 def point_chart(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str) -> Markup:
     """Labelled points (name, x, y, number of its colour) for a page; "" without points."""
-    return _inline(_points(points, x_label, y_label)) if points else Markup()
+    told = (f"{name} {number(y)} at {number(x)}" for name, x, y, _ in points)
+    return _inline(_points(points, x_label, y_label), told) if points else Markup()
 
 
 @settings
 def point_file(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str) -> str:
     """The same as an SVG file of its own, on a white ground that reads on dark pages too."""
-    return _svg(_points(points, x_label, y_label), "#ffffff")
+    return _svg(_points(points, x_label, y_label, width=640, height=360), "#ffffff")
 
 
-def _points(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str) -> Axes:
-    axes = _axes(x_label, y_label, width=640, height=360)
+def _points(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str, **size: int) -> Axes:
+    axes = _axes(x_label, y_label, **size)
     wide, high = (max(values) - min(values) for values in zip(*[(x, y) for _, x, y, _ in points], strict=True))
-    above, last = True, (-math.inf, -math.inf)
-    for name, x, y, tint in sorted(points, key=lambda point: point[1:]):
-        beside = x - last[0] < 0.25 * wide and abs(y - last[1]) < 0.1 * high
-        above, last = not (above and beside), (x, y)  # names of neighbours do not cover each other
+    above: list[tuple[float, float]] = []
+    for name, x, y, tint in sorted(points, key=lambda point: -point[2]):
+        beside = any(abs(x - other) < 0.25 * wide and abs(y - its) < 0.1 * high for other, its in above)
+        if not beside:  # names of neighbours do not cover each other
+            above.append((x, y))
         axes.plot(x, y, "o", markersize=9, color=_tint(tint))
-        gap, va = (9, "bottom") if above else (-9, "top")
+        gap, va = (-9, "top") if beside else (9, "bottom")
         axes.annotate(_short(name), (x, y), (0, gap), ha="center", va=va, color=INK, textcoords="offset points")
     axes.margins(0.1, 0.16)
     return axes
@@ -167,11 +172,11 @@ def point_map(points: Sequence[tuple[float, float, int, str]]) -> Markup:
     """Points (x, y, number of its colour, text), each with its text where a pointer rests on it; "" without points."""
     if not points:
         return Markup()
-    axes = _axes(width=640, height=420)
+    axes = _axes(height=340)
     for index, (x, y, tint, _) in enumerate(points):
         axes.plot(x, y, "o", markersize=6, color=_tint(tint), alpha=0.75, gid=f"{HOVER}{index}")
     axes.set(xticks=[], yticks=[])
-    return _inline(axes, [text for *_, text in points])
+    return _inline(axes, [f"{len(points)} dots"], [text for *_, text in points])
 
 
 def tick(value: float, position: float | None = None) -> str:
@@ -188,7 +193,7 @@ def _short(name: str) -> str:
     return clean(name if len(name) <= 30 else name[:29] + "…")
 
 
-def _axes(x_label: str = "", y_label: str = "", *, width: int = 560, height: int = 300) -> Axes:
+def _axes(x_label: str = "", y_label: str = "", *, width: int = 460, height: int = 260) -> Axes:
     """Empty axes in a figure of this size in SVG units."""
     axes = Figure(figsize=(width / 72, height / 72), layout="constrained").add_subplot(facecolor="none")
     axes.set(xlabel=clean(x_label), ylabel=clean(y_label))
@@ -210,14 +215,16 @@ def _svg(axes: Axes, ground: str = "none") -> str:
     return file.getvalue()
 
 
-def _inline(axes: Axes, hover: Sequence[str] = ()) -> Markup:
+def _inline(axes: Axes, told: Iterable[str] = (), hover: Sequence[str] = ()) -> Markup:
     """A chart as part of a page: in its colours and its font, and without names that nothing refers to.
 
     Args:
+        told: what a reader hears who does not see it, beside the names of its axes.
         hover: the text of each artist whose `gid` is `HOVER` and its number.
     """
     root = ElementTree.fromstring(_svg(axes))
-    label = " over ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel()))) or "chart"
+    label = " over ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel())))
+    label = ": ".join(filter(None, (label, clean(", ".join(told)))))
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
     root.remove(root[0])  # a style sheet, which would rule the whole page
     for element in [*root.iter()]:

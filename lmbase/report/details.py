@@ -10,10 +10,15 @@ from pydantic import TypeAdapter, ValidationError
 from lmbase.report.cards import Card, Section, Tints, line_card
 from lmbase.report.charts import Series, colour, histogram, part_legend, point_map, stacked_bars
 from lmbase.report.formats import short_count
+from lmbase.report.tables import Table
 
 FILE_NAME = "details.json"
 LEAST_BYTES = 100  # at a place of a text, below which its figure is chance
-PLACES = {"in_sentence": "token of the sentence", "in_text": "sentence of the text"}
+PARTS = ("trunk", "encoder", "decoder", "vocabulary", "drafts")  # of a model, in the order of their bars
+PLACES = {
+    "in_sentence": ("position in the sentence", "token of the sentence"),
+    "in_text": ("sentence number", "sentence of the text"),
+}
 
 
 @dataclass
@@ -65,11 +70,7 @@ def detail_sections(details: Details, tints: Tints) -> list[Section]:
             "The same openings of texts, token by token, for every model: lower is better. An end mark counts with the "
             f"token before it. Places with fewer than {LEAST_BYTES} bytes are left out.",
         ),
-        Section(
-            "What a token costs",
-            _bars("FLOPs per token of text", details.cost),
-            "Of a forward pass, by formula. A sentence-level model's trunk works once a sentence.",
-        ),
+        _cost(details.cost),
         Section(
             "Drafts accepted by position",
             _drafts(details.drafts, tints),
@@ -94,15 +95,24 @@ def _places(place: str, of_models: Mapping[str, list[tuple[float, float]]], tint
     for model, sums in of_models.items():
         found = [(k, nats / math.log(2) / size) for k, (nats, size) in enumerate(sums, 1) if size >= LEAST_BYTES]
         lines.append(Series(model, [(float(k), y) for k, y in found], tints[model]))
-    return line_card(f"Bits per byte by {place_name(place)}", lines, PLACES[place], "bits per byte")
+    heading, x_label = PLACES[place]
+    return line_card(f"Bits per byte by {heading}", lines, x_label, "bits per byte")
 
 
-def place_name(place: str) -> str:
-    return "position in the sentence" if place == "in_sentence" else "sentence number"
-
-
-def _bars(heading: str, bars: Mapping[str, Mapping[str, float]]) -> list[Card]:
-    return [Card(heading, stacked_bars(bars, short_count), legend=part_legend(bars))] if bars else []
+def _cost(cost: Mapping[str, Mapping[str, float]]) -> Section:
+    names = sorted({part for parts in cost.values() for part in parts}, key=lambda part: (*PARTS, part).index(part))
+    bars = {model: {part: parts.get(part, 0.0) for part in names} for model, parts in cost.items()}
+    heading = "FLOPs per token of text"
+    lines = [
+        [model, *(short_count(flops) if flops else "–" for flops in parts.values())] for model, parts in bars.items()
+    ]
+    return Section(
+        "What a token costs",
+        [Card(heading, stacked_bars(bars, short_count), legend=part_legend(bars))] if bars else [],
+        "Of a forward pass, by formula. A sentence-level model's trunk works once a sentence; drafts are what further "
+        "heads take where they guess.",
+        [Table(["model", *names], lines, numeric={*range(1, len(names) + 1)}, caption=heading)] if bars else [],
+    )
 
 
 def _drafts(drafts: Mapping[str, Drafts], tints: Tints) -> list[Card]:
@@ -111,7 +121,7 @@ def _drafts(drafts: Mapping[str, Drafts], tints: Tints) -> list[Card]:
         pairs = zip(counts.offered, counts.accepted, strict=False)
         points = [(float(k), right / of) for k, (of, right) in enumerate(pairs, start=1) if of]
         lines.append(Series(model, points, tints[model], marked=True))
-    return line_card("Share accepted", lines, "token of the draft", "share accepted")
+    return line_card("Share accepted", lines, "token of the draft", "share accepted", shares=True)
 
 
 def _map(vectors: Vectors | None) -> list[Card]:

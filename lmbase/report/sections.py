@@ -26,7 +26,7 @@ STATISTICS = (
 
 def groups_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Heading -> rows. Apart stand autoencoders, which see the text that they reproduce, and rows of other rules."""
-    groups: dict[str, list[Row]] = {"Side by side": [], "Autoencoders": [], "By other rules, not comparable": []}
+    groups: dict[str, list[Row]] = {"All figures": [], "Autoencoders": [], "By other rules, not comparable": []}
     for row in rows:
         decodes = row.reconstruction_exact_match is not None and row.bits_per_byte is None
         groups[list(groups)[2 if not row.comparable else 1 if decodes else 0]].append(row)
@@ -43,7 +43,7 @@ def figure_tables(heading: str, rows: Sequence[Row]) -> list[Table]:
     shared = {}
     for name in CIRCUMSTANCES:
         found = {cell(row, name) for row in rows if value(row, name) is not None}
-        if len(found) == 1 and len(rows) > 1:
+        if len(found) == 1:
             shared[name] = found.pop()
     names = [name for name in names if name not in shared]
     chosen = [name for name in MAIN if name in names]
@@ -65,7 +65,7 @@ def figure_tables(heading: str, rows: Sequence[Row]) -> list[Table]:
 def _with_range(row: Row, name: str) -> str:
     """A figure, and between what it lies where that is known."""
     low, high = (value(row, f"{name}{end}") for end in ("_low", "_high"))
-    between = f" ({cell(row, f'{name}_low')} to {cell(row, f'{name}_high')})"
+    between = f" ({cell(row, f'{name}_low')}\u00a0to\u00a0{cell(row, f'{name}_high')})"
     return cell(row, name) + (between if low is not None and high is not None else "")
 
 
@@ -111,9 +111,8 @@ def training_table(curves: Sequence[Curve]) -> Table | None:
             for key, points in group.items():
                 finite = [number(y) for _, y in points if math.isfinite(y)] or ["–"]
                 lines.append([curve.name, kind + key, finite[0], finite[-1]])
-    table = _of_numbers(("run", "figure", "first", "last"), lines)
-    table.caption = "The first and the last value of each figure"
-    return table if lines else None
+    head, caption = ("run", "figure", "first", "last"), "The first and the last value of each figure"
+    return Table(head, lines, numeric={2, 3}, caption=caption) if lines else None
 
 
 def cost_table(report: Report) -> Table | None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from lmbase.report.charts import Series, part_legend, stacked_bars
-from lmbase.report.page import Card, line_card
+from lmbase.report.cards import Card, line_card
+from lmbase.report.charts import Series, stacked_bars
 from lmbase.report.render import render
 from lmbase.report.rows import Row
 
@@ -34,11 +34,13 @@ def _lines(rows: Sequence[Row], axis: str, label: str) -> list[Card]:
 
 
 def _parts(rows: Sequence[Row]) -> list[Card]:
-    """The parts of a token's time for each model with a limit, in its first row."""
-    bars: dict[str, dict[str, float]] = {}
-    for row in rows:
-        parts = {key.removeprefix("limit_ms_"): ms for key, ms in row.extra.items() if key.startswith("limit_ms_")}
-        if parts and row.model not in bars:
-            rest = max(row.extra["milliseconds_per_token"] - sum(parts.values()), 0.0)
-            bars[row.model] = parts | {"everything else": rest}
-    return [Card("milliseconds per token", stacked_bars(bars), legend=part_legend(bars))] if bars else []
+    """For each model with a limit, the parts of a token's time in its first row."""
+    first = {row.model: row.extra for row in reversed(rows)}
+    found = []
+    for model in dict.fromkeys(row.model for row in rows):
+        extra = first[model]
+        parts = {name.removeprefix("limit_ms_"): ms for name, ms in extra.items() if name.startswith("limit_ms_")}
+        if parts:
+            parts["everything else"] = max(extra["milliseconds_per_token"] - sum(parts.values()), 0.0)
+            found.append(Card(model, stacked_bars({name: {name: ms} for name, ms in parts.items()})))
+    return found

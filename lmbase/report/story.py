@@ -48,8 +48,8 @@ class Story:
         if equal is None or equal[1] is None or equal[2] is None:
             return told + "."
         word = _word(equal[1], equal[2])
-        also = "also" if word == _word(low, high) else "but"
-        return f"{told}; with equal context {also} {word} ({equal[1]:.3f} to {equal[2]:.3f})."
+        also = "it is, too" if word == _word(low, high) else f"it is {word} it"
+        return f"{told}; with equal context {also} ({equal[1]:.3f} to {equal[2]:.3f})."
 
     def speed(self) -> str:
         """How much faster, with the range of the rounds."""
@@ -69,7 +69,7 @@ class Story:
         if low <= 1 <= high:
             return f"It writes as fast as {other}, as far as the rounds tell ({spread}): {figures}."
         word = "faster" if low > 1 else "slower"
-        return f"It is {word} in writing: {ratio:.2f} times the speed of {other} ({spread}), {figures}."
+        return f"It writes {word}: {ratio:.2f} times the speed of {other} ({spread}), {figures}."
 
     def size(self) -> str:
         """How much smaller its cache is, and what it has in parameters for that. Both are counted, not measured."""
@@ -149,7 +149,9 @@ def _times(own: float, other: float) -> str:
 def _ratio(interval: tuple[float, float | None, float | None] | None, own: object, other: object) -> str:
     if interval is not None:
         ratio, low, high = interval
-        return f"{ratio:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
+        return f"{ratio:.3f}" + (
+            f" ({low:.3f}\u00a0to\u00a0{high:.3f})" if low is not None and high is not None else ""
+        )
     if isinstance(own, int | float) and isinstance(other, int | float) and other:
         return f"{own / other:.3f}"
     return "–"

@@ -12,7 +12,7 @@ from lmbase.report.write import write_report
 class Page(HTMLParser):
     """Tags, attributes and visible text; complains about tags that do not close."""
 
-    VOID = ("meta", "line", "br")
+    VOID = ("meta", "br")
 
     def __init__(self, source):
         super().__init__()
@@ -42,7 +42,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_fetches_nothing(runs):
-    html_path, _ = write_report(runs)
+    html_path, *_ = write_report(runs)
     source = html_path.read_text(encoding="utf-8")
     page = Page(source)
     assert "script" not in page.tags
@@ -55,7 +55,7 @@ def test_the_page_is_whole_and_fetches_nothing(runs):
 
 
 def test_everything_that_was_found_is_in_both_reports(runs):
-    html_path, markdown_path = write_report(runs, title="A title")
+    html_path, markdown_path, _ = write_report(runs, title="A title")
     text, markdown = Page(html_path.read_text(encoding="utf-8")).text, markdown_path.read_text(encoding="utf-8")
     figures = ["2.0312", "2.0478", "50.0%", "10.0 s", "50.0 s", "4.00k", "1.004"]
     for needle in ("A title", "trunk", "sllm", "Once upon", "line 1, punctuation 2", "4 lone surrogate", *figures):
@@ -70,7 +70,7 @@ def test_everything_that_was_found_is_in_both_reports(runs):
 
 
 def test_hostile_text_is_shown_and_not_run(runs):
-    html_path, markdown_path = write_report(runs)
+    html_path, markdown_path, _ = write_report(runs)
     assert '<script>alert("x")</script> & ␀ \ufffd |```' in Page(html_path.read_text(encoding="utf-8")).text
     assert "\n````\nOnce upon" in markdown_path.read_text(encoding="utf-8")  # a fence longer than the text's own
 
@@ -81,7 +81,7 @@ def test_published_rows_join_in_a_table_of_their_own(runs):
         config=None, seed=None, wall_seconds=0, corpus=None,
     )  # fmt: skip
     target = runs / "out"
-    _, markdown_path = write_report(runs / "evaluate", more_metrics=[more], output_dir=target)
+    _, markdown_path, _ = write_report(runs / "evaluate", more_metrics=[more], output_dir=target)
     side_by_side, others = markdown_path.read_text(encoding="utf-8").split("## By other rules, not comparable")
     assert "paper's" not in side_by_side
     assert "31.68" in others
@@ -96,10 +96,10 @@ def test_nothing_to_report_is_a_clear_error(tmp_path, make):
 
 
 def test_sections_without_content_are_left_out(runs):
-    html_path, markdown_path = write_report(runs / "trunk")
+    html_path, markdown_path, _ = write_report(runs / "trunk")
     for source in (html_path.read_text(encoding="utf-8"), markdown_path.read_text(encoding="utf-8")):
         assert "Training" in source
-        assert not [name for name in ("Side by side", "Data", "Generated", "Reconstr", "Left out") if name in source]
+        assert not [name for name in ("All figures", "Data", "Generated", "Reconstr", "Left out") if name in source]
 
 
 def test_samples_need_no_model_and_no_reason(runs):
@@ -114,6 +114,6 @@ def test_a_broken_file_is_named_on_both_pages(runs):
     )
     (runs / "samples.json").write_text('{"generations": [{"prompt": 3}]}', encoding="utf-8")
     (runs / "data" / "statistics.json").write_bytes(b"\xff\xfe")
-    html_path, markdown_path = write_report(runs)
+    html_path, markdown_path, _ = write_report(runs)
     for text in (Page(html_path.read_text(encoding="utf-8")).text, markdown_path.read_text(encoding="utf-8")):
         assert all(name in text for name in ("log.jsonl", "line 2", "statistics.json", "samples.json"))
