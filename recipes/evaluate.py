@@ -199,10 +199,11 @@ def measured_rows(
     lengths = config.prompt_tokens // 4, config.new_tokens // 2
     samples = measured.once("samples", lambda: show_samples(models, data.texts[: config.samples], *lengths))
     write_text(measured.path.parent / "samples.json", json.dumps(samples, indent=2, ensure_ascii=False) + "\n")
+    details = {}
     if config.protocol == "exact":
         prompts = data.texts if config.samples else []
         details = measured.once("details", lambda: find_details(models, data.texts, prompts, *lengths))
-        write_text(measured.path.parent / FILE_NAME, json.dumps(details, ensure_ascii=False) + "\n")
+    write_text(measured.path.parent / FILE_NAME, json.dumps(details, ensure_ascii=False) + "\n")
     return rows
 
 

@@ -36,13 +36,16 @@ class Story:
         row, name = self.subject, self.subject.model
         if self.baseline is None or (found := _interval(row, "ratio")) is None:
             return (
-                f"{name} takes {cell(row, 'bits_per_byte')} bits per byte of unseen text; no baseline stands beside "
-                "it, so this does not say whether that is much."
+                f"{name} takes {cell(row, 'bits_per_byte')} bits per byte of unseen text; no ratio to a baseline "
+                "stands beside it, so this does not say whether that is much."
             )
-        ratio, low, high = found
-        other, times = self.baseline.model, f"{ratio:.3f} times its bits per byte of unseen text"
+        (ratio, low, high), other = found, self.baseline.model
         if low is None or high is None:
-            return f"{name} takes {times} of {other}, which names no difference: one document has no interval."
+            return (
+                f"{name} takes {ratio:.3f} times the bits per byte of {other}, which names no difference: one document "
+                "has no interval."
+            )
+        times = f"{ratio:.3f} times its bits per byte of unseen text"
         told = f"{name} is {_word(low, high)} {other}: {times} (95% interval {low:.3f} to {high:.3f})"
         equal = _interval(self.equal, "ratio") if self.equal is not None else None
         if equal is None or equal[1] is None or equal[2] is None:

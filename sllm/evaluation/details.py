@@ -4,6 +4,7 @@ costs, how rules cut, which drafts come true, how sentence vectors lie.
 N sentences, D width.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, takewhile
 from typing import Any
@@ -48,9 +49,10 @@ def find_details(
         documents = [encoded.sentences() for encoded in processor.encode_batch(beginning)]
         found["cost"] = dict(_costs(models, documents))
         found["places"] = _places(models, documents, processor)
-        found["tokens_per_sentence"] = {
-            rule: np.bincount(lengths).tolist() for rule, lengths in lengths_by_rule(beginning, processor).items()
-        }
+        with warnings.catch_warnings():  # that this text was not looked through for abbreviations matters little here
+            warnings.filterwarnings("ignore", "rule 'sentence' found no Punkt")
+            lengths = lengths_by_rule(beginning, processor)
+        found["tokens_per_sentence"] = {rule: np.bincount(of_rule).tolist() for rule, of_rule in lengths.items()}
         found["vectors"] = _vectors(encoder, [s for sentences in documents for s in sentences])
     return {name: part for name, part in found.items() if part}
 
@@ -94,8 +96,10 @@ def _places(
     openings = [o for sentences in documents if (o := _opening(sentences[: min(most, MOST_PLACES)], room))]
     sizes = accumulate(sum(map(len, opening)) for opening in openings)
     openings = [o for o, _ in takewhile(lambda entry: entry[1] <= MOST_TOKENS, zip(openings, sizes, strict=True))]
+    if not (scored and openings):
+        return {}
     found: dict[str, dict[str, list]] = {"in_sentence": {}, "in_text": {}}
-    for loaded in scored if openings else ():
+    for loaded in scored:
         in_sentence, in_text = np.zeros((MOST_PLACES, 2)), np.zeros((MOST_PLACES, 2))
         for opening in openings:
             for number, (ids, nats) in enumerate(zip(opening, loaded.token_nats(opening), strict=True)):
@@ -104,7 +108,7 @@ def _places(
                 in_sentence[: len(both)] += both[:MOST_PLACES]
         for name, sums in (("in_sentence", in_sentence), ("in_text", in_text)):
             found[name][loaded.name] = sums[: int(np.flatnonzero(sums[:, 1])[-1]) + 1].tolist()
-    return found if openings else {}
+    return found
 
 
 def _opening(sentences: Sentences, room: int) -> Sentences:
@@ -146,4 +150,5 @@ def _drafts(
             written = loaded.write(written_text(loaded.tokenizer, ids), how)
             if written.drafts is not None:
                 found.include(written.drafts)
-        yield loaded.name, {"offered": found.offered, "accepted": found.accepted}
+        if found.offered:
+            yield loaded.name, {"offered": found.offered, "accepted": found.accepted}

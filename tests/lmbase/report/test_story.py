@@ -46,7 +46,7 @@ def test_three_sentences_about_the_sentence_level_model():
         ((1.0, 0.99, 1.01), "is level with opt"),
         ((0.99, 0.98, 1.0), "is level with opt"),  # an interval that ends in 1 holds it
         ((1.2, 1.1, 1.3), "is behind opt"),
-        ((0.8,), "names no difference: one document has no interval"),
+        ((0.8,), "takes 0.800 times the bits per byte of opt, which names no difference: one document"),
         ((0.8, None, None), "names no difference"),
     ],
 )
@@ -84,7 +84,9 @@ def test_what_grew_is_said_as_well():
 def test_one_model_and_no_baseline_claim_nothing():
     story = find_story([Row("opt", bits_per_byte=2.0, tokens_per_second=9.0, kv_bytes_per_token=4.0)])
     assert story is not None
-    assert story.sentences[0].startswith("opt takes 2.0000 bits per byte of unseen text; no baseline stands beside it")
+    assert story.sentences[0].startswith(
+        "opt takes 2.0000 bits per byte of unseen text; no ratio to a baseline stands beside it"
+    )
     assert len(story.sentences) == 2
     assert list(story.table().head) == ["", "opt"]
     assert find_story([Row("vae", reconstruction_exact_match=0.5)]) is None

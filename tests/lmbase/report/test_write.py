@@ -1,5 +1,8 @@
 """The report of a folder of runs: everything that was found is in both files, and the page is safe."""
 
+import itertools
+import json
+import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
@@ -117,3 +120,41 @@ def test_a_broken_file_is_named_on_both_pages(runs):
     html_path, markdown_path, _ = write_report(runs)
     for text in (Page(html_path.read_text(encoding="utf-8")).text, markdown_path.read_text(encoding="utf-8")):
         assert all(name in text for name in ("log.jsonl", "line 2", "statistics.json", "samples.json"))
+
+
+def test_the_page_can_be_read_by_ear(runs):
+    (runs / "evaluate" / "details.json").write_text(json.dumps({"cost": {"opt": {"trunk": 2.0}}}), encoding="utf-8")
+    source = write_report(runs)[0].read_text(encoding="utf-8")
+    levels = [int(level) for level in re.findall(r"<h([1-6])", source)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert source.count("<table") == len(re.findall(r"<caption>[^<]+</caption>", source)) > 3
+    assert source.count("<svg") == len(re.findall(r'<svg [^>]*role="img" aria-label="[^"]+"', source)) > 2
+    assert source.count("<details") == source.count("<summary") > 5
+    assert 'scope="row"' in source
+
+
+def test_names_and_texts_in_any_script_stay_in_their_place(tmp_path):
+    name, text = "\u0646\u0645\u0648\u0630\u062c <b>&'", "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd <i>"
+    ratio = {"compared_with": "opt", "ratio": 1.0, "ratio_low": 0.9, "ratio_high": 1.1}
+    rows = [Row("opt", bits_per_byte=2.0), Row(name, bits_per_byte=2.0, stop_nats=1.0, extra=ratio)]
+    write_metrics(tmp_path, rows, config={}, seed=0, wall_seconds=1, corpus=None)
+    samples = [{"model": name, "prompt": text, "text": text * 2}, {"model": "opt", "prompt": text, "text": "  \n"}]
+    (tmp_path / "samples.json").write_text(json.dumps({"generations": samples}), encoding="utf-8")
+    html_path, markdown_path, json_path = write_report(tmp_path)
+    source = html_path.read_text(encoding="utf-8")
+    page = Page(source)
+    assert f"{name} is level with opt: 1.000 times" in page.text
+    assert not {"b>", "i"} & set(page.tags)
+    assert source.count('dir="auto"') >= 6
+    assert "(white space)" in page.text
+    assert name in json_path.read_text(encoding="utf-8").encode().decode("unicode_escape")
+    assert f"{name} is level with opt" in markdown_path.read_text(encoding="utf-8")
+
+
+def test_a_folded_part_is_open_on_paper_and_paper_is_light(runs):
+    source = write_report(runs)[0].read_text(encoding="utf-8")
+    dark, printed = source.index("prefers-color-scheme: dark"), source.index("@media print")
+    assert source[dark - 20 : dark].endswith("@media screen and (")
+    assert "::details-content" in source[printed:]
