@@ -1,11 +1,11 @@
-"""One HTML page from a folder of runs, with its tables as Markdown and its figures as JSON.
+"""One HTML page from a folder of runs, with its figures as JSON.
 
     sllm report --runs runs/demo
 
 reads every log.jsonl, metrics.json, details.json, statistics.json and samples.json below the folder and writes
-report.html (self-contained: charts and styles inside, no network, no script), its tables as report.md and its figures
-as report.json. The page begins with a verdict and the figures behind it, then shows texts side by side; all else is
-folded: every figure, where in a text the bits go, what a token costs, drafts, sentence vectors, curves.
+report.html (self-contained: charts and styles inside, no network, no script) and its figures as report.json. The page
+begins with a verdict and the figures behind it, then shows texts side by side; all else is folded: every figure, where
+in a text the bits go, what a token costs, drafts, sentence vectors, curves.
 
 `--metrics results/published.json` lays the published figures beside the measured ones, marked as not comparable.
 
@@ -30,7 +30,7 @@ from lmbase.report.write import write_report
 @dataclass
 class ReportConfig:
     runs: str = option("runs/demo", "folder of runs; those below it are found at any depth")
-    output_dir: str = option("", "where report.html, .md and .json go; empty: into the folder of runs")
+    output_dir: str = option("", "where report.html and report.json go; empty: into the folder of runs")
     metrics: list[str] = option(
         [], "further metrics files whose rows join the table; those that a figure is drawn from"
     )

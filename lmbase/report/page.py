@@ -4,7 +4,6 @@ The HTML page has styles and charts inline, no script, and fetches nothing.
 """
 
 import dataclasses
-import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,12 +18,12 @@ from lmbase.report.differences import mark_differences
 from lmbase.report.figure import AXES, speed_points
 from lmbase.report.formats import duration, size
 from lmbase.report.rows import Row
-from lmbase.report.sections import cost_table, figure_tables, groups_of, histograms, statistics_table, training_table
+from lmbase.report.sections import cost_table, figure_tables, groups_of, histograms, statistics_table
 from lmbase.report.story import Story, find_story
 
 
 def page_values(report: Report) -> dict[str, Any]:
-    """What `report.html` and `report.md` are filled with; a section without content is left out."""
+    """What `report.html` is filled with; a section without content is left out."""
     tints, story = Tints(), find_story(report.rows)
     for name in [*(row.model for row in report.rows), *(curve.name for curve in report.curves)]:
         tints[name]  # the first model of the table has the first colour
@@ -112,7 +111,7 @@ def _lead(prompts: Sequence[dict[str, Any]], story: Story | None) -> list[dict[s
         return list(prompts[:1])
     names = [row.model for row in (story.baseline, story.subject) if row]
     kept = ({**p, "texts": [text for text in p["texts"] if set(names) & set(text[0])]} for p in prompts)
-    return list(itertools.islice((p for p in kept if p["texts"]), 2))
+    return [p for p in kept if p["texts"]][:2] or list(prompts[:1])
 
 
 def _sections(report: Report, tints: Tints) -> Iterator[Section]:
@@ -122,10 +121,7 @@ def _sections(report: Report, tints: Tints) -> Iterator[Section]:
         for section in detail_sections(details, tints):
             section.heading += f" ({name})" if len(report.details) > 1 else ""
             yield section
-    tables = [training_table(report.curves)]
-    yield Section(
-        "Training", [*_evaluations(report.curves, tints), *_losses(report.curves)], tables=[*filter(None, tables)]
-    )
+    yield Section("Training", [*_evaluations(report.curves, tints), *_losses(report.curves)])
     for name, statistics in report.statistics.items():
         shown = statistics.get("name") or name
         table = statistics_table(statistics, f"What {shown} holds")

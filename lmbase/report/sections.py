@@ -1,11 +1,10 @@
-"""The tables of a report, which its HTML and its Markdown form share."""
+"""The tables of a report."""
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lmbase.report.collect import Curve, Report
+from lmbase.report.collect import Report
 from lmbase.report.columns import cell, filled_columns, header, table_of, value
 from lmbase.report.formats import duration, number, short_count, size
 from lmbase.report.rows import Row
@@ -101,18 +100,6 @@ def statistics_table(statistics: dict[str, Any], caption: str = "") -> Table | N
     table = _of_numbers(STATISTICS, lines)
     table.caption = caption
     return table if lines else None
-
-
-def training_table(curves: Sequence[Curve]) -> Table | None:
-    """The first and the last value of each logged figure of each run."""
-    lines = []
-    for curve in curves:
-        for kind, group in (("", curve.losses), ("eval ", curve.evaluations)):
-            for key, points in group.items():
-                finite = [number(y) for _, y in points if math.isfinite(y)] or ["–"]
-                lines.append([curve.name, kind + key, finite[0], finite[-1]])
-    head, caption = ("run", "figure", "first", "last"), "The first and the last value of each figure"
-    return Table(head, lines, numeric={2, 3}, caption=caption) if lines else None
 
 
 def cost_table(report: Report) -> Table | None:

@@ -1,4 +1,4 @@
-"""The report of a folder of runs: one HTML page, one Markdown file, and their figures as JSON."""
+"""The report of a folder of runs: one HTML page, and its figures as JSON."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,17 +15,15 @@ def write_report(
     output_dir: str | Path | None = None,
     more_metrics: Sequence[str | Path] = (),
     title: str = "",
-) -> tuple[Path, ...]:
-    """Writes report.html (one file, needs no network), report.md and report.json from the runs in `folder`; returns
-    their paths.
+) -> tuple[Path, Path]:
+    """Writes report.html (one file, needs no network) and report.json from the runs in `folder`; returns both paths.
 
     `more_metrics` are further metrics files, such as published rows, whose rows join the table. They go to
     `output_dir`, or to `folder` itself. Raises ValueError when `folder` does not exist or holds nothing to report.
     """
     report = collect(folder, more_metrics=more_metrics, title=title)
-    values, target = page_values(report), Path(output_dir or folder)
-    texts = {f"report.{form}": render(f"report.{form}", **values) for form in ("html", "md")}
-    texts["report.json"] = figures_json(report)
-    for name, text in texts.items():
-        write_text(target / name, text)
-    return tuple(target / name for name in texts)
+    page, target = render("report.html", **page_values(report)), Path(output_dir or folder)
+    html_path, json_path = target / "report.html", target / "report.json"
+    write_text(html_path, page)
+    write_text(json_path, figures_json(report))
+    return html_path, json_path

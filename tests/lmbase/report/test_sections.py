@@ -1,4 +1,4 @@
-"""The tables that both forms of a report share."""
+"""The tables of a report."""
 
 from lmbase.report.collect import collect
 from lmbase.report.rows import Row
@@ -8,7 +8,6 @@ from lmbase.report.sections import (
     groups_of,
     histograms,
     statistics_table,
-    training_table,
 )
 
 
@@ -64,12 +63,3 @@ def test_costs_are_added_up(runs):
     assert alone is not None
     assert not alone.sum_line
     assert len(alone.lines) == 1
-
-
-def test_training_shows_where_each_figure_began_and_ended(runs):
-    table = training_table(collect(runs / "sllm").curves)
-    assert table is not None
-    assert [list(line[1:]) for line in table.lines] == [
-        ["token", "5.000", "2.150"],
-        ["eval bits_per_byte", "1.150", "1.075"],
-    ]
