@@ -78,20 +78,20 @@ class Story:
         """How much smaller its cache is, and what it has in parameters for that. Both are counted, not measured."""
         if self.baseline is None:
             return ""
-        told = []
-        pair = _figure(self.subject, "kv_bytes_per_token"), _figure(self.baseline, "kv_bytes_per_token")
-        if pair[0] and pair[1]:
-            fixed = _figure(self.subject, "fixed_cache_bytes") or 0
+        told, name = [], self.baseline.model
+        own, other = (_figure(row, "kv_bytes_per_token") for row in (self.subject, self.baseline))
+        if own and other:
+            fixed = _figure(self.subject, "fixed_cache_bytes")
             told.append(
-                f"cache grows by {number(round(pair[0]))} bytes a token of text, {_times(pair[0], pair[1])} "
-                f"{self.baseline.model}'s {number(round(pair[1]))}{f', beside a fixed {size(fixed)}' if fixed else ''}"
+                f"Its cache is {_times(own, other)} {name}'s: {number(round(own))} bytes a token of text against "
+                f"{number(round(other))}{f', beside a fixed {size(fixed)}' if fixed else ''}"
             )
-        pair = _figure(self.subject, "parameters"), _figure(self.baseline, "parameters")
-        if pair[0] and pair[1]:
-            told.append(
-                f"{short_count(pair[0])} parameters are {_times(*pair)} {self.baseline.model}'s {short_count(pair[1])}"
-            )
-        return f"Its {'; its '.join(told)}." if told else ""
+        own, other = (_figure(row, "parameters") for row in (self.subject, self.baseline))
+        if own and other:
+            start = "in" if told else "In"
+            counts = f"{short_count(own)} against {short_count(other)}"
+            told.append(f"{start} parameters it is {_times(own, other)} {name}: {counts}")
+        return "; ".join(told) + "." if told else ""
 
     def table(self) -> Table:
         """The figures behind the sentences."""
@@ -143,10 +143,10 @@ def _word(low: float, high: float) -> str:
 
 
 def _times(own: float, other: float) -> str:
-    """How many times as much, in words that go before "the other's"."""
-    if own == other:
-        return "as many as"
-    return f"{other / own:.3g} times fewer than" if own < other else f"{own / other:.3g} times"
+    """How large something is, before the name of what it is compared with."""
+    if own < other:
+        return f"{other / own:.3g} times smaller than"
+    return f"{own / other:.3g} times as large as" if own > other else "as large as"
 
 
 def _ratio(interval: tuple[float, float | None, float | None] | None, own: object, other: object) -> str:

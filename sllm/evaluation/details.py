@@ -121,10 +121,9 @@ def _opening(sentences: Sentences, room: int) -> Sentences:
 def _vectors(loaded: LoadedModel, sentences: Sentences) -> dict[str, Any]:
     """Vectors of sentences spread over all, each as [x, y, tokens, text] in the plane in which they differ most."""
     model, processor = loaded.autoencoder, loaded.model.processor
-    chosen = np.unique(np.linspace(0, len(sentences) - 1, NUM_VECTORS).astype(int)) if sentences else []
-    if len(chosen) < 3:
+    if len(sentences) < 3:
         return {}
-    rows = [sentences[i] for i in chosen]
+    rows = [sentences[i] for i in np.unique(np.linspace(0, len(sentences) - 1, NUM_VECTORS).astype(int))]
     ids, mask = (t.to(model.device) for t in pad_tokens(rows, processor.pad_token_id))
     vectors = model.encode(ids, mask).double().cpu().numpy()  # (N, D)
     left, scale, _ = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)

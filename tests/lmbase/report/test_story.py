@@ -1,5 +1,7 @@
 """What the verdict says: a difference only where an interval shows it, and nothing where nothing is known."""
 
+from typing import Any
+
 import pytest
 
 from lmbase.report.rows import Row
@@ -12,7 +14,7 @@ def rows(quality=(0.9, 0.85, 0.95), speed=(2.0, 1.8, 2.2), equal=None, rounds=5,
     def compared(ratios, name):
         return dict(zip((name, f"{name}_low", f"{name}_high"), ratios, strict=False)) | {"compared_with": "opt"}
 
-    common = dict(data="d", protocol="full window")
+    common: dict[str, Any] = dict(data="d", protocol="full window")
     opt = Row("opt", bits_per_byte=2.0, tokens_per_second=100.0, kv_bytes_per_token=4096.0, parameters=1000, **common)
     other = Row("mtp", bits_per_byte=1.0, extra=compared((0.5, 0.4, 0.6), "ratio"), **common)
     extra = compared(quality, "ratio") | compared(speed, "speed_ratio") | {"rounds": rounds, "fixed_cache_bytes": 500}
@@ -35,8 +37,8 @@ def test_three_sentences_about_the_sentence_level_model():
         "sllm is ahead of opt: 0.900 times its bits per byte of unseen text (95% interval 0.850 to 0.950).",
         "It writes faster: 2.00 times the speed of opt (1.80 to 2.20 in 5 rounds), 200.0 against 100.0 tokens per "
         "second.",
-        "Its cache grows by 512 bytes a token of text, 8 times fewer than opt's 4,096, beside a fixed 500 B; its 2.00k "
-        "parameters are 2 times opt's 1.00k.",
+        "Its cache is 8 times smaller than opt's: 512 bytes a token of text against 4,096, beside a fixed 500 B; in "
+        "parameters it is 2 times as large as opt: 2.00k against 1.00k.",
     ]
 
 
@@ -76,8 +78,9 @@ def test_equal_context_is_told_beside():
 
 def test_what_grew_is_said_as_well():
     size = sentences(kv_bytes_per_token=8192.0, parameters=1000)[-1]
-    assert "8,192 bytes a token of text, 2 times opt's 4,096" in size
-    assert "1.00k parameters are as many as opt's" in size
+    assert "Its cache is 2 times as large as opt's: 8,192 bytes a token of text against 4,096" in size
+    assert "in parameters it is as large as opt: 1.00k" in size
+    assert sentences(kv_bytes_per_token=None)[-1].startswith("In parameters it is 2 times as large as opt")
     assert sentences(kv_bytes_per_token=None, parameters=None)[2:] == []
 
 

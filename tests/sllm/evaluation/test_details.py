@@ -78,7 +78,7 @@ def test_the_file_is_small_whatever_the_corpus(monkeypatch):
     models = load("plain", "sentences")
     monkeypatch.setattr(details, "MOST_CHARACTERS", 2000)
     monkeypatch.setattr(details, "NUM_VECTORS", 20)
-    seen = []
+    seen: list[int] = []
 
     def ones(self, sentences):
         seen.extend(len(sentence) for sentence in sentences)
