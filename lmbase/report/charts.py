@@ -154,16 +154,19 @@ def point_file(points: Sequence[tuple[str, float, float, int]], x_label: str, y_
 
 def _points(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str, **size: int) -> Axes:
     axes = _axes(x_label, y_label, **size)
-    wide, high = (max(values) - min(values) for values in zip(*[(x, y) for _, x, y, _ in points], strict=True))
+    xs, ys = zip(*[(x, y) for _, x, y, _ in points], strict=True)
+    left = min(0.0, *xs)  # not the first point: noise must not look like a difference
+    wide, high = max(xs) - left, max(ys) - min(ys)
     above: list[tuple[float, float]] = []
     for name, x, y, tint in sorted(points, key=lambda point: -point[2]):
-        beside = any(abs(x - other) < 0.25 * wide and abs(y - its) < 0.1 * high for other, its in above)
+        beside = any(abs(x - other) < 0.2 * wide and abs(y - its) < 0.1 * high for other, its in above)
         if not beside:  # names of neighbours do not cover each other
             above.append((x, y))
         axes.plot(x, y, "o", markersize=9, color=_tint(tint))
         gap, va = (-9, "top") if beside else (9, "bottom")
         axes.annotate(_short(name), (x, y), (0, gap), ha="center", va=va, color=INK, textcoords="offset points")
-    axes.margins(0.1, 0.16)
+    axes.margins(y=0.16)
+    axes.set_xlim(left, (left + 1.12 * wide) or 1)
     return axes
 
 

@@ -19,6 +19,9 @@ KEY_FIGURES = {
 }
 
 
+UNEQUAL = 0.05  # part by which tokens of training may differ before the verdict says so
+
+
 @dataclass(frozen=True)
 class Story:
     """The model that is told of, and what it is compared with."""
@@ -48,11 +51,21 @@ class Story:
         times = f"{ratio:.3f} times its bits per byte of unseen text"
         told = f"{name} is {_word(low, high)} {other}: {times} (95% interval {low:.3f} to {high:.3f})"
         equal = _interval(self.equal, "ratio") if self.equal is not None else None
-        if equal is None or equal[1] is None or equal[2] is None:
-            return told + "."
-        word = _word(equal[1], equal[2])
-        also = "it is, too" if word == _word(low, high) else f"it is {word} it"
-        return f"{told}; with equal context {also} ({equal[1]:.3f} to {equal[2]:.3f})."
+        if equal is not None and equal[1] is not None and equal[2] is not None:
+            word = _word(equal[1], equal[2])
+            also = "it is, too" if word == _word(low, high) else f"it is {word} it"
+            told += f"; with equal context {also} ({equal[1]:.3f} to {equal[2]:.3f})"
+        return f"{told}{self._unequal_training()}."
+
+    def _unequal_training(self) -> str:
+        """What a comparison is not fair by: text that one of the two has seen more of."""
+        assert self.baseline is not None
+        own, other = (_figure(row, "training_tokens") for row in (self.subject, self.baseline))
+        if not own or not other or abs(own - other) <= UNEQUAL * max(own, other):
+            return ""
+        favoured = self.subject if own > other else self.baseline
+        counts = f"{short_count(own)} training tokens against {short_count(other)}"
+        return f"; {counts} favour {favoured.model}"
 
     def speed(self) -> str:
         """How much faster, with the range of the rounds."""

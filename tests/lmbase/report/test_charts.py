@@ -95,16 +95,14 @@ def test_a_dot_tells_its_text_where_a_pointer_rests():
     assert root.attrib["aria-label"] == "2 dots"
 
 
-def test_names_of_neighbours_stand_on_two_sides():
-    points = [("a", 0.0, 0.0, 0), ("b", 0.05, 0.01, 1), ("far", 1.0, 1.0, 2)]
-    places = re.findall(r'translate\(\S+ (\S+)\)"[^>]*>(a|b)<', point_chart(points, "x", "y"))
-    height = {name: float(y) for y, name in places} or text_heights(point_chart(points, "x", "y"))
-    assert height["b"] < height["a"] - 20  # the upper dot's name is above it, the lower one's below
-
-
-def text_heights(chart):
-    texts = ElementTree.fromstring(chart).iter(f"{SVG}text")
-    return {e.text: float(e.attrib.get("y") or re.findall(r"[\d.]+", e.attrib["transform"])[1]) for e in texts}
+def test_names_of_neighbours_stand_on_two_sides_and_speed_begins_at_zero():
+    chart = point_chart([("a", 9.0, 0.0, 0), ("b", 9.05, 0.01, 1), ("far", 10.0, 1.0, 2)], "x", "y")
+    texts = list(ElementTree.fromstring(chart).iter(f"{SVG}text"))
+    places = {element.text: re.findall(r"-?[\d.]+", element.attrib["transform"])[-2:] for element in texts}
+    (x_a, y_a), (_, y_b), (x_far, _) = ([float(part) for part in places[name]] for name in ("a", "b", "far"))
+    assert y_b < y_a - 10  # the upper dot's name is above it, the lower one's below
+    assert x_far - x_a < 60
+    assert "0" in places
 
 
 HOSTILE = '<b> & $x_$ \x00 \ud800 id="x" #2c6fbb url(http://a) 字'

@@ -76,6 +76,18 @@ def test_equal_context_is_told_beside():
     assert sentences(equal=(1.0,))[0].endswith("0.950).")
 
 
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [(2000, "; 2.00k training tokens against 1.00k favour sllm."), (500, "favour opt."), (1040, "0.950).")],
+)
+def test_a_baseline_that_has_seen_other_amounts_of_text_is_told(own, told):
+    found = rows(training_tokens=own)
+    found[0].training_tokens = 1000
+    story = find_story(found)
+    assert story is not None
+    assert story.sentences[0].endswith(told)
+
+
 def test_what_grew_is_said_as_well():
     size = sentences(kv_bytes_per_token=8192.0, parameters=1000)[-1]
     assert "Its cache is 2 times as large as opt's: 8,192 bytes a token of text against 4,096" in size
