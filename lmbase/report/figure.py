@@ -1,5 +1,6 @@
 """Quality against speed as a picture for a README: bits per byte over tokens per second, a dot per model."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def speed_points(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
     points: dict[str, tuple[float, float]] = {}
     texts = set()
     for row in rows:
-        if row.bits_per_byte is not None and row.tokens_per_second is not None:
+        if row.bits_per_byte is None or row.tokens_per_second is None:
+            continue
+        if math.isfinite(row.bits_per_byte) and math.isfinite(row.tokens_per_second):
             points.setdefault(row.model, (row.tokens_per_second, row.bits_per_byte))
             texts.add(f"{row.data} by {row.protocol}")
     if len(texts) > 1:

@@ -81,3 +81,7 @@ def test_what_is_not_a_number_is_null_for_programs():
     assert content["curves"][0]["losses"]["token"] == [[1, None], [2, 3.0]]
     assert content["metrics"]["run"]["rows"][0]["rule"] == "x"
     assert content["verdict"][0].startswith("a takes 2.0000 bits per byte")
+
+
+def test_G10_columns_have_their_meaning_beside_them():
+    assert "lower is better" in page_values(report_of(Row("a", bits_per_byte=2.0)))["meanings"]["bits/byte"]

@@ -156,3 +156,16 @@ def test_a_folded_part_is_open_on_paper_and_paper_is_light(runs):
     dark, printed = source.index("prefers-color-scheme: dark"), source.index("@media print")
     assert source[dark - 20 : dark].endswith("@media screen and (")
     assert "::details-content" in source[printed:]
+
+
+def test_figures_that_are_no_numbers_stop_no_report(tmp_path):
+    rows = [{"model": name, "bits_per_byte": bits, "tokens_per_second": 9.0} for name, bits in (("a", 2.0), ("b", 1.5))]
+    rows.append(
+        {"model": "diverged", "bits_per_byte": float("nan"), "tokens_per_second": float("inf"), "ratio": float("nan")}
+    )
+    (tmp_path / "metrics.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    html_path, json_path = write_report(tmp_path)
+    page = Page(html_path.read_text(encoding="utf-8"))
+    assert "a takes 2.0000 bits per byte" in page.text
+    assert "Quality against speed" in page.text
+    assert json.loads(json_path.read_bytes())["metrics"][tmp_path.name]["rows"][2]["bits_per_byte"] is None
