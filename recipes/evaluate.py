@@ -27,6 +27,7 @@ from lmbase.files import alone_in, clean_up, write_text
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.rows import Row, write_metrics
+from sllm.evaluation.details import FILE_NAME, find_details
 from sllm.evaluation.likelihood import audit_loaded, compare, evaluate_likelihood, paper_row
 from sllm.evaluation.loaded import LoadedModel
 from sllm.evaluation.progress import Measured, identity
@@ -198,6 +199,11 @@ def measured_rows(
     lengths = config.prompt_tokens // 4, config.new_tokens // 2
     samples = measured.once("samples", lambda: show_samples(models, data.texts[: config.samples], *lengths))
     write_text(measured.path.parent / "samples.json", json.dumps(samples, indent=2, ensure_ascii=False) + "\n")
+    details = {}
+    if config.protocol == "exact":
+        prompts = data.texts if config.samples else []
+        details = measured.once("details", lambda: find_details(models, data.texts, prompts, *lengths))
+    write_text(measured.path.parent / FILE_NAME, json.dumps(details, ensure_ascii=False) + "\n")
     return rows
 
 

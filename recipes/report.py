@@ -1,10 +1,11 @@
-"""One HTML page and one Markdown file from a folder of runs.
+"""One HTML page from a folder of runs, with its figures as JSON.
 
     sllm report --runs runs/demo
 
-reads every log.jsonl, metrics.json, statistics.json and samples.json below the folder and writes report.html
-(self-contained: charts and styles inside, no network, no script) and report.md: loss curves, the table of figures,
-tokens per sentence, generated text, reconstructions with their differences marked, and what the runs cost.
+reads every log.jsonl, metrics.json, details.json, statistics.json and samples.json below the folder and writes
+report.html (self-contained: charts and styles inside, no network, no script) and its figures as report.json. The page
+begins with a verdict and the figures behind it, then shows texts side by side; all else is folded: every figure, where
+in a text the bits go, what a token costs, drafts, sentence vectors, curves.
 
 `--metrics results/published.json` lays the published figures beside the measured ones, marked as not comparable.
 
@@ -29,7 +30,7 @@ from lmbase.report.write import write_report
 @dataclass
 class ReportConfig:
     runs: str = option("runs/demo", "folder of runs; those below it are found at any depth")
-    output_dir: str = option("", "where report.html and report.md go; empty: into the folder of runs")
+    output_dir: str = option("", "where report.html and report.json go; empty: into the folder of runs")
     metrics: list[str] = option(
         [], "further metrics files whose rows join the table; those that a figure is drawn from"
     )

@@ -181,9 +181,16 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
 
     def flops(self, num_tokens: int, num_sentences: int) -> float:
         """FLOPs of a forward pass over so many tokens and end marks, by formula; attention in sentences left out."""
-        encoder = linear_flops(self.encoder)
-        decoder = linear_flops(self.decoder) + 2.0 * self.embed_tokens.weight.numel()
-        return num_tokens * encoder + (num_tokens + num_sentences) * decoder
+        return sum(self.flops_by_part(num_tokens, num_sentences).values())
+
+    def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
+        """The same, parted."""
+        written = num_tokens + num_sentences
+        return {
+            "encoder": num_tokens * linear_flops(self.encoder),
+            "decoder": written * linear_flops(self.decoder),
+            "vocabulary": written * 2.0 * self.embed_tokens.weight.numel(),
+        }
 
     # -- vectors -----------------------------------------------------------------------------------------------------
 

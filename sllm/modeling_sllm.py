@@ -246,6 +246,10 @@ class SLLMModel(SLLMPreTrainedModel):
 
     def flops(self, num_tokens: int, num_sentences: int) -> float:
         """FLOPs of a forward pass over so many tokens and sentences, by formula."""
+        return sum(self.flops_by_part(num_tokens, num_sentences).values())
+
+    def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
+        """The same, parted; `drafts` is what drafting heads take."""
         config = self.config.trunk
         attention = attention_flops(attention_width(config), config.num_hidden_layers, self.config.max_sentences / 2)
         joints = sum(linear_flops(joint) for joint in (self.sentence_in, self.sentence_out))
@@ -253,8 +257,8 @@ class SLLMModel(SLLMPreTrainedModel):
         table = 2.0 * self.autoencoder.embed_tokens.weight.numel()
         further = [*self.draft_heads, *self.draft_transitions]
         heads = sum(map(linear_flops, further)) + len(further) * table
-        written = num_tokens + num_sentences
-        return self.autoencoder.flops(num_tokens, num_sentences) + num_sentences * trunk + written * heads
+        parts = {"trunk": num_sentences * trunk, **self.autoencoder.flops_by_part(num_tokens, num_sentences)}
+        return parts | {"drafts": (num_tokens + num_sentences) * heads}
 
     # -- the parts, in the order of a sample's way ---------------------------------------------------------------------
 

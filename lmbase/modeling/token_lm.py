@@ -126,9 +126,14 @@ class TokenLM(nn.Module):
 
     def flops(self, num_tokens: int, context: int) -> float:
         """FLOPs of a forward pass over so many tokens in windows of `context`, by formula."""
+        return sum(self.flops_by_part(num_tokens, context).values())
+
+    def flops_by_part(self, num_tokens: int, context: int) -> dict[str, float]:
+        """The same, parted."""
         config = self.config
         attention = attention_flops(attention_width(config), config.num_hidden_layers, context / 2)
-        return num_tokens * (linear_flops(trunk_of(self.lm)) + attention + 2.0 * self._table.numel())
+        trunk = num_tokens * (linear_flops(trunk_of(self.lm)) + attention)
+        return {"trunk": trunk, "vocabulary": num_tokens * 2.0 * self._table.numel()}
 
     @property
     def _table(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Charts as SVG: lines, a histogram, bars, and labelled points, drawn by Matplotlib without a network or a display.
+"""Charts as SVG: lines, a histogram, bars of parts, and points, drawn by Matplotlib without a network or a display.
 
 A chart for a page is inline: it takes its colours from the page's CSS variables (`--c0` ... `--c7`, `--ink`, `--muted`,
 `--grid`), so that it follows the reader's light or dark setting.
@@ -10,7 +10,7 @@ import math
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ SETTINGS: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left", "ytick.left"), False),
 }
+HOVER = "hover-"
+MOST_POINTS = 160
 settings = matplotlib.rc_context(SETTINGS)
 ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
@@ -58,28 +60,30 @@ def colour(index: int) -> str:
 
 
 @settings
-def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, max_points: int = 160) -> Markup:
+def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, shares: bool = False) -> Markup:
     """Lines over a common x axis, or "" where no point is finite.
 
-    The y axis is logarithmic when the finite values are positive and span more than a factor of 12. A line with more
-    than `max_points` points shows means of equal stretches of it.
+    The y axis is logarithmic when the finite values are positive and span more than a factor of 12, and reaches from 0
+    to 1 where they are shares. A line with more than `MOST_POINTS` points shows means of equal stretches of it.
     """
     finite = [y for line in series for _, y in line.points if math.isfinite(y)]
     if not finite:
         return Markup()
-    logarithmic = min(finite) > 0 and max(finite) / min(finite) > 12
+    logarithmic = not shares and min(finite) > 0 and max(finite) / min(finite) > 12
     axes = _axes(x_label, y_label + (" (log scale)" if logarithmic else ""))
     for line in filter(lambda line: line.points, series):
-        stretches = np.array_split(np.array(line.points), min(max_points, len(line.points)))
+        stretches = np.array_split(np.array(line.points), min(MOST_POINTS, len(line.points)))
         x, y = np.array([stretch.mean(axis=0) for stretch in stretches]).T  # a broken value stays, so that it shows
         there = np.pad(np.isfinite(y), 1)
         alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])  # a point that no line reaches
         dots = range(len(y)) if line.marked else alone
         axes.plot(x, y, color=_tint(line.tint), marker="o", markersize=4.5, markevery=[int(index) for index in dots])
+    if shares:
+        axes.set_ylim(-0.03, 1.03)
     if logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter=tick)
-    return _inline(axes)
+    return _inline(axes, (line.name for line in series))
 
 
 @settings
@@ -96,46 +100,86 @@ def histogram(counts: Sequence[tuple[float, float]], x_label: str, y_label: str)
     shown = [*heights[:last], heights[last:].sum()]
     step = min((b - a for a, b in itertools.pairwise(values)), default=1)
     has_tail = last < len(values) - 1
-    axes = _axes(f"{x_label} (last bar: {values[last]:g} or more)" if has_tail else x_label, y_label, height=260)
+    axes = _axes(f"{x_label} (last bar: {values[last]:g} or more)" if has_tail else x_label, y_label)
     bars = axes.bar(values[: last + 1], shown, width=0.88 * step, color=_tint(0))
     bars[-1].set_alpha(0.5 if has_tail else 1)
     axes.axvline(median, color=_tint(1), linestyle="--")
     text, place = f"median {median:g}", (median, max(shown))
     axes.annotate(text, place, (5, 4), va="bottom", color=_tint(1), textcoords="offset points")
-    return _inline(axes)
+    return _inline(axes, [text])
 
 
 @settings
-def bar_chart(bars: Sequence[tuple[str, float, int]], show: Callable[[float], str] = number) -> Markup:
-    """Horizontal bars of (name, value, number of its colour) from zero, each with its value; "" without bars."""
-    if not bars:
+def stacked_bars(bars: Mapping[str, Mapping[str, float]], show: Callable[[float], str] = number) -> Markup:
+    """A horizontal bar from zero for each name, made of its parts, with their sum; "" without a part."""
+    parts = _parts(bars)
+    if not parts:
         return Markup()
-    names, values, tints = zip(*bars, strict=True)
     axes = _axes(height=26 * len(bars) + 8)
-    drawn = axes.barh(range(len(bars)), values, height=0.6, color=[_tint(tint) for tint in tints])
-    axes.bar_label(drawn, [clean(show(value)) for value in values], padding=5, color=INK, fontweight="bold")
-    axes.set_yticks(range(len(bars)), [_short(name) for name in names], color=INK)
-    axes.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, 1.14 * max(values) or 1))  # the first on top, room for the figure
+    sums = np.zeros(len(bars))
+    for index, part in enumerate(parts):
+        values = [of.get(part, 0.0) for of in bars.values()]
+        drawn = axes.barh(range(len(bars)), values, left=sums, height=0.6, color=_tint(index))
+        sums = sums + values
+    axes.bar_label(drawn, [clean(show(value)) for value in sums], padding=5, color=INK, fontweight="bold")
+    axes.set_yticks(range(len(bars)), map(_short, bars), color=INK)
+    axes.set(ylim=(len(bars) - 0.4, -0.6), xlim=(0, 1.16 * max(sums) or 1))  # the first on top, room for the figure
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
     axes.grid(visible=False)
-    return _inline(axes)
+    return _inline(axes, (f"{name} {show(value)}" for name, value in zip(bars, sums, strict=True)))
+
+
+def part_legend(bars: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, str]]:
+    """The legend of `stacked_bars`."""
+    return [(colour(index), part, "") for index, part in enumerate(_parts(bars))]
+
+
+def _parts(bars: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [*dict.fromkeys(part for of in bars.values() for part in of)]
 
 
 @settings
-def point_chart(points: Sequence[tuple[str, float, float]], x_label: str, y_label: str) -> str:
-    """Labelled points (name, x, y) as an SVG file of its own, on a white ground that reads on dark pages too."""
-    axes = _axes(x_label, y_label, width=640, height=360)
-    wide, high = (max(values) - min(values) for values in ([x for _, x, _ in points], [y for _, _, y in points]))
-    above, last = True, (-math.inf, -math.inf)
-    for index, (name, x, y) in sorted(enumerate(points), key=lambda entry: entry[1][1:]):
-        beside = x - last[0] < 0.25 * wide and abs(y - last[1]) < 0.1 * high
-        above, last = not (above and beside), (x, y)  # names of neighbours do not cover each other
-        axes.plot(x, y, "o", markersize=9, color=_tint(index))
-        gap, va = (9, "bottom") if above else (-9, "top")
+def point_chart(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str) -> Markup:
+    """Labelled points (name, x, y, number of its colour) for a page; "" without points."""
+    told = (f"{name} {number(y)} at {number(x)}" for name, x, y, _ in points)
+    return _inline(_points(points, x_label, y_label), told) if points else Markup()
+
+
+@settings
+def point_file(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str) -> str:
+    """The same as an SVG file of its own, on a white ground that reads on dark pages too."""
+    return _svg(_points(points, x_label, y_label, width=640, height=360), "#ffffff")
+
+
+def _points(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str, **size: int) -> Axes:
+    axes = _axes(x_label, y_label, **size)
+    xs, ys = zip(*[(x, y) for _, x, y, _ in points], strict=True)
+    left = min(0.0, *xs)  # not the first point: noise must not look like a difference
+    wide, high = max(xs) - left, max(ys) - min(ys)
+    above: list[tuple[float, float]] = []
+    for name, x, y, tint in sorted(points, key=lambda point: -point[2]):
+        beside = any(abs(x - other) < 0.2 * wide and abs(y - its) < 0.1 * high for other, its in above)
+        if not beside:  # names of neighbours do not cover each other
+            above.append((x, y))
+        axes.plot(x, y, "o", markersize=9, color=_tint(tint))
+        gap, va = (-9, "top") if beside else (9, "bottom")
         axes.annotate(_short(name), (x, y), (0, gap), ha="center", va=va, color=INK, textcoords="offset points")
-    axes.margins(0.1, 0.16)
-    return _svg(axes, "#ffffff")
+    axes.margins(y=0.16)
+    axes.set_xlim(left, (left + 1.12 * wide) or 1)
+    return axes
+
+
+@settings
+def point_map(points: Sequence[tuple[float, float, int, str]]) -> Markup:
+    """Points (x, y, number of its colour, text), each with its text where a pointer rests on it; "" without points."""
+    if not points:
+        return Markup()
+    axes = _axes(height=340)
+    for index, (x, y, tint, _) in enumerate(points):
+        axes.plot(x, y, "o", markersize=6, color=_tint(tint), alpha=0.75, gid=f"{HOVER}{index}")
+    axes.set(xticks=[], yticks=[])
+    return _inline(axes, [f"{len(points)} dots"], [text for *_, text in points])
 
 
 def tick(value: float, position: float | None = None) -> str:
@@ -152,7 +196,7 @@ def _short(name: str) -> str:
     return clean(name if len(name) <= 30 else name[:29] + "…")
 
 
-def _axes(x_label: str = "", y_label: str = "", *, width: int = 560, height: int = 300) -> Axes:
+def _axes(x_label: str = "", y_label: str = "", *, width: int = 460, height: int = 260) -> Axes:
     """Empty axes in a figure of this size in SVG units."""
     axes = Figure(figsize=(width / 72, height / 72), layout="constrained").add_subplot(facecolor="none")
     axes.set(xlabel=clean(x_label), ylabel=clean(y_label))
@@ -174,15 +218,23 @@ def _svg(axes: Axes, ground: str = "none") -> str:
     return file.getvalue()
 
 
-def _inline(axes: Axes) -> Markup:
-    """A chart as part of a page: in its colours and its font, and without names that nothing refers to."""
+def _inline(axes: Axes, told: Iterable[str] = (), hover: Sequence[str] = ()) -> Markup:
+    """A chart as part of a page: in its colours and its font, and without names that nothing refers to.
+
+    Args:
+        told: what a reader hears who does not see it, beside the names of its axes.
+        hover: the text of each artist whose `gid` is `HOVER` and its number.
+    """
     root = ElementTree.fromstring(_svg(axes))
-    label = " over ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel()))) or "bars"
+    label = " over ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel())))
+    label = ": ".join(filter(None, (label, clean(", ".join(told)))))
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
     root.remove(root[0])  # a style sheet, which would rule the whole page
-    for element in root.iter():
+    for element in [*root.iter()]:
         if not element.tag.endswith("path"):  # the paths with names are marks, which stand in many places
-            element.attrib.pop("id", None)
+            name = element.attrib.pop("id", "")
+            if name.startswith(HOVER):
+                ElementTree.SubElement(element, "title").text = clean(hover[int(name.removeprefix(HOVER))])
         if "style" in element.attrib:
             style = re.sub("#[0-9a-f]{6}", lambda match: f"var(--{VARIABLES[match[0]]})", element.attrib["style"])
             element.attrib["style"] = re.sub("'DejaVu Sans'[^;]*", "system-ui, sans-serif", style)

@@ -6,18 +6,21 @@ Looks, at any depth, for
     statistics.json   what a corpus looks like when it is cut
     samples.json      {"generations": [{"model", "prompt", "text", "finish_reason"}],
                        "reconstructions": [{"model", "text", "reconstruction"}]}
+    details.json      what else an evaluation found (`lmbase.report.details`)
 A file that cannot be read is named in the report with the reason; it never stops the report.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from lmbase.files import from_lines, read_json
+from lmbase.report.details import FILE_NAME as DETAILS
+from lmbase.report.details import Details, read_details
 from lmbase.report.rows import Row, read_metrics
 
-FILES = ("log.jsonl", "metrics.json", "statistics.json", "samples.json")
+FILES = ("log.jsonl", "metrics.json", "statistics.json", "samples.json", DETAILS)
 # Keys of a log record that count or pace the run; every other number in it is a loss.
 PACE = ("step", "tokens", "seconds", "lr", "grad_norm", "tokens_per_second", "epoch")
 
@@ -64,6 +67,7 @@ class Report:
     curves: list[Curve] = field(default_factory=list)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # run -> metrics.json
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)  # folder -> statistics.json
+    details: dict[str, Details] = field(default_factory=dict)  # run -> details.json
     generations: list[dict[str, str]] = field(default_factory=list)
     reconstructions: list[dict[str, str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -99,6 +103,8 @@ def collect(folder: str | Path, *, more_metrics: Sequence[str | Path] = (), titl
             report.metrics[name] = read_metrics(path)
         elif path.name == "statistics.json":
             report.statistics[name] = read_json(path)
+        elif path.name == DETAILS:
+            report.details[name] = read_details(path)
         else:
             _add_samples(report, read_json(path))
 
@@ -107,7 +113,7 @@ def collect(folder: str | Path, *, more_metrics: Sequence[str | Path] = (), titl
             add(path)
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:  # also JSON of another shape
             report.left_out.append(str(error) if path.name in str(error) else f"{path}: {error}")
-    if not (report.curves or report.metrics or report.statistics or report.generations or report.reconstructions):
+    if not any(getattr(report, f.name) for f in fields(report) if f.name not in ("title", "left_out")):
         reasons = "".join(f"\n  {reason}" for reason in report.left_out)
         raise ValueError(
             f"{folder} holds nothing to report: no readable {', '.join(FILES[:-1])} or {FILES[-1]}"

@@ -1,11 +1,14 @@
 """Quality against speed as a picture for a README: bits per byte over tokens per second, a dot per model."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from lmbase.files import write_text
-from lmbase.report.charts import point_chart
+from lmbase.report.charts import point_file
 from lmbase.report.rows import Row, read_metrics
+
+AXES = ("tokens per second", "bits per byte (less is better)")
 
 
 def write_figure(path: str | Path, metrics: Sequence[str | Path]) -> Path:
@@ -21,27 +24,29 @@ def write_figure(path: str | Path, metrics: Sequence[str | Path]) -> Path:
     if path.suffix != ".svg":
         raise ValueError(f"figure={path}: the picture is an SVG file; give a name that ends in .svg.")
     rows = [row for file in metrics for row in read_metrics(file)["rows"] if row.comparable]
-    points = _points(rows)
+    points = [(name, x, y, tint) for tint, (name, (x, y)) in enumerate(speed_points(rows).items())]
     if not points:
         raise ValueError(
             f"No row of {', '.join(map(str, metrics)) or 'no file'} has both bits_per_byte and tokens_per_second; "
             "name metrics files of `sllm evaluate` after --metrics."
         )
-    write_text(path, point_chart(points, "tokens per second", "bits per byte (less is better)"))
+    write_text(path, point_file(points, *AXES))
     return path
 
 
-def _points(rows: Sequence[Row]) -> list[tuple[str, float, float]]:
-    """(model, tokens per second, bits per byte), each model once: by its first row with both figures."""
-    points: dict[str, tuple[str, float, float]] = {}
+def speed_points(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """model -> (tokens per second, bits per byte), by its first row with both figures."""
+    points: dict[str, tuple[float, float]] = {}
     texts = set()
     for row in rows:
-        if row.bits_per_byte is not None and row.tokens_per_second is not None:
-            points.setdefault(row.model, (row.model, row.tokens_per_second, row.bits_per_byte))
+        if row.bits_per_byte is None or row.tokens_per_second is None:
+            continue
+        if math.isfinite(row.bits_per_byte) and math.isfinite(row.tokens_per_second):
+            points.setdefault(row.model, (row.tokens_per_second, row.bits_per_byte))
             texts.add(f"{row.data} by {row.protocol}")
     if len(texts) > 1:
         raise ValueError(
             f"The rows are of {' and '.join(sorted(texts))}: bits per byte compare only on the same text by the same "
             "protocol. Draw a picture for each."
         )
-    return list(points.values())
+    return points

@@ -1,57 +1,45 @@
-"""What the templates of a report show. Its HTML page has styles and charts inline, no script, and fetches nothing."""
+"""What the templates of a report show: the verdict, its figures, texts side by side, and the rest in folded sections.
 
+The HTML page has styles and charts inline, no script, and fetches nothing.
+"""
+
+import dataclasses
+import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from markupsafe import Markup
-
-from lmbase.report.charts import Series, bar_chart, colour, histogram, line_chart
+from lmbase.report.cards import Card, Section, Tints, line_card
+from lmbase.report.charts import Series, histogram, point_chart
 from lmbase.report.collect import Curve, Report
-from lmbase.report.columns import cell, comparable_groups, filled_columns, header, meanings, table_of, value
+from lmbase.report.columns import filled_columns, header, meanings
+from lmbase.report.details import detail_sections
 from lmbase.report.differences import mark_differences
-from lmbase.report.formats import duration, number, short_count, size
+from lmbase.report.figure import AXES, speed_points
+from lmbase.report.formats import duration, size
 from lmbase.report.rows import Row
-from lmbase.report.sections import (
-    cost_table,
-    groups_of,
-    histograms,
-    statistics_table,
-    table_columns,
-    training_table,
-    verdicts,
-)
-
-BARS = ("bits_per_byte", "tokens_per_second", "kv_bytes_per_token", "reconstruction_exact_match")
-
-
-@dataclass
-class Card:
-    """A chart in a frame. `legend` holds colour, name and last value of each line."""
-
-    heading: str
-    chart: Markup
-    note: str = ""
-    legend: list[tuple[str, str, str]] = field(default_factory=list)
+from lmbase.report.sections import cost_table, figure_tables, groups_of, histograms, statistics_table
+from lmbase.report.story import Story, find_story
 
 
 def page_values(report: Report) -> dict[str, Any]:
-    """What `report.html` and `report.md` are filled with; a section without content is empty."""
-    names = [*(row.model for row in report.rows), *(curve.name for curve in report.curves)]
-    tints = {name: index for index, name in enumerate(dict.fromkeys(map(_same, names)))}
+    """What `report.html` is filled with; a section without content is left out."""
+    tints, story = Tints(), find_story(report.rows)
+    for name in [*(row.model for row in report.rows), *(curve.name for curve in report.curves)]:
+        tints[name]  # the first model of the table has the first colour
+    prompts = list(side_by_side(report.generations))
     documents = {name: {**document, "rows": None} for name, document in report.metrics.items()}
     return dict(
         title=report.title,
         facts=_facts(report),
-        verdicts=verdicts(report.rows),
-        meanings=meanings(dict.fromkeys(name for row in report.rows for name in filled_columns([row]))),
-        figures=[(heading, *_figures(rows, tints)) for heading, rows in groups_of(report.rows).items()],
-        training=[*_evaluations(report.curves, tints), *_losses(report.curves)],
-        training_table=training_table(report.curves),
-        data=list(_data(report)),
-        generations=report.generations,
+        verdict=story.sentences if story else [],
+        key=story.table() if story else None,
+        frontier=_frontier(report.rows, tints),
+        lead=_lead(prompts, story),
+        sections=[section for section in _sections(report, tints) if section.cards or section.tables],
+        prompts=prompts,
         reconstructions=[_compared(sample) for sample in report.reconstructions],
-        cost=cost_table(report),
+        meanings=meanings(dict.fromkeys(name for row in report.rows for name in filled_columns([row]))),
         provenance={
             name: {key: known[key] for key in known if known[key] not in (None, {}, "")}
             for name, known in documents.items()
@@ -60,25 +48,21 @@ def page_values(report: Report) -> dict[str, Any]:
     )
 
 
-def line_card(heading: str, lines: Sequence[Series], x_label: str, y_label: str, note: str = "") -> list[Card]:
-    """A line chart with its legend, which names each line's value at the last place that all lines have reached;
-    nothing where no value is finite."""
-    chart = line_chart(lines, x_label, y_label)
-    ends = [line.points[-1][0] for line in lines if line.points]
-    legend = []
-    for line in lines:
-        if reached := [y for x, y in line.points if x <= min(ends)]:
-            legend.append((colour(line.tint), line.name.replace("_", " "), number(reached[-1])))
-        elif line.points:  # it begins where another one has ended
-            legend.append((colour(line.tint), line.name.replace("_", " "), "–"))
-    if len(set(ends)) > 1:
-        note = " · ".join(filter(None, (note, f"figures at {short_count(min(ends))} {x_label}")))
-    return [Card(heading, chart, note, legend)] if chart else []
+def figures_json(report: Report) -> str:
+    """The same figures for programs. What is not a finite number is null."""
+    story = find_story(report.rows)
+    content = {"verdict": story.sentences if story else [], **dataclasses.asdict(report)}
+    for document in content["metrics"].values():
+        document["rows"] = [{**row, **row.pop("extra")} for row in document["rows"]]
+    return json.dumps(_finite(content), indent=1) + "\n"
 
 
-def _same(name: str) -> str:
-    """A run's folder and the model in its rows may differ in this only; they are one model in one colour."""
-    return name.replace("_", "-")
+def _finite(item: Any) -> Any:
+    if isinstance(item, dict):
+        return {str(key): _finite(one) for key, one in item.items()}
+    if isinstance(item, list | tuple):
+        return [_finite(one) for one in item]
+    return None if isinstance(item, float) and not math.isfinite(item) else item
 
 
 def _facts(report: Report) -> list[str]:
@@ -95,23 +79,62 @@ def _facts(report: Report) -> list[str]:
     return [*filter(None, facts), *sorted(cores)]
 
 
-def _figures(rows: Sequence[Row], tints: dict[str, int]) -> tuple[list[Card], Any, dict[str, str]]:
-    """Charts, table, and what all rows share. A chart stands where there are two models or more side by side."""
-    columns, shared = table_columns(rows)
-    several = [name for name in ("protocol", "data") if len({value(row, name) for row in rows if row.comparable}) > 1]
-    cards = []
-    for name in BARS:
-        for indices in comparable_groups(rows, name).values():
-            group = [rows[index] for index in indices]
-            if len(group) > 1:
-                bars = [(row.model, float(value(row, name)), tints[_same(row.model)]) for row in group]
-                shown = {float(value(row, name)): cell(row, name) for row in group}
-                note = " · ".join(filter(None, (value(group[0], which) for which in several)))
-                cards.append(Card(header(name), bar_chart(bars, shown.__getitem__), note))
-    return cards, table_of(rows, columns, mark_best=True), shared
+def _frontier(rows: Sequence[Row], tints: Tints) -> list[Card]:
+    """Quality against speed, for the text and protocol of most models; nothing where no two stand side by side."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in filter(lambda row: row.comparable, rows):
+        groups.setdefault((row.data, row.protocol), []).append(row)
+    points = max(map(speed_points, groups.values()), key=len, default={})
+    if len(points) < 2:
+        return []
+    named = [(name, x, y, tints[name]) for name, (x, y) in points.items()]
+    return [Card("Quality against speed", point_chart(named, *AXES), "better is right and below")]
 
 
-def _evaluations(curves: Sequence[Curve], tints: dict[str, int]) -> Iterator[Card]:
+def side_by_side(generations: Sequence[dict[str, str]]) -> Iterator[dict[str, Any]]:
+    """For each prompt the text's own continuation and what models wrote, equal texts once: {"prompt", "truth",
+    "texts": [(models, text, finish_reason)]}."""
+    by_prompt: dict[str, list[dict[str, str]]] = {}
+    for sample in generations:
+        by_prompt.setdefault(sample["prompt"], []).append(sample)
+    for prompt, samples in by_prompt.items():
+        texts: dict[tuple[str, str], list[str]] = {}
+        for sample in samples:
+            texts.setdefault((sample["text"], sample.get("finish_reason") or ""), []).append(sample.get("model") or "")
+        truth = next((sample["truth"] for sample in samples if sample.get("truth")), "")
+        yield {"prompt": prompt, "truth": truth, "texts": [(names, *key) for key, names in texts.items()]}
+
+
+def _lead(prompts: Sequence[dict[str, Any]], story: Story | None) -> list[dict[str, Any]]:
+    """The first two prompts with what the story's models made of them; without a story, the first prompt."""
+    if story is None:
+        return list(prompts[:1])
+    names = [row.model for row in (story.baseline, story.subject) if row]
+    kept = ({**p, "texts": [text for text in p["texts"] if set(names) & set(text[0])]} for p in prompts)
+    return [p for p in kept if p["texts"]][:2] or list(prompts[:1])
+
+
+def _sections(report: Report, tints: Tints) -> Iterator[Section]:
+    for heading, rows in groups_of(report.rows).items():
+        yield Section(heading, tables=figure_tables(heading, rows))
+    for name, details in report.details.items():
+        for section in detail_sections(details, tints):
+            section.heading += f" ({name})" if len(report.details) > 1 else ""
+            yield section
+    yield Section("Training", [*_evaluations(report.curves, tints), *_losses(report.curves)])
+    for name, statistics in report.statistics.items():
+        shown = statistics.get("name") or name
+        table = statistics_table(statistics, f"What {shown} holds")
+        cards = [
+            Card(f"Tokens per sentence, {split}", histogram(points, "tokens in a sentence", "sentences"))
+            for split, points in [*histograms(statistics)][:1]
+        ]
+        if table:
+            yield Section(f"Data: {shown}", cards, tables=[table])
+    yield Section("What it cost", tables=[*filter(None, [cost_table(report)])])
+
+
+def _evaluations(curves: Sequence[Curve], tints: Tints) -> Iterator[Card]:
     """One chart for each evaluated figure, over tokens where every run counted them. Language models are laid beside
     each other by bits per byte alone: what is per own token means something else in each kind of them."""
     by_bytes = "bits_per_byte"
@@ -123,7 +146,7 @@ def _evaluations(curves: Sequence[Curve], tints: dict[str, int]) -> Iterator[Car
         lines = []
         for curve in having:
             points = [(curve.tokens_at[step] if by_tokens else step, y) for step, y in curve.evaluations[key]]
-            lines.append(Series(curve.name, points, tints[_same(curve.name)], marked=True))
+            lines.append(Series(curve.name, points, tints[curve.name], marked=True))
         unit = "tokens of text seen" if by_tokens else "step"
         yield from line_card(header(key), lines, unit, header(key), "evaluation")
 
@@ -132,18 +155,6 @@ def _losses(curves: Sequence[Curve]) -> Iterator[Card]:
     for curve in curves:
         lines = [Series(key, points, index) for index, (key, points) in enumerate(curve.losses.items())]
         yield from line_card(curve.name, lines, "step", "loss", "training")
-
-
-def _data(report: Report) -> Iterator[tuple[str, Any, list[Card]]]:
-    for name, statistics in report.statistics.items():
-        table = statistics_table(statistics)
-        splits = list(histograms(statistics))[:2]  # train, and one to see whether it looks alike
-        cards = [
-            Card(f"Tokens per sentence, {split}", histogram(points, "tokens in a sentence", "sentences"))
-            for split, points in splits
-        ]
-        if table:
-            yield statistics.get("name") or name, table, cards
 
 
 def _compared(sample: dict[str, str]) -> dict[str, Any]:

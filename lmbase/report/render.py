@@ -1,7 +1,6 @@
 """Pages from the templates in the folder `templates`. In HTML everything that is not marked as safe is escaped."""
 
 import json
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,5 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
         finalize=lambda item: clean(item) if isinstance(item, str) and not isinstance(item, Markup) else item,
     )
-    environment.filters |= {"line": one_line, "fence": fence, "json": partial(json.dumps, indent=2, ensure_ascii=False)}
+    environment.filters["json"] = partial(json.dumps, indent=2, ensure_ascii=False)
     return environment.get_template(template).render(values)
-
-
-def one_line(text: Any) -> str:
-    """The text without its line breaks."""
-    return " ".join(str(text).split())
-
-
-def fence(text: str, language: str = "") -> str:
-    """A code block of Markdown whose fence is longer than any run of backticks in the text."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    marks = "`" * max(3, longest + 1)
-    return f"{marks}{language}\n{text}\n{marks}"

@@ -1,18 +1,22 @@
-"""The tables of a report, which its HTML and its Markdown form share."""
+"""The tables of a report."""
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lmbase.report.collect import Curve, Report
-from lmbase.report.columns import cell, filled_columns, value
+from lmbase.report.collect import Report
+from lmbase.report.columns import cell, filled_columns, header, table_of, value
 from lmbase.report.formats import duration, number, short_count, size
 from lmbase.report.rows import Row
 from lmbase.report.tables import Table
 
 # Columns that say what was measured; one that is the same wherever it is filled moves to a line below the table.
 CIRCUMSTANCES = ("data", "protocol", "dtype", "speed_dtype", "device", "bytes", "tokens")
+# What a table shows before all else.
+MAIN = (
+    "model", "protocol", "data", "bits_per_byte", "ratio", "reconstruction_exact_match", "tokens_per_second",
+    "speed_ratio", "kv_bytes_per_token", "parameters", "training_tokens",
+)  # fmt: skip
 STATISTICS = (
     "split", "documents", "text", "sentences", "tokens", "tokens/sentence", "of uncut tokens", "documents by rule",
     "left out",
@@ -21,39 +25,47 @@ STATISTICS = (
 
 def groups_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Heading -> rows. Apart stand autoencoders, which see the text that they reproduce, and rows of other rules."""
-    groups: dict[str, list[Row]] = {"Side by side": [], "Autoencoders": [], "By other rules, not comparable": []}
+    groups: dict[str, list[Row]] = {"All figures": [], "Autoencoders": [], "By other rules, not comparable": []}
     for row in rows:
         decodes = row.reconstruction_exact_match is not None and row.bits_per_byte is None
         groups[list(groups)[2 if not row.comparable else 1 if decodes else 0]].append(row)
     return {heading: group for heading, group in groups.items() if group}
 
 
-def table_columns(rows: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
-    """(columns to show, circumstances that all rows share). `nats` is left to metrics.json: bits per byte tell it."""
-    unseen = ("nats", "tokens_per_second_low", "tokens_per_second_high")
-    columns = [name for name in filled_columns(rows) if name not in unseen]
-    shared: dict[str, str] = {}
+def figure_tables(heading: str, rows: Sequence[Row]) -> list[Table]:
+    """The columns that most readers want, the baseline's row first; and what else was measured, a line for each column.
+    Circumstances that all rows share are told once. `nats` is left to metrics.json: bits per byte tell it."""
+    baselines = {row.extra.get("compared_with") for row in rows}
+    rows = sorted(rows, key=lambda row: row.model not in baselines)
+    names = [name for name in filled_columns(rows) if name != "nats"]
+    names = [name for name in names if not (name.endswith(("_low", "_high")) and name.rpartition("_")[0] in names)]
+    shared = {}
     for name in CIRCUMSTANCES:
         found = {cell(row, name) for row in rows if value(row, name) is not None}
-        if len(found) == 1 and len(rows) > 1:
+        if len(found) == 1:
             shared[name] = found.pop()
-    return [name for name in columns if name not in shared], shared
+    names = [name for name in names if name not in shared]
+    chosen = [name for name in MAIN if name in names]
+    chosen += [name for name in names if name not in chosen][: max(0, 6 - len(chosen))]
+    caption = ", ".join([heading, *(f"{header(name)} {text}" for name, text in shared.items())])
+    table = table_of(rows, chosen, mark_best=True)
+    table.caption = caption
+    table.lines = [[_with_range(row, name) for name in chosen] for row in rows]
+    rest = [name for name in names if name not in chosen]
+    if not rest:
+        return [table]
+    titles = [" · ".join(filter(None, (row.model, row.protocol if "protocol" not in shared else ""))) for row in rows]
+    lines = [[header(name), *(_with_range(row, name) for row in rows)] for name in rest]
+    further = _of_numbers(["", *titles], lines)
+    further.caption = f"{heading}: what else was measured"
+    return [table, further]
 
 
-def verdicts(rows: Sequence[Row]) -> list[str]:
-    """What the ratios to the baseline say, a sentence for each model and way of cutting windows."""
-    found = []
-    for row in rows:
-        ratio, low, high = (row.extra.get(key) for key in ("ratio", "ratio_low", "ratio_high"))
-        if None in (ratio, low, high) or not row.comparable:
-            continue
-        assert low is not None
-        assert high is not None
-        word = "ahead of" if high < 1 else "behind" if low > 1 else "level with"
-        baseline = row.extra.get("compared_with", "the baseline")
-        found.append(f"{row.model} ({row.protocol}) is {word} {baseline}: {ratio:.3f} times its bits per byte, "
-                     f"{low:.3f} to {high:.3f}.")  # fmt: skip
-    return found
+def _with_range(row: Row, name: str) -> str:
+    """A figure, and between what it lies where that is known."""
+    low, high = (value(row, f"{name}{end}") for end in ("_low", "_high"))
+    between = f" ({cell(row, f'{name}_low')}\u00a0to\u00a0{cell(row, f'{name}_high')})"
+    return cell(row, name) + (between if low is not None and high is not None else "")
 
 
 def histograms(statistics: dict[str, Any]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
@@ -67,7 +79,7 @@ def histograms(statistics: dict[str, Any]) -> Iterator[tuple[str, list[tuple[flo
             yield split, points
 
 
-def statistics_table(statistics: dict[str, Any]) -> Table | None:
+def statistics_table(statistics: dict[str, Any], caption: str = "") -> Table | None:
     """One line per split of a statistics.json; None without splits."""
     lines = []
     for split, figures in _splits(statistics).items():
@@ -85,18 +97,9 @@ def statistics_table(statistics: dict[str, Any]) -> Table | None:
             ", ".join(f"{rule} {count:,}" for rule, count in (figures.get("rules") or {}).items()) or "–",
             ", ".join(skipped) or "none",
         ])  # fmt: skip
-    return _of_numbers(STATISTICS, lines) if lines else None
-
-
-def training_table(curves: Sequence[Curve]) -> Table | None:
-    """The first and the last value of each logged figure of each run."""
-    lines = []
-    for curve in curves:
-        for kind, group in (("", curve.losses), ("eval ", curve.evaluations)):
-            for key, points in group.items():
-                finite = [number(y) for _, y in points if math.isfinite(y)] or ["–"]
-                lines.append([curve.name, kind + key, finite[0], finite[-1]])
-    return _of_numbers(("run", "figure", "first", "last"), lines) if lines else None
+    table = _of_numbers(STATISTICS, lines)
+    table.caption = caption
+    return table if lines else None
 
 
 def cost_table(report: Report) -> Table | None:
@@ -109,6 +112,7 @@ def cost_table(report: Report) -> Table | None:
     if not lines:
         return None
     table = _of_numbers(("run", "steps", "tokens of text", "time", "tokens/s"), lines)
+    table.caption = "Time and tokens of each run"
     if len(lines) > 1:
         total, seconds = sum(cost.tokens for cost in costs), sum(cost.seconds for cost in costs)
         lines.append(["all", "", short_count(total) if total else "–", duration(seconds), ""])

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from lmbase.report.charts import Series, bar_chart
-from lmbase.report.page import Card, line_card
+from lmbase.report.cards import Card, line_card
+from lmbase.report.charts import Series, stacked_bars
 from lmbase.report.render import render
 from lmbase.report.rows import Row
 
@@ -42,6 +42,5 @@ def _parts(rows: Sequence[Row]) -> list[Card]:
         parts = {name.removeprefix("limit_ms_"): ms for name, ms in extra.items() if name.startswith("limit_ms_")}
         if parts:
             parts["everything else"] = max(extra["milliseconds_per_token"] - sum(parts.values()), 0.0)
-            bars = [(name, ms, tint) for tint, (name, ms) in enumerate(parts.items())]
-            found.append(Card(model, bar_chart(bars)))
+            found.append(Card(model, stacked_bars({name: {name: ms} for name, ms in parts.items()})))
     return found

@@ -15,6 +15,7 @@ class Table:
     lines: Sequence[Sequence[str]]
     numeric: set[int] = field(default_factory=set)
     best: set[tuple[int, int]] = field(default_factory=set)
+    caption: str = ""
     sum_line: bool = False  # the last line adds the others up
 
     @property

@@ -23,11 +23,11 @@ from lmbase.modeling.devices import DTYPES, moved
 from lmbase.modeling.inference import inference
 from lmbase.modeling.trunk import key_value_shape, special_ids, trunk_of
 from lmbase.report.rows import Row
-from lmbase.text import RULES, is_unicode
+from lmbase.text import is_unicode
 from lmbase.text.padding import pad_sentences
-from lmbase.text.processor import SentenceProcessor
 from sllm.benchmarks.keys import MAX_SENTENCE_TOKENS, LengthKeys, Measured, ModelKeys, RawTextKeys
 from sllm.benchmarks.replaying import MOST_SENTENCES, Build, random_sentences
+from sllm.evaluation.details import lengths_by_rule
 from sllm.evaluation.speed import decoder_cache_bytes
 from sllm_data.open_data import make_processor
 
@@ -76,15 +76,6 @@ class Cache(ModelKeys, RawTextKeys):
             }
             rows.append(Row(build.sllm_name, kv_bytes_per_token=position / tokens, extra=extra, **common))
         return rows
-
-
-def lengths_by_rule(texts: Sequence[str], processor: SentenceProcessor) -> dict[str, list[int]]:
-    """Tokens of each sentence when the texts are cut by each rule, with this processor's tokenizer, cap and Punkt."""
-    found = {}
-    for rule in RULES:
-        cut = SentenceProcessor(processor.tokenizer, rule, processor.max_sentence_tokens, processor.punkt)
-        found[rule] = [length for text in texts for length in cut.encode(text).sentence_lengths]
-    return found
 
 
 # -- seen --------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ A new kind is one class here and one line in `KINDS`; nothing else asks which ki
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from lmbase.modeling.settings import end_ids, merge_generation_config, neutral_s
 from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
 from lmbase.modeling.trunk import special_ids
 from lmbase.report.statistics import perplexity
+from lmbase.text.padding import pad_sentences
 from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import encode_text
 from multitoken import MultiTokenLM
@@ -68,6 +71,13 @@ class TokenModel(LoadedModel):
     def score(self, texts: Sequence[str], baseline_window: int) -> dict[str, list[DocumentNats]]:
         return {"full window": score_tokens(self.scorer, self.tokenizer, texts, window=self.window)}
 
+    @torch.no_grad()
+    def token_nats(self, sentences: Sequence[Sequence[int]]) -> list[list[float]]:
+        ids = torch.tensor([[i for sentence in sentences for i in sentence]], device=self.model.device)
+        ends = torch.zeros(1, dtype=torch.bool, device=ids.device)
+        nats = iter(self.scorer.nats(ids, torch.ones_like(ids), ends)[0].tolist())
+        return [list(islice(nats, len(sentence))) for sentence in sentences]
+
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         (found,) = self.score(texts, self.window).values()
         return perplexity(sum(d.nats for d in found), sum(len(d.token) for d in found))
@@ -102,6 +112,9 @@ class PlainLM(TokenModel):
 
     def step_nats(self, ids: list[int]) -> torch.Tensor:
         return lm_step_nats(self.model, ids)
+
+    def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
+        return self.scorer.flops_by_part(num_tokens, self.window)
 
     def in_int8(self) -> None:
         linear_layers_to_int8(self.model)
@@ -154,7 +167,7 @@ class PlainLM(TokenModel):
             text=endings.shown(0, written_text(self.tokenizer, new, prompt_ids)),
             num_tokens=len(new) - ended,
             finish_reason=rules.found or ("stop" if ended else "length" if len(new) >= limit else "context"),
-            tokens_per_forward=None if assistant is None else assistant.statistics.tokens_per_forward,
+            drafts=None if assistant is None else assistant.statistics,
         )
 
     def _assistant(self, how: Writing, config: GenerationConfig) -> Assistant | None:
@@ -223,6 +236,11 @@ class HeadsLM(TokenModel):
     def step_nats(self, ids: list[int]) -> torch.Tensor:
         return head_step_nats(self.model, ids)
 
+    def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
+        one, every = (self.model.flops(num_tokens, self.window, heads) for heads in (1, None))
+        table = 2.0 * num_tokens * self.model.unembedding(1).numel()
+        return {"trunk": one - table, "vocabulary": table, "drafts": every - one}
+
     def nats_by_head(self, texts: Sequence[str]) -> list[float]:
         return nats_of_heads(self.model, [encode_text(self.tokenizer, text) for text in texts], self.window)
 
@@ -235,8 +253,7 @@ class HeadsLM(TokenModel):
             streamer=streamer,
             **how.arguments,
         )
-        drafted = output.statistics.tokens_per_forward
-        return Written(output.texts[0], output.num_new_tokens[0], output.finish_reason[0], drafted)
+        return Written(output.texts[0], output.num_new_tokens[0], output.finish_reason[0], output.statistics)
 
     def time(self, prompt: str, num_new_tokens: int, num_copied: int | None = None) -> Generation:
         return time_mtp(self.model, prompt, num_new_tokens, num_copied=num_copied)
@@ -254,6 +271,30 @@ class SentenceLM(LoadedModel):
     @staticmethod
     def load(source: str, folder: str) -> Any:
         return SLLM.from_pretrained(folder, dtype=torch.float32)
+
+    @property
+    def most_drafts(self) -> int:
+        return 1 + len(self.model.draft_heads)
+
+    @property
+    def autoencoder(self) -> Any:
+        return self.model.autoencoder
+
+    @torch.no_grad()
+    def token_nats(self, sentences: Sequence[Sequence[int]]) -> list[list[float]]:
+        batch = pad_sentences([sentences], self.model.config.pad_token_id)
+        arguments = [t.to(self.model.device) for t in (batch.input_ids, batch.attention_mask, batch.sentence_mask)]
+        found = self.model.nats(*arguments, torch.ones(1, dtype=torch.bool, device=self.model.device))
+        flags, result = found.stop[0].tolist(), []
+        for k, sentence in enumerate(sentences):
+            *nats, end = found.token[0, k, : len(sentence) + 1].tolist()
+            nats[0] += flags[k]
+            nats[-1] += end
+            result.append(nats)
+        return result
+
+    def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
+        return self.model.flops_by_part(num_tokens, num_sentences)
 
     def in_int8(self) -> None:
         self.model.write_in_int8()
@@ -293,7 +334,7 @@ class SentenceLM(LoadedModel):
             text=output.texts[0],
             num_tokens=output.num_new_tokens[0],
             finish_reason=output.finish_reason[0],
-            tokens_per_forward=output.statistics.tokens_per_forward if drafts else None,
+            drafts=output.statistics if drafts else None,
             recut_share=output.recut_share,
         )
 
@@ -306,6 +347,10 @@ class Autoencoder(LoadedModel):
 
     shown = "an autoencoder"
     predicts = False
+
+    @property
+    def autoencoder(self) -> Any:
+        return self.model
 
     @staticmethod
     def load(source: str, folder: str) -> Any:

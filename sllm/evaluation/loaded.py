@@ -15,6 +15,7 @@ from lmbase.modeling.token_lm import DocumentNats
 from lmbase.text.tokenizers import tokenizer_hash
 from lmbase.training.cost import Training
 from multitoken.request import ended
+from multitoken.speculation import SpeculationStatistics
 from sllm.assistant import SentenceAssistant
 
 
@@ -51,8 +52,12 @@ class Written:
     text: str
     num_tokens: int  # end marks are no tokens of text
     finish_reason: str
-    tokens_per_forward: float | None = None  # where tokens may be drafted
+    drafts: SpeculationStatistics | None = None  # where tokens may be drafted
     recut_share: float | None = None  # of the sentences: those that cutting their text anew would change
+
+    @property
+    def tokens_per_forward(self) -> float | None:
+        return None if self.drafts is None else self.drafts.tokens_per_forward
 
 
 @dataclass
@@ -88,6 +93,16 @@ class LoadedModel(ABC):
         """Heads of a multi-token model; 0 of other models."""
         return 0
 
+    @property
+    def most_drafts(self) -> int:
+        """What `Writing.num_draft` may be at most: 1 where nothing is drafted."""
+        return max(1, self.num_heads)
+
+    @property
+    def autoencoder(self) -> Any:
+        """What turns sentences into vectors (`encode`); None where nothing does."""
+        return None
+
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         moved(self.model, device, dtype)
 
@@ -120,6 +135,19 @@ class LoadedModel(ABC):
         """Perplexity as the published evaluation meant to take it: per own token and end mark; of an SLLM without the
         first sentence and the flags."""
         raise self._predicts_nothing("score")
+
+    def token_nats(self, sentences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """-log p of each token of the sentences that open a text which goes on; an end mark counts with the token
+        before it, a flag with the token after it.
+
+        Args:
+            sentences: ids, no more than a window holds.
+        """
+        raise self._predicts_nothing("score")
+
+    def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
+        """FLOPs of a forward pass over so many tokens in sentences, by formula, of its parts."""
+        return {}
 
     def nats_by_head(self, texts: Sequence[str]) -> list[float]:
         """Mean nats of each head of a multi-token model; of other models nothing."""

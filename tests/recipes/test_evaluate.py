@@ -1,5 +1,6 @@
 """`sllm evaluate` with every kind of model on a llama-like trunk; the baseline is the last plain model."""
 
+import json
 import signal
 
 import pytest
@@ -8,6 +9,7 @@ from tiny import make_processor
 
 from lmbase.processes import Stopped
 from lmbase.report.rows import Row, read_metrics
+from lmbase.report.write import write_report
 from sllm.evaluation.likelihood import evaluate_likelihood
 from sllm_recipes import cli
 
@@ -28,6 +30,7 @@ def command(tmp_path_factory):
         cli.main(f"evaluate {keys} --device cpu {words.replace('{}', str(folder))} {' '.join(kept)}".split())
         return read_metrics(folder / "out")["rows"]
 
+    run.folder = folder  # type: ignore[attr-defined]
     return run
 
 
@@ -41,6 +44,18 @@ def test_a_table_of_all_kinds(command):
     assert (
         rows["heads", "full window"].extra["plain_kv_bytes_per_token"] < rows["heads", "full window"].kv_bytes_per_token
     )
+
+
+def test_a_report_of_it_shows_its_details(command, tmp_path):
+    command("--model {}/plain {}/heads {}/sentences --speed false")
+    folder = command.folder / "out"
+    (page, *_) = write_report(folder, output_dir=tmp_path)
+    source = page.read_text(encoding="utf-8")
+    for heading in ("What a token costs", "Drafts accepted by position", "by rule of cutting"):
+        assert heading in source
+    assert "<p>sentences takes" in source  # the verdict is about the sentence-level model
+    command("--model {}/plain --protocol paper --samples 0")
+    assert json.loads((folder / "details.json").read_text()) == {}  # nothing that another evaluation found
 
 
 @pytest.mark.parametrize(

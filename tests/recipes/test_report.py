@@ -18,10 +18,10 @@ def report(*words):
     return main(load_config(ReportConfig, words))
 
 
-def test_a_folder_of_runs_becomes_two_pages(metrics, tmp_path):
+def test_a_folder_of_runs_becomes_a_page_and_its_figures(metrics, tmp_path):
     paths = report("--runs", str(tmp_path / "run"), "--output_dir", str(tmp_path / "out"), "--title", "A <title>")
-    assert [path.name for path in paths] == ["report.html", "report.md"]
-    assert "# A <title>" in paths[1].read_text(encoding="utf-8")
+    assert [path.name for path in paths] == ["report.html", "report.json"]
+    assert '"title": "A <title>"' in paths[1].read_text(encoding="utf-8")
 
 
 def test_a_figure_is_drawn_from_metrics_files_alone(metrics, tmp_path, capsys):

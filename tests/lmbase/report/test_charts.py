@@ -6,7 +6,17 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from lmbase.report.charts import Series, bar_chart, histogram, line_chart, point_chart, tick
+from lmbase.report.charts import (
+    Series,
+    histogram,
+    line_chart,
+    part_legend,
+    point_chart,
+    point_file,
+    point_map,
+    stacked_bars,
+    tick,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -40,7 +50,7 @@ def test_a_value_that_is_not_finite_breaks_the_line_and_an_empty_chart_is_no_cha
     assert "nan" not in chart
     assert line_chart([Series("a", [(1, math.nan)])], "step", "loss") == ""
     assert histogram([(1, 0)], "tokens", "sentences") == histogram([], "tokens", "sentences") == ""
-    assert bar_chart([]) == ""
+    assert stacked_bars({}) == point_chart([], "x", "y") == point_map([]) == ""
 
 
 def test_long_runs_are_thinned_to_means():
@@ -61,10 +71,38 @@ def test_the_tail_of_a_histogram_is_gathered_and_its_median_marked():
     assert "last bar" not in histogram([(1, 10.0), (2, 12.0)], "tokens", "sentences")
 
 
-def test_bars_carry_their_name_and_value():
-    chart = bar_chart([("first", 3.5, 0), ("second " * 9, 0.0, 9)], "{:.1f} units".format)
-    assert all(f">{text}<" in chart for text in ("first", "3.5 units", "second second second second s…", "0.0 units"))
-    assert "fill: var(--c1)" in chart  # colours start again after the eighth
+def test_bars_carry_their_name_and_the_sum_of_their_parts():
+    bars = {"first": {"a": 2.5, "b": 1.0}, "second " * 9: {"b": 0.0, "c": 9.0}}
+    chart = stacked_bars(bars, "{:.1f} units".format)
+    assert all(f">{text}<" in chart for text in ("first", "3.5 units", "second second second second s…", "9.0 units"))
+    assert "first 3.5 units" in ElementTree.fromstring(chart).attrib["aria-label"]  # what is heard is what is seen
+    assert [name for _, name, _ in part_legend(bars)] == ["a", "b", "c"]
+    assert all(f"fill: var(--c{tint})" in chart for tint in (0, 1, 2))
+
+
+def test_shares_reach_from_none_to_all():
+    chart = line_chart([Series("a", [(1, 0.9), (2, 0.01)])], "token", "share", shares=True)
+    assert "log scale" not in chart
+    assert ">0<" in chart
+    assert ">1<" in chart
+
+
+def test_a_dot_tells_its_text_where_a_pointer_rests():
+    root = ElementTree.fromstring(point_map([(0.0, 1.0, 0, HOSTILE), (1.0, 2.0, 3, "\u0645\u0631\u062d\u0628\u0627")]))
+    titles = [element.text or "" for element in root.iter(f"{SVG}title")]
+    assert titles[0].startswith("<b> & $x_$ ␀")
+    assert titles[1] == "\u0645\u0631\u062d\u0628\u0627"
+    assert root.attrib["aria-label"] == "2 dots"
+
+
+def test_names_of_neighbours_stand_on_two_sides_and_speed_begins_at_zero():
+    chart = point_chart([("a", 9.0, 0.0, 0), ("b", 9.05, 0.01, 1), ("far", 10.0, 1.0, 2)], "x", "y")
+    texts = list(ElementTree.fromstring(chart).iter(f"{SVG}text"))
+    places = {element.text: re.findall(r"-?[\d.]+", element.attrib["transform"])[-2:] for element in texts}
+    (x_a, y_a), (_, y_b), (x_far, _) = ([float(part) for part in places[name]] for name in ("a", "b", "far"))
+    assert y_b < y_a - 10  # the upper dot's name is above it, the lower one's below
+    assert x_far - x_a < 60
+    assert "0" in places
 
 
 HOSTILE = '<b> & $x_$ \x00 \ud800 id="x" #2c6fbb url(http://a) 字'
@@ -76,8 +114,9 @@ HOSTILE = '<b> & $x_$ \x00 \ud800 id="x" #2c6fbb url(http://a) 字'
     [
         line_chart([Series(HOSTILE, [(1, 2.0), (2, 1.0)], 3, marked=True)], HOSTILE, HOSTILE),
         histogram([(1, 2.0), (2, 1.0)], HOSTILE, HOSTILE),
-        bar_chart([(HOSTILE, 1.0, 0)], lambda value: HOSTILE),
-        point_chart([(HOSTILE, 1.0, 2.0)], HOSTILE, HOSTILE),
+        stacked_bars({HOSTILE: {HOSTILE: 1.0}}, lambda value: HOSTILE[:24]),
+        point_chart([(HOSTILE, 1.0, 2.0, 0)], HOSTILE, HOSTILE),
+        point_file([(HOSTILE, 1.0, 2.0, 0)], HOSTILE, HOSTILE),
     ],
 )
 def test_any_text_is_shown_as_it_is(chart):
@@ -88,7 +127,7 @@ def test_any_text_is_shown_as_it_is(chart):
 
 
 def test_a_chart_of_a_page_has_the_page_s_colours_only():
-    charts = line_chart([Series("a", [(1, 2.0), (2, 1.0)])], "x", "y") + bar_chart([("a", 1.0, 7)])
+    charts = line_chart([Series("a", [(1, 2.0), (2, 1.0)])], "x", "y") + point_chart([("a", 1.0, 2.0, 7)], "x", "y")
     assert not re.search('#[0-9a-f]{6}[;"]', charts)
     assert "var(--ink)" in charts
     assert "var(--c7)" in charts

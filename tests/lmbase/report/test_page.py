@@ -1,8 +1,9 @@
 """What the report's page shows: colours by model, cards only where there is something to compare."""
 
-from lmbase.report.charts import Series
+import json
+
 from lmbase.report.collect import Curve, Report, collect
-from lmbase.report.page import line_card, page_values
+from lmbase.report.page import figures_json, page_values
 from lmbase.report.rows import Row
 
 
@@ -13,22 +14,27 @@ def report_of(*rows, curves=()):
 def test_G10_a_model_has_one_colour_on_the_whole_page():
     curves = [Curve(name, {}, {"nats": [(1, 2.0)]}, {1: 9.0}, 1.0) for name in ("vae", "opt_tuned")]
     values = page_values(report_of(Row("opt"), Row("opt-tuned"), curves=curves))
-    (card,) = values["training"]
+    (card,) = cards_of(values, "Training")
     assert [(name, colour) for colour, name, _ in card.legend] == [("vae", "var(--c2)"), ("opt tuned", "var(--c1)")]
 
 
-def test_bars_need_two_models_of_the_same_text_and_protocol():
-    rows = [Row(name, data=data, bits_per_byte=2.0) for name, data in (("a", "d"), ("b", "d"), ("c", "e"))]
-    ((_, cards, table, _),) = page_values(report_of(*rows))["figures"]
-    assert [(card.heading, card.note) for card in cards] == [("bits/byte", "d")]
-    assert len(table.lines) == 3
+def cards_of(values, heading):
+    return next((section.cards for section in values["sections"] if section.heading == heading), [])
+
+
+def test_the_frontier_needs_two_models_of_the_same_text_and_protocol():
+    rows = [Row(name, data=data, bits_per_byte=2.0, tokens_per_second=9.0) for name, data in (("a", "d"), ("c", "e"))]
+    assert page_values(report_of(*rows))["frontier"] == []
+    (card,) = page_values(report_of(*rows, Row("b", data="d", bits_per_byte=1.0, tokens_per_second=7.0)))["frontier"]
+    assert ">c<" not in card.chart
+    assert ">b<" in card.chart
 
 
 def test_evaluations_stand_over_tokens_where_every_run_counted_them(runs):
     values = page_values(collect(runs))
-    assert ">tokens of text seen<" in values["training"][0].chart
+    assert ">tokens of text seen<" in cards_of(values, "Training")[0].chart
     curve = Curve("a", {}, {"nats": [(1, 2.0), (2, 1.0)]}, {1: 9.0}, 1.0)
-    (card,) = page_values(report_of(curves=[curve]))["training"]
+    (card,) = cards_of(page_values(report_of(curves=[curve])), "Training")
     assert ">step<" in card.chart
 
 
@@ -38,41 +44,44 @@ def test_white_space_stays_outside_a_mark(runs):
     assert (first["exact"], second["exact"]) == (False, True)
 
 
-def test_a_chart_without_a_finite_value_has_no_card():
-    assert line_card("h", [Series("a", [(1, float("nan"))])], "x", "y") == []
-
-
 def test_G10_no_chart_lays_perplexity_per_own_token_of_several_kinds_side_by_side():
     kinds = {"vae": ("perplexity",), "opt": ("perplexity", "bits_per_byte"), "sllm": ("perplexity", "bits_per_byte")}
     curves = [Curve(name, {}, {key: [(1, 2.0)] for key in keys}, {1: 9.0}, 1.0) for name, keys in kinds.items()]
     charts = {
-        card.heading: [name for _, name, _ in card.legend] for card in page_values(report_of(curves=curves))["training"]
+        card.heading: [name for _, name, _ in card.legend]
+        for card in cards_of(page_values(report_of(curves=curves)), "Training")
     }
     assert charts == {"perplexity": ["vae"], "bits/byte": ["opt", "sllm"]}
 
 
-def test_G10_lines_are_compared_where_all_have_come():
-    lines = [
-        Series("a", [(1000, 9.0)]),
-        Series("b", [(500, 8.0), (1000, 7.0), (18000, 2.0)]),
-        Series("c", [(2000, 1.0)]),
+def test_texts_of_one_prompt_stand_side_by_side_and_equal_ones_once():
+    def sample(model, prompt, text):
+        return {"model": model, "prompt": prompt, "text": text, "truth": f"{prompt} goes on", "finish_reason": "length"}
+
+    rows = [
+        Row("opt", bits_per_byte=2.0),
+        Row("other", bits_per_byte=2.0, extra={"ratio": 1.0, "compared_with": "opt"}),
+        Row("sllm", bits_per_byte=2.0, stop_nats=1.0, extra={"ratio": 1.0, "compared_with": "opt"}),
     ]
-    (card,) = line_card("h", lines, "tokens", "y", "evaluation")
-    assert [figure for *_, figure in card.legend] == ["9.000", "7.000", "–"]
-    assert card.note == "evaluation · figures at 1.00k tokens"
+    report = report_of(*rows)
+    for model, text in (("opt", "a"), ("other", "b"), ("sllm", "c"), ("sllm-drafting", "c")):
+        report.generations += [sample(model, prompt, text) for prompt in ("one", "two", "three")]
+    values = page_values(report)
+    assert [prompt["prompt"] for prompt in values["prompts"]] == ["one", "two", "three"]
+    assert values["prompts"][0]["texts"][2] == (["sllm", "sllm-drafting"], "c", "length")
+    assert values["prompts"][0]["truth"] == "one goes on"
+    assert [[names for names, *_ in prompt["texts"]] for prompt in values["lead"]] == [
+        [["opt"], ["sllm", "sllm-drafting"]]
+    ] * 2
 
 
-def test_G10_verdicts_and_meanings_stand_beside_the_figures():
-    def row(name, ratio, low, high):
-        return Row(
-            name, bits_per_byte=2 * ratio, extra=dict(ratio=ratio, ratio_low=low, ratio_high=high, compared_with="o")
-        )
+def test_what_is_not_a_number_is_null_for_programs():
+    curve = Curve("a", {"token": [(1, float("nan")), (2, 3.0)]}, {}, {1: 9.0}, 1.0)
+    content = json.loads(figures_json(report_of(Row("a", bits_per_byte=2.0, extra={"rule": "x"}), curves=[curve])))
+    assert content["curves"][0]["losses"]["token"] == [[1, None], [2, 3.0]]
+    assert content["metrics"]["run"]["rows"][0]["rule"] == "x"
+    assert content["verdict"][0].startswith("a takes 2.0000 bits per byte")
 
-    rows = [row("a", 1.0, 0.99, 1.01), row("b", 0.9, 0.8, 0.95), row("c", 1.2, 1.1, 1.3), Row("o", bits_per_byte=2.0)]
-    values = page_values(report_of(*rows))
-    assert [sentence.split(" is ")[1].split(":")[0] for sentence in values["verdicts"]] == [
-        "level with o",
-        "ahead of o",
-        "behind o",
-    ]
-    assert "lower is better" in values["meanings"]["bits/byte"]
+
+def test_G10_columns_have_their_meaning_beside_them():
+    assert "lower is better" in page_values(report_of(Row("a", bits_per_byte=2.0)))["meanings"]["bits/byte"]

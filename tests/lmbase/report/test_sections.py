@@ -1,14 +1,13 @@
-"""The tables that both forms of a report share."""
+"""The tables of a report."""
 
 from lmbase.report.collect import collect
 from lmbase.report.rows import Row
 from lmbase.report.sections import (
     cost_table,
+    figure_tables,
     groups_of,
     histograms,
     statistics_table,
-    table_columns,
-    training_table,
 )
 
 
@@ -19,14 +18,29 @@ def test_rows_that_do_not_compare_stand_apart():
         Row("paper's", protocol="published", bits_per_byte=1.0),
     ]
     groups = {heading: [row.model for row in group] for heading, group in groups_of(rows).items()}
-    assert groups == {"Side by side": ["opt"], "Autoencoders": ["vae"], "By other rules, not comparable": ["paper's"]}
-    assert list(groups_of(rows[:1])) == ["Side by side"]
+    assert groups == {"All figures": ["opt"], "Autoencoders": ["vae"], "By other rules, not comparable": ["paper's"]}
+    assert list(groups_of(rows[:1])) == ["All figures"]
 
 
 def test_what_all_rows_share_leaves_the_table():
     rows = [Row("a", data="d", dtype="fp32", nats=1.0, bytes=9), Row("b", data="d", dtype="bf16", nats=2.0, bytes=9)]
-    assert table_columns(rows) == (["model", "dtype"], {"data": "d", "bytes": "9"})
-    assert table_columns(rows[:1])[0] == ["model", "data", "dtype", "bytes"]
+    (table,) = figure_tables("All", rows)
+    assert (table.head, table.caption) == (["model", "dtype"], "All, data d, bytes 9")
+
+
+def test_the_honest_table_begins_with_the_baseline_and_the_rest_has_a_line_per_column():
+    ratio = {"compared_with": "tuned", "ratio": 1.1, "ratio_low": 1.0, "ratio_high": 1.2}
+    rows = [
+        Row("sllm", bits_per_byte=2.2, tokens_per_second=9.0, stop_nats=3.0, parameters=10, extra=ratio),
+        Row("tuned", bits_per_byte=2.0, tokens_per_second=8.0, parameters=9, training_tokens=7),
+    ]
+    table, further = figure_tables("All", rows)
+    assert [line[0] for line in table.lines] == ["tuned", "sllm"]
+    assert table.lines[1][2] == "1.100 (1.000\u00a0to\u00a01.200)"
+    assert not [name for name in (*table.head, *[line[0] for line in further.lines]) if "low" in name or "high" in name]
+    assert list(further.head) == ["", "tuned", "sllm"]
+    assert [list(line) for line in further.lines] == [["stop flag nats", "–", "3.000"], ["compared with", "–", "tuned"]]
+    assert {table.head[column] for _, column in table.best} == {"bits/byte", "tokens/s"} - {"bits/byte"}
 
 
 def test_statistics_of_splits_without_sentences_are_left_out():
@@ -49,12 +63,3 @@ def test_costs_are_added_up(runs):
     assert alone is not None
     assert not alone.sum_line
     assert len(alone.lines) == 1
-
-
-def test_training_shows_where_each_figure_began_and_ended(runs):
-    table = training_table(collect(runs / "sllm").curves)
-    assert table is not None
-    assert [list(line[1:]) for line in table.lines] == [
-        ["token", "5.000", "2.150"],
-        ["eval bits_per_byte", "1.150", "1.075"],
-    ]
