@@ -210,13 +210,21 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
             )
         return results
 
-    def nats(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, first: Tensor | None = None) -> Tensor:
+    def nats(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        ends: Tensor,
+        first: Tensor | None = None,
+        measure: Callable[..., Tensor] = token_nats,
+    ) -> Tensor:
         """-log p of every target under head 1, in fp32, (B, L+1); 0 where there is none.
 
         Args: as for `forward`;
             first: (B,) the first target to score, those before it are context and get zeros; default: 0.
+            measure: `token_nats`, or `signed_nats`, whose signs say which targets were the first choice.
         """
-        return next(self.nats_by_head(input_ids, attention_mask, ends, first, num_heads=1))
+        return next(self.nats_by_head(input_ids, attention_mask, ends, first, num_heads=1, measure=measure))
 
     def nats_by_head(
         self,
@@ -225,6 +233,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         ends: Tensor,
         first: Tensor | None = None,
         num_heads: int | None = None,
+        measure: Callable[..., Tensor] = token_nats,
     ) -> Iterator[Tensor]:
         """For each head in turn -log p of its targets (B, L+1), at the position that predicts them."""
         cut = shift(input_ids, attention_mask, ends, self.ids)
@@ -234,7 +243,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
             targets, mask = cut.of_head(i)
             if first is not None:
                 mask &= torch.arange(mask.shape[1], device=mask.device)[None] >= first[:, None]
-            values = token_nats(self.finish(states[mask]), self.unembedding(i), targets[mask])
+            values = measure(self.finish(states[mask]), self.unembedding(i), targets[mask])
             yield torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

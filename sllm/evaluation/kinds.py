@@ -31,6 +31,7 @@ from multitoken.request import warn_of_last_space
 from multitoken.speculation import check_num_draft
 from sentencevae import SentenceVAE
 from sllm.evaluation.audit import audit_sentences
+from sllm.evaluation.continuations import Continuation, Pair, continue_sentences, continue_tokens
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
 from sllm.evaluation.speed import time_sllm
 from sllm.evaluation.token_level import audit_ids, head_step_nats, lm_step_nats, nats_of_heads
@@ -74,6 +75,9 @@ class TokenModel(LoadedModel):
 
     def score(self, texts: Sequence[str], baseline_window: int) -> dict[str, list[DocumentNats]]:
         return {"full window": score_tokens(self.scorer, self.tokenizer, texts, window=self.window)}
+
+    def continuations(self, pairs: Sequence[Pair]) -> list[Continuation]:
+        return continue_tokens(self.scorer, self.tokenizer, pairs, self.window)
 
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         (found,) = self.score(texts, self.window).values()
@@ -242,6 +246,9 @@ class SentenceLM(LoadedModel):
         documents, sizes = [e.sentences() for e in encoded], [sum(e.sentence_bytes) for e in encoded]
         full, equal = score_plans(model, documents, sizes, plans)
         return {"full window": full, "equal context": equal}
+
+    def continuations(self, pairs: Sequence[Pair]) -> list[Continuation]:
+        return continue_sentences(self.model, pairs)
 
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         documents = [e.sentences() for e in self.model.processor.encode_batch(texts)]
