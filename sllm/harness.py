@@ -9,7 +9,7 @@ docs/other-tools.md says what the figures mean.
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tqdm import tqdm
@@ -76,9 +76,7 @@ class HarnessLM(LM):
         self.tokenizer, self._device = self.loaded.tokenizer, self.loaded.model.device
 
     @classmethod
-    def create_from_arg_obj(
-        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
-    ) -> "HarnessLM":
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Self:
         """From the command line's --model_args, which may also hold what has a flag of its own (device, batch_size)."""
         return cls(**{**(additional_config or {}), **arg_dict})
 
