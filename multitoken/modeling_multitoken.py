@@ -9,7 +9,7 @@ that predict something, R rows of a step, C positions of a cache.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -216,7 +216,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         attention_mask: Tensor,
         ends: Tensor,
         first: Tensor | None = None,
-        measure: Callable[..., Tensor] = token_nats,
+        measure: Any = token_nats,
     ) -> Tensor:
         """-log p of every target under head 1, in fp32, (B, L+1); 0 where there is none.
 
@@ -233,7 +233,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         ends: Tensor,
         first: Tensor | None = None,
         num_heads: int | None = None,
-        measure: Callable[..., Tensor] = token_nats,
+        measure: Any = token_nats,
     ) -> Iterator[Tensor]:
         """For each head in turn -log p of its targets (B, L+1), at the position that predicts them."""
         cut = shift(input_ids, attention_mask, ends, self.ids)

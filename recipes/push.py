@@ -8,6 +8,7 @@ beside them; without them, or without a passed causality audit, nothing is pushe
 overwritten. A token comes from `hf auth login` or HF_TOKEN. The card holds paths as the evaluation was given them.
 """
 
+import json
 import re
 import shlex
 import shutil
@@ -17,7 +18,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 from huggingface_hub import (
     CommitOperationAdd,
@@ -27,6 +27,7 @@ from huggingface_hub import (
     ModelCardData,
     eval_result_entries_to_yaml,
 )
+from huggingface_hub.errors import HTTPError  # of whichever library the hub's client uses
 
 from lmbase.config import option, run, single_process
 from lmbase.config.yaml_files import parse_yaml
@@ -157,6 +158,7 @@ def card(config: Config, folder: Path, metrics: Mapping[str, Any], name: str, ro
     default = {field.name: field.default for field in fields(EvaluateConfig)}
     given = {key: v for key, v in evaluated.items() if key in default and v not in (None, default[key])}
     words = [word for key, v in given.items() for word in (f"--{key}", *(v if isinstance(v, list) else [v]))]
+    words = [word if isinstance(word, str) else json.dumps(word) for word in words]
     return render(
         "model_card.md",
         metadata=data.to_yaml(),
@@ -168,7 +170,7 @@ def card(config: Config, folder: Path, metrics: Mapping[str, Any], name: str, ro
         table=markdown_table(rows, [column for column in SHOWN if column in filled_columns(rows)]),
         audit_checks=metrics["models"][name].get("audit_checks"),
         metrics=metrics,
-        command=shlex.join(["sllm", "evaluate", *map(str, words)]),
+        command=shlex.join(["sllm", "evaluate", *words]),
         weights=model_hashes(config.run),
         training=read_training(folder),
     )
@@ -211,7 +213,7 @@ def upload(config: Config, files: Files) -> None:
             raise ValueError(f"{config.repo} has files already, and nothing is overwritten: choose another name.")
         api.create_repo(config.repo, private=config.private, exist_ok=True)
         commit = api.create_commit(config.repo, added, commit_message=f"{config.repo} by sllm push")
-    except (httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         told = f"The Hub refuses {config.repo}" if status else "The Hub cannot be reached"
         remedy = "check the network and try again"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lmbase.text.padding import pad_tokens
+from lmbase.text.processor import HUB_OPTIONS
 from lmbase.text.texts import text_list
 from sentencevae.sentence_vae import SentenceVAE
 
@@ -42,7 +43,8 @@ class SentenceVectors(InputModule):
         """
         texts = [(prompt or "") + text for text in text_list(inputs)]
         found = [encoded.sentences() for encoded in self.vae.processor.encode_batch(texts)]
-        ids, mask = pad_tokens([sentence for sentences in found for sentence in sentences], self.tokenizer.pad_token_id)
+        sentences = [ids for text in found for ids in text]
+        ids, mask = pad_tokens(sentences, self.vae.config.pad_token_id)
         return {"input_ids": ids, "attention_mask": mask, "num_sentences": torch.tensor([*map(len, found)])}
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -76,7 +78,7 @@ class SentenceVectors(InputModule):
 
         Args: as sentence-transformers hands them; of `model_kwargs` dtype counts, which is fp32 by default.
         """
-        hub = {name: options[name] for name in ("token", "revision", "local_files_only") if name in options}
-        dtype = (model_kwargs or {}).get("dtype", torch.float32)
-        folder = dict(subfolder=subfolder, cache_dir=cache_folder)
-        return cls(SentenceVAE.from_pretrained(model_name_or_path, dtype=dtype, **folder, **hub))
+        asked: dict[str, Any] = {name: options[name] for name in HUB_OPTIONS if name in options}
+        asked |= dict(subfolder=subfolder, cache_dir=cache_folder)
+        asked["dtype"] = (model_kwargs or {}).get("dtype", torch.float32)
+        return cls(SentenceVAE.from_pretrained(model_name_or_path, **asked))

@@ -7,7 +7,8 @@ K trunk states that the decoder reads, M memory vectors.
     state k (0..S) predicts sentence k+1 through the decoder, and the flag "the text stops here" through the stop head.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -214,7 +215,7 @@ class SLLMModel(SLLMPreTrainedModel):
         continues: Tensor | None = None,
         wanted: Tensor | None = None,
         windows: Tensor | None = None,
-        measure: Callable[..., Tensor] = token_nats,
+        measure: Any = token_nats,
     ) -> TextNats:
         """-log p of every token, end mark and flag, in fp32. Differentiable.
 

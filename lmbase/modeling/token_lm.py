@@ -5,7 +5,7 @@ B texts or windows, L tokens, D width, V vocabulary.
     </s> x1 .. xL (B,L+1) -> trunk -> (B,L+1,D) -> vocabulary: position t predicts x_{t+1}, the last one </s>
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -99,7 +99,7 @@ class TokenLM(nn.Module):
         attention_mask: Tensor,
         ends: Tensor,
         first: Tensor | None = None,
-        measure: Callable[..., Tensor] = token_nats,
+        measure: Any = token_nats,
     ) -> Tensor:
         """-log p of every target, (B, L+1); 0 where there is none.
 
@@ -145,7 +145,7 @@ class TokenScorer(Protocol):
         attention_mask: Tensor,
         ends: Tensor,
         first: Tensor | None = None,
-        measure: Callable[..., Tensor] = token_nats,
+        measure: Any = token_nats,
     ) -> Tensor: ...
 
 

@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
         make("llama").save_pretrained(folder / name)
         make_processor().tokenizer.save_pretrained(folder / name)
     keys = ("question", "choices", "answer")
-    records = {
+    records: dict[str, list[dict]] = {
         "text": [{"text": text} for text in TEXTS],
         "asked": [dict(zip(keys, q, strict=True)) for q in QUESTIONS],
     }
