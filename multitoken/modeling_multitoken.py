@@ -9,7 +9,7 @@ that predict something, R rows of a step, C positions of a cache.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -239,13 +239,21 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
             )
         return results
 
-    def nats(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, first: Tensor | None = None) -> Tensor:
+    def nats(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        ends: Tensor,
+        first: Tensor | None = None,
+        measure: Any = token_nats,
+    ) -> Tensor:
         """-log p of every target under head 1, in fp32, (B, L+1); 0 where there is none.
 
         Args: as for `forward`;
             first: (B,) the first target to score, those before it are context and get zeros; default: 0.
+            measure: `token_nats`, or `signed_nats`, whose signs say which targets were the first choice.
         """
-        return next(self.nats_by_head(input_ids, attention_mask, ends, first, num_heads=1))
+        return next(self.nats_by_head(input_ids, attention_mask, ends, first, num_heads=1, measure=measure))
 
     def nats_by_head(
         self,
@@ -254,6 +262,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         ends: Tensor,
         first: Tensor | None = None,
         num_heads: int | None = None,
+        measure: Any = token_nats,
     ) -> Iterator[Tensor]:
         """For each head in turn -log p of its targets (B, L+1), at the position that predicts them."""
         cut = shift(input_ids, attention_mask, ends, self.ids)
@@ -263,7 +272,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
             targets, mask = cut.of_head(i)
             if first is not None:
                 mask &= torch.arange(mask.shape[1], device=mask.device)[None] >= first[:, None]
-            values = token_nats(self.finish(states[mask]), self.unembedding(i), targets[mask])
+            values = measure(self.finish(states[mask]), self.unembedding(i), targets[mask])
             yield torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ import textwrap
 import typing
 from collections.abc import Sequence
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_recipe(name: str, argv: Sequence[str]) -> None:
     """Run one recipe with the rest of the command line. Its keys are the dataclass that its `main` takes, or that its
     `config_class` makes of the command line. A recipe without configurations may name the key that words without one
-    are values of, as POSITIONAL."""
+    are values of, as POSITIONAL, or several keys for a word each."""
     from lmbase.config import run
     from lmbase.processes import signals_handled, stop_at_once, stopped_by, tell_stopped
 
@@ -74,13 +75,21 @@ def run_recipe(name: str, argv: Sequence[str]) -> None:
             recipe = importlib.import_module(f"{__package__}.{name}")
     except KeyboardInterrupt as error:
         raise SystemExit(tell_stopped(error)) from None
-    if argv and not argv[0].startswith("-") and hasattr(recipe, "POSITIONAL"):
-        argv = [f"--{recipe.POSITIONAL}", *argv]
+    argv = _with_keys(argv, getattr(recipe, "POSITIONAL", ()))
     if hasattr(recipe, "config_class"):
         keys = recipe.config_class(argv)
     else:
         keys = next(iter(typing.get_type_hints(recipe.main).values()))
     run(keys, recipe.main, argv)
+
+
+def _with_keys(argv: Sequence[str], positional: str | tuple[str, ...]) -> list[str]:
+    """The words of a command line, those before its first key with the keys that they are values of."""
+    words = list(takewhile(lambda word: not word.startswith("-"), argv))
+    if isinstance(positional, str):
+        return [f"--{positional}", *argv] if words else list(argv)
+    keyed = [part for key, word in zip(positional, words, strict=False) for part in (f"--{key}", word)]
+    return [*keyed, *argv[min(len(positional), len(words)) :]]
 
 
 def recipes() -> list[str]:

@@ -25,6 +25,7 @@ from lmbase.benchmarking.environment import environment
 from lmbase.config import given_on_command_line, option, run, single_process
 from lmbase.files import alone_in, clean_up, write_text
 from lmbase.modeling.devices import DTYPES, choose_device
+from lmbase.modeling.folders import model_hashes
 from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.rows import Row, write_metrics
 from sllm.evaluation.details import FILE_NAME, find_details
@@ -159,16 +160,20 @@ def main(config: Config) -> list[Row]:
     texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, config.model)
     data = make_texts(texts, corpus["name"], baseline)
     language_models = [m for m in models if m.predicts]
+    about: dict[str, dict] = {}
+    for loaded, spec in zip(models, config.model, strict=True):
+        about[loaded.name] = {"weights": model_hashes(spec.partition("=")[2] or spec)}
     for loaded in language_models:
         report = audit_loaded(loaded, data.texts)
         report.raise_if_failed(loaded.name)
+        about[loaded.name]["audit_checks"] = report.num_checks
         print(f"{loaded.name}: passed the causality audit ({report.num_checks} checks)")
     folder = Path(config.output_dir)
 
     def write(rows: list[Row]) -> None:
         write_text(folder / "table.md", markdown_table(rows) + "\n")
         seconds = time.perf_counter() - started
-        write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
+        write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus, models=about)
 
     with alone_in(folder):
         clean_up(folder)

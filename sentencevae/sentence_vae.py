@@ -1,6 +1,10 @@
 """The sentence autoencoder as users meet it: text in, vectors and text out, saving and loading."""
 
+import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -8,12 +12,19 @@ from lmbase.modeling.text_model import ProcessorMixin
 from sentencevae import generation_sentencevae as generation
 from sentencevae.modeling_sentencevae import SentenceVAEModel
 
+MODULE = {"idx": 0, "name": "0", "path": "", "type": "sentencevae.vectors.SentenceVectors"}
+
 
 class SentenceVAE(ProcessorMixin, SentenceVAEModel):
     """Sentence autoencoder: N sentences -> N vectors -> the same sentences (arXiv 2408.00655, section 3).
 
     Text methods need `processor`, which `from_pretrained` loads with the weights.
     """
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """As in Transformers, with processor, and with what tells sentence-transformers how to read the folder."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        (Path(save_directory) / "modules.json").write_text(json.dumps([MODULE], indent=2) + "\n", encoding="utf-8")
 
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
         """Each text as one sentence -> (N, D).

@@ -8,6 +8,7 @@ K trunk states that the decoder reads, M memory vectors.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -214,6 +215,7 @@ class SLLMModel(SLLMPreTrainedModel):
         continues: Tensor | None = None,
         wanted: Tensor | None = None,
         windows: Tensor | None = None,
+        measure: Any = token_nats,
     ) -> TextNats:
         """-log p of every token, end mark and flag, in fp32. Differentiable.
 
@@ -222,6 +224,8 @@ class SLLMModel(SLLMPreTrainedModel):
             windows: (B', 3) rows (text, start, stop): sentences [start, stop) of a text, scored as a text of their own.
                 Windows that overlap cost less than such texts: what they share is encoded once. The B and S of
                 `continues`, `wanted` and of the result are then those of the windows.
+            measure: of tokens and end marks: `token_nats`, or `signed_nats`, whose signs say which were the first
+                choice.
         """
         sentences = self.read(input_ids, attention_mask, sentence_mask)
         if windows is not None:
@@ -231,7 +235,7 @@ class SLLMModel(SLLMPreTrainedModel):
         token = torch.zeros(b, s, t + 1, device=states.device)
         for decoded in self.decode(sentences, states, wanted):
             index, cut = decoded.index, decoded.cut
-            values = token_nats(
+            values = measure(
                 decoded.hidden[cut.mask],
                 self.autoencoder.embed_tokens.weight,
                 cut.targets[cut.mask],

@@ -10,7 +10,7 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from lmbase.files import MANIFEST, read_json, verify_once
+from lmbase.files import MANIFEST, read_json, sha256s, verify_once
 from lmbase.hub import check_source
 from lmbase.modeling.inspection import CONFIG, inspect_folder, inspect_hub
 
@@ -51,6 +51,14 @@ def model_folder(name: str | Path, model_type: str | None = None, *, verify: boo
     if model_type and found != model_type:
         raise ValueError(f"{str(name)!r} holds a model of type {found!r}; {model_type!r} is needed here.")
     return str(folder)
+
+
+def model_hashes(name: str | Path) -> dict[str, str]:
+    """SHA-256 of each file of weights of a model here, and of its configuration; empty for one on a hub."""
+    source = Path(model_folder(name))
+    inside = [source / CONFIG, *sorted(source.glob("*.safetensors"))]
+    paths = inside if source.is_dir() else [source] * source.is_file()
+    return dict(zip([path.name for path in paths], sha256s(paths), strict=True))
 
 
 def gguf_options(source: str) -> dict[str, Any]:

@@ -143,6 +143,14 @@ def token_nats(
     return torch.cat(parts)
 
 
+def signed_nats(
+    hidden: Tensor, table: Tensor, targets: Tensor, *, closed_rows: Tensor | None = None, closed_id: int = 0
+) -> Tensor:
+    """What `token_nats` gives, below zero (or -0.0) where the target is the most probable token. Without gradients."""
+    found = vocabulary_loss(hidden.detach(), table.detach(), targets, closed_rows=closed_rows, closed_id=closed_id)
+    return torch.where(found.row_correct, -found.row_nats, found.row_nats)
+
+
 def _token_nats_in_place(
     hidden: Tensor, table: Tensor, targets: Tensor, closed_rows: Tensor | None, closed_id: int
 ) -> Tensor:

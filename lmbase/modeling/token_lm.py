@@ -114,14 +114,22 @@ class TokenLM(nn.Module):
         correct = result.row_correct.sum()
         return TokenLMOutput(loss=result.loss / len(targets), losses={"token": result.loss}, correct=correct)
 
-    def nats(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, first: Tensor | None = None) -> Tensor:
+    def nats(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        ends: Tensor,
+        first: Tensor | None = None,
+        measure: Any = token_nats,
+    ) -> Tensor:
         """-log p of every target, (B, L+1); 0 where there is none.
 
         Args: as for `shift`;
             first: (B,) the first target to score, those before it are context and get zeros; default: 0.
+            measure: `token_nats`, or `signed_nats`, whose signs say which targets were the first choice.
         """
         hidden, targets, mask = self._hidden(input_ids, attention_mask, ends, first)
-        values = token_nats(hidden, self._table, targets)
+        values = measure(hidden, self._table, targets)
         return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
 
     def flops(self, num_tokens: int, context: int) -> float:
@@ -157,7 +165,14 @@ class TokenScorer(Protocol):
 
     config: Any
 
-    def nats(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, first: Tensor | None = None) -> Tensor: ...
+    def nats(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        ends: Tensor,
+        first: Tensor | None = None,
+        measure: Any = token_nats,
+    ) -> Tensor: ...
 
 
 @dataclass

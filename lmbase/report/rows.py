@@ -94,12 +94,20 @@ def _is_broken(value: Any) -> bool:
 
 
 def write_metrics(
-    folder: str | Path, rows: Sequence[Row], *, config: Any, seed: int | None, wall_seconds: float, corpus: Any
+    folder: str | Path,
+    rows: Sequence[Row],
+    *,
+    config: Any,
+    seed: int | None,
+    wall_seconds: float,
+    corpus: Any,
+    models: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes folder/metrics.json, whole or not at all, says so on the screen, and returns its path.
 
     `config` is the resolved configuration (a dataclass or a dict), `corpus` what names the text ({"name", "sha256"}
-    where the hash is known), `wall_seconds` the time that the run took. Raises ValueError for a figure that is not a
+    where the hash is known), `wall_seconds` the time that the run took, `models` what is known of each model, by
+    name (hashes of its weights, how many checks of the audit it passed). Raises ValueError for a figure that is not a
     finite number.
     """
     document = {
@@ -109,6 +117,7 @@ def write_metrics(
         "seed": seed,
         "wall_seconds": round(float(wall_seconds), 3),
         "corpus": _plain(corpus),
+        **({"models": _plain(models)} if models else {}),
     }
     path = Path(folder) / "metrics.json"
     write_text(path, json.dumps(with_checksum(document), indent=2, ensure_ascii=False) + "\n")

@@ -4,7 +4,6 @@ A new kind is one class here and one line in `KINDS`; nothing else asks which ki
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -33,6 +32,7 @@ from multitoken.stream import Stream
 from sentencevae import SentenceVAE
 from sllm.assistant import Assistant, CopyAssistant
 from sllm.evaluation.audit import audit_sentences
+from sllm.evaluation.continuations import Continuation, Pair, continue_sentences, continue_tokens
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
 from sllm.evaluation.speed import time_sllm
 from sllm.evaluation.token_level import audit_ids, head_step_nats, lm_step_nats, nats_of_heads
@@ -77,6 +77,9 @@ class TokenModel(LoadedModel):
         ends = torch.zeros(1, dtype=torch.bool, device=ids.device)
         nats = iter(self.scorer.nats(ids, torch.ones_like(ids), ends)[0].tolist())
         return [list(islice(nats, len(sentence))) for sentence in sentences]
+
+    def continuations(self, pairs: Sequence[Pair]) -> list[Continuation]:
+        return continue_tokens(self.scorer, self.tokenizer, pairs, self.window)
 
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         (found,) = self.score(texts, self.window).values()
@@ -311,6 +314,9 @@ class SentenceLM(LoadedModel):
         documents, sizes = [e.sentences() for e in encoded], [sum(e.sentence_bytes) for e in encoded]
         full, equal = score_plans(model, documents, sizes, plans)
         return {"full window": full, "equal context": equal}
+
+    def continuations(self, pairs: Sequence[Pair]) -> list[Continuation]:
+        return continue_sentences(self.model, pairs)
 
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         documents = [e.sentences() for e in self.model.processor.encode_batch(texts)]

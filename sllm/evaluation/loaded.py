@@ -17,6 +17,7 @@ from lmbase.training.cost import Training
 from multitoken.request import ended
 from multitoken.speculation import SpeculationStatistics
 from sllm.assistant import SentenceAssistant
+from sllm.evaluation.continuations import Continuation, Pair
 
 
 @dataclass
@@ -130,6 +131,10 @@ class LoadedModel(ABC):
             baseline_window: tokens that the token-level model sees which others are compared with.
         """
         raise self._predicts_nothing("score")
+
+    def continuations(self, pairs: Sequence[Pair]) -> list[Continuation]:
+        """What each text costs after its context, ends left open, and whether greedy writing would give it."""
+        raise self._predicts_nothing("continue")
 
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         """Perplexity as the published evaluation meant to take it: per own token and end mark; of an SLLM without the
