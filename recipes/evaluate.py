@@ -174,8 +174,7 @@ def main(config: Config) -> list[Row]:
         specs = [identity(spec.partition("=")[2] or spec) for spec in config.model]
         of = asdict(config) | {"models": specs, "corpus": corpus, "baseline": baseline.name, "made_on": environment()}
         measured = Measured(folder, of)
-        if measured.continued:
-            print(f"Going on with what {measured.path} has: {', '.join(measured.results)}")
+        measured.tell()
         rows = measured_rows(models, baseline, data, config, measured)
         write(rows)  # whatever becomes of the rest
         if config.speed and config.protocol == "exact":

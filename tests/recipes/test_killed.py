@@ -1,4 +1,5 @@
-"""`prepare` and `evaluate` that are killed or stopped at any moment end, given again, as if they had not been."""
+"""`prepare`, `evaluate` and `benchmark`, killed, stopped or failed at any moment, end as if they had not been when they
+are given again."""
 
 import json
 import os
@@ -66,8 +67,14 @@ def evaluated(folder: Path, out: Path) -> tuple[str, object]:
     return words, rows
 
 
+def benchmarked(folder: Path, out: Path) -> tuple[str, object]:
+    words = f"benchmark --subset cache --size tiny llama-tiny qwen3-tiny --data {folder}/train.jsonl {folder}/test.txt"
+    words += f" --tokenizer bytes --device cpu --output_dir {out}"
+    return words, lambda: [row.to_dict() for row in read_metrics(out)["rows"]]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("recipe", [prepared, evaluated])
+@pytest.mark.parametrize("recipe", [prepared, evaluated, benchmarked])
 def test_a_recipe_that_was_ended_goes_on(folder, tmp_path, recipe, number):
     words, result = recipe(folder, tmp_path / "whole")
     began = time.monotonic()
