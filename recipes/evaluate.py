@@ -35,6 +35,7 @@ from sllm.evaluation.samples import show_samples
 from sllm.evaluation.speed import compare_generation
 from sllm.evaluation.texts import Texts, make_texts, read_texts
 from sllm.loading import load_model
+from sllm_recipes.training_run import VERIFY
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Config:
     quick: bool = option(False, "two documents, one timed round, few tokens, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     seed: int = option(0, "of the bootstrap")
+    verify: bool = option(True, VERIFY)
     output_dir: str = option("runs/evaluate", "where metrics.json and table.md go")
 
 

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.distributed
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("launch")
     for split, size in (("train", 200), ("valid", 10_000)):
-        (folder / f"{split}.txt").write_text("The cat sees a dog. Then it finds the old house, and likes it.\n\n" * size)
+        (folder / f"{split}.txt").write_text(
+            "The cat sees a dog. Then it finds the old house, and likes it.\n\n" * size
+        )
     return folder
 
 
