@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from soak import times
+from soak import times, tried
 
 from lmbase.training.checkpoint import newest_checkpoint
 from lmbase.training.runlog import log_records
@@ -54,6 +54,7 @@ def steps(run: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP][: times(1, 4)])
 def test_E8_a_signal_stops_all_processes_without_a_traceback(folder, number):
+    tried()
     run = folder / f"stopped_{number}"
     started = begin(folder, str(run))
     began = time.monotonic()
@@ -71,6 +72,7 @@ def test_E8_a_signal_stops_all_processes_without_a_traceback(folder, number):
 @pytest.mark.parametrize("strategy", ["fsdp", "ddp"][: times(1, 2)])
 def test_E8_a_signal_ends_an_evaluation_of_several_processes(folder, strategy):
     """One that would take minutes, after step 4."""
+    tried()
     run = folder / f"evaluating_{strategy}"
     started = begin(folder, str(run), f"--eval_every 4 --eval_windows 20000 --strategy {strategy}")
     time.sleep(1)
@@ -82,6 +84,7 @@ def test_E8_a_signal_ends_an_evaluation_of_several_processes(folder, strategy):
 
 
 def test_one_killed_process_ends_the_others(folder):
+    tried()
     run = folder / "killed"
     started = begin(folder, str(run))
     workers = psutil.Process(started.pid).children()

@@ -298,6 +298,7 @@ def narrow_at_first(model, step):
 
 @pytest.mark.parametrize("number", random.Random(2).sample(range(len(GRID)), times(4, len(GRID))))
 def test_a_stop_changes_nothing_of_a_run(tmp_path, number):
+    tried()
     keys = dict(GRID[number], max_steps=10, log_every=3, save_every=4)
     dropout = keys.pop("dropout")
     for name, stops in (("whole", []), ("cut", [2, 5])):
