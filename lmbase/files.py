@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,7 @@ CRC = "crc32"  # the same of a line
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
 
 _whole: dict[Path, list[tuple]] = {}  # folders that were verified in this process, as they looked then
+_verifying = ContextVar("verifying", default=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -208,9 +210,24 @@ def verify_folder(folder: Path, alone: bool = False) -> None:
             raise ValueError(f"{path} is damaged: its contents do not match their checksum in {MANIFEST}.")
 
 
+@contextmanager
+def verification(wanted: bool) -> Iterator[None]:
+    """Within this context `verify_once` does nothing unless it is wanted."""
+    token = _verifying.set(wanted)
+    try:
+        yield
+    finally:
+        _verifying.reset(token)
+
+
 def verify_once(folder: Path) -> None:
     """`verify_folder`, unless it found this folder whole before in this process and no file has another size or date
-    since: hashing gigabytes takes seconds, and one command names a folder two or three times."""
+    since: hashing gigabytes takes seconds, and one command names a folder two or three times.
+
+    Of the processes that torchrun started on a machine the first does it for all: none gets anywhere without it.
+    """
+    if not _verifying.get() or os.environ.get("LOCAL_RANK", "0") != "0":
+        return
     folder = folder.resolve()
     files = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
     look = [(str(path), it.st_size, it.st_mtime_ns, it.st_ctime_ns, it.st_ino) for path, it in files]

@@ -17,7 +17,8 @@ Each subset has keys of its own: `sllm benchmark --subset cache --help` shows th
 Weights do not change speed, so every size runs with random weights; sentence lengths are replayed from the test split
 of `data`, accepted draft tokens from a trained model. Models run in one process, in turn (A B A B), after a warm-up; a
 cell is the median, with the lowest and highest. Tokens are tokens of text: end marks and padding do not count. The
-clock runs from the prompt to the last token.
+clock runs from the prompt to the last token. What has been measured is written as it comes: after an interruption the
+same command goes on where it was, if code, machine and files are the same.
 
 `generate`: `of_limit` is the time of the weight products that a token cannot do without, each measured alone in this
 run, over the time it took (`limit_ms_*` are its parts); `read_share` is how fast those weights were read, of what this
@@ -48,15 +49,19 @@ second that of the SLLM's trunk.
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
+from glob import glob
 from pathlib import Path
 
+from lmbase.benchmarking.environment import environment
 from lmbase.config import load_config, run, single_process
-from lmbase.files import write_text
+from lmbase.files import alone_in, clean_up, write_text
 from lmbase.modeling.devices import choose_device
 from lmbase.report.columns import tables_by_kind
 from lmbase.report.rows import Row, write_metrics
 from sllm.benchmarks.keys import Benchmark
-from sllm.benchmarks.subsets import SUBSETS, chosen_part, keys_of, measure_subsets, shorten
+from sllm.benchmarks.subsets import SUBSETS, chosen_part, keys_of, parts_of, shorten
+from sllm.evaluation.progress import Measured, identity
 
 HELP = ("-h", "--help")
 Config = keys_of(list(SUBSETS), __name__)
@@ -93,16 +98,30 @@ def main(config: Benchmark) -> list[Row]:
     from lmbase.report.speed_page import render_speed  # here: its plotting library takes a second to import
 
     folder = Path(config.output_dir)
-    for more, named in measure_subsets(config):  # written after each, so that what fails later loses nothing
-        rows += more
-        corpus = named or corpus
-        write_text(folder / "table.md", tables_by_kind(rows) + "\n")
-        if plots := render_speed(rows):
-            write_text(folder / "plots.html", plots)
-        seconds = time.perf_counter() - started
-        write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
+    with alone_in(folder):
+        clean_up(folder)
+        measured = Measured(folder, {**asdict(config), "files": files_of(config), "made_on": environment()})
+        measured.tell()
+        for name, part in parts_of(config):  # written after each, so that what fails later loses nothing
+            more, named = measured.rows(name, part)
+            rows += more
+            corpus = named or corpus
+            write_text(folder / "table.md", tables_by_kind(rows) + "\n")
+            if plots := render_speed(rows):
+                write_text(folder / "plots.html", plots)
+            seconds = time.perf_counter() - started
+            write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
+        measured.finished()
     print(tables_by_kind(rows))
     return rows
+
+
+def files_of(config: Benchmark) -> list:
+    """What tells the state of the files and folders that the configuration names."""
+    values = [value for name, value in asdict(config).items() if name != "output_dir"]
+    words = [word for value in values for word in (value if isinstance(value, list) else [value])]
+    paths = [path for word in words if isinstance(word, str) for path in sorted(glob(word)) or [word]]
+    return [identity(path) for path in paths if Path(path).exists()]
 
 
 if __name__ == "__main__":

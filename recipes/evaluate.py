@@ -37,6 +37,7 @@ from sllm.evaluation.samples import show_samples
 from sllm.evaluation.speed import compare_generation
 from sllm.evaluation.texts import Texts, make_texts, read_texts
 from sllm.loading import load_model
+from sllm_recipes.training_run import VERIFY
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Config:
     quick: bool = option(False, "two documents, one timed round, few tokens, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     seed: int = option(0, "of the bootstrap")
+    verify: bool = option(True, VERIFY)
     output_dir: str = option("runs/evaluate", "where metrics.json and table.md go")
 
 
@@ -180,8 +182,7 @@ def main(config: Config) -> list[Row]:
         specs = [identity(spec.partition("=")[2] or spec) for spec in config.model]
         of = asdict(config) | {"models": specs, "corpus": corpus, "baseline": baseline.name, "made_on": environment()}
         measured = Measured(folder, of)
-        if measured.continued:
-            print(f"Going on with what {measured.path} has: {', '.join(measured.results)}")
+        measured.tell()
         rows = measured_rows(models, baseline, data, config, measured)
         write(rows)  # whatever becomes of the rest
         if config.speed and config.protocol == "exact":

@@ -18,6 +18,8 @@ from sllm_data.datasets import TokenWindowDataset
 from sllm_data.open_data import open_data
 from sllm_data.prepared import PreparedData, PreparedSplit
 
+VERIFY = "compare models and data with their checksums; false: sizes and structure only, for very large folders"
+
 
 @dataclass
 class RunConfig(TrainingConfig):
@@ -28,6 +30,7 @@ class RunConfig(TrainingConfig):
     )
     text_field: str = option("text", "the field of a record that holds the text")
     train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
+    verify: bool = option(True, VERIFY, may_differ=True)
 
 
 @dataclass

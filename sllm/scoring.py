@@ -33,6 +33,8 @@ class _Job:
     num_bytes: int
     plans: list[list[Window]]  # one or more ways of cutting windows
     num_forced: int = 0  # tokens of the first scored sentence that the context holds
+    goes_on: bool = False  # the text does, behind the last sentence
+    is_open: bool = False  # the last sentence goes on, too: it has no end mark yet
 
 
 @dataclass
@@ -44,6 +46,7 @@ class _Part:
     scored: int
     num_forced: int
     ends: bool  # holds the text's end
+    open_at: int | None  # tokens of its last sentence, if that goes on
     takers: list[tuple[Window, DocumentNats, bool]] = field(default_factory=list)  # the bool: first of its plan
 
 
@@ -122,7 +125,32 @@ def score_plans(
         before = list(accumulate((len(s) for s in sentences), initial=0))
         jobs.append(_Job(sentences, size_in_bytes, [plan(before) for plan in plans]))
     found = _score_jobs(model, jobs)
+    _score_in_parts(model, jobs, found)
     return [[of_plans[i] for of_plans in found] for i in range(len(plans))]
+
+
+def _score_in_parts(model: SLLMModel, jobs: list[_Job], results: list[list[DocumentNats]]) -> None:
+    """Score again what plans want in parts, each as if a sentence began where the part does.
+
+    How much of its sentence came before is not seen, so an end at the cap costs what any end does.
+    """
+    wanted = [
+        (result, job.sentences[w.start], w, w.stop < len(job.sentences))
+        for job, of_plans in zip(jobs, results, strict=True)
+        for plan, result in zip(job.plans, of_plans, strict=True)
+        for w in plan
+        if w.parts
+    ]
+    parts = [
+        _Job([tokens[p.start : p.stop]], 0, [[Window(0, 1, 0)]], p.scored - p.start, goes_on, p.stop < len(tokens))
+        for _, tokens, w, goes_on in wanted
+        for p in w.parts
+    ]
+    found = iter(_score_jobs(model, parts))
+    for result, _, w, _ in wanted:
+        of_parts = [next(found)[0] for _ in w.parts]
+        result.token[w.start] = sum(part.token[0] for part in of_parts)
+        result.stop[w.stop] = of_parts[-1].stop[1]
 
 
 @inference_method
@@ -161,9 +189,10 @@ def _parts(job: _Job, results: list[DocumentNats]) -> list[_Part]:
     found: dict[int, _Part] = {}
     for plan, result in zip(job.plans, results, strict=True):
         for w in plan:
-            part = found.setdefault(w.start, _Part(w.start, w.stop, w.scored, job.num_forced, False))
+            part = found.setdefault(w.start, _Part(w.start, w.stop, w.scored, job.num_forced, False, None))
             part.stop, part.scored = max(part.stop, w.stop), min(part.scored, w.scored)
-            part.ends = part.stop == len(job.sentences)
+            part.ends = part.stop == len(job.sentences) and not job.goes_on
+            part.open_at = len(job.sentences[-1]) if job.is_open else None
             part.takers.append((w, result, w == plan[0]))
     return [found[start] for start in sorted(found)]
 
@@ -206,6 +235,8 @@ def _score_batch(model: SLLMModel, stretches: list[_Stretch]) -> None:
     for row, part in zip(token, parts, strict=True):
         if part.num_forced and any(is_first for *_, is_first in part.takers):
             row[part.scored - part.start, : part.num_forced] = 0.0
+        if part.open_at is not None:
+            row[part.stop - part.start - 1, part.open_at :] = 0.0
     for token_row, stop_row, part in zip(token.sum(-1).tolist(), stop, parts, strict=True):
         for w, result, is_first in part.takers:
             # The flag at an inner border was scored by the window before; after an open context, that a sentence

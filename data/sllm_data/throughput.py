@@ -52,7 +52,7 @@ def measure_pipeline(
             started = time.perf_counter()
             stage(texts)
             rates[name].append(size / 1e6 / (time.perf_counter() - started))
-        with TemporaryDirectory(dir=folder) as beside:
+        with TemporaryDirectory(".partial", ".", folder) as beside:  # `clean_up` knows it by that, if this is killed
             started = time.perf_counter()
             data = prepare(corpus, processor, beside, progress=False)
             seconds = time.perf_counter() - started

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lmbase.config.command_line import load_config
-from lmbase.files import DISK_FULL
+from lmbase.files import DISK_FULL, verification
 from lmbase.processes import (
     Stopped,
     join_processes,
@@ -34,7 +34,8 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
     """Run a recipe from the command line: read the configuration, call `main`, turn a user's mistake into one message.
 
     Leaves with status 2 after a ValueError, OSError or FloatingPointError (a traceback only with SLLM_TRACEBACK=1),
-    with 130 after Ctrl-C and 143 after SIGTERM, SIGUSR1 or SIGHUP, with the command that continues. Shipped YAML files
+    with 130 after Ctrl-C and 143 after SIGTERM, SIGUSR1 or SIGHUP, with the command that continues. A key `verify` says
+    whether folders are compared with their checksums when they are opened. Shipped YAML files
     are looked for in the folder `configs` beside the module of `cls`.
     """
     if getattr(main, "single_process", False):
@@ -54,7 +55,8 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
                 sys.modules["transformers"].utils.logging.disable_progress_bar()
             if hasattr(config, "device"):
                 join_processes(config.device)
-            main(config)
+            with verification(getattr(config, "verify", True)):
+                main(config)
     except BrokenPipeError:  # whoever read the output has gone: `sllm list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None

@@ -13,6 +13,7 @@ class Window:
     start: int
     stop: int
     scored: int
+    parts: tuple["Window", ...] = ()  # of a single unit that is scored in parts: windows over its own tokens
 
 
 def windows(length: int, size: int, first_scored: int = 0) -> list[Window]:
@@ -41,8 +42,8 @@ def sentence_windows(tokens_before: list[int], token_windows: list[Window], max_
     """Windows in sentences that see no earlier text than the windows of the token-level baseline do.
 
     A sentence is scored in the token window that scores its last token, so that none of its tokens sees an earlier
-    sentence from before that window. One that begins before its token window reads its own beginning, as it must, and
-    nothing else; no other sentence reads it.
+    sentence from before that window. One that begins before its token window reads no other sentence, is read by none,
+    and is scored in parts: in each token window what that window reaches of it.
 
     Args:
         tokens_before: (S+1,) how many tokens come before each sentence; the last entry is the text's length.
@@ -53,14 +54,15 @@ def sentence_windows(tokens_before: list[int], token_windows: list[Window], max_
     num_sentences = len(tokens_before) - 1
     if num_sentences == 0:  # an empty text has an end, which is scored, too
         return [Window(0, 0, 0)]
-    for window in token_windows:
+    for number, window in enumerate(token_windows):
         scored = sentence
         while sentence < num_sentences and tokens_before[sentence + 1] <= window.stop:
             sentence += 1
         if sentence == scored:
             continue
         if tokens_before[scored] < window.start:  # only the first can: the others begin after the window before ended
-            found.append(Window(scored, scored + 1, scored))
+            parts = _parts(tokens_before[scored], tokens_before[scored + 1], token_windows[: number + 1])
+            found.append(Window(scored, scored + 1, scored, parts))
             scored += 1
         earliest = scored
         while earliest > 0 and tokens_before[earliest - 1] >= window.start:
@@ -71,3 +73,14 @@ def sentence_windows(tokens_before: list[int], token_windows: list[Window], max_
             scored = stop
     assert sentence == num_sentences, "token windows cover the text"
     return found
+
+
+def _parts(start: int, stop: int, token_windows: list[Window]) -> tuple[Window, ...]:
+    """Tokens [start, stop) of a text as the last of these windows see them, counted from `start` on."""
+    parts: list[Window] = []
+    for window in reversed(token_windows):
+        end = min(window.stop, stop) - start
+        if window.start <= start:  # holds the beginning
+            return (Window(0, end, 0), *reversed(parts))
+        parts.append(Window(window.start - start, end, window.scored - start))
+    raise AssertionError("the first window holds the beginning of the text")

@@ -113,7 +113,7 @@ def train(
             due = hooks.evaluate is not None and run.evaluation_is_due()
             if run.step == 1 or run.step % config.log_every == 0 or last:
                 run.write_log()
-            # Where shards are gathered, no signal may end an evaluation, so that a checkpoint comes before it.
+            # Shards cannot be counted on where a signal ended an evaluation, so that a checkpoint comes before it.
             if last or (config.save_every and run.step % config.save_every == 0) or (due and run.sharded):
                 run.save()
             if stopping:
@@ -279,11 +279,12 @@ class _Run:
         self.model.eval()
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bf16")
 
-        def measure() -> dict[str, float]:
-            with torch.no_grad(), autocast, self._final_weights(), shards_gathered(self.model):
+        def measure() -> dict[str, float]:  # without waiting for other processes, whom a signal may reach later
+            with torch.no_grad(), autocast:
                 return evaluate(self.model)
 
-        figures = measure() if self.sharded else stop.unless_stopped(measure)
+        with self._final_weights(), shards_gathered(self.model):
+            figures = stop.unless_stopped(measure)
         if figures is not None:
             self.log.evaluation(self.step, figures)
         if self._sum_over_processes([float(stop.requested)])[0]:

@@ -101,12 +101,17 @@ def gradients_shared(parallel: nn.Module, now: bool) -> contextlib.AbstractConte
 
 @contextlib.contextmanager
 def shards_gathered(model: nn.Module) -> Iterator[None]:
-    """Within this context a sharded model has whole weights, so that its other methods work as well as its forward."""
+    """Within this context a sharded model has whole weights, so that its other methods work as well as its forward; the
+    processes do not wait for each other in any of them."""
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for module in sharded:
         module.unshard()
+        if module is not model:  # the outermost module keeps its weights in any case
+            module.set_reshard_after_forward(False, recurse=False)
     try:
         yield
     finally:
         for module in sharded:
+            if module is not model:
+                module.set_reshard_after_forward(True, recurse=False)
             module.reshard()

@@ -22,7 +22,7 @@ from lmbase.report.rows import Row
 from lmbase.text.tokenizers import tokenizer_hash
 from multitoken.benchmarks.measuring import Written, accepted_counts, check_positions, expanded, spread_prompts
 from sllm.assistant import SentenceAssistant
-from sllm.benchmarks.keys import Measured, ModelKeys, TextKeys, WritingKeys, speed_row
+from sllm.benchmarks.keys import Measured, ModelKeys, Part, TextKeys, WritingKeys, speed_row
 from sllm.benchmarks.replaying import COPIED, ReplayedAssistant
 from sllm.evaluation.loaded import LoadedModel
 from sllm.evaluation.texts import read_texts
@@ -43,7 +43,7 @@ class Assist(ModelKeys, TextKeys, WritingKeys):
         None, "of the subset assist: the trained token-level model's; default: greedy"
     )
 
-    def measure(self) -> Iterator[Measured]:
+    def measure(self) -> Iterator[Part]:
         """
         Raises:
             ValueError: no pair, not two sizes, more tokens than there are positions, or too few to count passes.
@@ -62,11 +62,14 @@ class Assist(ModelKeys, TextKeys, WritingKeys):
                 f"new_tokens={self.new_tokens}, num_guesses={max(self.num_guesses)}: the pass over the prompt, which "
                 "is not counted, may write all of them. Write more."
             )
+        yield partial(self.measured, texts, corpus)
+
+    def measured(self, texts: list[str], corpus: dict[str, str]) -> Measured:
         rows, counts = self.trained_rows(texts)
         rows += self.replayed_rows(texts, counts)
         for row in rows:
             row.data = corpus["name"]
-        yield rows, corpus
+        return rows, corpus
 
     @functools.cached_property
     def pair(self) -> list[LoadedModel]:

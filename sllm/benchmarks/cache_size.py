@@ -4,9 +4,10 @@ A trunk caches one position for each sentence, so its bytes per token are those 
 sentence, and the rule that cuts the text decides. S sentences, L tokens, T tokens of a sentence.
 """
 
+import functools
 import gc
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +26,7 @@ from lmbase.modeling.trunk import key_value_shape, special_ids, trunk_of
 from lmbase.report.rows import Row
 from lmbase.text import is_unicode
 from lmbase.text.padding import pad_sentences
-from sllm.benchmarks.keys import MAX_SENTENCE_TOKENS, LengthKeys, Measured, ModelKeys, RawTextKeys
+from sllm.benchmarks.keys import MAX_SENTENCE_TOKENS, LengthKeys, ModelKeys, Part, RawTextKeys, measured
 from sllm.benchmarks.replaying import MOST_SENTENCES, Build, random_sentences
 from sllm.evaluation.details import lengths_by_rule
 from sllm.evaluation.speed import decoder_cache_bytes
@@ -38,14 +39,15 @@ from sllm_data.open_data import make_processor
 class Cache(ModelKeys, RawTextKeys):
     """Bytes of keys and values per token, under every rule of cutting."""
 
-    def measure(self) -> Iterator[Measured]:
+    def measure(self) -> Iterator[Part]:
         corpus = self.raw_text()
         processor = make_processor(corpus, self.tokenizer, "sentence", MAX_SENTENCE_TOKENS)  # learns Punkt, too
         texts = [text for text in corpus.texts("test") if is_unicode(text)]
         lengths = lengths_by_rule(texts, processor)
         digest = hashlib.sha256(b"".join(text.encode() + b"\0" for text in texts)).hexdigest()
         for build in self.builds():
-            yield self.rows(build, lengths), {"name": corpus.name, "sha256": digest}
+            rows = functools.partial(self.rows, build, lengths)
+            yield functools.partial(measured, rows, {"name": corpus.name, "sha256": digest})
 
     def rows(self, build: Build, lengths: Mapping[str, Sequence[int]]) -> list[Row]:
         """A row for the token-level model and one for the SLLM under each rule. Shapes are computed, weights are not:
@@ -91,9 +93,8 @@ class Resident(LengthKeys):
 
     QUICK = {"context_tokens": [64, 128]}
 
-    def rows(self, build: Build, lengths: Sequence[int]) -> Iterator[list[Row]]:
-        """For both models, each in a process of its own, what the resident set grows by.
-
+    def parts(self, build: Build, lengths: Sequence[int]) -> Iterator[Callable[[], list[Row]]]:
+        """
         Raises:
             ValueError: one context only, or one that the token-level model has no positions for; bf16 on a CPU; a
                 system that does not tell.
@@ -111,13 +112,21 @@ class Resident(LengthKeys):
                 f"context_tokens={contexts}: give two at least, all below the models' {MOST_SENTENCES} positions."
             )
         for name in (build.lm_name, build.sllm_name):
-            readings = in_own_process(self.grow, build, name, list(lengths), contexts)
-            if len(readings) < len(contexts):
-                raise ValueError(f"context_tokens={contexts}: one sentence passes two of them; set them further apart.")
-            tokens, *seen = zip(*readings, strict=True)
-            counted, resident = (float(np.polyfit(tokens, values, 1)[0]) for values in seen)
-            extra = {"resident_bytes_per_token": resident, "resident_over_counted": resident / counted}
-            yield [self.row(name, f"resident {contexts[0]}-{contexts[-1]}", extra, kv_bytes_per_token=counted)]
+            yield functools.partial(self.rows, build, name, list(lengths), contexts)
+
+    def rows(self, build: Build, name: str, lengths: Sequence[int], contexts: Sequence[int]) -> list[Row]:
+        """What the resident set of a process grows by in which this model reads.
+
+        Raises:
+            ValueError: contexts that lie too close.
+        """
+        readings = in_own_process(self.grow, build, name, lengths, contexts)
+        if len(readings) < len(contexts):
+            raise ValueError(f"context_tokens={contexts}: one sentence passes two of them; set them further apart.")
+        tokens, *seen = zip(*readings, strict=True)
+        counted, resident = (float(np.polyfit(tokens, values, 1)[0]) for values in seen)
+        extra = {"resident_bytes_per_token": resident, "resident_over_counted": resident / counted}
+        return [self.row(name, f"resident {contexts[0]}-{contexts[-1]}", extra, kv_bytes_per_token=counted)]
 
     def grow(self, build: Build, name: str, lengths: Sequence[int], contexts: Sequence[int]) -> list[Reading]:
         """What this process holds when a model has read each of these numbers of tokens."""

@@ -1,7 +1,6 @@
 """Drafts as a trained model has them accepted: counted on a trained SLLM, and replayed in the subset `replay`."""
 
 import functools
-import gc
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from lmbase.modeling.inference import inference_method
 from lmbase.report.rows import Row
 from lmbase.text.padding import pad_sentences
 from multitoken.benchmarks.measuring import NUM_RANKS, PLAIN, Candidates, Way, accepted_counts, expanded, time_mtp
-from multitoken.benchmarks.replaying import FIRST_WORD, Drafts, ReplayedLM, new_replayed, read_acceptance
+from multitoken.benchmarks.replaying import FIRST_WORD, Drafts, new_replayed, read_acceptance
 from multitoken.draft_tree import DraftTree
-from sllm.benchmarks.keys import CompiledKeys, Measured, SizeKeys, WritingKeys, speed_row
+from sllm.benchmarks.keys import CompiledKeys, Part, SizeKeys, WritingKeys, measured, speed_row
 from sllm.sllm import SLLM
 
 TREES = (4, 8)  # draft tokens of the trees that are tried
@@ -79,20 +78,20 @@ class Replayed(SizeKeys, WritingKeys, CompiledKeys):
     acceptance_from: str | None = option(None, "of the subset replay: what `sllm drafting` wrote")
     ways: list[str] | None = option(None, "of the subset replay: only these ways of drafting, as its table names them")
 
-    def measure(self) -> Iterator[Measured]:
+    def measure(self) -> Iterator[Part]:
         assert self.acceptance_from is not None
         drafts = read_acceptance(self.acceptance_from, self.seed)
         known = [way.name for way in drafts.ways]
         if unknown := sorted(set(self.ways or []) - set(known)):
             raise ValueError(f"ways={unknown}: {drafts.model} was measured with {', '.join(known)}.")
         for size in self.size:
-            yield self.rows(new_replayed(size, drafts, self.vocab_size, self.seed), size, drafts), None
+            yield functools.partial(measured, functools.partial(self.rows, size, drafts))
             torch.compiler.reset()
-            gc.collect()
 
-    def rows(self, model: ReplayedLM, size: str, drafts: Drafts) -> list[Row]:
+    def rows(self, size: str, drafts: Drafts) -> list[Row]:
         """Greedy writing of one text: the same model by Transformers' `generate`, plain decoding, every way of
         drafting, and `auto` where no draft token ever comes true, all in turn."""
+        model = new_replayed(size, drafts, self.vocab_size, self.seed)
         moved(model, self.device, DTYPES[self.dtype]).eval()
         words = torch.randint(FIRST_WORD, model.config.vocab_size, (self.prompt_tokens[0],))
         prompt = torch.tensor([[model.ids.opening, *words.tolist()]], device=model.device)  # (1,L)

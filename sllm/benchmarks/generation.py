@@ -77,9 +77,18 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
         first, *longer = self.prompt_tokens
         return [(first, size) for size in self.batch_size] + [(prompt, self.batch_size[0]) for prompt in longer]
 
-    def rows(self, build: Build, lengths: Sequence[int]) -> Iterator[list[Row]]:
+    def parts(self, build: Build, lengths: Sequence[int]) -> Iterator[Callable[[], list[Row]]]:
         if self.weights == "int8" and self.device != "cpu":
             raise ValueError(f"weights=int8 are for CPUs, and device is {self.device}: measure bf16 there.")
+        models = functools.cache(functools.partial(self.models, build))  # none where all parts are known already
+
+        def compare(case: tuple[int, int]) -> list[Row]:
+            return self.compare(models(), lengths, *case)
+
+        for case in self.cases():
+            yield functools.partial(compare, case)
+
+    def models(self, build: Build) -> Models:
         if self.drafts:
             build = replace(build, **self.drafts.options)
         lm = build.lm()
@@ -88,8 +97,7 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
         if self.weights == "int8":
             linear_layers_to_int8(lm)
             sllm.write_in_int8()
-        for prompt_tokens, batch_size in self.cases():
-            yield self.compare(Models(build.lm_name, lm, build.sllm_name, sllm), lengths, prompt_tokens, batch_size)
+        return Models(build.lm_name, lm, build.sllm_name, sllm)
 
     def ways(self) -> list[Way]:
         """One by one, each way of drafting, and `auto` with the last, as measured and with nothing accepted."""

@@ -2,7 +2,7 @@
 
 import functools
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, ClassVar, Literal
@@ -25,6 +25,7 @@ VOCABULARY = 50272
 MAX_SENTENCE_TOKENS = 64
 
 Measured = tuple[list[Row], dict[str, str] | None]  # rows, and what names the text they were measured on
+Part = Callable[[], Measured]  # measured when it is called: what is known already is passed over
 SubsetName = Literal[
     "generate", "train", "memory", "resident", "evaluate", "cache", "pipeline", "heads", "replay", "assist"
 ]
@@ -42,9 +43,15 @@ class Benchmark:
 
     QUICK: ClassVar[dict[str, Any]] = {}  # what --quick sets, of the keys that a class adds
 
-    def measure(self) -> Iterator[Measured]:
-        """Rows, in parts."""
+    def measure(self) -> Iterator[Part]:
+        """What gives the rows, part after part, in the same order each time."""
         raise NotImplementedError
+
+
+def measured(rows: Callable[[], list[Row]], corpus: dict[str, str] | None = None) -> Measured:
+    """Rows, and what names their text."""
+    gc.collect()  # the models of the part before
+    return rows(), corpus
 
 
 # -- groups of keys ----------------------------------------------------------------------------------------------------
@@ -123,23 +130,22 @@ class LengthKeys(ModelKeys, TextKeys):
     tokenizer: str = option("bpe:8192", "for data that are not prepared yet")
     rule: str = option("punctuation", "for data that are not prepared yet")
 
-    def measure(self) -> Iterator[Measured]:
+    def measure(self) -> Iterator[Part]:
         lengths = np.diff(self.prepared.split("test").sentence_tokens).tolist()
         if not lengths:
             raise ValueError(f"{self.prepared.name} has no test sentences, whose lengths are replayed.")
         for build in self.builds():
-            for rows in self.rows(build, lengths):
-                yield rows, {"name": self.prepared.name, "sha256": self.prepared.hash}
+            for part in self.parts(build, lengths):
+                yield functools.partial(measured, part, {"name": self.prepared.name, "sha256": self.prepared.hash})
             torch.compiler.reset()  # or shapes of one size would count against those of the next
-            gc.collect()
 
     @functools.cached_property
     def prepared(self) -> PreparedData:
         texts: dict[str, Any] = {name: getattr(self, name) for name in ("text_field", "tokenizer", "rule")}
         return open_data(self.data, max_sentence_tokens=MAX_SENTENCE_TOKENS, output_dir=self.output_dir, **texts)
 
-    def rows(self, build: Build, lengths: list[int]) -> Iterator[list[Row]]:
-        """Rows of one size, in parts.
+    def parts(self, build: Build, lengths: list[int]) -> Iterator[Callable[[], list[Row]]]:
+        """What gives the rows of one size.
 
         Args:
             lengths: tokens of the sentences of a text.

@@ -4,7 +4,7 @@ Random weights, real text: scores mean nothing, and what they cost is what a tra
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,7 +53,10 @@ class Evaluate(LengthKeys, TimedKeys):
 
     QUICK = {"score_megabytes": 0.03}
 
-    def rows(self, build: Build, lengths: Sequence[int]) -> Iterator[list[Row]]:
+    def parts(self, build: Build, lengths: Sequence[int]) -> Iterator[Callable[[], list[Row]]]:
+        yield functools.partial(self.rows, build)
+
+    def rows(self, build: Build) -> list[Row]:
         """A row for the token-level model, one for the SLLM's full window, and one for full window and equal context in
         one pass, as `sllm evaluate` takes them."""
         data = self.prepared
@@ -89,4 +92,4 @@ class Evaluate(LengthKeys, TimedKeys):
             row.parameters = sum(p.numel() for p in (lm if name == build.lm_name else sllm).parameters())
             row.bytes, row.tokens = sum(sizes), num_tokens
             rows.append(row)
-        yield rows
+        return rows

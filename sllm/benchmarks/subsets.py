@@ -13,7 +13,7 @@ from sllm.benchmarks.assisting import Assist
 from sllm.benchmarks.cache_size import Cache, Resident
 from sllm.benchmarks.drafting import Replayed
 from sllm.benchmarks.generation import Generate
-from sllm.benchmarks.keys import MAX_SENTENCE_TOKENS, Benchmark, Measured, RawTextKeys, TimedKeys
+from sllm.benchmarks.keys import MAX_SENTENCE_TOKENS, Benchmark, Measured, Part, RawTextKeys, TimedKeys
 from sllm.benchmarks.scoring import Evaluate
 from sllm.benchmarks.training import Heads, Memory, Train
 from sllm_data.open_data import make_processor
@@ -26,11 +26,14 @@ class Pipeline(RawTextKeys, TimedKeys):
 
     rule: str = option("punctuation", "for data that are not prepared yet")
 
-    def measure(self) -> Iterator[Measured]:
+    def measure(self) -> Iterator[Part]:
+        yield self.measured
+
+    def measured(self) -> Measured:
         corpus = self.raw_text()
         processor = make_processor(corpus, self.tokenizer, self.rule, MAX_SENTENCE_TOKENS)
         rows, digest = measure_pipeline(corpus, processor, Path(self.output_dir), self.rounds)
-        yield rows, {"name": corpus.name, "sha256": digest}
+        return rows, {"name": corpus.name, "sha256": digest}
 
 
 # In the order in which they are measured.
@@ -83,11 +86,12 @@ def chosen_part(config: Benchmark, module: str) -> Benchmark:
     return _narrowed(config, chosen)
 
 
-def measure_subsets(config: Benchmark) -> Iterator[Measured]:
-    """All that is asked for, in parts."""
+def parts_of(config: Benchmark) -> Iterator[tuple[str, Part]]:
+    """All that is asked for, in parts with names."""
     for name, kind in SUBSETS.items():
         if name in config.subset:
-            yield from _narrowed(config, kind).measure()
+            for number, part in enumerate(_narrowed(config, kind).measure(), start=1):
+                yield f"{name} {number}", part
 
 
 def shorten(config: Benchmark) -> None:

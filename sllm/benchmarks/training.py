@@ -6,6 +6,7 @@ the trunk for heads 2 to n. S sentences, T tokens of a sentence, L tokens, M pos
 V vocabulary.
 """
 
+import functools
 import gc
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ from lmbase.modeling.trunk import random_config, with_layers
 from lmbase.report.rows import Row
 from lmbase.text.padding import pad_sentences, pad_tokens
 from multitoken import MultiTokenLM, MultiTokenLMConfig
-from sllm.benchmarks.keys import LengthKeys, Measured, SizeKeys, StepKeys, TimedKeys
+from sllm.benchmarks.keys import LengthKeys, Part, SizeKeys, StepKeys, TimedKeys, measured
 from sllm.benchmarks.replaying import MOST_SENTENCES, Build, random_sentences
 
 Batch = dict[str, Tensor]
@@ -130,7 +131,11 @@ def step_peak(
 class Train(LengthKeys, StepKeys, TimedKeys):
     """Steps of training of all models on the same text."""
 
-    def rows(self, build: Build, lengths: Sequence[int]) -> Iterator[list[Row]]:
+    def parts(self, build: Build, lengths: Sequence[int]) -> Iterator[Callable[[], list[Row]]]:
+        yield functools.partial(self.rows, build, lengths)
+
+    def rows(self, build: Build, lengths: Sequence[int]) -> list[Row]:
+        """One for each model, all in turns."""
         tokens, lm = self.train_tokens, build.lm()
         sentences = random_sentences(lengths, tokens, build.vocab_size, build.seed)
         positions = lm.config.max_position_embeddings
@@ -155,7 +160,7 @@ class Train(LengthKeys, StepKeys, TimedKeys):
             extra |= {"step_flops": step_flops, "mfu": step_flops / median(seconds) / self.machine.matrix_rate}
             columns: dict = dict(parameters=num_parameters(model), tokens_per_second=tokens / median(seconds))
             rows.append(self.row(name, f"train {tokens}", extra, **columns))
-        yield rows
+        return rows
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -170,17 +175,20 @@ class Memory(LengthKeys):
 
     QUICK = {"memory_sentences": 32}
 
-    def rows(self, build: Build, lengths: Sequence[int]) -> Iterator[list[Row]]:
-        """Beyond the weights and the text; gradients count. The token-level model reads the text in windows of all its
-        positions."""
+    def parts(self, build: Build, lengths: Sequence[int]) -> Iterator[Callable[[], list[Row]]]:
         number = self.memory_sentences
         if number >= MOST_SENTENCES:
             raise ValueError(f"memory_sentences={number}: the trunk has positions for {MOST_SENTENCES - 1}.")
         lengths = [lengths[i % len(lengths)] for i in range(number)]
         for name in (build.lm_name, build.sllm_name):
-            peak_bytes, parameters = in_own_process(self.peak_of_step, build, name, lengths)
-            extra = {"peak_megabytes": peak_bytes / 1e6, "text_tokens": sum(lengths)}
-            yield [self.row(name, f"memory of a training step, {number} sentences", extra, parameters=parameters)]
+            yield functools.partial(self.rows, build, name, lengths)
+
+    def rows(self, build: Build, name: str, lengths: Sequence[int]) -> list[Row]:
+        """Beyond the weights and the text; gradients count. The token-level model reads the text in windows of all its
+        positions."""
+        peak_bytes, parameters = in_own_process(self.peak_of_step, build, name, lengths)
+        extra = {"peak_megabytes": peak_bytes / 1e6, "text_tokens": sum(lengths)}
+        return [self.row(name, f"memory of a training step, {len(lengths)} sentences", extra, parameters=parameters)]
 
     def peak_of_step(self, build: Build, name: str, lengths: Sequence[int]) -> tuple[int, int]:
         """Peak bytes of one step in this process, and the model's parameters."""
@@ -220,10 +228,9 @@ class Heads(SizeKeys, StepKeys, TimedKeys):
 
     QUICK = {"num_future_tokens": [1, 2], "num_blocks": 2}
 
-    def measure(self) -> Iterator[Measured]:
+    def measure(self) -> Iterator[Part]:
         for size in self.size:
-            yield self.rows(size), None
-            gc.collect()
+            yield functools.partial(measured, functools.partial(self.rows, size))
 
     def rows(self, size: str) -> list[Row]:
         """One for each number of heads: the first is what others are compared with.

@@ -1,4 +1,4 @@
-"""What an evaluation has measured so far: one that was interrupted goes on where it was."""
+"""What an evaluation or a benchmark has measured so far: one that was interrupted goes on where it was."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,14 +9,14 @@ from lmbase.files import MANIFEST, write_text
 from lmbase.modeling.token_lm import DocumentNats
 from lmbase.report.rows import Row
 
-FILE_NAME = "measured.json"  # in the evaluation's folder, until it is finished
+FILE_NAME = "measured.json"  # in the folder of its results, until it is finished
 
 
 class Measured:
     """Keeps each result as it comes, beside what it is a result of.
 
     Args:
-        folder: of the evaluation.
+        folder: of the results.
         of: what all results depend on; results of something else are not taken up.
     """
 
@@ -29,7 +29,16 @@ class Measured:
                 self.results = dict(found["results"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass  # none yet, or damaged: everything is measured anew
-        self.continued = bool(self.results)
+
+    def tell(self) -> None:
+        """Say what is taken up, or why nothing is."""
+        if self.results:
+            print(f"Going on with what {self.path} has: {', '.join(self.results)}")
+        elif self.path.is_file():
+            print(
+                f"{self.path} is damaged, or was measured on other files or with another configuration, version of the "
+                "code or machine: everything is measured anew."
+            )
 
     def once(self, name: str, measure: Callable[[], Any]) -> Any:
         """What `measure` gives, as JSON holds it; what it gave before an interruption if there is that."""
@@ -41,6 +50,16 @@ class Measured:
     def row(self, name: str, measure: Callable[[], Row]) -> Row:
         """`once` of a row."""
         return Row.from_dict(self.once(name, lambda: measure().to_dict()))
+
+    def rows(self, name: str, measure: Callable[[], tuple[list[Row], Any]]) -> tuple[list[Row], Any]:
+        """`once` of rows and what names their text."""
+
+        def plain() -> list:
+            rows, corpus = measure()
+            return [[row.to_dict() for row in rows], corpus]
+
+        rows, corpus = self.once(name, plain)
+        return [Row.from_dict(row) for row in rows], corpus
 
     def scores(
         self, name: str, measure: Callable[[], Sequence[tuple[Row, list[DocumentNats]]]]
@@ -59,8 +78,8 @@ class Measured:
 
 
 def identity(source: str) -> list:
-    """What tells one state of a run, a folder or a file with a model from another: its manifest, else names, sizes and
-    dates of its files."""
+    """What tells one state of a run, a folder or a file from another: its manifest, else names, sizes and dates of its
+    files."""
     path = Path(source) / "model" if (Path(source) / "model").is_dir() else Path(source)
     if (path / MANIFEST).is_file():
         return [source, (path / MANIFEST).read_text(encoding="utf-8")]

@@ -6,7 +6,17 @@ import json
 import pytest
 
 from lmbase import files
-from lmbase.files import check_checksum, from_lines, to_line, told_if_disk_is_full, with_checksum, write_text
+from lmbase.files import (
+    check_checksum,
+    from_lines,
+    to_line,
+    told_if_disk_is_full,
+    verification,
+    verify_once,
+    with_checksum,
+    write_folder,
+    write_text,
+)
 
 
 def test_text_is_written_as_it_is_and_folders_are_made(tmp_path):
@@ -56,3 +66,15 @@ def test_E11_a_changed_document_is_told():
     for changed in (text.replace("0.1", "0.2"), text.replace("checksum", "checksun")):
         with pytest.raises(ValueError, match="not those that were written"):
             check_checksum(json.loads(changed))
+
+
+def test_folders_are_verified_where_it_is_wanted_and_by_one_process_of_a_machine(tmp_path, monkeypatch):
+    write_folder(tmp_path / "a", lambda folder: (folder / "weights").write_text("0123"))
+    (tmp_path / "a" / "weights").write_text("0124")
+    with verification(False):
+        verify_once(tmp_path / "a")
+    with monkeypatch.context() as second:
+        second.setenv("LOCAL_RANK", "1")
+        verify_once(tmp_path / "a")
+    with pytest.raises(ValueError, match="weights is damaged"):
+        verify_once(tmp_path / "a")

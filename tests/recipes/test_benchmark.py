@@ -1,11 +1,14 @@
 """`sllm benchmark` as a user types it: help by subset, keys of other subsets, devices."""
 
 import re
+import signal
 
 import pytest
 import torch
 
+from lmbase.processes import Stopped
 from lmbase.report.rows import read_metrics
+from sllm.benchmarks.cache_size import Cache
 from sllm_recipes import cli
 
 
@@ -61,6 +64,42 @@ def test_a_model_of_another_family_is_measured(tmp_path, monkeypatch):
     models = [row.model for row in read_metrics(tmp_path / "out")["rows"]]
     train = ["LLAMA llama-tiny", "autoencoder llama-tiny", "SLLM llama-tiny"]
     assert models == [*train, "LLAMA llama-tiny", "SLLM llama-tiny"]
+
+
+def test_a_benchmark_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.txt").write_text("One, two, three. Four and five! " * 20)
+    words = f"benchmark --subset cache --size tiny llama-tiny qwen3-tiny --data {tmp_path}/*.txt --tokenizer bytes"
+    words += f" --device cpu --output_dir {tmp_path}/out"
+    rows, called = Cache.rows, []
+
+    def stopping(self, build, lengths):
+        called.append(build.size)
+        if len(called) == 2:
+            raise Stopped(signal.SIGTERM)
+        return rows(self, build, lengths)
+
+    monkeypatch.setattr(Cache, "rows", stopping)
+    with pytest.raises(SystemExit) as stopped:
+        sllm(words)
+    assert stopped.value.code == 143
+    first = read_metrics(tmp_path / "out")["rows"]
+    assert {row.model.split()[1] for row in first} == {"tiny"}
+    sllm(words)
+    assert "Going on with what" in capsys.readouterr().out
+    found = read_metrics(tmp_path / "out")["rows"]
+    assert found[: len(first)] == first
+    assert called == ["tiny", "llama-tiny", "llama-tiny", "qwen3-tiny"]
+    called.clear()
+    with pytest.raises(SystemExit):
+        sllm(words)  # anew: it had been finished
+    called.clear()
+    (tmp_path / "test.txt").write_text("One, two, three. Four and six! " * 20)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        sllm(words)
+    assert "everything is measured anew" in capsys.readouterr().out
+    assert called == ["tiny", "llama-tiny"]
 
 
 @pytest.mark.parametrize("recipe", ["generate", "evaluate", "audit", "drafting"])

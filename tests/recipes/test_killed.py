@@ -1,4 +1,5 @@
-"""`prepare` and `evaluate` that are killed or stopped at any moment end, given again, as if they had not been."""
+"""`prepare`, `evaluate` and `benchmark`, killed, stopped or failed at any moment, end as if they had not been when they
+are given again."""
 
 import json
 import os
@@ -8,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from disk_faults import ENDED, ERRORS, failing
 from families import MAKERS
-from soak import times
+from soak import times, tried
 from tiny import make_processor
 
 from lmbase.report.rows import read_metrics
@@ -66,8 +68,14 @@ def evaluated(folder: Path, out: Path) -> tuple[str, object]:
     return words, rows
 
 
+def benchmarked(folder: Path, out: Path) -> tuple[str, object]:
+    words = f"benchmark --subset cache --size tiny llama-tiny qwen3-tiny --data {folder}/train.jsonl {folder}/test.txt"
+    words += f" --tokenizer bytes --device cpu --output_dir {out}"
+    return words, lambda: [row.to_dict() for row in read_metrics(out)["rows"]]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("recipe", [prepared, evaluated])
+@pytest.mark.parametrize("recipe", [prepared, evaluated, benchmarked])
 def test_a_recipe_that_was_ended_goes_on(folder, tmp_path, recipe, number):
     words, result = recipe(folder, tmp_path / "whole")
     began = time.monotonic()
@@ -84,3 +92,26 @@ def test_a_recipe_that_was_ended_goes_on(folder, tmp_path, recipe, number):
     cli.main(words.split())
     assert result() == whole
     assert [path.name for path in (tmp_path / "cut").rglob(".*.partial")] == []
+
+
+@pytest.mark.parametrize("recipe", [prepared, evaluated, benchmarked])
+def test_a_recipe_that_a_fault_at_any_write_ended_goes_on(folder, tmp_path, recipe):
+    """After each write, fsync, rename, unlink ... the end of the process, or each of them fails."""
+    cli.main(recipe(folder, tmp_path / "first")[0].split())  # libraries write what they keep for the next time
+    words, result = recipe(folder, tmp_path / "whole")
+    with failing(0, None) as done:
+        cli.main(words.split())
+    whole = result()
+    assert {"fsync", "replace", "unlink"} <= set(done)
+    places = [(at, error) for at in range(1, len(done) + 1) for error in ERRORS]
+    for at, error in random.Random(len(done)).sample(places, min(times(4, 10**6), len(places))):
+        tried()
+        words, result = recipe(folder, tmp_path / f"{at}-{error}")
+        with failing(at, error):
+            child = in_child(words)
+        end = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        harmless = end == 0 and done[at - 1] in ("unlink", "rmtree")  # a removal that may be left to the next who comes
+        assert end == (ENDED if error is None else 2) or harmless, (at, done[at - 1], error, end)
+        cli.main(words.split())
+        assert result() == whole, (at, done[at - 1], error)
+        assert [path.name for path in (tmp_path / f"{at}-{error}").rglob(".*.partial")] == []

@@ -1,5 +1,7 @@
 """Scores of texts: every byte, end mark and flag once, whatever the windows, the batch and the context."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,8 +9,8 @@ from hypothesis import strategies as st
 from tiny import CAP, SLLMS, make_sllm
 
 from lmbase.text.padding import pad_sentences
-from lmbase.text.windows import Window
-from sllm.scoring import score_plans, score_sentences
+from lmbase.text.windows import Window, windows
+from sllm.scoring import equal_context, score_plans, score_sentences
 
 TEXTS = ["One, two. Four? Yes, five: six.", "", "Why", " ", "</s><pad>.", "naïve 你好。\n", "x" * (CAP + 1)]
 LONG = [[10 + k, 60 + k, 110 + k][: 1 + k % 3] for k in range(20)]  # 20 sentences
@@ -118,6 +120,40 @@ def test_a_plan_decides_what_is_seen(sllm):
     plan = [Window(k, k + 1, k) for k in range(len(LONG))]
     (found,) = score_sentences(sllm, [LONG], [1], plan=lambda before: plan)
     assert found.token == pytest.approx([nats_of(sllm, [s])[0].sum().item() for s in LONG], rel=1e-4)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, CAP), min_size=1, max_size=6), st.integers(2, 9))
+def test_F1_every_token_sees_what_the_token_window_that_scores_it_holds(lengths, size):
+    """Of a sentence that is longer than a token window reaches back, token by token, against that window alone."""
+    ids = iter(range(10, 200))
+    text = [[next(ids) for _ in range(length)] for length in lengths]
+    before = list(accumulate(lengths, initial=0))
+    (found,) = score_sentences(MEMORY, [text], [1], plan=equal_context(size, 24))
+    for k, sentence in enumerate(text):
+        scorers = [w for w in windows(before[-1], size) if w.scored < before[k + 1] and before[k] < w.stop]
+        if scorers[-1].start <= before[k]:
+            continue
+        expected = 0.0
+        for place, at in enumerate(range(before[k], before[k + 1])):
+            window = next(w for w in scorers if w.scored <= at < w.stop)
+            seen = max(0, window.start - before[k])
+            token, stop = nats_of(MEMORY, [sentence[seen : place + 1]], continues=k + 1 < len(text))
+            expected += float(token[0, place - seen])
+        assert found.token[k] == pytest.approx(expected + float(token[0, place - seen + 1]), rel=1e-4)
+        assert found.stop[k + 1] == pytest.approx(float(stop[1]), rel=1e-4)
+
+
+def test_F1_what_the_token_windows_do_not_reach_moves_no_score():
+    """The beginning of a long sentence changes: of its end, only the parts that see it move, and nothing behind it."""
+    long, later = list(range(10, 22)), [[30, 31], [40, 41, 42]]
+    scores = [
+        score_sentences(MEMORY, [[first + long[4:], *later]], [1], plan=equal_context(8, 24))[0]
+        for first in (long[:4], [50, 51, 52, 53])
+    ]
+    assert scores[0].token[0] != scores[1].token[0]
+    assert scores[0].token[1:] == scores[1].token[1:]
+    assert scores[0].stop[1:] == scores[1].stop[1:]
 
 
 def test_a_window_larger_than_the_trunk_is_refused(sllm):

@@ -2,11 +2,13 @@
 
 import os
 import signal
+from dataclasses import dataclass
 
 import pytest
 from toy_config import Config
 
-from lmbase.config import run, single_process
+from lmbase.config import option, run, single_process
+from lmbase.files import verify_once, write_folder
 from lmbase.processes import Stopped
 
 
@@ -77,3 +79,17 @@ def test_other_recipes_run_in_every_process(monkeypatch):
     seen = []
     run(Config, lambda config: seen.append(os.environ["RANK"]), [])
     assert seen == ["1"]
+
+
+@dataclass
+class Checked(Config):
+    verify: bool = option(True, "compare with checksums")
+
+
+def test_folders_are_compared_with_their_checksums_unless_a_key_says_no(tmp_path, capsys):
+    write_folder(tmp_path / "a", lambda folder: (folder / "weights").write_text("0123"))
+    (tmp_path / "a" / "weights").write_text("0124")
+    run(Checked, lambda config: verify_once(tmp_path / "a"), ["--verify", "false"])
+    with pytest.raises(SystemExit):
+        run(Checked, lambda config: verify_once(tmp_path / "a"), [])
+    assert "weights is damaged" in capsys.readouterr().err

@@ -54,7 +54,8 @@ def test_training_windows_cover_every_unit_once(length, size):
 @example([12, 3], 10, 24)
 def test_F1_no_sentence_sees_an_earlier_one_that_the_token_windows_do_not(lengths, size, max_sentences):
     """Of whatever length sentences are: a sentence's context begins no earlier than the token window that scores its
-    last token, and no token of it would see more in the token window that scores that token."""
+    last token, and no token of it would see more in the token window that scores that token; one that is longer than
+    that window reaches back is scored in parts, each of which begins no earlier than its token window."""
     before = list(accumulate(lengths, initial=0))
     tokens = windows(before[-1], size)
     found = sentence_windows(before, tokens, max_sentences)
@@ -63,7 +64,14 @@ def test_F1_no_sentence_sees_an_earlier_one_that_the_token_windows_do_not(length
         assert w.stop - w.start <= max_sentences
         for s in range(w.scored, w.stop):
             scorers = [t for t in tokens if t.scored < before[s + 1] and before[s] < t.stop]
-            assert w.start == s or all(before[w.start] >= t.start for t in scorers)
+            assert bool(w.parts) == any(t.start > before[s] for t in scorers)
+            assert w.parts or all(before[w.start] >= t.start for t in scorers)
+            if w.parts:
+                scored = [before[s] + at for part in w.parts for at in range(part.scored, part.stop)]
+                assert scored == list(range(before[s], before[s + 1]))
+            for part in w.parts:
+                seen = [t for t in scorers if t.scored <= before[s] + part.stop - 1 < t.stop]
+                assert before[s] + part.start >= seen[0].start
 
 
 def test_the_end_of_an_empty_text_is_scored_with_equal_context_too():

@@ -1,18 +1,16 @@
 """A run that is stopped, killed or fails to write at any moment goes on from its last save."""
 
-import errno
 import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 import toy_training
+from disk_faults import ENDED, ERRORS, failing
 from safetensors.torch import load_file
 from soak import times, tried
 from toy_training import ToyModel, interrupt_at, toy_train, weight_size
@@ -209,32 +207,7 @@ def test_E8_signals_at_random_moments_leave_a_checkpoint_of_this_step(tmp_path, 
         same(whole, folder)
 
 
-WRITING = {"fsync": os, "rename": Path, "replace": Path, "unlink": Path, "mkdir": Path, "write_text": Path}
-WRITING |= {"rmtree": shutil, "save_file": checkpoint, "save_model": toy_training}
-
-
-@contextmanager
-def failing(at: int, error: int | None) -> Iterator[list[str]]:
-    """Within this context the operation of this number on the disk fails with `error`, or ends the process once it is
-    done. The list grows by the name of each."""
-    done: list[str] = []
-
-    def wrapped(name: str, function):
-        def operation(*args, **kwargs):
-            done.append(name)
-            if len(done) == at and error is not None:
-                raise OSError(error, os.strerror(error), "somewhere")
-            result = function(*args, **kwargs)
-            if len(done) == at:
-                os._exit(9)
-            return result
-
-        return operation
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, owner in WRITING.items():
-            patch.setattr(owner, name, wrapped(name, getattr(owner, name)))
-        yield done
+SAVING = {"save_file": checkpoint, "save_model": toy_training}
 
 
 @pytest.fixture(scope="module")
@@ -246,11 +219,11 @@ def begun(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("error", [None, errno.ENOSPC, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("error", ERRORS)
 def test_a_fault_at_any_write_loses_no_older_checkpoint(tmp_path, whole, begun, error):
     """After each write, fsync, rename, unlink ... of a run's second half: the end of the process, or that it fails."""
     shutil.copytree(begun, tmp_path / "all")
-    with failing(0, None) as done:
+    with failing(0, None, SAVING) as done:
         toy_train(tmp_path / "all", ToyModel(dropout=0.2), **KEYS)
     same(whole, tmp_path / "all")
     places = list(range(1, len(done) + 1))
@@ -259,10 +232,10 @@ def test_a_fault_at_any_write_loses_no_older_checkpoint(tmp_path, whole, begun, 
         tried()
         folder = tmp_path / str(at)
         shutil.copytree(begun, folder)
-        with failing(at, error):
+        with failing(at, error, SAVING):
             child = train_in_child(folder)
         end = end_of(child)  # 0: what failed was the removal of something that does no harm
-        assert end == (9 if error is None else 2) or (end == 0 and done[at - 1] == "unlink"), (at, done[at - 1])
+        assert end == (ENDED if error is None else 2) or (end == 0 and done[at - 1] == "unlink"), (at, done[at - 1])
         newest, faults = newest_checkpoint(folder / "checkpoints")
         assert newest is not None, (at, done[at - 1])
         assert faults == []
@@ -325,6 +298,7 @@ def narrow_at_first(model, step):
 
 @pytest.mark.parametrize("number", random.Random(2).sample(range(len(GRID)), times(4, len(GRID))))
 def test_a_stop_changes_nothing_of_a_run(tmp_path, number):
+    tried()
     keys = dict(GRID[number], max_steps=10, log_every=3, save_every=4)
     dropout = keys.pop("dropout")
     for name, stops in (("whole", []), ("cut", [2, 5])):

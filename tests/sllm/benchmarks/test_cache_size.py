@@ -67,7 +67,7 @@ def test_growth_is_read_where_contexts_are_reached():
 
 def resident(contexts: list[int], dtype: Literal["fp32", "bf16"]) -> list[Row]:
     subset = Resident(context_tokens=contexts, dtype=dtype, device="cpu")
-    return [row for part in subset.rows(BUILD, LENGTHS) for row in part]
+    return [row for part in subset.parts(BUILD, LENGTHS) for row in part()]
 
 
 def test_rows_of_resident_memory():

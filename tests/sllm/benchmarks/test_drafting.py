@@ -5,7 +5,7 @@ from counting import TREE
 from tiny import make_sllm
 
 from multitoken.benchmarks.measuring import Way
-from multitoken.benchmarks.replaying import Drafts, new_replayed
+from multitoken.benchmarks.replaying import Drafts
 from sllm.benchmarks.drafting import Replayed, measured_acceptance
 
 
@@ -26,7 +26,7 @@ def test_rows_of_replayed_drafts(monkeypatch):
 
     def measure(**keys):
         keys |= dict(prompt_tokens=[2], new_tokens=41, rounds=1, dtype="fp32", device="cpu")
-        return Replayed(**keys).rows(new_replayed("tiny", drafts, 300, 0), "tiny", drafts)
+        return Replayed(**keys).rows("tiny", drafts)
 
     rows = measure()
     assert {row.model for row in rows} == {"tiny"}

@@ -81,14 +81,14 @@ def test_random_text_has_the_lengths_and_no_special_ids():
 def test_any_family_is_timed_in_writing(build):
     subset = Generate(prompt_tokens=[12], new_tokens=8, rounds=1, dtype="fp32", device="cpu")
     subset.drafts = Drafts("a", {"num_future_tokens": 2}, [Way("2 heads", 2, counts=[1])])
-    rows = {row.model: row for part in subset.rows(build, LENGTHS) for row in part}
+    rows = {row.model: row for part in subset.parts(build, LENGTHS) for row in part()}
     assert list(rows)[:2] == [build.lm_name, build.sllm_name]
     assert rows[build.sllm_name].extra["speed_ratio"] > 0
     assert rows[build.lm_name].extra["of_limit"] > 0
 
 
 def test_any_family_is_timed_in_training(build):
-    (rows,) = Train(train_tokens=48, rounds=1, dtype="fp32", device="cpu").rows(build, LENGTHS)
+    rows = Train(train_tokens=48, rounds=1, dtype="fp32", device="cpu").rows(build, LENGTHS)
     assert [row.model for row in rows] == [build.lm_name, f"autoencoder {build.size}", build.sllm_name]
 
 

@@ -33,12 +33,12 @@ def test_all_models_train_on_the_same_text():
 
 
 def test_rows_of_training_and_memory():
-    (rows,) = Train(train_tokens=64, rounds=1, dtype="fp32", device="cpu").rows(BUILD, LENGTHS)
+    rows = Train(train_tokens=64, rounds=1, dtype="fp32", device="cpu").rows(BUILD, LENGTHS)
     assert [row.model for row in rows] == ["OPT tiny", "autoencoder tiny", "SLLM tiny"]
     assert all((row.tokens_per_second or 0) > 0 and row.extra["mfu"] > 0 for row in rows)
     assert rows[0].extra["speed_ratio"] == 1
-    parts = list(Memory(memory_sentences=20, dtype="fp32", device="cpu").rows(BUILD, LENGTHS))
-    rows = [row for part in parts for row in part]
+    parts = Memory(memory_sentences=20, dtype="fp32", device="cpu").parts(BUILD, LENGTHS)
+    rows = [row for part in parts for row in part()]
     assert [row.model for row in rows] == ["OPT tiny", "SLLM tiny"]
     assert [row.extra["text_tokens"] for row in rows] == [4 * sum(LENGTHS)] * 2
     assert all(row.extra["peak_megabytes"] > 0 for row in rows)

@@ -14,10 +14,10 @@ def test_what_was_measured_is_taken_up_again_and_nothing_of_another_evaluation(t
     first = Measured(tmp_path, {"model": "a", "lengths": (1, 2)})
     row = first.row("speed", lambda: Row("a", bits_per_byte=1.5))
     again = Measured(tmp_path, {"model": "a", "lengths": (1, 2)})
-    assert again.continued
+    assert again.results
     assert again.row("speed", never) == row
     other = Measured(tmp_path, {"model": "b", "lengths": (1, 2)})
-    assert not other.continued
+    assert not other.results
     assert other.once("speed", lambda: 3) == 3
 
 
