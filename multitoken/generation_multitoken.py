@@ -63,6 +63,7 @@ def generate(model: MultiTokenModel, request: Request, tokenizer) -> MultiTokenG
     call.stream.put(prompt)
     for _ in loop.run(stretches):
         call.stream.follow(stretches[0])
+        call.endings.show()
     call.stream.close()
     reader.close()
     output = _output(model, prompt, texts, stretches, loop, reader)

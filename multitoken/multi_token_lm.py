@@ -10,6 +10,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lmbase.modeling.decoding import Seed
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.text_model import TokenizerMixin
 from lmbase.modeling.token_lm import Scores, score_tokens
@@ -62,7 +63,7 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
         num_draft: int | str = "auto",
         tree: DraftTree | Sequence[Sequence[int]] | None = None,
         use_mtp: bool | None = None,
-        seed: int | None = None,
+        seed: Seed = None,
         **kwargs,
     ) -> MultiTokenGenerateOutput:
         """Continue texts. The new ids are those of plain decoding with head 1, whatever is drafted: for greedy decoding
@@ -88,7 +89,8 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
             tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth. Default:
                 for `auto` the tree in the model's configuration, if one was measured for it, else a chain.
             use_mtp: Transformers' word for drafting: True is num_draft="auto", False is num_draft=1.
-            seed: makes sampling repeatable.
+            seed: makes sampling repeatable; a list gives each text a (seed, number) of its own: what it would be as
+                the text of that number in a call with that seed.
 
         cache_implementation="static" (Transformers' word; with a compile_config, if that is to say how, or with
         disable_compile) gives a cache of fixed size and compiles the step of trunk and head 1 with no drafts or with

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput, logging
 
-from lmbase.modeling.decoding import Sampler
+from lmbase.modeling.decoding import Sampler, Seed
 from lmbase.modeling.endings import Endings
 from lmbase.modeling.settings import end_ids, merge_generation_config
 from lmbase.text.codec import codec_of
@@ -60,7 +60,7 @@ class Request:
     text: str | Sequence[str] | None = None
     num_draft: int | str = "auto"
     tree: DraftTree | Sequence[Sequence[int]] | None = None
-    seed: int | None = None
+    seed: Seed = None
     settings: dict[str, Any] = field(default_factory=dict)  # Transformers' own, by keyword
 
     def __post_init__(self) -> None:

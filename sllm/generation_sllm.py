@@ -145,6 +145,7 @@ def generate(
     call.stream.put(torch.tensor(texts[0].ids(), dtype=torch.long))
     for sentences in _sentences(model, texts, writer, limits):
         call.stream.follow(sentences[0])
+        call.endings.show()
     call.stream.close()
     if writer.steps is not None:
         writer.steps.give_back()

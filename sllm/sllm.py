@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
+from lmbase.modeling.decoding import Seed
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.labels import check_labels, per_item
 from lmbase.modeling.text_model import ProcessorMixin
@@ -95,7 +96,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         overflow: str = "stop",
         num_draft: int | str = "auto",
         tree: DraftTree | Sequence[Sequence[int]] | None = None,
-        seed: int | None = None,
+        seed: Seed = None,
         **kwargs,
     ) -> SentenceGenerateOutput:
         """Continue texts.
@@ -122,7 +123,8 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
                 copies, as long as it pays. The text is the same, in sampling with the same seed.
             tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth. Default:
                 each head's first.
-            seed: makes sampling repeatable.
+            seed: makes sampling repeatable; a list gives each text a (seed, number) of its own: what it would be as
+                the text of that number in a call with that seed.
 
         cache_implementation="static" (Transformers' word; with a compile_config, if that is to say how, or with
         disable_compile) gives caches of fixed size and compiled steps: the first call takes up to minutes, later ones

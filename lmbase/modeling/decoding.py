@@ -50,6 +50,11 @@ def seed_or_random(seed: int | None) -> int:
     return int(torch.randint(2**62, ())) if seed is None else check_number("seed", seed)
 
 
+# What makes draws repeatable: a seed; or of each text a seed and its number among the texts of that seed, so that texts
+# that are written together for several users come out as each user's would alone.
+Seed = int | list[tuple[int, int]] | None
+
+
 class GumbelNoise:
     """What makes a draw of each token of each text: the largest of log p + noise is a draw from p.
 
@@ -58,8 +63,9 @@ class GumbelNoise:
     tokens were guessed (arXiv 2408.07978). Nor does it depend on what other texts stand beside it in the batch.
     """
 
-    def __init__(self, vocab_size: int, device: torch.device | str, seed: int | None = None):
-        self.seed = seed_or_random(seed)
+    def __init__(self, vocab_size: int, device: torch.device | str, seed: Seed = None):
+        self.of_texts = seed if isinstance(seed, list) else None
+        self.seed = 0 if isinstance(seed, list) else seed_or_random(seed)
         self.vocab_size, self.generator = vocab_size, torch.Generator(device)
         self.held: dict[int, dict[int, Tensor]] = defaultdict(dict)  # by text: tokens are guessed, then chosen
 
@@ -69,7 +75,11 @@ class GumbelNoise:
 
     def uniform(self, text: int, number: int) -> float:
         """A draw from 0 to 1, for choices of a text beside those of tokens."""
-        return mixed_bits(self.seed, text, number, 1) / 2**64
+        return mixed_bits(*self._origin(text), number, 1) / 2**64
+
+    def _origin(self, text: int) -> tuple[int, int]:
+        """The seed of a text, and its number among the texts of that seed."""
+        return (self.seed, text) if self.of_texts is None else self.of_texts[text]
 
     def _one(self, text: int, position: int) -> Tensor:
         held = self.held[text]
@@ -80,9 +90,10 @@ class GumbelNoise:
     def _waiting(self, text: int, position: int) -> Tensor:
         """(V,) draws of the exponential distribution."""
         if self.generator.device.type == "cpu":  # PyTorch's takes twice as long there, and reads half of the bits
-            return torch.from_numpy(draws_of(self.seed, text, position).standard_exponential(self.vocab_size)).float()
+            draws = draws_of(*self._origin(text), position)
+            return torch.from_numpy(draws.standard_exponential(self.vocab_size)).float()
         waiting = torch.empty(self.vocab_size, device=self.generator.device, dtype=torch.float32)
-        self.generator.manual_seed(mixed_bits(self.seed, text, position))
+        self.generator.manual_seed(mixed_bits(*self._origin(text), position))
         return waiting.exponential_(generator=self.generator)
 
     def forget(self, text: int, before: int) -> None:
@@ -132,7 +143,7 @@ class Sampler:
         config: GenerationConfig,
         vocab_size: int,
         device: torch.device | str,
-        seed: int | None = None,
+        seed: Seed = None,
         processors: Sequence[Callable] | None = None,
         unpenalised: int = 0,
     ):
@@ -141,7 +152,8 @@ class Sampler:
         self.processors = LogitsProcessorList([*_configured(config, unpenalised), *(processors or [])])
         self.warpers = LogitsProcessorList()
         self.noise: GumbelNoise | None = None
-        check_number("seed", seed)
+        for number in [of_text for of_text, _ in seed] if isinstance(seed, list) else [seed]:
+            check_number("seed", number)
         if config.do_sample:
             self.noise = GumbelNoise(vocab_size, device, seed)
             for name, neutral in SAMPLING.items():

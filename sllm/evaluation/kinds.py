@@ -4,7 +4,7 @@ A new kind is one class here and one line in `KINDS`; nothing else asks which ki
 """
 
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import accumulate, islice, pairwise, starmap
 from typing import Any
 
 import torch
@@ -18,11 +18,11 @@ from lmbase.modeling.int8 import linear_layers_to_int8
 from lmbase.modeling.pretrained import load_lm
 from lmbase.modeling.settings import end_ids, merge_generation_config, neutral_settings, text_limits
 from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
-from lmbase.modeling.trunk import special_ids
+from lmbase.modeling.trunk import key_value_shape, special_ids
 from lmbase.report.statistics import perplexity
 from lmbase.text.padding import pad_sentences
 from lmbase.text.streaming import written_text
-from lmbase.text.tokenizers import encode_text
+from lmbase.text.tokenizers import encode_text, token_bytes
 from multitoken import MultiTokenLM
 from multitoken.benchmarks.measuring import position_bytes, time_mtp
 from multitoken.copying import LONGEST_MATCH
@@ -33,8 +33,8 @@ from sentencevae import SentenceVAE
 from sllm.assistant import Assistant, CopyAssistant
 from sllm.evaluation.audit import audit_sentences
 from sllm.evaluation.continuations import Continuation, Pair, continue_sentences, continue_tokens
-from sllm.evaluation.loaded import LoadedModel, Writing, Written
-from sllm.evaluation.speed import time_sllm
+from sllm.evaluation.loaded import Cost, LoadedModel, Writing, Written
+from sllm.evaluation.speed import decoder_cache_bytes, time_sllm
 from sllm.evaluation.token_level import audit_ids, head_step_nats, lm_step_nats, nats_of_heads
 from sllm.scoring import equal_context, own_windows, score_plans, score_sentences
 from sllm.sllm import SLLM
@@ -44,6 +44,12 @@ AUDIT_TOKENS = 48
 OBJECTS = ("generation_config", "logits_processor", "stopping_criteria")  # among settings, but no values
 # Settings of a plain model that Transformers' `generate` carries out; all others are carried out here.
 TRANSFORMERS_DOES = ("cache_implementation", "compile_config", "disable_compile")
+
+
+def position_bytes_of(config: Any, model: Any) -> int:
+    """Bytes of the keys and values of one position of a trunk, in the model's precision."""
+    heads, width = key_value_shape(config)
+    return 2 * config.num_hidden_layers * heads * width * next(model.parameters()).element_size()
 
 
 class TokenModel(LoadedModel):
@@ -80,6 +86,18 @@ class TokenModel(LoadedModel):
 
     def continuations(self, pairs: Sequence[Pair]) -> list[Continuation]:
         return continue_tokens(self.scorer, self.tokenizer, pairs, self.window)
+
+    def costs(self, text: str) -> list[Cost]:
+        (found,) = score_tokens(self.scorer, self.tokenizer, [text])
+        sizes = [len(token) for token in token_bytes(self.tokenizer, encode_text(self.tokenizer, text))]
+        parts = [Cost(size, 1, nats) for size, nats in zip(sizes, found.token[:-1], strict=True)]
+        return [*parts, Cost(0, 0, found.token[-1])]
+
+    def cache_bytes(self, num_tokens: int, num_sentences: int) -> int:
+        return num_tokens * self._position_bytes()
+
+    def _position_bytes(self) -> int:
+        return position_bytes_of(self.model.config, self.model)
 
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         (found,) = self.score(texts, self.window).values()
@@ -122,7 +140,7 @@ class PlainLM(TokenModel):
     def in_int8(self) -> None:
         linear_layers_to_int8(self.model)
 
-    def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
+    def _write(self, prompts: list[str], how: Writing, streamer: Any) -> list[Written]:
         self._check_token_level(how)
         check_num_draft(how.num_draft, 1)
         model, ids = self.model, special_ids(self.model.config)
@@ -130,48 +148,56 @@ class PlainLM(TokenModel):
         given, processors, criteria = (own.pop(name, None) for name in OBJECTS)
         config = merge_generation_config(model.generation_config, given, own)
         config.eos_token_id = end_ids(config, ids.end, model.config.vocab_size)
-        prompt_ids = [ids.opening, *encode_text(self.tokenizer, prompt)]
-        warn_of_last_space(self.tokenizer, [prompt])
-        limit, fewest = text_limits(config, len(prompt_ids))
-        room = min(limit, self._room_after(len(prompt_ids)))
+        given_ids = [[ids.opening, *encode_text(self.tokenizer, prompt)] for prompt in prompts]
+        warn_of_last_space(self.tokenizer, prompts)
+        width = max(map(len, given_ids))
+        limit, fewest = text_limits(config, width)
+        room = min(limit, self._room_after(width))
         assistant = self._assistant(how, config)
         sampler = Sampler(config, model.config.vocab_size, model.device, how.seed, processors)
-        endings = Endings(config, criteria, self.tokenizer, [prompt_ids], model.device)
-        rules = EndedByRules(endings, config.eos_token_id)
+        endings = Endings(config, criteria, self.tokenizer, given_ids, model.device)
+        padding = [width - len(row) for row in given_ids]
+        rules = EndedByRules(endings, config.eos_token_id, padding)
         stream = Stream(streamer, endings.strings[0] if endings.strings else None, self.tokenizer)
         settings = neutral_settings(model.generation_config)
         settings |= {name: getattr(config, name) for name in TRANSFORMERS_DOES if name in how.settings}
         if assistant is not None:  # Transformers hands no streamer on
             assistant.streamer = None if streamer is None else _Put(stream)
             settings["custom_generate"] = assistant
-        inputs = torch.tensor([prompt_ids], device=model.device)
-        new: list[int] = []
+        inputs = torch.tensor([[ids.pad] * n + row for n, row in zip(padding, given_ids, strict=True)]).to(model.device)
+        mask = torch.arange(width) >= torch.tensor(padding)[:, None]  # (B,L)
+        sequences = inputs
         if room:
-            sequence = model.generate(
+            sequences = model.generate(
                 inputs,
-                attention_mask=torch.ones_like(inputs),
+                attention_mask=mask.long().to(model.device),
                 max_new_tokens=room,
                 min_new_tokens=min(fewest, room),
                 eos_token_id=config.eos_token_id,
                 pad_token_id=ids.pad,
                 do_sample=False,
                 return_dict_in_generate=False,
-                logits_processor=[SampledByTransformers(sampler, len(prompt_ids))],
-                stopping_criteria=[rules] if endings.watching else [],
+                logits_processor=[SampledByTransformers(sampler, width)],
+                stopping_criteria=[rules],
                 streamer=_Put(stream) if streamer is not None and assistant is None else None,
                 **settings,
-            )[0]
-            new = sequence[len(prompt_ids) :].tolist()
+            )
         else:
             stream.put(inputs)
         stream.close()
-        ended = new[-1:] != [] and new[-1] in rules.marks
-        return Written(
-            text=endings.shown(0, written_text(self.tokenizer, new, prompt_ids)),
-            num_tokens=len(new) - ended,
-            finish_reason=rules.found or ("stop" if ended else "length" if len(new) >= limit else "context"),
-            drafts=None if assistant is None else assistant.statistics,
-        )
+        found = []
+        for b, (before, row) in enumerate(zip(given_ids, sequences.tolist(), strict=True)):
+            new = row[width : rules.lengths[b] or None]
+            ended = new[-1:] != [] and new[-1] in rules.marks
+            found.append(
+                Written(
+                    text=endings.shown(b, written_text(self.tokenizer, new, before)),
+                    num_tokens=len(new) - ended,
+                    finish_reason=rules.found[b] or ("stop" if ended else "length" if len(new) >= limit else "context"),
+                    drafts=None if assistant is None else assistant.statistics,
+                )
+            )
+        return found
 
     def _assistant(self, how: Writing, config: GenerationConfig) -> Assistant | None:
         """What drafts, if anything is to."""
@@ -247,19 +273,23 @@ class HeadsLM(TokenModel):
     def nats_by_head(self, texts: Sequence[str]) -> list[float]:
         return nats_of_heads(self.model, [encode_text(self.tokenizer, text) for text in texts], self.window)
 
-    def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
+    def _write(self, prompts: list[str], how: Writing, streamer: Any) -> list[Written]:
         self._check_token_level(how)
         output = self.model.generate(
-            text=prompt,
+            text=prompts,
             num_draft=how.num_draft,
             seed=how.seed,
             streamer=streamer,
             **how.arguments,
         )
-        return Written(output.texts[0], output.num_new_tokens[0], output.finish_reason[0], output.statistics)
+        texts = zip(output.texts, output.num_new_tokens, output.finish_reason, strict=True)
+        return [Written(*of_text, output.statistics) for of_text in texts]
 
     def time(self, prompt: str, num_new_tokens: int, num_copied: int | None = None) -> Generation:
         return time_mtp(self.model, prompt, num_new_tokens, num_copied=num_copied)
+
+    def _position_bytes(self) -> int:
+        return position_bytes(self.model, drafts=True)
 
     def cache_columns(self) -> dict[str, float]:
         return {"plain_kv_bytes_per_token": position_bytes(self.model, drafts=False)}
@@ -278,10 +308,6 @@ class SentenceLM(LoadedModel):
     @property
     def most_drafts(self) -> int:
         return 1 + len(self.model.draft_heads)
-
-    @property
-    def autoencoder(self) -> Any:
-        return self.model.autoencoder
 
     @torch.no_grad()
     def token_nats(self, sentences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -318,6 +344,26 @@ class SentenceLM(LoadedModel):
     def continuations(self, pairs: Sequence[Pair]) -> list[Continuation]:
         return continue_sentences(self.model, pairs)
 
+    @property
+    def autoencoder(self) -> SentenceVAE | None:
+        part = self.model.autoencoder
+        part.processor = self.model.processor
+        return part
+
+    def cut(self, text: str) -> list[str]:
+        sizes = accumulate(self.model.processor.encode(text).sentence_bytes, initial=0)
+        return [text.encode()[start:stop].decode() for start, stop in pairwise(sizes)]
+
+    def costs(self, text: str) -> list[Cost]:
+        encoded = self.model.processor.encode(text)
+        (found,) = score_sentences(self.model, [encoded.sentences()], [sum(encoded.sentence_bytes)])
+        nats = [flag + tokens for flag, tokens in zip(found.stop, [*found.token, 0.0], strict=True)]
+        return list(starmap(Cost, zip([*encoded.sentence_bytes, 0], [*encoded.sentence_lengths, 0], nats, strict=True)))
+
+    def cache_bytes(self, num_tokens: int, num_sentences: int) -> int:
+        trunk = (num_sentences + 1) * position_bytes_of(self.model.config.trunk, self.model)
+        return trunk + decoder_cache_bytes(self.model)
+
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         documents = [e.sentences() for e in self.model.processor.encode_batch(texts)]
         found = score_sentences(self.model, documents, [0] * len(documents))
@@ -325,9 +371,9 @@ class SentenceLM(LoadedModel):
         targets = sum(min(len(s) + 1, cap) for sentences in documents for s in sentences[1:])
         return perplexity(sum(sum(d.token[1:]) for d in found), targets)
 
-    def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
+    def _write(self, prompts: list[str], how: Writing, streamer: Any) -> list[Written]:
         output = self.model.generate(
-            text=prompt,
+            text=prompts,
             max_new_sentences=how.max_new_sentences,
             overflow=how.overflow,
             num_draft=how.num_draft,
@@ -336,13 +382,9 @@ class SentenceLM(LoadedModel):
             **how.arguments,
         )
         drafts = len(self.model.draft_heads) or how.settings.get("prompt_lookup_num_tokens")
-        return Written(
-            text=output.texts[0],
-            num_tokens=output.num_new_tokens[0],
-            finish_reason=output.finish_reason[0],
-            drafts=output.statistics if drafts else None,
-            recut_share=output.recut_share,
-        )
+        drafted = output.statistics if drafts else None
+        texts = zip(output.texts, output.num_new_tokens, output.finish_reason, strict=True)
+        return [Written(*of_text, drafted, output.recut_share) for of_text in texts]
 
     def time(self, prompt: str, num_new_tokens: int, num_copied: int | None = None) -> Generation:
         return time_sllm(self.model, prompt, num_new_tokens, num_copied=num_copied)
@@ -355,7 +397,7 @@ class Autoencoder(LoadedModel):
     predicts = False
 
     @property
-    def autoencoder(self) -> Any:
+    def autoencoder(self) -> SentenceVAE | None:
         return self.model
 
     @staticmethod

@@ -3,19 +3,22 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from lmbase.benchmarking.timing import Generation
 from lmbase.modeling.causality import AuditReport
+from lmbase.modeling.decoding import Seed
 from lmbase.modeling.devices import moved
 from lmbase.modeling.token_lm import DocumentNats
+from lmbase.text import segment
 from lmbase.text.tokenizers import tokenizer_hash
 from lmbase.training.cost import Training
 from multitoken.request import ended
 from multitoken.speculation import SpeculationStatistics
+from sentencevae import SentenceVAE
 from sllm.assistant import SentenceAssistant
 from sllm.evaluation.continuations import Continuation, Pair
 
@@ -28,7 +31,7 @@ class Writing:
     max_new_sentences: int | None = None  # of an SLLM
     overflow: str = "stop"  # of an SLLM
     num_draft: int | str = "auto"
-    seed: int | None = None
+    seed: Seed = None
     assistant: SentenceAssistant | None = None  # drafts for a plain model
     settings: dict[str, Any] = field(default_factory=dict)  # of `generate`, beside those; logits_processor, too
 
@@ -59,6 +62,14 @@ class Written:
     @property
     def tokens_per_forward(self) -> float | None:
         return None if self.drafts is None else self.drafts.tokens_per_forward
+
+
+class Cost(NamedTuple):
+    """What a part of a text costs: a token, of an SLLM a sentence; the text's end comes last and has no bytes."""
+
+    num_bytes: int
+    num_tokens: int
+    nats: float
 
 
 @dataclass
@@ -98,11 +109,6 @@ class LoadedModel(ABC):
     def most_drafts(self) -> int:
         """What `Writing.num_draft` may be at most: 1 where nothing is drafted."""
         return max(1, self.num_heads)
-
-    @property
-    def autoencoder(self) -> Any:
-        """What turns sentences into vectors (`encode`); None where nothing does."""
-        return None
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         moved(self.model, device, dtype)
@@ -173,9 +179,31 @@ class LoadedModel(ABC):
         """Continue a text; a streamer is handed the prompt and what follows as it is written, and told the end also
         where writing fails."""
         with ended(streamer):
-            return self._write(prompt, how, streamer)
+            return self._write([prompt], how, streamer)[0]
 
-    def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
+    def write_texts(self, prompts: list[str], how: Writing) -> list[Written]:
+        """Continue texts together, each as it would be alone, rounding apart. What shows or ends single ones is a
+        `Listener` among the stopping criteria."""
+        return self._write(prompts, how, None)
+
+    def _write(self, prompts: list[str], how: Writing, streamer: Any) -> list[Written]:
+        raise self._predicts_nothing("write")
+
+    @property
+    def autoencoder(self) -> SentenceVAE | None:
+        """What makes a vector of a sentence and writes it out again, with its processor; None: nothing does."""
+        return None
+
+    def cut(self, text: str) -> list[str]:
+        """The sentences of a text, as the model cuts it."""
+        return segment(text)
+
+    def costs(self, text: str) -> list[Cost]:
+        """What the parts of a text cost, which add up to its `score`."""
+        raise self._predicts_nothing("score")
+
+    def cache_bytes(self, num_tokens: int, num_sentences: int) -> int:
+        """Bytes of the keys and values while a text of so many tokens and sentences is continued."""
         raise self._predicts_nothing("write")
 
     def time(self, prompt: str, num_new_tokens: int, num_copied: int | None = None) -> Generation:

@@ -1,0 +1,1 @@
+"""Models behind HTTP: what is asked and answered (`protocol`), who writes when (`engine`), the pages (`app`)."""

@@ -1,0 +1,259 @@
+"""The web application: OpenAI's interface to one or more models."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from lmbase.text.tokenizers import encode_text
+from sllm.serving.engine import Choice, Engine, Limits, Refused, Sampling
+from sllm.serving.protocol import (
+    DEFAULT_TOKENS,
+    PLAIN_STOP,
+    Answer,
+    Asked,
+    AskedT,
+    ChatAnswer,
+    ChatAsked,
+    CompletionAsked,
+    chat_template,
+    error_json,
+    parse,
+    plain_chat,
+)
+
+GRACE = 5.0  # seconds beyond a request's own in which the thread that writes must have told its end
+
+
+def build_app(engines: Mapping[str, Engine], hosts: list[str] | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        engines: by the names of their models. hosts: names that the server may be called by; None: any.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        for engine in engines.values():
+            engine.close()
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    if hosts is not None:  # or a page from elsewhere could lead its own name here, and read what is answered
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    app.add_exception_handler(Refused, _refusal)
+    app.add_exception_handler(HTTPException, _http_error)
+    began, limits = int(time.time()), next(iter(engines.values())).limits
+    templates = {name: chat_template(engine.loaded.tokenizer) for name, engine in engines.items()}
+
+    def card(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": began, "owned_by": "local"}
+
+    @app.get("/health")
+    async def health() -> Response:
+        alive = all(engine.thread.is_alive() for engine in engines.values())
+        states = {name: engine.counts() for name, engine in engines.items()}
+        return JSONResponse({"status": "ok" if alive else "broken", "models": states}, 200 if alive else 503)
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        return JSONResponse({"object": "list", "data": [card(name) for name in engines]})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Response:
+        engine_of(engines, name)
+        return JSONResponse(card(name))
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        asked = await read_json(request, CompletionAsked, limits)
+        prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+        wanted = DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens
+        call = Call(engine_of(engines, asked.model), asked, Answer(asked.model), echo=bool(asked.echo))
+        return await call.answer(request, prompts, wanted, asked.stops)
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        asked = await read_json(request, ChatAsked, limits)
+        engine = engine_of(engines, asked.model)
+        template = templates[asked.model]
+        prompt = template([{"role": message.role, "content": message.text} for message in asked.messages])
+        stops = (*asked.stops, PLAIN_STOP) if template is plain_chat else asked.stops
+        wanted = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
+        return await Call(engine, asked, ChatAnswer(asked.model)).answer(request, [prompt], wanted, stops)
+
+    return app
+
+
+def engine_of(engines: Mapping[str, Engine], model: str) -> Engine:
+    """The engine of a model.
+
+    Raises:
+        Refused: there is no model of this name.
+    """
+    if model not in engines:
+        known = ", ".join(engines)
+        raise Refused(404, f"There is no model {model!r} here; known: {known}.", "model", "model_not_found")
+    return engines[model]
+
+
+async def _refusal(request: Request, error: Any) -> Response:
+    return JSONResponse(error_json(error), error.status)
+
+
+async def _http_error(request: Request, error: Any) -> Response:
+    return JSONResponse(error_json(Refused(error.status_code, str(error.detail))), error.status_code)
+
+
+async def read_json(request: Request, kind: type[AskedT], limits: Limits) -> AskedT:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refused(415, "Send JSON, with the header Content-Type: application/json.")
+    body = b""
+    try:
+        async with asyncio.timeout(limits.seconds):
+            async for part in request.stream():
+                body += part
+                if len(body) > limits.body_bytes:
+                    raise Refused(413, f"The body is larger than {limits.body_bytes:,} bytes.")
+    except TimeoutError:
+        raise Refused(408, "The body did not come in time.") from None
+    return parse(body, kind)
+
+
+@dataclass
+class Call:
+    """One request for text and its answer."""
+
+    engine: Engine
+    asked: Asked
+    form: Answer
+    echo: bool = False
+
+    async def answer(
+        self, request: Request, prompts: list[str], wanted: int | None, stops: tuple[str, ...]
+    ) -> Response:
+        """Args: wanted: new tokens of each text; None: as many as there is room for."""
+        events: asyncio.Queue = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def teller(index: int) -> Callable:
+            def tell(text: str, reason: str | Refused | None) -> None:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(events.put_nowait, (index, text, reason))
+
+            return tell
+
+        self.deadline = time.monotonic() + self.engine.limits.seconds
+        self.choices = await asyncio.to_thread(self._choices, prompts, wanted, stops, teller)
+        self.engine.submit(self.choices)
+        watch = asyncio.create_task(self._cancel_when_gone(request))
+        parts = self._parts(events, watch)
+        if not self.asked.stream:
+            return JSONResponse(await self._whole(parts))
+        first = await anext(parts)  # what is refused is refused with a status
+        return StreamingResponse(self._stream(first, parts), media_type="text/event-stream")
+
+    def _choices(
+        self, prompts: list[str], wanted: int | None, stops: tuple[str, ...], teller: Callable[[int], Callable]
+    ) -> list[Choice]:
+        asked, limits, room = self.asked, self.engine.limits, self.engine.loaded.room
+        number = (asked.n or 1) * len(prompts)
+        if not 1 <= number <= limits.choices:
+            raise Refused(400, f"{number} texts are asked for; one request may have 1 to {limits.choices}.", "n")
+        if wanted is not None and wanted > limits.max_tokens:
+            told = f"{wanted} tokens are asked for; the server writes at most {limits.max_tokens} of a text."
+            raise Refused(400, told, "max_tokens")
+        seed = random.getrandbits(63) if asked.seed is None else asked.seed % 2**64
+        sampling = Sampling(
+            1.0 if asked.temperature is None else asked.temperature, 1.0 if asked.top_p is None else asked.top_p
+        )
+        choices: list[Choice] = []
+        for prompt in prompts:
+            size = len(encode_text(self.engine.loaded.tokenizer, prompt))
+            most = limits.max_tokens if room is None else min(limits.max_tokens, room - size)
+            if most < (wanted or 0) or most < 0:
+                told = f"The prompt has {size} tokens and {wanted or 0} are to follow; the model has room for {room}."
+                raise Refused(400, told, "prompt", "context_length_exceeded")
+            for _ in range(asked.n or 1):
+                i = len(choices)
+                of_text = (seed, i)
+                new = most if wanted is None else wanted
+                choices.append(Choice(prompt, size, new, stops, sampling, of_text, self.deadline, teller(i)))
+        return choices
+
+    async def _cancel_when_gone(self, request: Request) -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        self.engine.cancel(self.choices)
+
+    async def _parts(self, events: asyncio.Queue, watch: asyncio.Task) -> AsyncIterator[tuple[int, str, str | None]]:
+        """What is told of the texts, until all have ended.
+
+        Raises:
+            Refused: one of them failed, or the time is over.
+        """
+        try:
+            open_texts = len(self.choices)
+            while open_texts:
+                if watch.done():
+                    raise Refused(499, "The client has gone.")
+                getting = asyncio.ensure_future(events.get())
+                left = max(self.deadline + GRACE - time.monotonic(), 0)
+                await asyncio.wait((getting, watch), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if not getting.done():
+                    getting.cancel()
+                    if watch.done():
+                        continue
+                    raise Refused(503, "The request took too long; ask for fewer tokens.", code="timeout")
+                index, text, reason = getting.result()
+                if isinstance(reason, Refused):
+                    raise reason
+                open_texts -= reason is not None
+                yield index, text, reason
+        finally:
+            watch.cancel()
+            self.engine.cancel(self.choices)
+
+    async def _whole(self, parts: AsyncIterator[tuple[int, str, str | None]]) -> dict[str, Any]:
+        texts = [choice.prompt if self.echo else "" for choice in self.choices]
+        reasons = [""] * len(texts)
+        async for index, text, reason in parts:
+            texts[index] += text
+            reasons[index] = reason or reasons[index]
+        return self.form.whole(texts, reasons, self._usage())
+
+    async def _stream(self, first: tuple, parts: AsyncIterator) -> AsyncIterator[str]:
+        """Server-sent events."""
+        extra = {"usage": None} if self.asked.include_usage else {}
+        for index, choice in enumerate(self.choices):
+            if opening := self.form.opening(index):
+                yield event(opening | extra)
+            if self.echo and choice.prompt:
+                yield event(self.form.chunk(index, choice.prompt, None) | extra)
+        try:
+            yield event(self.form.chunk(*first) | extra)
+            async for part in parts:
+                yield event(self.form.chunk(*part) | extra)
+            if self.asked.include_usage:
+                yield event(self.form.usage_chunk(self._usage()))
+        except Refused as refused:
+            yield event(error_json(refused))
+        yield "data: [DONE]\n\n"
+
+    def _usage(self) -> dict[str, int]:
+        prompts = self.choices[:: self.asked.n or 1]  # each counts once
+        read, new = sum(c.num_prompt_tokens for c in prompts), sum(c.num_tokens for c in self.choices)
+        return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
+
+
+def event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"

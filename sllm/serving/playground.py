@@ -1,0 +1,262 @@
+"""The playground: a page that shows what models do, and what it asks of the server."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Mapping
+from importlib.resources import files
+from pathlib import PurePath
+from typing import Annotated, Any
+
+import torch
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from lmbase.text.streaming import TextDecoder
+from sllm.evaluation.loaded import Cost, LoadedModel, Writing
+from sllm.serving.app import engine_of, event, read_json
+from sllm.serving.engine import Engine, Refused, Sampling
+
+PAGES = {"": "index.html", "play.js": "play.js", "play.css": "play.css"}
+KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+# Nothing comes from elsewhere, nothing goes elsewhere.
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:"
+MAX_SCORED = 20_000  # characters of a text whose cost is shown
+VECTOR_SHOWN = 256  # numbers of a vector, at most
+Text = Annotated[str, Field(max_length=MAX_SCORED)]
+Sentence = Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Write(_Fields):
+    model: str
+    prompt: Text
+    max_tokens: int = Field(ge=1)
+    temperature: float = Field(0.0, ge=0, le=2)
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class Score(_Fields):
+    text: Text
+
+
+class Rebuild(_Fields):
+    model: str
+    text: Text
+
+
+class Move(_Fields):
+    model: str
+    one: Sentence
+    other: Sentence
+    steps: int = Field(9, ge=2, le=32)
+
+
+class Shown:
+    """Hears what a model writes and drafts, and tells it as events; a streamer and a `Listener`.
+
+    Attributes: stopped: nobody looks any more.
+    """
+
+    def __init__(self, loaded: LoadedModel, prompt: str, tell: Any, deadline: float):
+        self.loaded, self.tell, self.deadline = loaded, tell, deadline
+        self.decoder: TextDecoder | None = None
+        self.num_sentences, self.num_tokens, self.num_accepted = len(loaded.cut(prompt)), 0, 0
+        self.rejected: list[str] = []
+        self.stopped, self.began = False, time.perf_counter()
+
+    def put(self, value: torch.Tensor) -> None:
+        ids = value.flatten().tolist()
+        if self.decoder is None:  # the prompt comes first
+            self.decoder, self.num_given = TextDecoder(self.loaded.tokenizer), len(ids)
+            self.decoder.add(ids)
+            return
+        self.num_tokens += len(ids)
+        tokens = [[self.decoder.add([i]), number < self.num_accepted] for number, i in enumerate(ids)]
+        self.tell({"tokens": tokens, "rejected": self.rejected, **self.state()})
+        self.num_accepted, self.rejected = 0, []
+
+    def put_draft(self, ids: list[int], num_accepted: int | None) -> None:
+        pieces = [TextDecoder(self.loaded.tokenizer).add([i]) or "\ufffd" for i in ids]
+        if num_accepted is None:
+            self.tell({"draft": pieces})
+        else:
+            self.num_accepted, self.rejected = num_accepted, pieces[num_accepted:]
+
+    def end(self) -> None:
+        pass
+
+    def take(self, text: int, token: int) -> bool:
+        return self.stopped or time.monotonic() > self.deadline
+
+    def show(self) -> None:
+        if self.loaded.by_sentence:
+            self.num_sentences += 1
+            self.tell({"border": True, **self.state()})
+
+    def state(self) -> dict[str, Any]:
+        held = self.loaded.cache_bytes(self.num_given + self.num_tokens, self.num_sentences)
+        return {"count": self.num_tokens, "seconds": time.perf_counter() - self.began, "cache_bytes": held}
+
+
+def add_playground(app: FastAPI, engines: Mapping[str, Engine], writing: Mapping[str, Writing]) -> None:
+    """Add the page and what it asks for.
+
+    Args:
+        writing: of each model the settings that all texts share.
+    """
+    limits = next(iter(engines.values())).limits
+    folder = files("sllm.serving") / "page"
+
+    def page(name: str) -> None:
+        content, kind = (folder / PAGES[name]).read_bytes(), KINDS[PurePath(PAGES[name]).suffix]
+        headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+        app.add_api_route(f"/{name}", lambda: Response(content, media_type=kind, headers=headers), methods=["GET"])
+
+    for name in PAGES:
+        page(name)
+
+    @app.get("/play/models")
+    async def models() -> Response:
+        return JSONResponse({"max_tokens": limits.max_tokens, "models": [_card(e.loaded) for e in engines.values()]})
+
+    @app.post("/play/write")
+    async def write(request: Request) -> Response:
+        asked = await read_json(request, Write, limits)
+        engine = engine_of(engines, asked.model)
+        if not engine.loaded.predicts or asked.max_tokens > limits.max_tokens:
+            raise Refused(400, f"{asked.model} writes at most {limits.max_tokens} tokens, if it is a language model.")
+        return StreamingResponse(_written(engine, asked, writing[asked.model]), media_type="text/event-stream")
+
+    @app.post("/play/score")
+    async def score(request: Request) -> Response:
+        asked = await read_json(request, Score, limits)
+        scored = [engine for engine in engines.values() if engine.loaded.predicts]
+        cutter = next((e for e in scored if e.loaded.by_sentence), scored[0]).loaded if scored else None
+        sentences = cutter.cut(asked.text) if cutter else []
+        found = {e.loaded.name: _by_sentence(await _computed(e, e.loaded.costs, asked.text), sentences) for e in scored}
+        return JSONResponse({"sentences": sentences, "models": found})
+
+    @app.post("/play/rebuild")
+    async def rebuild(request: Request) -> Response:
+        asked = await read_json(request, Rebuild, limits)
+        engine = engine_of(engines, asked.model)
+        return JSONResponse({"sentences": await _computed(engine, _rebuilt, engine.loaded, asked.text)})
+
+    @app.post("/play/move")
+    async def move(request: Request) -> Response:
+        asked = await read_json(request, Move, limits)
+        engine = engine_of(engines, asked.model)
+        vae = _autoencoder(engine.loaded)
+        return JSONResponse({"texts": await _computed(engine, vae.interpolate, asked.one, asked.other, asked.steps)})
+
+
+def _card(loaded: LoadedModel) -> dict[str, Any]:
+    return {
+        "name": loaded.name,
+        "kind": loaded.shown,
+        "writes": loaded.predicts,
+        "by_sentence": loaded.by_sentence,
+        "rebuilds": loaded.autoencoder is not None,
+        "tuned_on": loaded.predicts and loaded.autoencoder is not None,  # to write what follows a sentence
+        "parameters": loaded.num_parameters,
+    }
+
+
+async def _computed(engine: Engine, function: Any, *arguments: Any) -> Any:
+    """What a function of a model returns, when it is its turn.
+
+    Raises:
+        Refused: what it was given is none of what it takes.
+    """
+
+    def compute() -> Any:
+        with engine.lock, torch.inference_mode():
+            return function(*arguments)
+
+    try:
+        return await asyncio.to_thread(compute)
+    except ValueError as error:
+        raise Refused(400, str(error)) from error
+
+
+async def _written(engine: Engine, asked: Write, shared: Writing) -> AsyncIterator[str]:
+    """A text as it is written: server-sent events."""
+    loop, events = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None]()
+
+    def tell(data: dict[str, Any] | None) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(events.put_nowait, data)
+
+    deadline = time.monotonic() + engine.limits.seconds
+    shown = Shown(engine.loaded, asked.prompt, tell, deadline)
+    settings = Sampling(asked.temperature, 1.0).settings() | {"stopping_criteria": [shown]}
+    how = Writing(
+        asked.max_tokens, overflow=shared.overflow, num_draft=shared.num_draft, seed=asked.seed, settings=settings
+    )
+
+    def work() -> None:
+        try:
+            with engine.lock:
+                if not shown.stopped:
+                    shown.began = time.perf_counter()
+                    written = engine.loaded.write(asked.prompt, how, shown)
+                    per_pass = written.tokens_per_forward
+                    tell({"end": written.finish_reason, "tokens_per_forward": per_pass, **shown.state()})
+        except ValueError as error:
+            tell({"error": str(error)})
+        except Exception as error:
+            tell({"error": f"Writing failed: {type(error).__name__}."})
+            raise
+        finally:
+            tell(None)
+
+    working = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        while (data := await events.get()) is not None:
+            yield event(data)
+        await working
+    finally:
+        shown.stopped = True
+
+
+def _by_sentence(costs: list[Cost], sentences: list[str]) -> dict[str, Any]:
+    """Bits of each sentence of a text, and of all of it; a part belongs to the sentence in which it begins."""
+    bits = [0.0] * (len(sentences) + 1)  # the last: that the text ends
+    tokens = [0] * len(bits)
+    ends, number, at = [len(sentence.encode()) for sentence in sentences], 0, 0
+    for cost in costs:
+        while number < len(sentences) and (at >= ends[number] or (not cost.num_bytes and cost is costs[-1])):
+            at, number = at - ends[number], number + 1
+        bits[number] += cost.nats / math.log(2)
+        tokens[number] += cost.num_tokens
+        at += cost.num_bytes
+    size = sum(ends)
+    return {"bits": bits, "tokens": tokens, "bits_per_byte": sum(bits) / size if size else None}
+
+
+def _autoencoder(loaded: LoadedModel) -> Any:
+    if loaded.autoencoder is None:
+        raise Refused(400, f"{loaded.name} is {loaded.shown}: it makes no vector of a sentence.", "model")
+    return loaded.autoencoder
+
+
+def _rebuilt(loaded: LoadedModel, text: str) -> list[dict[str, Any]]:
+    """Each sentence, its vector, and what is written of that alone."""
+    vae = _autoencoder(loaded)
+    documents = vae.processor.encode(text).sentences()[:32]
+    texts = [vae.processor.decode(ids) for ids in documents]
+    if not texts:
+        return []
+    vectors = vae.encode_text(texts)
+    written = [vae.processor.decode(ids) for ids in vae.decode(vectors)]
+    numbers = vectors.float().cpu()[:, :VECTOR_SHOWN].tolist()
+    width = vectors.shape[1]
+    return [
+        {"text": t, "written": w, "vector": [round(x, 3) for x in v], "width": width}
+        for t, w, v in zip(texts, written, numbers, strict=True)
+    ]

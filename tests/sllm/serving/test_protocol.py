@@ -1,0 +1,99 @@
+"""What is read of a request, and what a conversation becomes."""
+
+import json
+
+import pytest
+from tiny import make_processor
+
+from sllm.serving.engine import Refused
+from sllm.serving.protocol import NOTHING, ChatAsked, CompletionAsked, chat_template, error_json, parse, plain_chat
+
+TURNS = [
+    {"role": "system", "content": "Be short."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "Bye"},
+]
+
+
+def completion(**fields):
+    return parse(json.dumps({"model": "m", "prompt": "Hello"} | fields).encode(), CompletionAsked)
+
+
+def test_null_is_as_good_as_left_out():
+    fields = ["max_tokens", "n", "seed", "stop", "stream", "stream_options", "temperature", "top_p", "echo", *NOTHING]
+    assert completion(**dict.fromkeys(fields)) == completion()
+
+
+@pytest.mark.parametrize(("stop", "stops"), [(None, ()), ("a", ("a",)), (["a", "bc"], ("a", "bc")), ([], ())])
+def test_stop_is_a_string_or_some(stop, stops):
+    assert completion(stop=stop).stops == stops
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_what_is_not_done_is_refused_unless_nothing_is_asked_for(name):
+    for value in NOTHING[name]:
+        completion(**{name: value})
+    for value in (17, "ask", ["ask"], {"ask": 1}):
+        with pytest.raises(Refused, match=f"{name} is not supported") as refused:
+            completion(**{name: value})
+        assert (refused.value.status, refused.value.param) == (400, name)
+
+
+@pytest.mark.parametrize("value", [0, False, True, 5])
+def test_zero_logprobs_are_logprobs(value):
+    """False asks for none; 0 asks for that of each token, and is equal to False in Python."""
+    try:
+        completion(logprobs=value)
+    except Refused:
+        assert value is not False
+    else:
+        assert value is False
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (dict(max_tokens="5"), "max_tokens"),
+        (dict(n=True), "n"),
+        (dict(temperature=float("inf")), None),
+        (dict(model=None), "model"),
+        (dict(prompt={}), "prompt"),
+        (dict(max_completion_tokens=3), "max_completion_tokens"),
+    ],
+)
+def test_types_are_not_guessed(fields, param):
+    with pytest.raises(Refused) as refused:
+        completion(**fields)
+    assert refused.value.param == param
+    assert error_json(refused.value)["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "tool", "content": "x"}],
+        [{"role": "user"}],
+        [{"role": "user", "content": [{"type": "image_url"}]}],
+    ],
+)
+def test_conversations_of_text_are_read_and_nothing_else(messages):
+    with pytest.raises(Refused):
+        parse(json.dumps({"model": "m", "messages": messages}).encode(), ChatAsked)
+
+
+def test_a_plain_chat_names_who_speaks():
+    assert plain_chat(TURNS) == "Be short.\nUser: Hi\nAssistant: Hello\nUser: Bye\nAssistant:"
+
+
+def test_a_template_of_text_is_the_tokenizers_and_one_of_special_tokens_is_not():
+    tokenizer = make_processor().tokenizer
+    assert chat_template(tokenizer) is plain_chat
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    assert chat_template(tokenizer)(TURNS[:2]) == "[system] Be short.[user] Hi"
+    tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}ok"
+    with pytest.raises(Refused, match="no system"):
+        chat_template(tokenizer)(TURNS)
+    tokenizer.chat_template = "{{ eos_token }}{{ messages[0].content }}"
+    assert chat_template(tokenizer) is plain_chat
