@@ -54,14 +54,14 @@ def stages(config: Config) -> list[str]:
     return [
         f"prepare --data {shlex.join(specs)} --tokenizer {shlex.quote(config.tokenizer)} --rule punctuation "
         f"--output_dir {out}/data",
-        f"train-lm lm_demo {window} --train_tokens 3000000 --learning_rate 3e-3 --output_dir {out}/trunk",
-        f"pretrain-vae vae_demo {common} --lm {out}/trunk --train_tokens 1000000 --output_dir {out}/vae",
+        f"train-lm lm_demo {window} --train_tokens 2000000 --learning_rate 3e-3 --output_dir {out}/trunk",
+        f"pretrain-vae vae_demo {common} --lm {out}/trunk --train_tokens 600000 --output_dir {out}/vae",
         f"finetune-sllm sllm_demo {common} --vae {out}/vae --lm {out}/trunk --max_sentences 48 "
-        f"--batch_size 4 --train_tokens 3000000 --learning_rate 2e-3 --eval_every 500 --output_dir {out}/sllm",
-        f"finetune-sllm sllm_demo_drafting {common} --model {out}/sllm --train_tokens 400000 "
+        f"--batch_size 4 --train_tokens 2000000 --learning_rate 2e-3 --eval_every 500 --output_dir {out}/sllm",
+        f"finetune-sllm sllm_demo_drafting {common} --model {out}/sllm --train_tokens 300000 "
         f"--output_dir {out}/sllm-drafting",
-        f"train-lm lm_demo {window} --lm {out}/trunk --train_tokens 4000000 --learning_rate 2e-3 --output_dir {out}/lm",
-        f"finetune-mtp mtp_demo {window} --lm {out}/lm --train_tokens 400000 --output_dir {out}/lm-drafting",
+        f"train-lm lm_demo {window} --lm {out}/trunk --train_tokens 2600000 --learning_rate 2e-3 --output_dir {out}/lm",
+        f"finetune-mtp mtp_demo {window} --lm {out}/lm --train_tokens 300000 --output_dir {out}/lm-drafting",
     ]
 
 
