@@ -30,7 +30,10 @@ from sllm_recipes import cli
 NAMES = ("sllm", "lm")  # in the package; the runs with heads are NAME-drafting
 WEIGHTS = "model.safetensors"
 MOST_BYTES = 10_000_000  # of both together
-TEXT = 'Once upon a time there was a little girl who lived near the sea. "Shall we go home?" she asked.'
+TEXT = (
+    'Once upon a time, there was a little girl who lived near the sea. "Shall we go home?" she asked. But her brother, '
+    "who was older than she, only laughed."
+)
 
 
 @dataclass
@@ -97,13 +100,16 @@ def run_command(command: str) -> None:
 def store(source: Path, folder: Path) -> None:
     """Write the model of a finished run into `folder`, its weights in bfloat16; loaders make fp32 of them again, which
     is what the configuration says."""
-    for path in (source / "model").glob("*.json"):
-        if path.name != MANIFEST:
-            shutil.copyfile(path, folder / path.name)
+    copy_files(source / "model", folder)
     shutil.copyfile(source / TRAINING, folder / TRAINING)
     weights = load_file(source / "model" / WEIGHTS)
     rounded = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
     save_file(rounded, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def copy_files(source: Path, folder: Path) -> None:
+    """All files but the manifest, which a folder gets when it is whole."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True)
 
 
 def put_into_package(out: Path, package: Path) -> None:
@@ -116,20 +122,19 @@ def put_into_package(out: Path, package: Path) -> None:
     if size > MOST_BYTES:
         raise ValueError(f"The pair has {size:,} bytes, and {MOST_BYTES:,} may be shipped: train smaller models.")
     for name in NAMES:
-        source = out / "pair" / name
-        write_folder(package / name, lambda folder, source=source: shutil.copytree(source, folder, dirs_exist_ok=True))
+        write_folder(package / name, lambda folder, source=out / "pair" / name: copy_files(source, folder))
     shutil.copyfile(out / "evaluate" / "metrics.json", package / "metrics.json")
-    nats = {name: round(text_nats(str(package / name)), 4) for name in NAMES}
-    write_text(package / "check.json", json.dumps({"text": TEXT, "nats": nats}, indent=1) + "\n")
+    said = {name: ask(str(package / name)) for name in NAMES}
+    write_text(package / "check.json", json.dumps({"text": TEXT, **said}, indent=1) + "\n")
     print(f"{package}: {size / 1e6:.1f} MB. Try: sllm generate {shlex.quote(TEXT[:16])}")
 
 
-def text_nats(model: str) -> float:
-    """What a model says of the short text, in its own window."""
+def ask(model: str) -> dict[str, float]:
+    """What a model says of the short text, audited on it once more."""
     loaded = load_model(model)
-    loaded.to("cpu")
-    (found,) = loaded.score([TEXT], 255)["full window"]
-    return found.nats
+    report = loaded.audit(TEXT)
+    report.raise_if_failed(model)
+    return {"nats": loaded.model.score([TEXT]).nats[0], "audit_checks": report.num_checks}
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_recipe(name: str, argv: Sequence[str]) -> None:
     """Run one recipe with the rest of the command line. Its keys are the dataclass that its `main` takes, or that its
-    `config_class` makes of the command line. A recipe without configurations may name the key that words without one
-    are values of, as POSITIONAL."""
+    `config_class` makes of the command line. A recipe without shipped configurations may name the key that words
+    without one are values of, as POSITIONAL."""
     from lmbase.config import run
     from lmbase.processes import signals_handled, stop_at_once, stopped_by, tell_stopped
 
@@ -74,7 +74,7 @@ def run_recipe(name: str, argv: Sequence[str]) -> None:
             recipe = importlib.import_module(f"{__package__}.{name}")
     except KeyboardInterrupt as error:
         raise SystemExit(tell_stopped(error)) from None
-    if argv and not argv[0].startswith("-") and hasattr(recipe, "POSITIONAL"):
+    if argv and not argv[0].startswith("-") and not argv[0].endswith(".yaml") and hasattr(recipe, "POSITIONAL"):
         argv = [f"--{recipe.POSITIONAL}", *argv]
     if hasattr(recipe, "config_class"):
         keys = recipe.config_class(argv)
