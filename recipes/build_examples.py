@@ -14,6 +14,7 @@ import json
 import shlex
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -60,10 +61,10 @@ def stages(config: Config) -> list[str]:
         f"train-lm lm_demo {window} --train_tokens 2000000 --learning_rate 3e-3 --output_dir {out}/trunk",
         f"pretrain-vae vae_demo {common} --lm {out}/trunk --train_tokens 600000 --output_dir {out}/vae",
         f"finetune-sllm sllm_demo {common} --vae {out}/vae --lm {out}/trunk --max_sentences 48 "
-        f"--batch_size 4 --train_tokens 2000000 --learning_rate 2e-3 --eval_every 500 --output_dir {out}/sllm",
+        f"--batch_size 4 --train_tokens 2000000 --learning_rate 4e-3 --eval_every 500 --output_dir {out}/sllm",
         f"finetune-sllm sllm_demo_drafting {common} --model {out}/sllm --train_tokens 300000 "
         f"--output_dir {out}/sllm-drafting",
-        f"train-lm lm_demo {window} --lm {out}/trunk --train_tokens 2600000 --learning_rate 2e-3 --output_dir {out}/lm",
+        f"train-lm lm_demo {window} --lm {out}/trunk --train_tokens 2600000 --learning_rate 4e-3 --output_dir {out}/lm",
         f"finetune-mtp mtp_demo {window} --lm {out}/lm --train_tokens 300000 --output_dir {out}/lm-drafting",
     ]
 
@@ -86,7 +87,7 @@ def main(config: Config) -> None:
     for command in stages(config):
         run_command(command)
     for name in NAMES:
-        write_folder(out / "pair" / name, lambda folder, source=out / f"{name}-drafting": store(source, folder))
+        write_folder(out / "pair" / name, partial(store, out / f"{name}-drafting"))
     run_command(evaluation(config))
     put_into_package(out, Path(config.package))
 
@@ -122,7 +123,7 @@ def put_into_package(out: Path, package: Path) -> None:
     if size > MOST_BYTES:
         raise ValueError(f"The pair has {size:,} bytes, and {MOST_BYTES:,} may be shipped: train smaller models.")
     for name in NAMES:
-        write_folder(package / name, lambda folder, source=out / "pair" / name: copy_files(source, folder))
+        write_folder(package / name, partial(copy_files, out / "pair" / name))
     shutil.copyfile(out / "evaluate" / "metrics.json", package / "metrics.json")
     said = {name: ask(str(package / name)) for name in NAMES}
     write_text(package / "check.json", json.dumps({"text": TEXT, **said}, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +12,12 @@ from lmbase.hub import EXAMPLES
 from lmbase.modeling.folders import model_folder
 from lmbase.report.rows import read_metrics
 from lmbase.text.tokenizers import load_tokenizer
-from lmbase.training.cost import read_training
+from lmbase.training.cost import Training, read_training
 from multitoken import MultiTokenLM
 from sllm import SLLM
 from sllm.loading import load_model
 
-CLASSES = {"sllm": SLLM, "lm": MultiTokenLM}
+CLASSES: dict[str, Any] = {"sllm": SLLM, "lm": MultiTokenLM}
 CHECK = json.loads((EXAMPLES / "check.json").read_text(encoding="utf-8"))
 
 
@@ -28,6 +29,12 @@ def name(request):
 @pytest.fixture(scope="module")
 def model(name):
     return CLASSES[name].from_pretrained(f"example:{name}")
+
+
+def training_of(name: str) -> Training:
+    found = read_training(f"example:{name}")
+    assert found is not None
+    return found
 
 
 def test_all_of_it_takes_less_than_ten_megabytes():
@@ -78,17 +85,16 @@ def test_its_figures_were_made_from_a_commit_by_an_audited_evaluation(name):
     metrics = read_metrics(EXAMPLES)
     assert len(metrics["git_revision"]) == 40  # without "-dirty"
     rows = {row.model: row for row in metrics["rows"] if row.protocol == "full window"}
-    row, trained = rows[name], read_training(f"example:{name}")
+    row, trained = rows[name], training_of(name)
     assert row.bits_per_byte > 0  # a model that fails the audit has none
     assert row.extra["ratio_low"] < row.extra["ratio"] < row.extra["ratio_high"]
     assert row.tokens_per_second > 0
-    assert trained is not None
     assert row.training_tokens == trained.total_tokens
-    assert all(len(run.made_on["git_revision"]) == 40 for run in trained.runs().values())
+    assert all(run.made_on and len(run.made_on["git_revision"]) == 40 for run in trained.runs().values())
 
 
 def test_the_two_have_seen_as_much_text_and_have_one_tokenizer():
-    tokens = [read_training(f"example:{name}").total_tokens for name in CLASSES]
+    tokens = [training_of(name).total_tokens for name in CLASSES]
     assert max(tokens) < 1.01 * min(tokens)
     first, second = (load_tokenizer(f"example:{name}") for name in CLASSES)
     assert first.get_vocab() == second.get_vocab()

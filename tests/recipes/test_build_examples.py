@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from functools import partial
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_both_sides_read_as_many_tokens_after_the_trunk():
 def pair(runs, tmp_path):
     """A folder as the recipe has it before the pair goes into the package."""
     for name, run in {"sllm": "sllm", "lm": "mtp"}.items():
-        write_folder(tmp_path / "pair" / name, lambda folder, source=runs / run: store(source, folder))
+        write_folder(tmp_path / "pair" / name, partial(store, runs / run))
     write_metrics(tmp_path / "evaluate", [Row("m")], config={}, seed=0, wall_seconds=0, corpus=None)
     return tmp_path
 
