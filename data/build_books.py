@@ -4,9 +4,9 @@
     python data/build_books.py runs/my_books runs/clones --list my_books.yaml
 
 A list (data/childrens_books.yaml) names each book by its repository at github.com/standardebooks and a commit, in its
-split. Books that are not in the second folder yet are cloned into it; nothing else asks a network. A line is a chapter:
-{"name": "BOOK/CHAPTER", "text": ...}, paragraphs a blank line apart, quotation marks and apostrophes as a keyboard has
-them. The SHA-256 of each file is printed, and compared with the list's where it has one.
+split. Books that are not in the second folder yet are fetched into it; nothing else asks a network. A line is a
+chapter: {"name": "BOOK/CHAPTER", "text": ...}, paragraphs a blank line apart, quotation marks and apostrophes as a
+keyboard has them. The SHA-256 of each file is printed, and compared with the list's where it has one.
 """
 
 import argparse
@@ -32,12 +32,14 @@ BLOCKS = ("p", "h1", "h2", "h3", "h4", "h5", "h6", "li", "dt", "dd", "td")
 LEFT_OUT = ("script", "figure", "img", "table")
 
 
-def clone(folder: Path, book: str) -> Path:
-    """The clone of a book below `folder`."""
+def fetch(folder: Path, book: str, commit: str) -> Path:
+    """The repository of a book below `folder`, with that commit, if with no other."""
     repository = folder / book
-    if not repository.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["git", "clone", "--quiet", "--bare", SOURCE + book, str(repository)], check=True)
+    there = ["git", "-C", str(repository), "cat-file", "-e", f"{commit}^{{commit}}"]
+    if subprocess.run(there, stderr=subprocess.DEVNULL).returncode:
+        subprocess.run(["git", "init", "--quiet", "--bare", str(repository)], check=True)
+        source = ["--depth", "1", SOURCE + book, commit]  # a whole history would be twenty megabytes of covers
+        subprocess.run(["git", "-C", str(repository), "fetch", "--quiet", *source], check=True)
     return repository
 
 
@@ -93,7 +95,7 @@ def plain(element: ET.Element) -> str:
 def write_split(folder: Path, clones: Path, split: str, books: dict[str, str], wanted: str | None) -> None:
     lines = []
     for book, commit in books.items():
-        for name, text in chapters(clone(clones, book), commit):
+        for name, text in chapters(fetch(clones, book, commit), commit):
             lines.append(json.dumps({"name": f"{book}/{name}", "text": text}, ensure_ascii=False) + "\n")
     data = "".join(lines).encode()
     digest = hashlib.sha256(data).hexdigest()
@@ -106,7 +108,7 @@ def write_split(folder: Path, clones: Path, split: str, books: dict[str, str], w
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="where the files go")
-    parser.add_argument("clones", type=Path, help="where the books' repositories are, or go")
+    parser.add_argument("clones", type=Path, help="where the books' repositories are, or are fetched to")
     parser.add_argument("--list", type=Path, default=LIST, help="the books, with their commits")
     arguments = parser.parse_args(argv)
     try:

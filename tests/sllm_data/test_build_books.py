@@ -64,6 +64,18 @@ def test_chapters_in_their_order_with_plain_quotes_and_no_notes(clones: Path, ca
     assert first.text == 'I\n\nThe Egg\n\n"It\'s an egg," he said. Done.\n\nTwas brillig,\nand slithy'
 
 
+def test_a_book_is_fetched_at_its_commit_and_only_once(clones: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [str(clones / "out"), str(clones / "fetched"), "--list", str(clones / "list.yaml")]
+    monkeypatch.setattr(build_books, "SOURCE", f"file://{clones}/clones/")
+    build_books.main(words)
+    monkeypatch.setattr(build_books, "SOURCE", f"file://{clones}/nowhere/")
+    build_books.main(words)
+    assert len((clones / "out" / "train.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    (clones / "list.yaml").write_text("books: {train: {two: abcdef}}")
+    with pytest.raises(SystemExit, match="error: "):
+        build_books.main(words)
+
+
 def test_a_text_that_is_not_the_listed_one_is_told(clones: Path) -> None:
     with (clones / "list.yaml").open("a") as file:
         file.write(f"sha256: {{train: '{'0' * 64}'}}\n")
