@@ -2,6 +2,7 @@
 # make test          the tests, with the versions that were tested (constraints.txt)
 # make soak          the long tier of all instruments: takes hours, fills the table of docs/reliability.md
 # make check         ruff and mypy
+# make docs          the pages and READMEs as a site in build/site
 # make house         the measures of the house: lines, long functions, files that a sample passes through ...
 # make test-oldest   the tests with the oldest versions that are supported (constraints-oldest.txt)
 # make clean         remove what building and testing left behind; environments and runs stay
@@ -15,7 +16,7 @@ THREADS := OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
 # Two processes of one thread each are faster than one of two: most tests are too small to share out.
 TESTS := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test soak check house test-oldest clean
+.PHONY: demo test soak check docs house test-oldest clean
 
 demo: .venv/.installed
 	.venv/bin/sllm demo $(ARGS)
@@ -31,6 +32,14 @@ check: .venv/.installed .mypy/sllm_recipes
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# In the same folders as here, so that links between the pages hold.
+PAGES := README.md SECURITY.md CONTRIBUTING.md CHANGELOG.md docs data/README.md results tests/faults.md \
+	tests/data/cuts/README.md
+docs: .venv/.installed
+	rm -rf build/docs && mkdir -p build/docs
+	tar -cf - --exclude '*.json' --exclude '__pycache__' $(PAGES) | tar -xf - -C build/docs
+	.venv/bin/zensical build --strict
 
 house: .venv/.installed
 	$(THREADS) .venv/bin/python tests/house.py

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -76,6 +77,19 @@ def test_G6_python_of_the_pages_runs(page, demo, monkeypatch):
 
 def test_G6_pages_with_python_are_found():
     assert {path.name for path in WITH_PYTHON} >= {"README.md", "multi-token.md"}
+
+
+def test_the_site_builds_and_loads_nothing_from_elsewhere():
+    if not (ROOT / ".venv" / "bin" / "zensical").exists():
+        pytest.skip("needs the environment of `make test`")
+    done = subprocess.run(["make", "-o", ".venv/.installed", "docs"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr  # a link to a page or heading that is not there, too
+    for page in (ROOT / "build" / "site").rglob("*.html"):
+        loaded = re.findall(
+            r"<(?:script|link|img)[^>]*(?:src|href)=\"(https?:[^\"]+)", page.read_text(encoding="utf-8")
+        )
+        assert loaded == [], page
+    assert "Exact -log p of each text" in (ROOT / "build" / "site" / "docs" / "api.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("guide", GUIDES)

@@ -33,9 +33,12 @@ from sllm_recipes import cli
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 TOLERANCE = 2e-5  # relative, of a loss or a likelihood in fp32
-# AdamW divides by the size of a gradient, so training makes a difference in rounding grow: 9e-5 after 20 steps was seen
-# between two processes of one machine. A fault in a recipe moves losses by far more.
-TRAINED_TOLERANCE = 5e-4
+# AdamW divides by the size of a gradient, so training makes a difference in rounding grow: weights that differ by 1e-7
+# at the start leave losses 20 steps later 1e-4 apart, and processors round differently. A fault in a recipe moves
+# losses by far more.
+TRAINED_TOLERANCE = 1e-3
+# An almost tied maximum falls on another token after another rounding, so what counts tokens moves in steps.
+COUNTED_TOLERANCE = 5e-3
 TEXTS = ["It rained. Nobody came, said Ann!", "One sentence", "A. B. C. D. E. F. G. H.", "Größe 3.5 \N{OWL}"]
 FIXED = "--device cpu --dtype fp32 --quick true --log_every 1 --eval_every 0 --save_every 0"
 
@@ -82,7 +85,9 @@ def trained(folder: Path) -> dict[str, Any]:
     command(f"train-lm lm_demo {data} --output_dir {folder}/opt")
     command(f"pretrain-vae vae_demo {data} --lm {folder}/opt --output_dir {folder}/vae")
     command(f"finetune-sllm sllm_demo {data} --vae {folder}/vae --lm {folder}/opt --output_dir {folder}/sllm")
-    command(f"finetune-sllm sllm_demo_drafting {data} --model {folder}/sllm --output_dir {folder}/drafting")
+    # Targets from the text: the model's own choices (`greedy`) are maxima, almost tied after 20 steps.
+    drafting = f"--model {folder}/sllm --draft_targets text"
+    command(f"finetune-sllm sllm_demo_drafting {data} {drafting} --output_dir {folder}/drafting")
     command(f"finetune-mtp mtp_demo {data} --lm {folder}/opt --output_dir {folder}/mtp")
     found: dict[str, Any] = {name: losses(folder / name) for name in ("opt", "vae", "sllm", "drafting", "mtp")}
     models = " ".join(f"{name}={folder}/{name}" for name in found)
@@ -193,7 +198,7 @@ def assert_close(found: Any, expected: Any, tolerance: float) -> None:
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for key in expected:
-            assert_close(found[key], expected[key], tolerance)
+            assert_close(found[key], expected[key], COUNTED_TOLERANCE if key.endswith("accuracy") else tolerance)
     elif (isinstance(expected, list) and expected and isinstance(expected[0], float)) or isinstance(expected, float):
         assert found == pytest.approx(expected, rel=tolerance)
     else:
@@ -204,10 +209,10 @@ def test_prepared_data(golden, runs):
     assert prepared_hashes(runs) == golden["prepared"]
 
 
-def test_training_and_likelihood(golden, runs, same_torch):
+def test_training_and_likelihood(golden, runs):
     if not (runs / "punctuation").exists():
         prepared_hashes(runs)
-    assert_close(trained(runs), golden["trained"], TRAINED_TOLERANCE if same_torch else 1e-3)
+    assert_close(trained(runs), golden["trained"], TRAINED_TOLERANCE)
 
 
 @pytest.mark.parametrize("name", model_names())
@@ -232,8 +237,8 @@ def strip(ids: list[int]) -> list[int]:
     return [i for i in ids if i != 1]
 
 
-def test_runs_of_earlier_versions_go_on(golden, tmp_path, same_torch):
-    assert_close(resumed(tmp_path), golden["resumed"], TRAINED_TOLERANCE if same_torch else 1e-3)
+def test_runs_of_earlier_versions_go_on(golden, tmp_path):
+    assert_close(resumed(tmp_path), golden["resumed"], TRAINED_TOLERANCE)
 
 
 # -- recording ---------------------------------------------------------------------------------------------------------

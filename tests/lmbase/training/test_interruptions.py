@@ -175,10 +175,10 @@ def test_kills_at_random_moments_lose_only_what_was_not_saved(tmp_path, whole):
     while kills < times(10, 200):
         folder = tmp_path / str(tries)
         tries += 1
-        saved = -1
+        saved, most = -1, 0.5  # seconds
         while True:
             child = train_in_child(folder, before_step=slowly)
-            time.sleep(rng.uniform(0.0, 0.5))
+            time.sleep(rng.uniform(0.0, most))
             os.kill(child, signal.SIGKILL)
             if end_of(child) == 0:
                 break
@@ -186,6 +186,7 @@ def test_kills_at_random_moments_lose_only_what_was_not_saved(tmp_path, whole):
             newest, _ = newest_checkpoint(folder / "checkpoints")
             step = int(newest.name.removeprefix("step_")) if newest else 0
             assert step >= saved
+            most *= 1.2 if step == saved else 1.0  # a busy machine may not even have started by then
             saved = step
         same(whole, folder)
 
