@@ -8,14 +8,16 @@ B texts (or sentences of B texts), R rows of a pass, k drafting heads, D width o
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from lmbase.modeling.decoding import NO_TOKEN, Sampler
+from lmbase.modeling.endings import Endings
 from lmbase.text.padding import pad_tokens
 from multitoken.copying import PromptLookup, copied_guesses
 from multitoken.draft_length import DraftLength
@@ -31,10 +33,22 @@ class Stretch:
     ids: list[int]  # tokens so far; those that are given come first
     room: int  # new tokens that may be added
     fewest: int = 0  # new tokens before which it may not end
+    before: list[int] = field(default_factory=list)  # ids of the text in front of these, for whoever asks to see it all
+    fewest_of_text: int = 0  # new tokens before which no other id than the end mark may end the text
     new: list[int] = field(default_factory=list)
     writing: bool = True
     ended: bool = False  # by its end mark
     full: bool = False  # it has as many tokens as one may have
+    reason: str = ""  # why the text is over, if that is neither by an end mark nor by its length
+
+
+@dataclass
+class Drafting:
+    """How the texts of a call are drafted."""
+
+    tree: DraftTree  # the largest draft
+    automatic: bool = False  # draft as long as it pays
+    lookups: Sequence[PromptLookup] = ()  # of each text, if drafts are copied; they have read what is given
 
 
 @dataclass
@@ -92,8 +106,7 @@ class DraftLoop:
     """Writes the texts of one call; what it learns about drafting goes on from one stretch to the next.
 
     Args:
-        drafts: the largest draft. automatic: draft as long as it pays.
-        lookups: of each text, if drafts are copied; they have read what is given.
+        endings: what ends a text beside the reader's mark.
     """
 
     def __init__(
@@ -101,17 +114,23 @@ class DraftLoop:
         reader: Reader,
         num_texts: int,
         sampler: Sampler,
-        drafts: DraftTree,
-        automatic: bool,
-        lookups: Sequence[PromptLookup] = (),
+        drafting: Drafting,
+        endings: Endings | None = None,
     ):
-        self.reader, self.sampler, self.lookups = reader, sampler, lookups
+        self.reader, self.sampler, self.lookups = reader, sampler, drafting.lookups
+        self.endings = endings or Endings(GenerationConfig())
+        self.show_draft: Callable[[list[int], int | None], None] | None = None  # of a call with one text
         self.num_chosen = [0] * num_texts  # tokens, and marks that count, of each text: where its next draw stands
         # At a stretch's first pass at least so much room is left behind the drafts, or no pass would be measured.
-        drafts = drafts.pruned(max(reader.longest - 3, 0))
+        drafts = drafting.tree.pruned(max(reader.longest - 3, 0))
         self.drafts = [drafts.pruned(depth) for depth in range(drafts.depth + 1)]
-        self.length = DraftLength(drafts.depth) if automatic else None
+        self.length = DraftLength(drafts.depth) if drafting.automatic else None
         self.statistics = SpeculationStatistics()
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether a stretch's `before` is asked for."""
+        return bool(self.sampler.processors or self.endings.criteria)
 
     def run(self, stretches: Sequence[Stretch]) -> Iterator[None]:
         """Write on until no stretch is `writing`; those that are not from the start are left alone. Yields after each
@@ -168,6 +187,8 @@ class DraftLoop:
         newest = [stretch.ids[-1] if stretch.ids else reader.pad for stretch in self.stretches]
         num_guesses = len(tree.nodes) - 1
         rows = [[token, *guesses[:num_guesses]] for token, guesses in zip(newest, self.guesses, strict=True)]
+        if self.show_draft and tree.depth:
+            self.show_draft(_branch(tree, rows[0], [0]), None)
         recurs = self._recurs(tree.depth) and (bool(self.lookups) or tree.depth == following)
         read = reader.read(torch.tensor(rows), tree, 0 if self.lookups else following, None, recurs)
         self.guessed = tree
@@ -196,6 +217,8 @@ class DraftLoop:
                 num_accepted = min(len(path) - 1, num_tokens)  # what is behind an end mark or a limit is not
                 self.statistics.add(tree.depth, num_accepted, num_tokens)
                 accepted += num_accepted
+                if self.show_draft and tree.depth:
+                    self.show_draft(_branch(tree, row, path), num_accepted)
             # A finished stretch grows like one that accepts nothing: one by one all stay of one length, which is fast.
             # Caches of fixed size have no room for that, and gain nothing by it.
             kept.append([] if self.reader.fixed and not stretch.writing else path)
@@ -240,11 +263,17 @@ class DraftLoop:
                 stretch.writing, stretch.ended = False, True
                 if not reader.framed:
                     break
+            elif token in self.endings.ids:
+                stretch.writing, stretch.reason = False, "stop"
+                break
             else:
                 stretch.ids.append(token)
                 stretch.new.append(token)
                 stretch.full = len(stretch.ids) >= reader.longest
                 stretch.writing = not stretch.full and len(stretch.new) < stretch.room
+                if self.endings.watching:
+                    stretch.reason = self.endings.reason(text, token, lambda: stretch.before + stretch.ids)
+                    stretch.writing = stretch.writing and not stretch.reason
             self.num_chosen[text] += 1
             if self.lookups:
                 self.lookups[text].extend([token])
@@ -259,14 +288,13 @@ class DraftLoop:
         """
         b, r = read.logits.shape[:2]
         logits = read.logits[:, :, 0].flatten(0, 1)  # (B*R,V)
-        logits = self.sampler.process(logits, lambda row: self.stretches[row // r].ids + guesses[row // r][row % r])
-        early = [
-            len(stretch.new) + len(between) < stretch.fewest
-            for stretch, row in zip(self.stretches, guesses, strict=True)
-            for between in row
-        ]
-        if any(early):
-            logits[torch.tensor(early, device=logits.device), self.reader.end] = -torch.inf
+        texts = self.stretches
+        logits = self.sampler.process(
+            logits, lambda row: texts[row // r].before + texts[row // r].ids + guesses[row // r][row % r]
+        )
+        self._forbid([self.reader.end], [stretch.fewest for stretch in texts], guesses, logits)
+        if self.endings.ids:
+            self._forbid(self.endings.ids, [stretch.fewest_of_text for stretch in texts], guesses, logits)
         places = [
             (text, self.num_chosen[text] + len(between))
             for text, row in zip(self.texts, guesses, strict=True)
@@ -274,6 +302,18 @@ class DraftLoop:
         ]
         heads = Ahead(read.hidden[:, :, 1:], read.logits[:, :, 1:])
         return self.sampler.choose(logits, places).view(b, r).tolist(), heads
+
+    def _forbid(self, ends: Iterable[int], fewest: list[int], guesses: list[list[list[int]]], logits: Tensor) -> None:
+        """Take ids out of logits (B*R, V) where a stretch has fewer new tokens than that."""
+        early = [
+            len(stretch.new) + len(between) < least
+            for stretch, least, row in zip(self.stretches, fewest, guesses, strict=True)
+            for between in row
+        ]
+        if any(early):
+            rows = torch.tensor(early, device=logits.device)
+            for end in ends:
+                logits[rows, end] = -torch.inf
 
     # -- drafts --------------------------------------------------------------------------------------------------------
 
@@ -305,3 +345,11 @@ class DraftLoop:
 
     def _guess_nothing(self) -> None:
         self.guessed, self.guesses = self.drafts[0], [[] for _ in self.stretches]
+
+
+def _branch(tree: DraftTree, row: list[int], path: Sequence[int]) -> list[int]:
+    """The draft tokens of a path (rows from the root), and of the first choices after it."""
+    rows = list(path)
+    while tree.children[rows[-1]]:
+        rows.append(tree.children[rows[-1]][0])
+    return [row[r] for r in rows[1:]]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lmbase.modeling.cache import RowCache, give_back
+from lmbase.modeling.settings import text_limits
 from lmbase.text.padding import between_padding
 from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import encode_text
@@ -25,7 +26,6 @@ from multitoken.request import (
     Request,
     check_text_ids,
     open_call,
-    shower,
     warn_of_last_space,
 )
 from multitoken.transitions import Ahead, Guessers
@@ -45,24 +45,29 @@ class MultiTokenGenerateOutput(GenerateOutput):
 
 def generate(model: MultiTokenModel, request: Request, tokenizer) -> MultiTokenGenerateOutput:
     """`MultiTokenLM.generate`."""
+    config = request.resolve(model)
     prompt, mask = request.prompt(), request.attention_mask
     if not isinstance(prompt, Tensor):
         prompt, mask = _encode(model, prompt, tokenizer)
     texts = _rows(model, prompt, mask, tokenizer)
-    copies = request.settings.get("prompt_lookup_num_tokens")
-    if request.tree is None and request.num_draft == "auto" and copies is None:
+    if request.tree is None and request.num_draft == "auto" and config.prompt_lookup_num_tokens is None:
         request.tree = model.config.draft_tree
-    call = open_call(model, request, texts)
-    reader = TokenReader(model, call, texts)
-    loop = model.draft_loop(reader, len(texts), call.sampler, call.drafts, call.automatic, call.lookups)
-    stretches = [Stretch(list(ids), call.limit, call.fewest) for ids in texts]
-    shown = 0
-    show = shower(request.streamer, prompt)
+    call = open_call(model, request, config, texts, tokenizer)
+    stretches = []
+    for ids in texts:
+        limit, fewest = text_limits(config, len(ids))
+        stretches.append(Stretch(list(ids), limit, fewest, fewest_of_text=fewest))
+    reader = TokenReader(model, call, texts, max(stretch.room for stretch in stretches))
+    loop = model.draft_loop(reader, len(texts), call.sampler, call.drafting, call.endings)
+    loop.show_draft = call.stream.put_draft if call.stream.shows_drafts else None
+    call.stream.put(prompt)
     for _ in loop.run(stretches):
-        show(stretches[0].new[shown:])
-        shown = len(stretches[0].new)
+        call.stream.follow(stretches[0])
+    call.stream.close()
     reader.close()
-    return call.hand_out(_output(model, prompt, texts, stretches, loop, reader, tokenizer))
+    output = _output(model, prompt, texts, stretches, loop, reader)
+    output.texts = None if tokenizer is None else _new_texts(tokenizer, call, texts, stretches)
+    return call.hand_out(output)
 
 
 class TokenReader:
@@ -71,7 +76,7 @@ class TokenReader:
     opening = None
     framed = False
 
-    def __init__(self, model: MultiTokenModel, call: Call, texts: Sequence[Sequence[int]]):
+    def __init__(self, model: MultiTokenModel, call: Call, texts: Sequence[Sequence[int]], num_new: int):
         self.model = model
         self.end, self.pad = model.config.eos_token_id, model.config.pad_token_id
         positions = model.config.max_position_embeddings
@@ -80,11 +85,11 @@ class TokenReader:
         self.fixed = self.compiled is not None
         # Behind the text the pass that ends it may leave drafts, and later ones of other texts write there.
         longest = max(map(len, texts))
-        capacity = min(longest + min(call.limit, positions), positions) + 2 * len(call.drafts.nodes)
+        capacity = min(longest + min(num_new, positions), positions) + 2 * len(call.drafting.tree.nodes)
         make = trunk_cache if self.fixed else lambda model, n, size: RowCache(n, size, model.device)
         self.cache: RowCache = make(model, len(texts), capacity)
         # Heads that head 1 reads through are there anyway; others that draft have a cache of their own.
-        self.last_head = 1 if call.lookups or model.kind.reads_all else call.drafts.depth + 1
+        self.last_head = 1 if call.drafting.lookups or model.kind.reads_all else call.drafting.tree.depth + 1
         self.draft_cache = RowCache(len(texts), capacity, model.device)
         self.unread: list[list[Tensor]] = [[] for _ in texts]  # (r, H): what drafting heads have yet to read
 
@@ -195,16 +200,12 @@ def _rows(model: MultiTokenModel, input_ids: Tensor, attention_mask: Tensor | No
         raise ValueError(f"attention_mask {tuple(mask.shape)} and input_ids {tuple(input_ids.shape)} differ.")
     if (((input_ids < 0) | (input_ids >= model.config.vocab_size)) & mask).any():
         raise ValueError(f"input_ids holds ids outside the model's vocabulary of {model.config.vocab_size}.")
-    rows = [row[m].tolist() for row, m in zip(input_ids, mask, strict=True)]
+    rows = [row[m].tolist() or [ids.opening] for row, m in zip(input_ids, mask, strict=True)]
     if attention_mask is None and ids.pad == ids.opening:  # then the opening token was taken for padding
         rows = [[ids.opening, *row] for row in rows]
     positions = model.config.max_position_embeddings
     for b, row in enumerate(rows):
         check_text_ids(row[row[:1] == [ids.opening] :], model.config, tokenizer)
-        if not row:
-            raise ValueError(
-                f"Prompt {b} is empty: it needs at least the opening </s> (id {model.config.bos_token_id})."
-            )
         if len(row) > positions:
             raise ValueError(f"Prompt {b} has {len(row)} tokens; the model has {positions} positions. Shorten it.")
     return rows
@@ -217,27 +218,26 @@ def _output(
     stretches: Sequence[Stretch],
     loop: DraftLoop,
     reader: TokenReader,
-    tokenizer,
 ) -> MultiTokenGenerateOutput:
     width = max(len(stretch.new) for stretch in stretches)
     new = [stretch.new + [model.config.pad_token_id] * (width - len(stretch.new)) for stretch in stretches]
     caches = (reader.cache, reader.draft_cache)
     num_read = sum(len(ids) + len(stretch.new) for ids, stretch in zip(texts, stretches, strict=True)) - len(texts)
     return MultiTokenGenerateOutput(
-        sequences=torch.cat([input_ids.cpu(), torch.tensor(new, dtype=torch.long).view(len(texts), -1)], dim=1),
+        sequences=torch.cat([input_ids.cpu().long(), torch.tensor(new, dtype=torch.long).view(len(texts), -1)], dim=1),
         num_new_tokens=[len(stretch.new) for stretch in stretches],
         finish_reason=[_finish_reason(stretch) for stretch in stretches],
-        texts=None if tokenizer is None else _new_texts(tokenizer, texts, stretches),
         statistics=loop.statistics,
         cache_bytes=round(sum(cache.position_bytes for cache in caches) * num_read),
     )
 
 
-def _new_texts(tokenizer, texts: Sequence[Sequence[int]], stretches: Sequence[Stretch]) -> list[str]:
-    return [written_text(tokenizer, stretch.new, ids) for ids, stretch in zip(texts, stretches, strict=True)]
+def _new_texts(tokenizer, call: Call, texts: Sequence[Sequence[int]], stretches: Sequence[Stretch]) -> list[str]:
+    pairs = enumerate(zip(texts, stretches, strict=True))
+    return [call.endings.shown(b, written_text(tokenizer, stretch.new, ids)) for b, (ids, stretch) in pairs]
 
 
 def _finish_reason(stretch: Stretch) -> str:
-    if stretch.ended:
-        return "stop"
+    if stretch.ended or stretch.reason:
+        return stretch.reason or "stop"
     return "length" if len(stretch.new) >= stretch.room else "context"

@@ -57,6 +57,7 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
         logits_processor: Sequence[Callable] | None = None,
         streamer=None,
         *,
+        stopping_criteria: Sequence[Callable] | None = None,
         text: str | Sequence[str] | None = None,
         num_draft: int | str = "auto",
         tree: DraftTree | Sequence[Sequence[int]] | None = None,
@@ -71,12 +72,15 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
             input_ids: (B, L) ids that open with </s>, padded on the left or right; or the same as `text`. Beside the
                 opening id they hold ids of text only, no special ones: an end mark ends a text, and no text goes on.
             attention_mask: of the same shape; default: everything but padding.
-            generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...;
+            generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, stop_strings, num_return_sequences
+                (adjacent, as texts of their own), repetition_penalty ...; see `lmbase.modeling.settings`;
                 with return_dict_in_generate=False only the tensor `sequences` is returned; prompt_lookup_num_tokens=k
                 drafts up to k tokens by copying what followed the newest ones (max_matching_ngram_size, default 2)
                 earlier in the text, instead of with heads.
             logits_processor: as in Transformers, called for one text at a time with the ids before the token (1, L).
-            streamer: a Transformers streamer (one text only); it is handed the tokens of a pass together.
+            stopping_criteria: called in the same way with the ids up to each new token, in drafts, too.
+            streamer: a Transformers streamer (one text only); it is handed the tokens of a pass together, and drafts
+                if it is a `multitoken.stream.DraftStreamer`.
             text: a text or a list of texts.
             num_draft: k writes with heads 1 to k, 1 is plain decoding; `auto` drafts, or copies, as long as it pays,
                 by measured acceptance and measured cost of a step.
@@ -96,7 +100,7 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
         """
         if use_mtp is not None:
             num_draft = num_draft if use_mtp else 1
-        given = input_ids, attention_mask, generation_config, logits_processor, streamer
+        given = input_ids, attention_mask, generation_config, logits_processor, stopping_criteria, streamer
         request = Request(*given, text, num_draft, tree, seed, kwargs)
         with ended(streamer):
             tokenizer = self._tokenizer if isinstance(request.prompt(), Tensor) else self.tokenizer

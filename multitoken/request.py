@@ -8,17 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput, logging
 
-from lmbase.modeling.decoding import DEFAULT_NEW_TOKENS, Sampler, merge_generation_config
+from lmbase.modeling.decoding import Sampler
+from lmbase.modeling.endings import Endings
+from lmbase.modeling.settings import end_ids, merge_generation_config
 from lmbase.text.codec import codec_of
 from lmbase.text.texts import text_list
-from multitoken.copying import PromptLookup, make_lookups
+from multitoken.copying import make_lookups
+from multitoken.draft_loop import Drafting
 from multitoken.draft_tree import DraftTree
 from multitoken.speculation import SpeculationStatistics, check_drafts
+from multitoken.stream import Stream
 
 logger = logging.get_logger(f"transformers.{__name__}")  # below Transformers' own, so that its verbosity holds
 
@@ -29,11 +32,11 @@ ALWAYS_GIVEN: Any = None  # a ModelOutput's fields need defaults, those that are
 class GenerateOutput(ModelOutput):
     """
     Args:
-        sequences: (B, L) prompt + new ids.
+        sequences: (B, L) prompt + new ids, also those that spell a stop string.
         num_new_tokens: for each text, end marks not counted.
-        finish_reason: for each text `stop` (the model ended it), `length` (what was asked for is written) or `context`
-            (the trunk's positions are used up).
-        texts: for each text the new part, decoded; None without a tokenizer.
+        finish_reason: for each text `stop` (the model, a stop string or a stopping criterion ended it), `length` (what
+            was asked for is written), `time` (max_time is over) or `context` (the trunk's positions are used up).
+        texts: for each text the new part, decoded, up to a stop string; None without a tokenizer.
         statistics: what drafting brought.
     """
 
@@ -52,12 +55,34 @@ class Request:
     attention_mask: Tensor | None = None
     generation_config: GenerationConfig | None = None
     logits_processor: Sequence[Callable] | None = None
+    stopping_criteria: Sequence[Callable] | None = None
     streamer: Any = None
     text: str | Sequence[str] | None = None
     num_draft: int | str = "auto"
     tree: DraftTree | Sequence[Sequence[int]] | None = None
     seed: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)  # Transformers' own, by keyword
+
+    def __post_init__(self) -> None:
+        self.tokenizer = self.settings.pop("tokenizer", None)  # Transformers wants it beside stop_strings
+
+    def resolve(self, model: PreTrainedModel) -> GenerationConfig:
+        """The settings of the call; every prompt stands as often as sequences are to be returned for it from now on.
+
+        Raises:
+            ValueError: a setting that is not known or not supported.
+        """
+        config = merge_generation_config(model.generation_config, self.generation_config, self.settings)
+        config.eos_token_id = end_ids(config, model.config.eos_token_id, model.config.vocab_size)
+        if (number := config.num_return_sequences or 1) > 1:
+            prompt = self.prompt()
+            if isinstance(prompt, Tensor):
+                self.input_ids = prompt.repeat_interleave(number, 0)
+            else:
+                self.input_ids, self.text = None, [text for text in prompt for _ in range(number)]
+            if self.attention_mask is not None:
+                self.attention_mask = self.attention_mask.repeat_interleave(number, 0)
+        return config
 
     def prompt(self) -> Tensor | list[str]:
         """Ids, or texts.
@@ -80,12 +105,10 @@ class Call:
     """A request, checked against a model."""
 
     config: GenerationConfig
-    limit: int  # new tokens of each text, at most
-    fewest: int  # before which it may not end
     sampler: Sampler
-    drafts: DraftTree  # the largest draft
-    automatic: bool  # draft as long as it pays
-    lookups: list[PromptLookup]
+    endings: Endings
+    drafting: Drafting
+    stream: Stream
 
     @property
     def fixed(self) -> bool:
@@ -114,33 +137,44 @@ def check_text_ids(ids: Iterable[int], config: Any, tokenizer: PreTrainedTokeniz
         )
 
 
-def open_call(model: PreTrainedModel, request: Request, texts: Sequence[Sequence[int]], end: int | None = None) -> Call:
+def open_call(
+    model: PreTrainedModel,
+    request: Request,
+    config: GenerationConfig,
+    texts: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerFast | None,
+    framed: bool = False,
+) -> Call:
     """Check a request.
 
     Args:
         model: its `config` has vocab_size and num_future_tokens.
-        texts: the ids of each prompt. end: one that drafts are not copied across.
+        config: what the request was resolved to.
+        texts: the ids of each prompt.
+        framed: its end mark ends sentences: the opening id, which is the same, is not to be penalised as a repetition,
+            and drafts are not copied across marks.
 
     Raises:
-        ValueError: a setting that is not known or not supported, drafts that cannot be made, a streamer for several
-            texts.
+        ValueError: drafts that cannot be made, a streamer for several texts, what cannot end a text.
     """
     if request.streamer is not None and len(texts) != 1:
-        raise ValueError(f"A streamer shows one text, and {len(texts)} prompts were given.")
-    config = merge_generation_config(model.generation_config, request.generation_config, request.settings)
+        raise ValueError(
+            f"A streamer shows one text, and {len(texts)} prompts were given (num_return_sequences counts): write "
+            "them one by one, or without a streamer."
+        )
     vocab_size, copied = model.config.vocab_size, config.prompt_lookup_num_tokens
-    lookups = make_lookups(config, texts, end)
+    lookups = make_lookups(config, texts, model.config.eos_token_id if framed else None)
     drafts, automatic = check_drafts(
         request.num_draft, request.tree, model.config.num_future_tokens, vocab_size, copied
     )
+    tokenizer = tokenizer or request.tokenizer
+    endings = Endings(config, request.stopping_criteria, tokenizer, texts, model.device)
     return Call(
         config,
-        DEFAULT_NEW_TOKENS if config.max_new_tokens is None else config.max_new_tokens,
-        config.min_new_tokens or 0,
-        Sampler(config, vocab_size, model.device, request.seed, request.logits_processor),
-        drafts,
-        automatic,
-        lookups,
+        Sampler(config, vocab_size, model.device, request.seed, request.logits_processor, int(framed)),
+        endings,
+        Drafting(drafts, automatic, lookups),
+        Stream(request.streamer, endings.strings[0] if endings.strings else None, tokenizer),
     )
 
 
@@ -153,24 +187,18 @@ def warn_of_last_space(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str])
         )
 
 
+_ended_outside: set[int] = set()  # streamers whose end a call further out will tell
+
+
 @contextmanager
 def ended(streamer: Any) -> Iterator[None]:
-    """A streamer's end is told whatever happens: who waits for it in another thread would wait for ever."""
+    """A streamer's end is told, once, whatever happens: who waits for it in another thread would wait for ever."""
+    if streamer is None or id(streamer) in _ended_outside:
+        yield
+        return
+    _ended_outside.add(id(streamer))
     try:
         yield
     finally:
-        if streamer is not None:
-            streamer.end()
-
-
-def shower(streamer: Any, prompt: Tensor) -> Callable[[Sequence[int]], None]:
-    """Shows the prompt; returns a function that shows new ids."""
-    if streamer is None:
-        return lambda ids: None
-    streamer.put(prompt.cpu())
-
-    def show(ids: Sequence[int]) -> None:
-        if len(ids):
-            streamer.put(torch.tensor(ids))
-
-    return show
+        _ended_outside.discard(id(streamer))
+        streamer.end()

@@ -3,15 +3,14 @@
     sllm generate "Once upon a time"
     sllm generate --model runs/sllm_tiny --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --prompt_file story.txt --do_sample true --temperature 0.8 --seed 1
-    sllm generate --model runs/lm_tiny --prompt "Returns the"
+    sllm generate --model runs/lm_tiny --prompt "Returns the" --stop_strings "." "!" --repetition_penalty 1.2
     sllm generate --model runs/mtp_tiny --num_draft 3 --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --dtype bf16 --weights int8 --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --compile true --max_new_tokens 2000 --prompt "Returns the"
     sllm generate --model runs/lm_small_tuned --assistant runs/sllm_small --prompt "Returns the"
 
 Without --model a small SLLM writes that comes with the package, and its tokens are drawn: --do_sample false shows the
-most probable ones, --model example:lm its token-level twin. All it has read are 21 books for
-children.
+most probable ones, --model example:lm its token-level twin. All it has read are 21 books for children.
 
 An unfinished last sentence of the prompt is continued, not encoded. The prompt is shown too, what is new follows it.
 A prompt that begins with -- is written --prompt="-- so".
@@ -36,7 +35,10 @@ from sllm.loading import load_model
 
 POSITIONAL = "prompt"
 EXAMPLE = "example:sllm"
-SETTINGS = ("do_sample", "temperature", "top_k", "top_p", "prompt_lookup_num_tokens")  # Transformers' own
+SETTINGS = (  # Transformers' own
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"),
+    *("min_new_tokens", "stop_strings", "max_time", "prompt_lookup_num_tokens"),
+)
 
 
 @dataclass
@@ -46,12 +48,18 @@ class Config:
     prompt_file: str | None = option(None, "a UTF-8 file with the text to continue")
     max_new_tokens: int = option(128, "tokens to write, at most")
     max_new_sentences: int | None = option(None, "sentences to write, at most (SLLM)")
+    min_new_tokens: int | None = option(None, "tokens before which the text may not end")
+    stop_strings: list[str] | None = option(None, "texts that end what is written, of which they are no part")
+    max_time: float | None = option(None, "seconds after which no further token is written")
     do_sample: bool | None = option(
         None, "draw from the distribution, or take the most probable token: what is done where a model is named"
     )
     temperature: float | None = option(None, "divides the logits before a draw")
     top_k: int | None = option(None, "draw from the k most probable tokens")
     top_p: float | None = option(None, "draw from the most probable tokens that hold this much probability")
+    min_p: float | None = option(None, "draw from tokens at least so probable, as a share of the most probable one")
+    repetition_penalty: float | None = option(None, "above 1: tokens that the text has already become less likely")
+    no_repeat_ngram_size: int | None = option(None, "no run of so many tokens comes twice")
     seed: int | None = option(None, "makes draws repeatable")
     num_draft: str = option("auto", "heads to write with; 1: plain decoding; auto: as many as pay, of those there are")
     prompt_lookup_num_tokens: int | None = option(None, "draft up to so many tokens by copying them out of the text")

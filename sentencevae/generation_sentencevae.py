@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmbase.modeling.decoding import check_number, draws_of, seed_or_random
+from lmbase.modeling.decoding import draws_of, seed_or_random
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.losses import close_token
+from lmbase.modeling.settings import check_number
 from lmbase.text.padding import pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.texts import text_list

@@ -1,12 +1,12 @@
-"""An SLLM as the assistant of a token-level model: it writes ahead in a sentence, which the model verifies
-in one pass.
+"""What drafts for a token-level model of Transformers, which verifies in one pass: an SLLM that writes ahead in a
+sentence, or copies out of the text.
 
     lm.generate(input_ids, attention_mask=mask, max_new_tokens=128, custom_generate=SentenceAssistant(sllm))
 
 R rows of a pass (the newest token and guesses after it), L tokens, V vocabulary.
 """
 
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -15,32 +15,49 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from lmbase.modeling.decoding import Sampler
 from lmbase.modeling.inference import inference
 from lmbase.text.padding import pad_sentences, pad_tokens
-from multitoken.draft_loop import Stretch
+from multitoken.copying import LONGEST_MATCH, PromptLookup
+from multitoken.draft_loop import Drafting, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.request import ended
 from multitoken.speculation import SpeculationStatistics
+from multitoken.stream import DraftStreamer
 from sllm.reading import ReadingState
 from sllm.sentence_writer import SentenceWriter
 from sllm.sllm import SLLM
 
 
-class SentenceAssistant:
+class Drafter(Protocol):
+    """What guesses for an assistant.
+
+    Attributes:
+        vocab_size: of the ids that it guesses; None: it guesses ids of the text only.
+    """
+
+    vocab_size: int | None
+
+    def restart(self) -> None:
+        """Another text begins."""
+
+    def guess(self, ids: list[int], num_tokens: int) -> list[int]:
+        """At most so many tokens after a text."""
+
+
+class Assistant:
     """Given to Transformers' `generate` of a language model as `custom_generate`. Every token is that model's own
     choice, greedy or drawn, after its own logits processors; guesses only decide how many of them a pass brings.
 
     Args:
-        sllm: with the model's tokenizer; a small one beside a large model, or it takes longer than it saves.
-        num_tokens: guesses of a pass, at most; a sentence's end ends them earlier.
-        streamer: handed the prompt, then the tokens of a pass together. Transformers keeps the one that `generate` is
-            given from a `custom_generate`.
+        num_tokens: guesses of a pass, at most.
+        streamer: handed the prompt, then the tokens of a pass together, and drafts if it is a `DraftStreamer`.
+            Transformers keeps the one that `generate` is given from a `custom_generate`.
 
     `statistics` has what the last call's guesses brought.
     """
 
-    def __init__(self, sllm: SLLM, num_tokens: int = 4, streamer=None):
+    def __init__(self, drafter: Drafter, num_tokens: int, streamer=None):
         if isinstance(num_tokens, bool) or not isinstance(num_tokens, int) or num_tokens < 1:
             raise ValueError(f"num_tokens={num_tokens!r}: an assistant guesses 1 token or more.")
-        self.drafter, self.num_tokens, self.streamer = _Drafter(sllm), num_tokens, streamer
+        self.drafter, self.num_tokens, self.streamer = drafter, num_tokens, streamer
         self.statistics = SpeculationStatistics()
 
     def __call__(
@@ -83,6 +100,9 @@ class SentenceAssistant:
             # the verifying pass brings one more token than was guessed
             num_guesses = min(self.num_tokens, cast(int, generation_config.max_length) - before - 1)
             guesses = self.drafter.guess(input_ids[0, first:].tolist(), num_guesses)
+            shows_draft = bool(guesses) and isinstance(self.streamer, DraftStreamer)
+            if shows_draft:
+                self.streamer.put_draft(guesses, None)
             read = torch.cat([input_ids, input_ids.new_tensor([guesses])], dim=1) if guesses else input_ids  # (1,L+R-1)
             mask = torch.nn.functional.pad(mask, (0, read.shape[1] - mask.shape[1]), value=1)
             output = model(
@@ -99,29 +119,28 @@ class SentenceAssistant:
                 if finished:
                     break
             num_tokens = input_ids.shape[1] - before
+            num_accepted = min(len(chosen) - 1, num_tokens)
+            if shows_draft:
+                self.streamer.put_draft(guesses, num_accepted)
             if self.streamer is not None:
                 self.streamer.put(input_ids[0, before:].cpu())
             if rejected := len(guesses) + 1 - len(chosen):
                 cache.crop(-rejected)
             mask = mask[:, : input_ids.shape[1]]
             if not reads_prompt:  # as elsewhere, the pass over the prompt is not counted
-                self.statistics.add(len(guesses), min(len(chosen) - 1, num_tokens), num_tokens)
+                self.statistics.add(len(guesses), num_accepted, num_tokens)
         return input_ids
 
     def _check(self, model: PreTrainedModel, input_ids: Tensor, config: GenerationConfig) -> None:
         if len(input_ids) != 1:
             raise ValueError(f"{len(input_ids)} texts: an assistant helps with one at a time, as in Transformers.")
-        if model.config.vocab_size != self.drafter.model.config.vocab_size:
-            raise ValueError(
-                f"The model has {model.config.vocab_size} ids and its assistant "
-                f"{self.drafter.model.config.vocab_size}: they need the same tokenizer."
-            )
+        own, other = model.config.vocab_size, self.drafter.vocab_size
+        if other not in (None, own):
+            raise ValueError(f"The model has {own} ids and its assistant {other}: they need the same tokenizer.")
         if (config.num_beams or 1) > 1 or config.return_dict_in_generate:
-            raise ValueError("With a SentenceAssistant there are no beams, and only the ids are returned.")
+            raise ValueError("With an assistant there are no beams, and only the ids are returned.")
         if not config.use_cache or config.cache_implementation not in (None, "dynamic"):
-            raise ValueError(
-                "A SentenceAssistant needs a cache that forgets: leave out use_cache, cache_implementation."
-            )
+            raise ValueError("An assistant needs a cache that forgets: leave out use_cache, cache_implementation.")
 
     def _verified(
         self, logits: Tensor, ids: Tensor, guesses: list[int], processors: LogitsProcessorList, do_sample: bool
@@ -144,11 +163,48 @@ class SentenceAssistant:
         return chosen
 
 
+class SentenceAssistant(Assistant):
+    """An SLLM that drafts up to the end of a sentence.
+
+    Args:
+        sllm: with the model's tokenizer; a small one beside a large model, or it takes longer than it saves.
+    """
+
+    def __init__(self, sllm: SLLM, num_tokens: int = 4, streamer=None):
+        super().__init__(_Drafter(sllm), num_tokens, streamer)
+
+
+class CopyAssistant(Assistant):
+    """Drafts that are copied out of the text.
+
+    Args:
+        longest_match: newest tokens that are looked up, at most.
+    """
+
+    def __init__(self, num_tokens: int = 4, longest_match: int = LONGEST_MATCH, streamer=None):
+        super().__init__(_Copier(longest_match), num_tokens, streamer)
+
+
+class _Copier:
+    vocab_size: int | None = None
+
+    def __init__(self, longest_match: int):
+        self.longest_match = longest_match
+        self.restart()
+
+    def restart(self) -> None:
+        self.lookup = PromptLookup(self.longest_match)
+
+    def guess(self, ids: list[int], num_tokens: int) -> list[int]:
+        self.lookup.extend(ids[len(self.lookup.ids) :])
+        return self.lookup.guess(max(num_tokens, 0))
+
+
 class _Drafter:
     """The SLLM's side: what it has read of the text, and greedy guesses of what follows in the sentence."""
 
     def __init__(self, model: SLLM):
-        self.model = model
+        self.model, self.vocab_size = model, model.config.vocab_size
         self.greedy = Sampler(GenerationConfig(), model.config.vocab_size, model.device)
         # End marks and ids that no token has are in no sentence of an SLLM; the other model may write them.
         self.readable = set(model.processor.tokenizer.get_vocab().values()) - model.processor.codec.special_ids
@@ -168,7 +224,7 @@ class _Drafter:
             forced = self._read(ids[start:])
             assert self.state is not None
             sentence = Stretch(forced, num_tokens, fewest=0 if forced else 1)
-            SentenceWriter(self.model, 1, self.greedy, DraftTree.chain(0)).write(self.state, [sentence])
+            SentenceWriter(self.model, 1, self.greedy, Drafting(DraftTree.chain(0))).write(self.state, [sentence])
         return sentence.new
 
     def _read(self, ids: list[int]) -> list[int]:

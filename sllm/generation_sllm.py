@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Cache
 
 from lmbase.modeling.cache import RowCache
-from lmbase.modeling.decoding import check_number
+from lmbase.modeling.settings import DEFAULT_NEW_TOKENS, check_number, text_limits
 from lmbase.text.padding import between_padding, pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.streaming import written_text
@@ -26,7 +26,6 @@ from multitoken.request import (
     Request,
     check_text_ids,
     open_call,
-    shower,
     warn_of_last_space,
 )
 from sllm import reading
@@ -67,6 +66,8 @@ class _Text:
     sentences: list[list[int]]  # closed ones
     forced: list[int]  # the prompt's unfinished last sentence
     opening: list[int] = field(default_factory=list)  # a flat prompt's start token: returned, but not read
+    limit: int = ENDLESS  # new tokens
+    fewest: int = 0  # before which the text may not end
     num_prompt_sentences: int = 0
     num_prompt_tokens: int = 0
     num_new_tokens: int = 0
@@ -94,9 +95,7 @@ class _Text:
 class _Limits:
     """When writing ends."""
 
-    tokens: int  # new ones of each text
-    sentences: int
-    fewest: int  # new tokens before which no text ends
+    sentences: int  # new ones
     slides: bool  # the oldest sentences give way where the trunk's positions are used up
 
 
@@ -111,6 +110,7 @@ def generate(
     if overflow not in OVERFLOWS:
         raise ValueError(f"overflow={overflow!r}: choose {' or '.join(OVERFLOWS)}.")
     max_new_sentences = check_number("max_new_sentences", max_new_sentences)
+    config = request.resolve(model)
     prompt = request.prompt()
     if isinstance(prompt, Tensor):
         texts = _read_ids(model, processor, prompt, request.attention_mask)
@@ -118,22 +118,27 @@ def generate(
         assert processor is not None
         warn_of_last_space(processor.tokenizer, prompt)
         texts = [_open(model, processor, encoded.sentences()) for encoded in processor.encode_batch(prompt)]
-    end = model.config.eos_token_id
-    call = open_call(model, request, [text.marked_ids(end) for text in texts], end)
-    limits = _Limits(call.limit, max_new_sentences or ENDLESS, call.fewest, overflow == "slide")
-    if max_new_sentences is not None:
-        limits.sentences = max_new_sentences
-        limits.tokens = ENDLESS if call.config.max_new_tokens is None else call.limit
+    tokenizer = None if processor is None else processor.tokenizer
+    marked = [text.marked_ids(model.config.eos_token_id) for text in texts]
+    call = open_call(model, request, config, marked, tokenizer, framed=True)
+    opened = not isinstance(prompt, Tensor)  # a text's opening id counts as it does where it is returned
+    default = DEFAULT_NEW_TOKENS if max_new_sentences is None else ENDLESS
+    for text in texts:
+        text.limit, text.fewest = text_limits(config, len(text.opening) + opened + text.num_prompt_tokens, default)
+    limits = _Limits(ENDLESS if max_new_sentences is None else max_new_sentences, overflow == "slide")
     if not limits.slides:
         _check_prompts_fit(model, texts)
-    writer = _open_writer(model, call, len(texts), limits)
-    show = shower(request.streamer, torch.tensor(texts[0].ids()))
+    writer = _open_writer(model, call, texts, limits)
+    call.stream.put(torch.tensor(texts[0].ids(), dtype=torch.long))
     for sentences in _sentences(model, texts, writer, limits):
-        show(sentences[0].new)
+        call.stream.follow(sentences[0])
+    call.stream.close()
     if writer.steps is not None:
         writer.steps.give_back()
     width = prompt.shape[1] if isinstance(prompt, Tensor) and prompt.dim() == 2 else 0
     output = _output(model, processor, texts, width)
+    if processor is not None:
+        output.texts = [call.endings.shown(b, _new_text(processor, text)) for b, text in enumerate(texts)]
     output.past_key_values = writer.state.past_key_values if writer.state is not None else None
     output.statistics = writer.loop.statistics
     return call.hand_out(output)
@@ -149,12 +154,16 @@ def _check_prompts_fit(model: SLLMModel, texts: list[_Text]) -> None:
             )
 
 
-def _open_writer(model: SLLMModel, call: Call, num_texts: int, limits: _Limits) -> SentenceWriter:
+def _open_writer(model: SLLMModel, call: Call, texts: list[_Text], limits: _Limits) -> SentenceWriter:
     steps = None
     if call.fixed:
-        rows = len(call.drafts.nodes)
-        steps = CompiledSteps(model, call.config, num_texts, rows, limits.tokens, limits.sentences)
-    return SentenceWriter(model, num_texts, call.sampler, call.drafts, call.automatic, call.lookups, steps)
+        rows, tokens = len(call.drafting.tree.nodes), max(text.limit for text in texts)
+        steps = CompiledSteps(model, call.config, len(texts), rows, tokens, limits.sentences)
+    writer = SentenceWriter(model, len(texts), call.sampler, call.drafting, call.endings, steps)
+    if call.stream.shows_drafts:  # then what a pass brings is shown at once, else a sentence is shown whole
+        writer.loop.show_draft = call.stream.put_draft
+        writer.after_pass = lambda sentences: call.stream.follow(sentences[0])
+    return writer
 
 
 def _read_ids(
@@ -221,20 +230,20 @@ def _sentences(
     num_sentences = 0
     while _alive(texts):
         assert state is not None
-        if num_sentences >= limits.sentences or limits.tokens == 0:
-            _finish(_alive(texts), "length")
+        _finish([t for t in _alive(texts) if t.limit == 0 or num_sentences >= limits.sentences], "length")
+        if not _alive(texts):
             return
         log_odds = model.stop_head(state.states[:, -1]).squeeze(-1)  # (B,)
         stops = writer.loop.sampler.yes(log_odds, [(b, num_sentences) for b in range(len(texts))])
         for text, stop in zip(texts, stops, strict=True):
-            if stop and not text.finish_reason and not text.forced and text.num_new_tokens >= limits.fewest:
+            if stop and not text.finish_reason and not text.forced and text.num_new_tokens >= text.fewest:
                 text.finish_reason = "stop"
         if not _alive(texts):
             return
-        sentences = _write_sentence(texts, state, writer, limits.tokens)
+        sentences = _write_sentence(texts, state, writer)
         num_sentences += 1
         yield sentences
-        _finish([t for t in _alive(texts) if t.num_new_tokens >= limits.tokens], "length")
+        _finish([t for t in _alive(texts) if t.num_new_tokens >= t.limit], "length")
         if not _alive(texts) or num_sentences >= limits.sentences:
             continue
         if _slide_or_stop(texts, positions, limits.slides):
@@ -250,13 +259,16 @@ def _sentences(
                 writer.steps.step(ids, mask, state)
 
 
-def _write_sentence(texts: list[_Text], state: ReadingState, writer: SentenceWriter, limit: int) -> list[Stretch]:
+def _write_sentence(texts: list[_Text], state: ReadingState, writer: SentenceWriter) -> list[Stretch]:
     """Write one sentence of every living text; those of others stay empty."""
+    opening = writer.reader.opening
     sentences = [
         Stretch(
             list(text.forced),
-            limit - text.num_new_tokens,
+            text.limit - text.num_new_tokens,
             fewest=0 if text.forced else 1,  # no sentence is without a token
+            before=[opening, *(i for s in text.sentences for i in s)] if writer.loop.looks_back else [],
+            fewest_of_text=text.fewest - text.num_new_tokens,
             writing=not text.finish_reason,
         )
         for text in texts
@@ -272,6 +284,7 @@ def _write_sentence(texts: list[_Text], state: ReadingState, writer: SentenceWri
             text.sentences = [*text.sentences, sentence.ids]
         else:
             text.unfinished = sentence.ids  # its end was never predicted
+        text.finish_reason = sentence.reason
     return sentences
 
 
@@ -335,12 +348,12 @@ def _output(
         num_new_tokens=[t.num_new_tokens for t in texts],
         finish_reason=[t.finish_reason for t in texts],
         recut_share=None if processor is None else _recut_share(processor, texts),
-        texts=None if processor is None else [_new_text(processor, t.ids(), t.num_prompt_tokens) for t in texts],
     )
 
 
-def _new_text(processor: SentenceProcessor, ids: list[int], num_given: int) -> str:
-    return written_text(processor.tokenizer, ids[num_given:], ids[:num_given])
+def _new_text(processor: SentenceProcessor, text: _Text) -> str:
+    ids, given = text.ids(), text.num_prompt_tokens
+    return written_text(processor.tokenizer, ids[given:], ids[:given])
 
 
 def _recut_share(processor: SentenceProcessor, texts: list[_Text]) -> float | None:

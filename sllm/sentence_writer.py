@@ -4,15 +4,15 @@ decoder or copied out of the text.
 B texts, R rows of a pass (the newest token and drafts after it), T tokens of a sentence, k drafting heads, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.decoding import Sampler
-from multitoken.copying import PromptLookup
-from multitoken.draft_loop import Read, Stretch
+from lmbase.modeling.endings import Endings
+from multitoken.draft_loop import Drafting, Read, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.transitions import Ahead, Guessers
 from sentencevae.decoder import DecoderState
@@ -129,9 +129,11 @@ class SentenceWriter:
     """Writes sentences for the texts of one call; remembers what drafting brings from one to the next.
 
     Args:
-        drafts: the largest draft. automatic: draft as long as it pays.
-        lookups: of each text, if drafts are copied; they have read the prompts.
+        endings: what ends a text beside end marks.
         steps: compiled ones, if they are wanted.
+
+    Attributes:
+        after_pass: called with the sentences after each pass.
     """
 
     def __init__(
@@ -139,18 +141,19 @@ class SentenceWriter:
         model: SLLMModel,
         num_texts: int,
         sampler: Sampler,
-        drafts: DraftTree,
-        automatic: bool = False,
-        lookups: Sequence[PromptLookup] = (),
+        drafting: Drafting,
+        endings: Endings | None = None,
         steps: CompiledSteps | None = None,
     ):
         self.steps = steps
         self.state: ReadingState | None = None  # what was read of the texts
-        self.reader = SentenceReader(model, DraftTree.chain(0) if lookups else drafts, steps)
-        self.loop = model.draft_loop(self.reader, num_texts, sampler, drafts, automatic, lookups)
+        self.reader = SentenceReader(model, DraftTree.chain(0) if drafting.lookups else drafting.tree, steps)
+        self.loop = model.draft_loop(self.reader, num_texts, sampler, drafting, endings)
+        self.after_pass: Callable[[Sequence[Stretch]], None] | None = None
 
     def write(self, state: ReadingState, sentences: Sequence[Stretch]) -> None:
         """Write on until no sentence is `writing`. Those that are not from the start are left alone."""
         self.reader.begin(state)
         for _ in self.loop.run(sentences):
-            pass
+            if self.after_pass is not None:
+                self.after_pass(sentences)

@@ -50,6 +50,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         logits_processor: Sequence[Callable] | None = None,
         streamer=None,
         *,
+        stopping_criteria: Sequence[Callable] | None = None,
         text: str | Sequence[str] | None = None,
         max_new_sentences: int | None = None,
         overflow: str = "stop",
@@ -64,13 +65,16 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             input_ids: (B, L) flat ids, which may open with </s> and are cut into sentences here, or (B, S, T)
                 sentences; or the same as `text`. Otherwise they hold ids of text only, no special ones.
             attention_mask: of the same shape; default: everything but padding.
-            generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, temperature, top_k, top_p ...;
+            generation_config, kwargs: as in Transformers: max_new_tokens, do_sample, stop_strings, num_return_sequences
+                (adjacent, as texts of their own), repetition_penalty ...; see `lmbase.modeling.settings`;
                 with return_dict_in_generate=False only the tensor `sequences` is returned; prompt_lookup_num_tokens=k
                 drafts up to k tokens of a sentence by copying what followed the newest ones (max_matching_ngram_size,
                 default 2) earlier in the text, instead of with heads.
-            logits_processor: as in Transformers; called for one text at a time with the tokens of the sentence that is
-                being written (1, T).
-            streamer: a Transformers streamer (one text only); it is handed whole sentences.
+            logits_processor: as in Transformers; called for one text at a time with the ids before the token (1, L): the
+                opening id and all sentences, without end marks.
+            stopping_criteria: called in the same way with the ids up to each new token, in drafts, too.
+            streamer: a Transformers streamer (one text only); it is handed whole sentences. A
+                `multitoken.stream.DraftStreamer` gets drafts, and the tokens of each pass.
             text: a text or a list of texts.
             max_new_sentences: stop after writing this many.
             overflow: when the trunk's positions are used up: `stop`, or `slide` to drop the oldest half and read again.
@@ -91,7 +95,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         Raises:
             ValueError: a text with a lone surrogate, ids outside the vocabulary, an unsupported setting.
         """
-        given = input_ids, attention_mask, generation_config, logits_processor, streamer
+        given = input_ids, attention_mask, generation_config, logits_processor, stopping_criteria, streamer
         request = Request(*given, text, num_draft, tree, seed, kwargs)
         with ended(streamer):
             processor = self._processor if isinstance(request.prompt(), Tensor) else self.processor

@@ -3,12 +3,10 @@
 B texts, V vocabulary.
 """
 
-import copy
 import hashlib
-import math
-import numbers
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -16,140 +14,25 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
     LogitsProcessor,
     LogitsProcessorList,
+    MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
-from transformers.utils import logging
 
-logger = logging.get_logger(f"transformers.{__name__}")  # below Transformers' own, so that its verbosity holds
+from lmbase.modeling.settings import PROCESSING, SAMPLING, check_number
 
-DEFAULT_NEW_TOKENS = 128
 NO_TOKEN = -1
-UNDERSTOOD = (
-    "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-    "max_new_tokens",
-    "min_new_tokens",
-    "pad_token_id",  # Transformers' users give it by habit; a model's own is used
-    "return_dict_in_generate",
-    "use_cache",  # it always is, and no token depends on it
-    "prompt_lookup_num_tokens",
-    "max_matching_ngram_size",
-    "cache_implementation",
-    "compile_config",
-    "disable_compile",
-)
-# What a model folder's configuration may hold and no written token depends on; ids are those of the model's own config.
-IGNORED = (
-    "bos_token_id",
-    "eos_token_id",
-    "decoder_start_token_id",
-    "transformers_version",
-    "_from_model_config",
-    "cache_config",
-    "max_cache_len",
-)
-CACHES = (None, "dynamic", "static")
-# Sampling settings, with the values that change nothing. What is not set changes nothing: Transformers' own top_k of 50
-# would make draws of models that are written with its `generate` others than those of the models here.
-SAMPLING = {"temperature": (None, 1.0), "top_k": (None, 0), "top_p": (None, 1.0)}
-# Every other setting is refused where it is set to something else than None, False or the value here.
-NEUTRAL = {
-    "num_beams": 1,
-    "num_beam_groups": 1,
-    "num_return_sequences": 1,
-    "min_length": 0,
-    "length_penalty": 1.0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "typical_p": 1.0,
-}
-# Type, least and largest value of each number that a call of `generate` may be given.
-RANGES: dict[str, tuple[type, float, float]] = {
-    "temperature": (float, 1e-6, 1e6),
-    "top_k": (int, 0, math.inf),
-    "top_p": (float, 0, 1),
-    "seed": (int, 0, 2**64 - 1),
-    "max_new_tokens": (int, 0, math.inf),
-    "min_new_tokens": (int, 0, math.inf),
-    "max_new_sentences": (int, 0, math.inf),
-    "prompt_lookup_num_tokens": (int, 1, math.inf),
-    "max_matching_ngram_size": (int, 1, math.inf),
-    "num_samples": (int, 0, math.inf),
-}
-HINTS = {
-    "temperature": "; do_sample=False always takes the most probable token",
-    "prompt_lookup_num_tokens": "; None looks nothing up",
-}
-
-
-def check_number(name: str, value: Any) -> Any:
-    """A number of `RANGES` as a plain int or float; NumPy's count as numbers, True and "3" do not. None stays None.
-
-    Raises:
-        ValueError: another type, or a value out of the range.
-    """
-    if value is None:
-        return None
-    kind, least, most = RANGES[name]
-    abstract: Any = numbers.Integral if kind is int else numbers.Real
-    if isinstance(value, abstract) and not isinstance(value, bool) and least <= value <= most:
-        return kind(value)
-    noun = "a whole number" if kind is int else "a number"
-    span = f"of {least:,} or more" if most == math.inf else f"from {least} to {'2**64 - 1' if name == 'seed' else most}"
-    raise ValueError(f"{name}={value!r}: give {noun} {span}{HINTS.get(name, '')}.")
-
-
-def merge_generation_config(base: GenerationConfig, given: GenerationConfig | None, kwargs: dict) -> GenerationConfig:
-    """The settings of one call: keywords over the given configuration over the model's own.
-
-    What a model folder's own configuration holds and generation here does not have is left out, with a warning.
-
-    Raises:
-        ValueError: a keyword that generation does not know, a setting that it does not support, a value out of range.
-    """
-    config = copy.deepcopy(given if given is not None else base)
-    if given is None and (dropped := unsupported(config)):
-        logger.warning(f"{', '.join(dropped)} of the model's generation_config.json: not supported, so left out.")
-        for name, neutral in dropped.items():
-            setattr(config, name, neutral)
-    defaults = GenerationConfig().to_dict()
-    unknown = [name for name in kwargs if name not in defaults or name in IGNORED]
-    if unknown:
-        raise ValueError(
-            f"generate() does not know {', '.join(unknown)}; it understands {', '.join(sorted(UNDERSTOOD))}."
-        )
-    for name, value in kwargs.items():  # not config.update, which refuses max_new_tokens=0
-        setattr(config, name, value)
-    if refused := unsupported(config):
-        shown = ", ".join(f"{name}={getattr(config, name)!r}" for name in refused)
-        raise ValueError(f"{shown}: not supported; greedy decoding and sampling are, always cached.")
-    cache = config.cache_implementation
-    if cache not in CACHES and (given is not None or "cache_implementation" in kwargs):
-        raise ValueError(f"cache_implementation={cache!r}: choose 'static', which compiles the steps, or 'dynamic'.")
-    for name in RANGES.keys() & defaults.keys():
-        setattr(config, name, check_number(name, getattr(config, name)))
-    if not isinstance(config.do_sample, bool | None):
-        raise ValueError(f"do_sample={config.do_sample!r}: give True or False.")
-    unused = [name for name, neutral in SAMPLING.items() if getattr(config, name) not in neutral]
-    if unused and not config.do_sample:
-        logger.warning(f"{', '.join(unused)} change nothing without do_sample=True: decoding is greedy.")
-    return config
-
-
-def unsupported(config: GenerationConfig) -> dict[str, Any]:
-    """Settings that generation here does not have and that would change something, with values that change nothing."""
-    neutral = {**GenerationConfig().to_dict(), **NEUTRAL}
-    return {
-        name: neutral.get(name)
-        for name, value in config.to_dict().items()
-        if name not in UNDERSTOOD + IGNORED and not (value is None or value is False or value == neutral.get(name))
-    }
 
 
 def mixed_bits(*parts: int) -> int:
@@ -208,12 +91,40 @@ class GumbelNoise:
             del self.held[text][position]
 
 
+WARPERS: dict[str, Callable[[Any], LogitsProcessor]] = {
+    "temperature": TemperatureLogitsWarper,
+    "top_k": TopKLogitsWarper,
+    "top_p": TopPLogitsWarper,
+    "min_p": MinPLogitsWarper,
+    "typical_p": TypicalLogitsWarper,
+    "epsilon_cutoff": EpsilonLogitsWarper,
+    "eta_cutoff": EtaLogitsWarper,
+}
+
+
+def _configured(config: GenerationConfig, unpenalised: int) -> list[LogitsProcessor]:
+    """The processors that settings stand for."""
+    made: dict[str, Callable[[Any], LogitsProcessor]] = {
+        "sequence_bias": SequenceBiasLogitsProcessor,
+        "repetition_penalty": partial(RepetitionPenaltyLogitsProcessor, prompt_ignore_length=unpenalised),
+        "no_repeat_ngram_size": NoRepeatNGramLogitsProcessor,
+        "bad_words_ids": partial(NoBadWordsLogitsProcessor, eos_token_id=config.eos_token_id),
+        "suppress_tokens": SuppressTokensLogitsProcessor,
+    }
+    return [
+        made[name](value) for name, neutral in PROCESSING.items() if (value := getattr(config, name)) not in neutral
+    ]
+
+
 class Sampler:
     """Chooses tokens for places in texts: the most probable one, or a draw from the warped distribution.
 
     Args:
+        config: with every id that ends a text as its eos_token_id.
         seed: makes draws repeatable.
-        processors: the user's; they see one text at a time, with the ids that stand before the token.
+        processors: the user's, after those of the configuration; they see one text at a time, with the ids that stand
+            before the token.
+        unpenalised: ids at a text's beginning that a repetition penalty passes over.
     """
 
     def __init__(
@@ -223,21 +134,19 @@ class Sampler:
         device: torch.device | str,
         seed: int | None = None,
         processors: Sequence[Callable] | None = None,
+        unpenalised: int = 0,
     ):
         if processors is not None and not isinstance(processors, Sequence):
             raise ValueError(f"logits_processor is a {type(processors).__name__}: give a list of logits processors.")
-        self.processors = LogitsProcessorList(processors or [])
+        self.processors = LogitsProcessorList([*_configured(config, unpenalised), *(processors or [])])
         self.warpers = LogitsProcessorList()
         self.noise: GumbelNoise | None = None
         check_number("seed", seed)
         if config.do_sample:
             self.noise = GumbelNoise(vocab_size, device, seed)
-            if config.temperature not in (None, 1.0):
-                self.warpers.append(TemperatureLogitsWarper(config.temperature))
-            if config.top_k:
-                self.warpers.append(TopKLogitsWarper(config.top_k))
-            if config.top_p is not None and config.top_p < 1.0:
-                self.warpers.append(TopPLogitsWarper(config.top_p))
+            for name, neutral in SAMPLING.items():
+                if (value := getattr(config, name)) not in neutral:
+                    self.warpers.append(WARPERS[name](value))
 
     def process(self, logits: Tensor, before: Callable[[int], list[int]]) -> Tensor:
         """Logits (R, V) after the user's processors; `before` has the ids that stand before row r's token."""
@@ -246,7 +155,7 @@ class Sampler:
         rows = []
         for row, one in enumerate(logits.split(1)):
             ids = torch.tensor([before(row)], dtype=torch.long, device=logits.device)
-            rows.append(self.processors(cast(torch.LongTensor, ids), cast(torch.FloatTensor, one)))
+            rows.append(self.processors(cast(torch.LongTensor, ids), cast(torch.FloatTensor, one.float())))
         return torch.cat(rows)
 
     def scores(self, logits: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
@@ -306,6 +215,7 @@ class SampledByTransformers(LogitsProcessor):
         places = [(text, number) for text in range(len(scores))]
         for text, _ in places:
             self.sampler.forget(text, number)
+        scores = self.sampler.process(scores, lambda row: input_ids[row].tolist())
         scores = self.sampler.scores(scores, places)
         if not (scores.amax(-1) > -torch.inf).all():
             raise ValueError("No token can be chosen: the model's logits are NaN or -inf; check its weights.")

@@ -21,6 +21,11 @@ class TextDecoder:
         """What the text has more with these ids; special tokens, and ids for which there is no token, are left out."""
         return self._characters.decode(self._codec.known_bytes(ids))
 
+    @property
+    def waits(self) -> bool:
+        """Whether bytes are held back."""
+        return self._characters.getstate()[0] != b""
+
 
 def written_text(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int], before: Iterable[int] = ()) -> str:
     """What ids add to the text of those before them, without a last character that is not whole."""

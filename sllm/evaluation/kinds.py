@@ -3,23 +3,19 @@
 A new kind is one class here and one line in `KINDS`; nothing else asks which kind a model is of.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from lmbase.benchmarking.timing import Generation, time_lm
 from lmbase.modeling.causality import AuditReport
-from lmbase.modeling.decoding import (
-    SampledByTransformers,
-    Sampler,
-    check_number,
-    merge_generation_config,
-    unsupported,
-)
+from lmbase.modeling.decoding import SampledByTransformers, Sampler
+from lmbase.modeling.endings import EndedByRules, Endings
 from lmbase.modeling.int8 import linear_layers_to_int8
 from lmbase.modeling.pretrained import load_lm
+from lmbase.modeling.settings import end_ids, merge_generation_config, neutral_settings, text_limits
 from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
 from lmbase.modeling.trunk import special_ids
 from lmbase.report.statistics import perplexity
@@ -27,9 +23,12 @@ from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import encode_text
 from multitoken import MultiTokenLM
 from multitoken.benchmarks.measuring import position_bytes, time_mtp
+from multitoken.copying import LONGEST_MATCH
 from multitoken.request import warn_of_last_space
 from multitoken.speculation import check_num_draft
+from multitoken.stream import Stream
 from sentencevae import SentenceVAE
+from sllm.assistant import Assistant, CopyAssistant
 from sllm.evaluation.audit import audit_sentences
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
 from sllm.evaluation.speed import time_sllm
@@ -39,15 +38,9 @@ from sllm.sllm import SLLM
 
 AUDIT_SENTENCES = 12  # audited at every place; what follows them by samples
 AUDIT_TOKENS = 48
-# Settings of a plain model that Transformers' `generate` carries out; draws are made here.
-TRANSFORMERS_DOES = (
-    "min_new_tokens",
-    "prompt_lookup_num_tokens",
-    "max_matching_ngram_size",
-    "cache_implementation",
-    "compile_config",
-    "disable_compile",
-)
+OBJECTS = ("generation_config", "logits_processor", "stopping_criteria")  # among settings, but no values
+# Settings of a plain model that Transformers' `generate` carries out; all others are carried out here.
+TRANSFORMERS_DOES = ("cache_implementation", "compile_config", "disable_compile")
 
 
 class TokenModel(LoadedModel):
@@ -117,44 +110,64 @@ class PlainLM(TokenModel):
         self._check_token_level(how)
         check_num_draft(how.num_draft, 1)
         model, ids = self.model, special_ids(self.model.config)
-        how = replace(how, max_new_tokens=check_number("max_new_tokens", how.max_new_tokens))
-        config = merge_generation_config(model.generation_config, None, how.settings)
-        settings = unsupported(model.generation_config)  # Transformers' generate would apply them
+        own = how.arguments
+        given, processors, criteria = (own.pop(name, None) for name in OBJECTS)
+        config = merge_generation_config(model.generation_config, given, own)
+        config.eos_token_id = end_ids(config, ids.end, model.config.vocab_size)
+        prompt_ids = [ids.opening, *encode_text(self.tokenizer, prompt)]
+        warn_of_last_space(self.tokenizer, [prompt])
+        limit, fewest = text_limits(config, len(prompt_ids))
+        room = min(limit, self._room_after(len(prompt_ids)))
+        assistant = self._assistant(how, config)
+        sampler = Sampler(config, model.config.vocab_size, model.device, how.seed, processors)
+        endings = Endings(config, criteria, self.tokenizer, [prompt_ids], model.device)
+        rules = EndedByRules(endings, config.eos_token_id)
+        stream = Stream(streamer, endings.strings[0] if endings.strings else None, self.tokenizer)
+        settings = neutral_settings(model.generation_config)
         settings |= {name: getattr(config, name) for name in TRANSFORMERS_DOES if name in how.settings}
-        copies = settings.get("prompt_lookup_num_tokens") is not None
-        if "cache_implementation" in settings and (how.assistant is not None or copies):
+        if assistant is not None:  # Transformers hands no streamer on
+            assistant.streamer = None if streamer is None else _Put(stream)
+            settings["custom_generate"] = assistant
+        inputs = torch.tensor([prompt_ids], device=model.device)
+        new: list[int] = []
+        if room:
+            sequence = model.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=room,
+                min_new_tokens=min(fewest, room),
+                eos_token_id=config.eos_token_id,
+                pad_token_id=ids.pad,
+                do_sample=False,
+                return_dict_in_generate=False,
+                logits_processor=[SampledByTransformers(sampler, len(prompt_ids))],
+                stopping_criteria=[rules] if endings.watching else [],
+                streamer=_Put(stream) if streamer is not None and assistant is None else None,
+                **settings,
+            )[0]
+            new = sequence[len(prompt_ids) :].tolist()
+        else:
+            stream.put(inputs)
+        stream.close()
+        ended = new[-1:] != [] and new[-1] in rules.marks
+        return Written(
+            text=endings.shown(0, written_text(self.tokenizer, new, prompt_ids)),
+            num_tokens=len(new) - ended,
+            finish_reason=rules.found or ("stop" if ended else "length" if len(new) >= limit else "context"),
+            tokens_per_forward=None if assistant is None else assistant.statistics.tokens_per_forward,
+        )
+
+    def _assistant(self, how: Writing, config: GenerationConfig) -> Assistant | None:
+        """What drafts, if anything is to."""
+        assistant: Assistant | None = how.assistant
+        if assistant is None and config.prompt_lookup_num_tokens is not None:
+            assistant = CopyAssistant(config.prompt_lookup_num_tokens, config.max_matching_ngram_size or LONGEST_MATCH)
+        if "cache_implementation" in how.settings and assistant is not None:
             raise ValueError(
                 "--compile does not go with --assistant, nor with copied drafts of a plain token-level model: leave "
                 "one out."
             )
-        given = [ids.opening, *encode_text(self.tokenizer, prompt)]
-        warn_of_last_space(self.tokenizer, [prompt])
-        self._check_room(len(given), how.max_new_tokens)
-        if how.assistant is not None:  # Transformers hands no streamer on
-            how.assistant.streamer = streamer
-            settings["custom_generate"] = how.assistant
-        inputs = torch.tensor([given], device=model.device)
-        sampler = Sampler(config, model.config.vocab_size, model.device, how.seed)
-        new: list[int] = []
-        if how.max_new_tokens:
-            sequence = model.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                max_new_tokens=how.max_new_tokens,
-                pad_token_id=ids.pad,
-                do_sample=False,
-                logits_processor=[SampledByTransformers(sampler, len(given))],
-                streamer=streamer if how.assistant is None else None,
-                **settings,
-            )[0]
-            new = sequence[len(given) :].tolist()
-        ended = new[-1:] != [] and new[-1] in self._ends()
-        return Written(
-            text=written_text(self.tokenizer, new, given),
-            num_tokens=len(new) - ended,
-            finish_reason="stop" if ended else "length",
-            tokens_per_forward=how.assistant.statistics.tokens_per_forward if how.assistant is not None else None,
-        )
+        return assistant
 
     def time(self, prompt: str, num_new_tokens: int, num_copied: int | None = None) -> Generation:
         return time_lm(self.model, prompt, num_new_tokens, self.tokenizer, num_copied)
@@ -163,19 +176,35 @@ class PlainLM(TokenModel):
         # Transformers' prompt lookup drafts beyond the last token that is wanted, and fails without a position for it.
         return num_tokens + num_copied <= self.model.config.max_position_embeddings
 
-    def _check_room(self, num_given: int, num_new: int) -> None:
+    def _room_after(self, num_given: int) -> int:
+        """New tokens that fit: the last one is not read."""
         positions = self.model.config.max_position_embeddings
-        room = positions - num_given + 1  # the last new token is not read
-        if num_new > room:
+        if num_given > positions:
             raise ValueError(
-                f"{self.name} has {positions} positions, and {num_given} are taken by the opening token and the "
-                f"prompt: at most {max(room, 0)} new tokens fit; lower --max_new_tokens or shorten the prompt."
+                f"The prompt has {num_given} tokens with the opening one; {self.name} has {positions} positions. "
+                "Shorten it."
             )
+        return positions - num_given + 1
 
-    def _ends(self) -> set[int]:
-        """Ids that end a text: a model may have several."""
-        own = self.model.generation_config.eos_token_id
-        return {special_ids(self.model.config).end, *(own if isinstance(own, list) else [own])}
+
+class _Put:
+    """A stream as Transformers' `generate` and an assistant hand ids to it: the prompt first. Others close it."""
+
+    def __init__(self, stream: Stream):
+        self.stream = stream
+        self._put: Callable[[torch.Tensor], None] = self._put_prompt
+        if stream.shows_drafts:
+            self.put_draft = stream.put_draft
+
+    def put(self, value: torch.Tensor) -> None:
+        self._put(value)
+
+    def end(self) -> None:
+        pass
+
+    def _put_prompt(self, value: torch.Tensor) -> None:
+        self.stream.put(value)
+        self._put = lambda new: self.stream.show(new.flatten().tolist())
 
 
 class HeadsLM(TokenModel):
@@ -201,11 +230,10 @@ class HeadsLM(TokenModel):
         self._check_token_level(how)
         output = self.model.generate(
             text=prompt,
-            max_new_tokens=how.max_new_tokens,
             num_draft=how.num_draft,
             seed=how.seed,
             streamer=streamer,
-            **how.settings,
+            **how.arguments,
         )
         drafted = output.statistics.tokens_per_forward
         return Written(output.texts[0], output.num_new_tokens[0], output.finish_reason[0], drafted)
@@ -253,13 +281,12 @@ class SentenceLM(LoadedModel):
     def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
         output = self.model.generate(
             text=prompt,
-            max_new_tokens=how.max_new_tokens,
             max_new_sentences=how.max_new_sentences,
             overflow=how.overflow,
             num_draft=how.num_draft,
             seed=how.seed,
             streamer=streamer,
-            **how.settings,
+            **how.arguments,
         )
         drafts = len(self.model.draft_heads) or how.settings.get("prompt_lookup_num_tokens")
         return Written(

@@ -22,13 +22,26 @@ from sllm.assistant import SentenceAssistant
 class Writing:
     """How a text is continued."""
 
-    max_new_tokens: int
+    max_new_tokens: int | None  # None: what the settings say
     max_new_sentences: int | None = None  # of an SLLM
     overflow: str = "stop"  # of an SLLM
     num_draft: int | str = "auto"
     seed: int | None = None
     assistant: SentenceAssistant | None = None  # drafts for a plain model
-    settings: dict[str, Any] = field(default_factory=dict)  # of `generate`, beside those
+    settings: dict[str, Any] = field(default_factory=dict)  # of `generate`, beside those; logits_processor, too
+
+    def __post_init__(self) -> None:
+        if (number := self.settings.get("num_return_sequences", 1)) != 1:
+            raise ValueError(
+                f"num_return_sequences={number!r}: one text is written here; write it again with another seed, or call "
+                "the model's own generate."
+            )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Settings of `generate`, the number of tokens with them."""
+        limit = {} if self.max_new_tokens is None else {"max_new_tokens": self.max_new_tokens}
+        return limit | self.settings
 
 
 @dataclass
@@ -40,19 +53,6 @@ class Written:
     finish_reason: str
     tokens_per_forward: float | None = None  # where tokens may be drafted
     recut_share: float | None = None  # of the sentences: those that cutting their text anew would change
-
-
-@dataclass
-class _Unended:
-    """A streamer for `generate`, which would tell it the end a second time."""
-
-    streamer: Any
-
-    def put(self, value: torch.Tensor) -> None:
-        self.streamer.put(value)
-
-    def end(self) -> None:
-        pass
 
 
 @dataclass
@@ -140,7 +140,7 @@ class LoadedModel(ABC):
         """Continue a text; a streamer is handed the prompt and what follows as it is written, and told the end also
         where writing fails."""
         with ended(streamer):
-            return self._write(prompt, how, None if streamer is None else _Unended(streamer))
+            return self._write(prompt, how, streamer)
 
     def _write(self, prompt: str, how: Writing, streamer: Any) -> Written:
         raise self._predicts_nothing("write")

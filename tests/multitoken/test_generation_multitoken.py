@@ -113,7 +113,6 @@ def test_auto_takes_the_tree_of_the_configuration(counter):
     ("ids", "words"),
     [
         ([[2, 64]], "outside the model's vocabulary of 64"),
-        ([[1, 1]], "Prompt 0 is empty"),
         ([[2] + [5] * 48], "49 tokens; the model has 48"),
     ],
 )

@@ -6,7 +6,8 @@ import pytest
 import torch
 from learned import PROMPTS
 
-from multitoken.request import Request, ended, shower
+from multitoken.request import Request, ended
+from multitoken.stream import Stream
 
 
 @pytest.mark.parametrize(
@@ -54,9 +55,12 @@ class Streamer:
 def test_a_streamer_is_told_the_end_whatever_happens():
     streamer = Streamer()
     with suppress(KeyboardInterrupt), ended(streamer):
-        show = shower(streamer, torch.tensor([2, 5]))
-        show([7, 8])
-        show([])  # nothing new, nothing shown
+        stream = Stream(streamer)
+        stream.put(torch.tensor([2, 5]))
+        stream.show([7, 8])
+        stream.show([])  # nothing new, nothing shown
+        with ended(streamer):  # who is called by one that tells the end leaves it to that one
+            pass
         raise KeyboardInterrupt
     assert streamer.events == [[2, 5], [7, 8], "end"]
 

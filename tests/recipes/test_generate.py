@@ -60,7 +60,6 @@ def test_an_assistant_changes_no_text(kinds, capsys):
         ("--model {}/vae", "is an autoencoder: it writes what it read"),
         ("--model {}/heads --assistant {}/sentences", "drafts for a plain token-level model"),
         ("--model {}/plain --assistant {}/sentences --compile", "--compile does not go with --assistant"),
-        ("--model {}/plain --max_new_tokens 99", "at most 59 new tokens fit"),
         ("--model {}/plain --device gpu", "known are auto, cpu, cuda"),
     ],
 )

@@ -286,7 +286,7 @@ def test_a_generation_config_is_heard(sllm):
         (dict(input_ids=torch.tensor([[[5, 6, 2], [7, 8, 1]]])), "special tokens \\[2\\]"),
         (dict(input_ids=[[5, 6]]), "neither a tensor"),
         (dict(text=[]), "neither a tensor"),
-        (dict(text="a", generation_config=GenerationConfig(stop_strings=["."])), "stop_strings"),
+        (dict(text="a", generation_config=GenerationConfig(num_beams=2)), "num_beams"),
         (dict(input_ids=torch.tensor([[5]]), attention_mask=torch.ones(1, 2)), "differ"),
         (dict(input_ids=torch.full((1, 1, CAP + 1), 5)), f"{CAP + 1} tokens"),
         (dict(text=["a", "b"], streamer=TextStream(make_processor().tokenizer)), "streamer"),

@@ -3,10 +3,8 @@
 import pytest
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
-from transformers.testing_utils import CaptureLogger
-from transformers.utils import logging
 
-from lmbase.modeling.decoding import GumbelNoise, Sampler, merge_generation_config
+from lmbase.modeling.decoding import GumbelNoise, Sampler
 
 PLACES = [(0, 0), (1, 0)]
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, -9.0]])
@@ -14,67 +12,6 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, -9.0]])
 
 def sampler(seed=0, processors=None, **settings):
     return Sampler(GenerationConfig(**settings), 4, "cpu", seed, processors)
-
-
-def test_keywords_over_given_over_own():
-    base = GenerationConfig(max_new_tokens=1, top_k=3, temperature=0.5)
-    config = merge_generation_config(base, None, {"max_new_tokens": 2})
-    assert (config.max_new_tokens, config.top_k, config.temperature) == (2, 3, 0.5)
-    config = merge_generation_config(base, GenerationConfig(max_new_tokens=7, top_p=0.9), {"top_p": 0.8})
-    assert (config.max_new_tokens, config.top_k, config.top_p) == (7, None, 0.8)
-    assert base.max_new_tokens == 1
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_beams": 4}, "num_beams"),
-        ({"repetition_penalty": 1.2}, "repetition_penalty"),
-        ({"max_new_tokens": -1}, "max_new_tokens=-1: give a whole number of 0 or more"),
-        ({"do_sample": True, "temperature": 0.0}, "temperature=0.0: give a number from 1e-06 to"),
-        ({"max_length": 20}, "max_length"),
-        ({"max_new_token": 3}, "max_new_token"),
-    ],
-)
-def test_what_is_not_supported_is_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        merge_generation_config(GenerationConfig(), None, settings)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"num_beams": 4},
-        {"max_length": 20},
-        {"stop_strings": ["."]},
-        {"suppress_tokens": [5]},
-        {"max_time": 1.0},
-        {"repetition_penalty": 0.0},
-        {"output_attentions": True},
-    ],
-)
-def test_unsupported_fields_of_a_given_configuration_are_refused(settings):
-    with pytest.raises(ValueError, match="not supported"):
-        merge_generation_config(GenerationConfig(), GenerationConfig(**settings), {})
-
-
-@pytest.mark.parametrize("settings", [{}, {"num_beams": 1, "use_cache": False, "repetition_penalty": 1.0}])
-def test_the_configuration_of_an_ordinary_model_folder_passes(settings, opt, tmp_path):
-    opt.save_pretrained(tmp_path)
-    loaded = GenerationConfig.from_pretrained(tmp_path, **settings)
-    assert loaded.eos_token_id == 2
-    assert merge_generation_config(GenerationConfig(), loaded, {"max_new_tokens": 3, **settings}).max_new_tokens == 3
-
-
-@pytest.mark.parametrize(("settings", "warned"), [({"temperature": 0.7, "top_p": 0.9}, True), ({"top_k": 0}, False)])
-def test_sampling_settings_without_sampling_are_warned_of(settings, warned):
-    def warnings(**more):
-        with CaptureLogger(logging.get_logger("transformers.lmbase.modeling.decoding")) as log:
-            merge_generation_config(GenerationConfig(), None, settings | more)
-        return log.out
-
-    assert all(name in warnings() for name in settings) == warned
-    assert warnings(do_sample=True) == ""
 
 
 def test_greedy_takes_the_most_probable():

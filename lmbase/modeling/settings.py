@@ -1,0 +1,228 @@
+"""The settings of one call of `generate`: what Transformers has words for, checked and resolved in one place."""
+
+import copy
+import math
+import numbers
+from typing import Any
+
+from transformers import GenerationConfig
+from transformers.utils import logging
+
+from lmbase.text.stop_strings import check_stop_strings
+
+logger = logging.get_logger(f"transformers.{__name__}")  # below Transformers' own, so that its verbosity holds
+
+DEFAULT_NEW_TOKENS = 128
+# Settings that processors of logits stand for, in Transformers' order, with the values that change nothing.
+PROCESSING = {
+    "sequence_bias": (None,),
+    "repetition_penalty": (None, 1.0),
+    "no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None,),
+    "suppress_tokens": (None,),
+}
+UNDERSTOOD = (
+    *PROCESSING,
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "max_new_tokens",
+    "min_new_tokens",
+    "max_length",
+    "min_length",
+    "max_time",
+    "stop_strings",
+    "eos_token_id",  # ends a text beside the model's own mark
+    "num_return_sequences",
+    "pad_token_id",  # Transformers' users give it by habit; a model's own is used
+    "return_dict_in_generate",
+    "use_cache",  # it always is, and no token depends on it
+    "prompt_lookup_num_tokens",
+    "max_matching_ngram_size",
+    "cache_implementation",
+    "compile_config",
+    "disable_compile",
+)
+# What a model folder's configuration may hold and no written token depends on; ids are those of the model's own config.
+IGNORED = (
+    "bos_token_id",
+    "decoder_start_token_id",
+    "transformers_version",
+    "_from_model_config",
+    "cache_config",
+    "max_cache_len",
+)
+CACHES = (None, "dynamic", "static")
+# Sampling settings, with the values that change nothing. What is not set changes nothing: Transformers' own top_k of 50
+# would make draws of models that are written with its `generate` others than those of the models here.
+SAMPLING = {
+    "temperature": (None, 1.0),
+    "top_k": (None, 0),
+    "top_p": (None, 1.0),
+    "min_p": (None, 0.0),
+    "typical_p": (None, 1.0),
+    "epsilon_cutoff": (None, 0.0),
+    "eta_cutoff": (None, 0.0),
+}
+# Every other setting is refused where it is set to something else than None, False or the value here.
+NEUTRAL = {"num_beams": 1, "num_beam_groups": 1, "length_penalty": 1.0, "encoder_repetition_penalty": 1.0}
+# Why some are not there, and what is there instead.
+NO_BEAMS = "there is no beam search; draw several texts with do_sample=True and num_return_sequences"
+NO_ASSISTANT = "a model drafts for itself; see num_draft and prompt_lookup_num_tokens"
+NO_OUTPUTS = "texts and ids are handed out; forward has the rest for ids that were written"
+INSTEAD = {
+    **dict.fromkeys(
+        ("num_beams", "num_beam_groups", "length_penalty", "early_stopping", "diversity_penalty"), NO_BEAMS
+    ),
+    **dict.fromkeys(("constraints", "force_words_ids"), NO_BEAMS),
+    **dict.fromkeys(("assistant_model", "assistant_tokenizer", "num_assistant_tokens"), NO_ASSISTANT),
+    **dict.fromkeys(("output_scores", "output_logits", "output_attentions", "output_hidden_states"), NO_OUTPUTS),
+    "penalty_alpha": "there is no contrastive search; repetition_penalty and do_sample=True keep texts from looping",
+    "prefix_allowed_tokens_fn": "give it as one of logits_processor, which are called for one text at a time",
+    "guidance_scale": "no second prompt is read; give one of logits_processor",
+    "custom_generate": "these models write in their own way; give logits_processor and stopping_criteria",
+}
+# Type, least and largest value of each number that a call of `generate` may be given.
+RANGES: dict[str, tuple[type, float, float]] = {
+    "temperature": (float, 1e-6, 1e6),
+    "top_k": (int, 0, math.inf),
+    "top_p": (float, 0, 1),
+    "min_p": (float, 0, 1),
+    "typical_p": (float, 1e-6, 1),
+    "epsilon_cutoff": (float, 0, 1 - 1e-6),
+    "eta_cutoff": (float, 0, 1 - 1e-6),
+    "repetition_penalty": (float, 1e-3, 1e3),
+    "no_repeat_ngram_size": (int, 0, math.inf),
+    "max_length": (int, 0, math.inf),
+    "min_length": (int, 0, math.inf),
+    "max_time": (float, 0, math.inf),
+    "num_return_sequences": (int, 1, math.inf),
+    "seed": (int, 0, 2**64 - 1),
+    "max_new_tokens": (int, 0, math.inf),
+    "min_new_tokens": (int, 0, math.inf),
+    "max_new_sentences": (int, 0, math.inf),
+    "prompt_lookup_num_tokens": (int, 1, math.inf),
+    "max_matching_ngram_size": (int, 1, math.inf),
+    "num_samples": (int, 0, math.inf),
+}
+HINTS = {
+    "temperature": "; do_sample=False always takes the most probable token",
+    "prompt_lookup_num_tokens": "; None looks nothing up",
+}
+
+
+def check_number(name: str, value: Any) -> Any:
+    """A number of `RANGES` as a plain int or float; NumPy's count as numbers, True and "3" do not. None stays None.
+
+    Raises:
+        ValueError: another type, or a value out of the range.
+    """
+    if value is None:
+        return None
+    kind, least, most = RANGES[name]
+    abstract: Any = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, abstract) and not isinstance(value, bool) and least <= value <= most:
+        return kind(value)
+    noun = "a whole number" if kind is int else "a number"
+    span = f"of {least:,} or more" if most == math.inf else f"from {least} to {'2**64 - 1' if name == 'seed' else most}"
+    raise ValueError(f"{name}={value!r}: give {noun} {span}{HINTS.get(name, '')}.")
+
+
+def merge_generation_config(base: GenerationConfig, given: GenerationConfig | None, kwargs: dict) -> GenerationConfig:
+    """The settings of one call: keywords over the given configuration over the model's own.
+
+    What a model folder's own configuration holds and generation here does not have is left out, with a warning.
+
+    Raises:
+        ValueError: a keyword that generation does not know, a setting that it does not support, a value out of range.
+    """
+    config = copy.deepcopy(base)
+    if dropped := unsupported(config):
+        logger.warning(f"{', '.join(dropped)} of the model's generation_config.json: not supported, so left out.")
+        for name, neutral in dropped.items():
+            setattr(config, name, neutral)
+    defaults = GenerationConfig().to_dict()
+    if unknown := [name for name in kwargs if name not in defaults or name in IGNORED]:
+        raise ValueError(
+            "; ".join(f"generate() does not know {_shown(name, kwargs[name])}" for name in unknown)
+            + f". It understands {', '.join(sorted(UNDERSTOOD))}."
+        )
+    over = {k: v for k, v in vars(given or GenerationConfig()).items() if v is not None and k not in IGNORED}
+    for name, value in (over | kwargs).items():  # not config.update, which refuses max_new_tokens=0
+        setattr(config, name, value)
+    if refused := unsupported(config):
+        shown = "; ".join(_shown(name, getattr(config, name)) for name in refused)
+        raise ValueError(f"{shown}: not supported; greedy decoding and sampling are, always cached.")
+    cache = config.cache_implementation
+    if cache not in CACHES and (given is not None or "cache_implementation" in kwargs):
+        raise ValueError(f"cache_implementation={cache!r}: choose 'static', which compiles the steps, or 'dynamic'.")
+    for name in RANGES.keys() & defaults.keys():
+        setattr(config, name, check_number(name, getattr(config, name)))
+    if not isinstance(config.do_sample, bool | None):
+        raise ValueError(f"do_sample={config.do_sample!r}: give True or False.")
+    config.stop_strings = check_stop_strings(config.stop_strings) or None
+    if (config.num_return_sequences or 1) > 1 and not config.do_sample:
+        raise ValueError(
+            f"num_return_sequences={config.num_return_sequences!r}: greedy decoding would write the same text again; "
+            "give do_sample=True."
+        )
+    unused = [name for name, neutral in SAMPLING.items() if getattr(config, name) not in neutral]
+    if unused and not config.do_sample:
+        logger.warning(f"{', '.join(unused)} change nothing without do_sample=True: decoding is greedy.")
+    return config
+
+
+def _shown(name: str, value: Any) -> str:
+    """A setting with its value, and what there is instead."""
+    return f"{name}={value!r:.60}" + (f" ({INSTEAD[name]})" if name in INSTEAD else "")
+
+
+def end_ids(config: GenerationConfig, own: int, vocab_size: int) -> list[int]:
+    """The ids that end a text: the model's own mark first, then those that a call or its model's folder adds.
+
+    Raises:
+        ValueError: something that is no id of the vocabulary.
+    """
+    value: Any = config.eos_token_id
+    found: list[Any] = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+    for i in found:
+        if not isinstance(i, numbers.Integral) or isinstance(i, bool) or not 0 <= int(i) < vocab_size:
+            raise ValueError(
+                f"eos_token_id={value!r}: give an id or a list of ids of the vocabulary of {vocab_size}; they end a "
+                f"text beside the model's own {own}, which always does."
+            )
+    return list(dict.fromkeys([own, *map(int, found)]))
+
+
+def text_limits(config: GenerationConfig, num_given: int, default: int = DEFAULT_NEW_TOKENS) -> tuple[int, int]:
+    """New tokens of a text, at most, and before which it may not end.
+
+    Args:
+        num_given: ids of the prompt, the opening one with them, which max_length and min_length count.
+        default: tokens where nothing limits them.
+    """
+    limit = default if config.max_length is None else max(config.max_length - num_given, 0)
+    limit = limit if config.max_new_tokens is None else config.max_new_tokens
+    return limit, max(config.min_new_tokens or 0, (config.min_length or 0) - num_given)
+
+
+def unsupported(config: GenerationConfig) -> dict[str, Any]:
+    """Settings that generation here does not have and that would change something, with values that change nothing."""
+    neutral = {**GenerationConfig().to_dict(), **NEUTRAL}
+    return {
+        name: neutral.get(name)
+        for name, value in config.to_dict().items()
+        if name not in UNDERSTOOD + IGNORED and not (value is None or value is False or value == neutral.get(name))
+    }
+
+
+def neutral_settings(own: GenerationConfig) -> dict[str, Any]:
+    """What keeps Transformers' own `generate` from carrying out what a model's folder sets: that is done here."""
+    kept = (*IGNORED, "eos_token_id", "pad_token_id", "do_sample", "use_cache", "return_dict_in_generate")
+    reckoned = {"num_return_sequences": 1, "num_beams": 1}  # None is no number
+    return {k: reckoned.get(k) for k, v in own.to_dict().items() if v is not None and k not in kept}
