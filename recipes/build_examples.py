@@ -65,7 +65,8 @@ def stages(config: Config) -> list[str]:
         f"finetune-sllm sllm_demo_drafting {common} --model {out}/sllm --train_tokens 300000 "
         f"--output_dir {out}/sllm-drafting",
         f"train-lm lm_demo {window} --lm {out}/trunk --train_tokens 2600000 --learning_rate 4e-3 --output_dir {out}/lm",
-        f"finetune-mtp mtp_demo {window} --lm {out}/lm --train_tokens 300000 --head_weights 1 0.2 0.2 --output_dir {out}/lm-drafting",
+        f"finetune-mtp mtp_demo {window} --lm {out}/lm --train_tokens 300000 "
+        f"--head_weights 1 0.2 0.2 --output_dir {out}/lm-drafting",
     ]
 
 
