@@ -39,8 +39,8 @@ check: .venv/.installed .mypy/sllm_recipes
 	.venv/bin/mypy
 
 # In the same folders as here, so that links between the pages hold.
-PAGES := README.md SECURITY.md CONTRIBUTING.md CHANGELOG.md docs data/README.md results tests/faults.md \
-	tests/data/cuts/README.md
+PAGES := README.md SECURITY.md CONTRIBUTING.md CHANGELOG.md docs data/README.md lmbase/examples/README.md results \
+	tests/faults.md tests/data/cuts/README.md
 docs: .venv/.installed
 	rm -rf build/docs && mkdir -p build/docs
 	tar -cf - --exclude '*.json' --exclude '__pycache__' $(PAGES) | tar -xf - -C build/docs

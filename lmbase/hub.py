@@ -1,4 +1,5 @@
-"""What a name of a model means: a folder here, or a model on a hub. A path is never asked of a hub."""
+"""What a name of a model means: an example that comes with the package, a folder here, or a model on a hub. A path is
+never asked of a hub."""
 
 import re
 from functools import cache
@@ -7,7 +8,24 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants
 
+EXAMPLES = Path(__file__).parent / "examples"  # what `example:NAME` names; its README.md is their card
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def local_name(name: str) -> str:
+    """The folder of `example:NAME`; any other name as it is.
+
+    Raises:
+        ValueError: there is no such example.
+    """
+    kind, colon, example = name.partition(":")
+    if kind != "example" or not colon:
+        return name
+    known = sorted(path.name for path in EXAMPLES.glob("*") if path.is_dir())
+    if example not in known:
+        there = f"there are {', '.join(f'example:{name}' for name in known)}" if known else "this copy came without any"
+        raise ValueError(f"{name!r}: no such model comes with the package; {there}.")
+    return str(EXAMPLES / example)
 
 
 def check_source(

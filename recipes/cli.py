@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_recipe(name: str, argv: Sequence[str]) -> None:
     """Run one recipe with the rest of the command line. Its keys are the dataclass that its `main` takes, or that its
-    `config_class` makes of the command line. A recipe without configurations may name the key that words without one
-    are values of, as POSITIONAL, or several keys for a word each."""
+    `config_class` makes of the command line. A recipe without shipped configurations may name the key that words
+    without one are values of, as POSITIONAL, or several keys for a word each."""
     from lmbase.config import run
     from lmbase.processes import signals_handled, stop_at_once, stopped_by, tell_stopped
 
@@ -85,6 +85,8 @@ def run_recipe(name: str, argv: Sequence[str]) -> None:
 
 def _with_keys(argv: Sequence[str], positional: str | tuple[str, ...]) -> list[str]:
     """The words of a command line, those before its first key with the keys that they are values of."""
+    if argv and argv[0].endswith(".yaml"):
+        return list(argv)
     words = list(takewhile(lambda word: not word.startswith("-"), argv))
     if isinstance(positional, str):
         return [f"--{positional}", *argv] if words else list(argv)

@@ -1,5 +1,6 @@
 """Text in, text out, streamed to the terminal sentence by sentence.
 
+    sllm generate "Once upon a time"
     sllm generate --model runs/sllm_tiny --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --prompt_file story.txt --do_sample true --temperature 0.8 --seed 1
     sllm generate --model runs/lm_tiny --prompt "Returns the" --stop_strings "." "!" --repetition_penalty 1.2
@@ -7,6 +8,9 @@
     sllm generate --model runs/sllm_tiny --dtype bf16 --weights int8 --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --compile true --max_new_tokens 2000 --prompt "Returns the"
     sllm generate --model runs/lm_small_tuned --assistant runs/sllm_small --prompt "Returns the"
+
+Without --model a small SLLM writes that comes with the package, and its tokens are drawn: --do_sample false shows the
+most probable ones, --model example:lm its token-level twin. All it has read are 21 books for children.
 
 An unfinished last sentence of the prompt is continued, not encoded. The prompt is shown too, what is new follows it.
 A prompt that begins with -- is written --prompt="-- so".
@@ -29,6 +33,8 @@ from sllm.assistant import SentenceAssistant
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
 from sllm.loading import load_model
 
+POSITIONAL = "prompt"
+EXAMPLE = "example:sllm"
 SETTINGS = (  # Transformers' own
     *("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"),
     *("min_new_tokens", "stop_strings", "max_time", "prompt_lookup_num_tokens"),
@@ -37,7 +43,7 @@ SETTINGS = (  # Transformers' own
 
 @dataclass
 class Config:
-    model: str = option("runs/finetune-sllm", "a run, a folder or a hub id")
+    model: str | None = option(None, f"a run, a folder or a hub id; default: {EXAMPLE}, drawing tokens")
     prompt: str | None = option(None, "the text to continue; default: standard input", prose=True)
     prompt_file: str | None = option(None, "a UTF-8 file with the text to continue")
     max_new_tokens: int = option(128, "tokens to write, at most")
@@ -45,7 +51,9 @@ class Config:
     min_new_tokens: int | None = option(None, "tokens before which the text may not end")
     stop_strings: list[str] | None = option(None, "texts that end what is written, of which they are no part")
     max_time: float | None = option(None, "seconds after which no further token is written")
-    do_sample: bool = option(False, "draw from the distribution; otherwise the most probable token is taken")
+    do_sample: bool | None = option(
+        None, "draw from the distribution, or take the most probable token: what is done where a model is named"
+    )
     temperature: float | None = option(None, "divides the logits before a draw")
     top_k: int | None = option(None, "draw from the k most probable tokens")
     top_p: float | None = option(None, "draw from the most probable tokens that hold this much probability")
@@ -95,18 +103,34 @@ def open_assistant(config: Config, loaded: LoadedModel) -> SentenceAssistant | N
     return load_model(config.assistant).as_assistant(loaded)
 
 
+def choose_model(config: Config) -> str:
+    """The model that is named, else the example, which draws its tokens: the most probable ones of so small a model go
+    round in circles."""
+    if config.model is not None:
+        return config.model
+    if config.do_sample is None:
+        config.do_sample = True
+        if (config.temperature, config.top_k, config.top_p) == (None, None, None):
+            config.temperature, config.top_p = 0.8, 0.95
+    told = f"[{EXAMPLE} writes, a small model that comes with the package; --model names another, --seed N repeats]"
+    print(told, file=sys.stderr)
+    return EXAMPLE
+
+
 @single_process
 def main(config: Config) -> str:
     device = choose_device(config.device)
     prompt = read_prompt(config)
-    loaded = load_model(config.model)
+    model = choose_model(config)
+    loaded = load_model(model)
     if not loaded.predicts:
-        raise ValueError(f"{config.model} is {loaded.shown}: it writes what it read. Generate with a language model.")
+        raise ValueError(f"{model} is {loaded.shown}: it writes what it read. Generate with a language model.")
     loaded.to(device, DTYPES[config.dtype])
     assistant = open_assistant(config, loaded)
     if config.weights == "int8":
         loaded.in_int8()
     settings: dict[str, Any] = {k: v for k in SETTINGS if (v := getattr(config, k)) is not None}
+    settings.setdefault("do_sample", False)
     if config.compile:
         settings |= compile_settings(device)
         print("[compiling while it writes: seconds to minutes, less where it was done before]", file=sys.stderr)

@@ -50,7 +50,7 @@ def snippets(path: Path) -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "lmbase" / "examples" / "README.md"]
 # the examples of extending.md are run, and what they define is used, by tests/test_extending.py
 WITH_PYTHON = [path for path in PAGES if snippets(path) and path.name != "extending.md"]
 

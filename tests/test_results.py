@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "results" / "README.md"]
+PAGES.append(ROOT / "lmbase" / "examples" / "README.md")
 RESULTS = ROOT / "results" / "README.md"
 
 

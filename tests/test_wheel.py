@@ -58,6 +58,18 @@ def test_it_holds_every_module_recipe_configuration_and_template(unpacked: Path)
     assert {path.name for path in (unpacked / "sllm_recipes" / "configs").iterdir()} == configs
 
 
+def test_it_holds_the_example_models_and_writes_with_them(unpacked: Path) -> None:
+    """What somebody types first."""
+    examples = Path("lmbase") / "examples"
+    files = {path.relative_to(ROOT) for path in (ROOT / examples).rglob("*") if path.is_file()}
+    assert examples / "sllm" / "model.safetensors" in files
+    assert {path.relative_to(unpacked) for path in (unpacked / examples).rglob("*") if path.is_file()} == files
+    words = ("Once upon a time", "--max_new_tokens", "12", "--seed", "0", "--device", "cpu")
+    written = run_outside(unpacked, "-m", "sllm_recipes.cli", "generate", *words)
+    assert written.startswith("Once upon a time")
+    assert len(written) > len(words[0]) + 12
+
+
 def test_its_licence_and_command_are_declared(unpacked: Path) -> None:
     (info,) = unpacked.glob("*.dist-info")
     assert "License-Expression: MIT" in (info / "METADATA").read_text(encoding="utf-8")

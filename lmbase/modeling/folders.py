@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from lmbase.files import MANIFEST, read_json, sha256s, verify_once
-from lmbase.hub import check_source
+from lmbase.hub import check_source, local_name
 from lmbase.modeling.inspection import CONFIG, inspect_folder, inspect_hub
 
 
 def model_folder(name: str | Path, model_type: str | None = None, *, verify: bool = True, **hub_options: Any) -> str:
-    """`name`/model if it is a finished run, a folder's only GGUF file if it holds no other model, else `name` itself (a
-    folder, a GGUF file or a hub id).
+    """`name`/model if it is a finished run, a folder's only GGUF file if it holds no other model, the folder of
+    `example:NAME`, else `name` itself (a folder, a GGUF file or a hub id).
 
     Args:
         verify: compare the files with the folder's manifest, if it has one; False saves the time for reading them.
@@ -27,7 +27,8 @@ def model_folder(name: str | Path, model_type: str | None = None, *, verify: boo
         ValueError: an unfinished run, nothing there, a local folder without a model or with a damaged one, one that
             would run code, or (with `model_type`) another kind of model.
     """
-    check_source(str(name), **hub_options)
+    name = local_name(str(name))
+    check_source(name, **hub_options)
     folder = Path(name)
     if (folder / "model").is_dir():
         folder = folder / "model"
@@ -35,8 +36,8 @@ def model_folder(name: str | Path, model_type: str | None = None, *, verify: boo
         raise ValueError(f"The run {str(name)!r} is not finished: it has checkpoints but no model. Continue it first.")
     if not folder.is_dir():
         if not folder.is_file():
-            inspect_hub(str(name), **hub_options)
-        return str(name)
+            inspect_hub(name, **hub_options)
+        return name
     if model_type is None and not (folder / CONFIG).is_file() and (files := sorted(folder.glob("*.gguf"))):
         if len(files) > 1:
             raise ValueError(f"{str(name)!r} holds {len(files)} GGUF files: name one, {str(files[0])!r} for instance.")

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from lmbase.files import read_json
-from lmbase.hub import check_source
+from lmbase.hub import check_source, local_name
 from lmbase.text.codec import check_settings, codec_of, token_names
 from lmbase.text.segmentation import is_unicode
 from lmbase.text.token_kinds import BYTE_TO_CHARACTER
@@ -58,6 +58,7 @@ def load_tokenizer(
     if spec.lower().endswith(".gguf"):
         tokenizer = _read_gguf(Path(spec))
     else:
+        spec = local_name(spec)
         check_source(spec, **hub_options)
         _check_files(spec, hub_options)
         try:

@@ -14,6 +14,7 @@ from accelerate import PartialState
 
 from lmbase.benchmarking.environment import environment
 from lmbase.files import CHECKSUM, check_checksum, read_json, with_checksum, write_text
+from lmbase.hub import local_name
 
 FILE_NAME = "training.json"
 
@@ -96,9 +97,9 @@ def read_training(run: str | Path) -> Training | None:
     Raises:
         ValueError: the record is damaged.
     """
-    path = Path(run) / FILE_NAME
-    if Path(run).name == "model" and not path.is_file():
-        path = Path(run).parent / FILE_NAME
+    path = Path(local_name(str(run))) / FILE_NAME
+    if path.parent.name == "model" and not path.is_file():
+        path = path.parent.parent / FILE_NAME
     if not path.is_file():
         return None
     try:

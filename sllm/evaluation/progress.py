@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmbase.files import MANIFEST, write_text
+from lmbase.hub import local_name
 from lmbase.modeling.token_lm import DocumentNats
 from lmbase.report.rows import Row
 
@@ -78,9 +79,10 @@ class Measured:
 
 
 def identity(source: str) -> list:
-    """What tells one state of a run, a folder or a file from another: its manifest, else names, sizes and dates of its
-    files."""
-    path = Path(source) / "model" if (Path(source) / "model").is_dir() else Path(source)
+    """What tells one state of a run, a folder or a file with a model from another: its manifest, else names, sizes and
+    dates of its files."""
+    path = Path(local_name(source))
+    path = path / "model" if (path / "model").is_dir() else path
     if (path / MANIFEST).is_file():
         return [source, (path / MANIFEST).read_text(encoding="utf-8")]
     files = sorted(path.rglob("*")) if path.is_dir() else [path] * path.is_file()

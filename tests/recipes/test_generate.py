@@ -26,6 +26,26 @@ def test_the_prompt_and_what_follows_are_streamed_and_told(kinds, name, capsys):
     assert ("tokens per forward pass" in told.err) <= (name != "plain")
 
 
+def test_without_a_model_the_example_writes_and_says_so(capsys):
+    command = ["generate", "Once upon a time", "--max_new_tokens", "16", "--device", "cpu"]
+    texts = []
+    for more in ("--seed 1", "--seed 1", "--seed 2", "--do_sample false", "--model example:sllm"):
+        cli.main([*command, *more.split()])
+        told = capsys.readouterr()
+        assert told.out.startswith("Once upon a time")
+        assert len(told.out) > 24
+        assert ("example:sllm writes, a small model that comes with the package" in told.err) == ("--model" not in more)
+        texts.append(told.out)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[3] == texts[4]  # a model that is named writes the most probable tokens, as ever
+
+
+def test_a_file_of_keys_is_no_prompt(kinds, tmp_path, capsys):
+    (tmp_path / "how.yaml").write_text(f"model: {kinds}/plain\nprompt: Hello\nmax_new_tokens: 2\ndevice: cpu\n")
+    sllm(f"generate {tmp_path}/how.yaml")
+    assert capsys.readouterr().out.startswith("Hello")
+
+
 def test_an_assistant_changes_no_text(kinds, capsys):
     command = f"generate --model {kinds}/plain --prompt Hello --max_new_tokens 8 --device cpu"
     sllm(command)
