@@ -1,6 +1,7 @@
 """The sentence-level language model as users meet it: text in, text out, scores, saving and loading."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
@@ -45,7 +46,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             model.processor = vae.processor
         return model
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
@@ -78,7 +79,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             batch["continues"] = continues
         output = super().forward(**batch, keys=keys)
         if num_items_in_batch is not None:
-            output.loss = per_item(output.loss, self.loss_counts(**batch)["token"], num_items_in_batch)
+            output.loss = per_item(cast(Tensor, output.loss), self.loss_counts(**batch)["token"], num_items_in_batch)
         return output
 
     @inference_method

@@ -25,6 +25,7 @@ def write_shim(folder: Path, model_class: type[PreTrainedModel]) -> None:
 
     Nobody who imported the package runs them. A folder's manifest, if it has one, must be written after this.
     """
+    assert model_class.config_class is not None, "models here name their configuration's class"
     package = model_class.__module__.partition(".")[0]
     module, model, config = f"modeling_{package}", model_class.__name__, model_class.config_class.__name__
     write_text(folder / f"{module}.py", SHIM.format(package=package, model=model, config=config))

@@ -1,6 +1,7 @@
 """What a stock Trainer of Transformers does with each model: two steps, evaluation, a checkpoint, going on from it."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,9 @@ KINDS = {"autoencoder": make_sentences_of, "heads": make_heads, "sllm": make_gra
 
 def trainer_of(model, tokenizer, texts, folder, **options):
     """Nothing here is ours: rows of ids, and the collator of every causal language model."""
-    settings = dict(per_device_train_batch_size=2, max_steps=2, learning_rate=1e-2, report_to=[], use_cpu=True)
+    settings: dict[str, Any] = dict(
+        per_device_train_batch_size=2, max_steps=2, learning_rate=1e-2, report_to=[], use_cpu=True
+    )
     settings |= dict(save_strategy="no", disable_tqdm=True) | options
     rows = [dict(tokenizer(text)) for text in texts]
     return Trainer(

@@ -68,7 +68,6 @@ def test_what_the_code_defines_is_the_model(folders, name, tmp_path, monkeypatch
         get_class_from_dynamic_module(named["AutoConfig"], folder / name).model_type == models[name].config.model_type
     )
     loaded = get_class_from_dynamic_module(named["AutoModel"], folder / name).from_pretrained(folder / name)
-    assert isinstance(loaded, type(models[name]))
     assert loaded.num_parameters() == models[name].num_parameters()
 
 
