@@ -33,6 +33,7 @@ from lmbase.config import option, run, single_process
 from lmbase.config.yaml_files import parse_yaml
 from lmbase.modeling.folders import model_folder, model_hashes
 from lmbase.modeling.pretrained import read_config
+from lmbase.modeling.shim import shim_files
 from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.render import render
 from lmbase.report.rows import Row, read_metrics
@@ -78,6 +79,7 @@ def repository(config: Config, folder: Path) -> Files:
     metrics = read_metrics(path)
     rows = rows_of(metrics, name, path)
     files: Files = {file.name: file for file in sorted(folder.iterdir()) if file.is_file() and file.name[0] != "."}
+    files |= shim_files(folder)
     files["metrics.json"] = path
     for place in (folder / TRAINING, folder.parent / TRAINING):
         if place.is_file():

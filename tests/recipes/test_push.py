@@ -42,8 +42,12 @@ def test_a_dry_run_writes_what_would_be_uploaded(evaluated, tmp_path, name):
     sllm(f"push {evaluated}/{name} me/tiny --dry_run {tmp_path}/out --license mit")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written >= {"config.json", "model.safetensors", "tokenizer.json", "README.md", "metrics.json"}
-    for file in ("model.safetensors", "config.json"):
-        assert (tmp_path / "out" / file).read_bytes() == (evaluated / name / file).read_bytes()
+    weights, config = (tmp_path / "out" / file for file in ("model.safetensors", "config.json"))
+    assert weights.read_bytes() == (evaluated / name / weights.name).read_bytes()
+    settings = json.loads(config.read_text())
+    assert ("auto_map" in settings) == any(file.startswith("modeling_") for file in written) == (name != "plain")
+    settings.pop("auto_map", None)
+    assert settings == json.loads((evaluated / name / config.name).read_text())
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.license == "mit"
     metrics = json.loads((evaluated / "figures" / "metrics.json").read_text())

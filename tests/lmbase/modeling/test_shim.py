@@ -3,19 +3,22 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from tiny import make_mtp, make_sllm, make_vae
 from transformers import AutoModel, pipeline
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from lmbase.modeling.shim import write_shim
+from lmbase.files import verify_folder, write_folder
+from lmbase.modeling.shim import shim_files, write_shim
 from multitoken import MultiTokenLM
 from sentencevae import SentenceVAE
 from sllm import SLLM
 
 STRANGER = """
 import sys
+from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM
 
 (folder,) = sys.argv[1:]
@@ -38,7 +41,7 @@ def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for name, model in models.items():
         model.save_pretrained(folder / name)
-        write_shim(folder / name, type(model))
+        write_shim(folder / name)
     return folder, models
 
 
@@ -68,7 +71,7 @@ def test_what_the_code_defines_is_the_model(folders, name, tmp_path, monkeypatch
     config, model = (get_class_from_dynamic_module(named[key], str(folder / name)) for key in keys)
     assert issubclass(config, type(models[name].config))
     assert issubclass(model, type(models[name]))
-    loaded = model.from_pretrained(folder / name)
+    loaded: Any = model.from_pretrained(folder / name)
     assert loaded.num_parameters() == models[name].num_parameters()
 
 
@@ -88,3 +91,11 @@ def test_a_model_that_is_saved_again_names_no_code(folders, tmp_path):
     folder, _ = folders
     AutoModel.from_pretrained(folder / "sllm").save_pretrained(tmp_path)
     assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_a_manifest_knows_the_code_and_models_of_transformers_have_none(opt, tmp_path):
+    write_folder(tmp_path / "ours", make_vae().save_pretrained)
+    write_shim(tmp_path / "ours")
+    verify_folder(tmp_path / "ours", alone=True)
+    opt.save_pretrained(tmp_path / "opt")
+    assert shim_files(tmp_path / "opt") == {}
