@@ -141,11 +141,12 @@ class HarnessLM(LM):
         settings["do_sample"] = bool(settings.get("do_sample", settings.get("temperature", 0) > 0))
         if not settings["do_sample"]:
             settings = {name: value for name, value in settings.items() if name not in DRAWING}
-        how = Writing(int(limits[0]) if limits else 256, seed=settings.pop("seed", None), settings=settings)
+        limit = int(limits[0]) if limits else 256
+        how = Writing(limit, seed=settings.pop("seed", None), settings=settings)
         if self.loaded.by_sentence:
             how.overflow = "slide"
         else:
-            context = self._that_fits(context, how.max_new_tokens)
+            context = self._that_fits(context, limit)
         stream = _UntilStop(self.tokenizer, context, stops)
         try:
             return self.loaded.write(context, how, stream if stops else None).text

@@ -112,8 +112,8 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
                 with return_dict_in_generate=False only the tensor `sequences` is returned; prompt_lookup_num_tokens=k
                 drafts up to k tokens of a sentence by copying what followed the newest ones (max_matching_ngram_size,
                 default 2) earlier in the text, instead of with heads.
-            logits_processor: as in Transformers; called for one text at a time with the ids before the token (1, L):
-                the opening id and all sentences, without end marks.
+            logits_processor: as in Transformers; called for one text at a time with the ids before the token (1, L),
+                the opening id and all sentences without their end marks.
             stopping_criteria: called in the same way with the ids up to each new token, in drafts, too.
             streamer: a Transformers streamer (one text only); it is handed whole sentences. A
                 `multitoken.stream.DraftStreamer` gets drafts, and the tokens of each pass.

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import cast
 
-from transformers import MODEL_MAPPING
+from transformers import MODEL_MAPPING, PreTrainedModel
 
 from lmbase.files import MANIFEST, read_json, write_text
 from lmbase.modeling.inspection import CONFIG
@@ -28,7 +29,7 @@ def shim_files(folder: Path) -> dict[str, str]:
 
     Nobody who imported the package runs that code.
     """
-    model_class = MODEL_MAPPING[type(read_config(str(folder)))]
+    model_class = cast(type[PreTrainedModel], MODEL_MAPPING[type(read_config(str(folder)))])
     package, config_class = model_class.__module__.partition(".")[0], model_class.config_class
     if package == "transformers":
         return {}

@@ -121,7 +121,7 @@ def _opening(sentences: Sentences, room: int) -> Sentences:
 def _vectors(loaded: LoadedModel, sentences: Sentences) -> dict[str, Any]:
     """Vectors of sentences spread over all, each as [x, y, tokens, text] in the plane in which they differ most."""
     model, processor = loaded.autoencoder, loaded.model.processor
-    if len(sentences) < 3:
+    if model is None or len(sentences) < 3:
         return {}
     rows = [sentences[i] for i in np.unique(np.linspace(0, len(sentences) - 1, NUM_VECTORS).astype(int))]
     ids, mask = (t.to(model.device) for t in pad_tokens(rows, processor.pad_token_id))

@@ -14,7 +14,7 @@ from small_runs import refused, sllm
 def test_the_page_is_there_with_an_autoencoder_too(kinds, capsys):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    found = []
+    found: list[str] = []
 
     def ask():
         try:

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tiny import make_mtp, make_sllm, make_vae
@@ -18,7 +18,7 @@ from sllm import SLLM
 
 STRANGER = """
 import sys
-from typing import Any
+from typing import Any, cast
 from transformers import AutoConfig, AutoModelForCausalLM
 
 (folder,) = sys.argv[1:]
@@ -68,10 +68,10 @@ def test_what_the_code_defines_is_the_model(folders, name, tmp_path, monkeypatch
     named = json.loads((folder / name / "config.json").read_text())["auto_map"]
     assert ("AutoModelForCausalLM" in named) == models[name].can_generate()
     keys = ("AutoConfig", "AutoModel")
-    config, model = (get_class_from_dynamic_module(named[key], str(folder / name)) for key in keys)
+    config, model = (cast(Any, get_class_from_dynamic_module(named[key], str(folder / name))) for key in keys)
     assert issubclass(config, type(models[name].config))
     assert issubclass(model, type(models[name]))
-    loaded: Any = model.from_pretrained(folder / name)
+    loaded = model.from_pretrained(folder / name)
     assert loaded.num_parameters() == models[name].num_parameters()
 
 

@@ -102,8 +102,23 @@ def test_a_plain_model_writes_to_its_last_position_and_no_further():
     assert loaded.room == 16
     room = 16 - 5
     assert loaded.write("Hello", Writing(room, settings=dict(min_new_tokens=room))).num_tokens == room
-    with pytest.raises(ValueError, match=f"at most {room} new tokens fit"):
-        loaded.write("Hello", Writing(room + 1))
+    further = loaded.write("Hello", Writing(room + 1, settings=dict(min_new_tokens=room + 1)))
+    assert (further.num_tokens, further.finish_reason) == (room, "context")
+    with pytest.raises(ValueError, match="17 tokens with the opening one; tested has 16 positions"):
+        loaded.write("Hello" * 3 + "!", Writing(1))
+
+
+def test_copies_of_a_plain_model_reach_its_last_position():
+    loaded = loaded_as(make_lm("llama", max_position_embeddings=16))
+    how = dict(min_new_tokens=99, prompt_lookup_num_tokens=5)
+    written = loaded.write("aaaaa", Writing(99, settings=how))
+    assert (written.num_tokens, written.finish_reason) == (11, "context")
+    assert written.tokens_per_forward
+
+
+def test_one_text_is_written_here():
+    with pytest.raises(ValueError, match="num_return_sequences=2: one text is written here"):
+        Writing(4, settings=dict(num_return_sequences=2))
 
 
 def test_copied_drafts_need_positions_beyond_the_last_token():
