@@ -4,7 +4,7 @@ A new kind is one class here and one line in `KINDS`; nothing else asks which ki
 """
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate, islice, pairwise, starmap
+from itertools import accumulate, pairwise, starmap
 from typing import Any
 
 import torch
@@ -20,9 +20,8 @@ from lmbase.modeling.settings import end_ids, merge_generation_config, neutral_s
 from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
 from lmbase.modeling.trunk import key_value_shape, special_ids
 from lmbase.report.statistics import perplexity
-from lmbase.text.padding import pad_sentences
 from lmbase.text.streaming import written_text
-from lmbase.text.tokenizers import encode_text, token_bytes
+from lmbase.text.tokenizers import encode_text
 from multitoken import MultiTokenLM
 from multitoken.benchmarks.measuring import position_bytes, time_mtp
 from multitoken.copying import LONGEST_MATCH
@@ -32,11 +31,18 @@ from multitoken.stream import Stream
 from sentencevae import SentenceVAE
 from sllm.assistant import Assistant, CopyAssistant
 from sllm.evaluation.audit import audit_sentences
-from sllm.evaluation.continuations import Continuation, Pair, continue_sentences, continue_tokens
+from sllm.evaluation.continuations import Continuation, Pair, continue_sentences
 from sllm.evaluation.loaded import Cost, LoadedModel, Writing, Written
 from sllm.evaluation.speed import decoder_cache_bytes, time_sllm
-from sllm.evaluation.token_level import audit_ids, head_step_nats, lm_step_nats, nats_of_heads
-from sllm.scoring import equal_context, own_windows, score_plans, score_sentences
+from sllm.evaluation.token_level import (
+    audit_ids,
+    flops_of_heads,
+    head_step_nats,
+    lm_step_nats,
+    nats_in_sentences,
+    nats_of_heads,
+)
+from sllm.scoring import equal_context, opening_nats, own_windows, score_plans, score_sentences
 from sllm.sllm import SLLM
 
 AUDIT_SENTENCES = 12  # audited at every place; what follows them by samples
@@ -77,27 +83,8 @@ class TokenModel(LoadedModel):
     def score(self, texts: Sequence[str], baseline_window: int) -> dict[str, list[DocumentNats]]:
         return {"full window": score_tokens(self.scorer, self.tokenizer, texts, window=self.window)}
 
-    @torch.no_grad()
     def token_nats(self, sentences: Sequence[Sequence[int]]) -> list[list[float]]:
-        ids = torch.tensor([[i for sentence in sentences for i in sentence]], device=self.model.device)
-        ends = torch.zeros(1, dtype=torch.bool, device=ids.device)
-        nats = iter(self.scorer.nats(ids, torch.ones_like(ids), ends)[0].tolist())
-        return [list(islice(nats, len(sentence))) for sentence in sentences]
-
-    def continuations(self, pairs: Sequence[Pair]) -> list[Continuation]:
-        return continue_tokens(self.scorer, self.tokenizer, pairs, self.window)
-
-    def costs(self, text: str) -> list[Cost]:
-        (found,) = score_tokens(self.scorer, self.tokenizer, [text])
-        sizes = [len(token) for token in token_bytes(self.tokenizer, encode_text(self.tokenizer, text))]
-        parts = [Cost(size, 1, nats) for size, nats in zip(sizes, found.token[:-1], strict=True)]
-        return [*parts, Cost(0, 0, found.token[-1])]
-
-    def cache_bytes(self, num_tokens: int, num_sentences: int) -> int:
-        return num_tokens * self._position_bytes()
-
-    def _position_bytes(self) -> int:
-        return position_bytes_of(self.model.config, self.model)
+        return nats_in_sentences(self.scorer, sentences)
 
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         (found,) = self.score(texts, self.window).values()
@@ -266,9 +253,7 @@ class HeadsLM(TokenModel):
         return head_step_nats(self.model, ids)
 
     def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
-        one, every = (self.model.flops(num_tokens, self.window, heads) for heads in (1, None))
-        table = 2.0 * num_tokens * self.model.unembedding(1).numel()
-        return {"trunk": one - table, "vocabulary": table, "drafts": every - one}
+        return flops_of_heads(self.model, num_tokens, self.window)
 
     def nats_by_head(self, texts: Sequence[str]) -> list[float]:
         return nats_of_heads(self.model, [encode_text(self.tokenizer, text) for text in texts], self.window)
@@ -309,18 +294,8 @@ class SentenceLM(LoadedModel):
     def most_drafts(self) -> int:
         return 1 + len(self.model.draft_heads)
 
-    @torch.no_grad()
     def token_nats(self, sentences: Sequence[Sequence[int]]) -> list[list[float]]:
-        batch = pad_sentences([sentences], self.model.config.pad_token_id)
-        arguments = [t.to(self.model.device) for t in (batch.input_ids, batch.attention_mask, batch.sentence_mask)]
-        found = self.model.nats(*arguments, torch.ones(1, dtype=torch.bool, device=self.model.device))
-        flags, result = found.stop[0].tolist(), []
-        for k, sentence in enumerate(sentences):
-            *nats, end = found.token[0, k, : len(sentence) + 1].tolist()
-            nats[0] += flags[k]
-            nats[-1] += end
-            result.append(nats)
-        return result
+        return opening_nats(self.model, sentences)
 
     def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
         return self.model.flops_by_part(num_tokens, num_sentences)
