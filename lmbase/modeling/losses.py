@@ -148,7 +148,8 @@ def signed_nats(
 ) -> Tensor:
     """What `token_nats` gives, below zero (or -0.0) where the target is the most probable token. Without gradients."""
     found = vocabulary_loss(hidden.detach(), table.detach(), targets, closed_rows=closed_rows, closed_id=closed_id)
-    return torch.where(found.row_correct, -found.row_nats, found.row_nats)
+    nats = found.row_nats.abs()  # that of a certain target is -0.0
+    return torch.where(found.row_correct, -nats, nats)
 
 
 def _token_nats_in_place(

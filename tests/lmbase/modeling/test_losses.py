@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmbase.modeling import losses
-from lmbase.modeling.losses import close_token, token_nats, vocabulary_loss
+from lmbase.modeling.losses import close_token, signed_nats, token_nats, vocabulary_loss
 
 M, D, V, CLOSED = 11, 6, 9, 2
 
@@ -152,3 +152,18 @@ def test_nats_without_gradients_take_states_of_another_dtype():
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         found = token_nats(hidden.bfloat16(), table, targets)
     torch.testing.assert_close(found, token_nats(hidden, table, targets).detach(), rtol=0.05, atol=0.05)
+
+
+def test_signs_say_which_targets_are_the_first_choice():
+    generator = torch.Generator().manual_seed(3)
+    hidden, table = torch.randn(40, 8, generator=generator), torch.randn(5, 8, generator=generator)
+    closed = torch.arange(40) % 2 == 0
+    choices = close_token(hidden @ table.T, closed, 1).argmax(-1)
+    targets = torch.where(torch.arange(40) < 20, choices, (choices + 2) % 5)
+    targets[closed & (targets == 1)] = 3
+    nats = token_nats(hidden, table, targets, closed_rows=closed, closed_id=1)
+    signed = signed_nats(hidden, table, targets, closed_rows=closed, closed_id=1)
+    torch.testing.assert_close(signed.abs(), nats)
+    assert torch.equal(signed.signbit(), targets == choices)
+    certain = signed_nats(torch.tensor([[100.0]]), torch.tensor([[1.0], [-1.0]]), torch.tensor([0]))
+    assert certain.signbit().all()  # also where it costs nothing
