@@ -111,7 +111,7 @@ def choose_model(config: Config) -> str:
     if config.do_sample is None:
         config.do_sample = True
         if (config.temperature, config.top_k, config.top_p) == (None, None, None):
-            config.temperature, config.top_p = 0.8, 0.95
+            config.temperature, config.top_p = 0.7, 0.9
     told = f"[{EXAMPLE} writes, a small model that comes with the package; --model names another, --seed N repeats]"
     print(told, file=sys.stderr)
     return EXAMPLE
