@@ -37,6 +37,7 @@ def main(config: Config) -> TrainingResult:
         data,
         save_weights=lambda model, folder: model.lm.save_pretrained(folder),
         parents=[config.lm],
+        writer=lambda model: model.lm,
     )
 
 
