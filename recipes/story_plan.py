@@ -67,12 +67,14 @@ def check_enough(data: PreparedData) -> None:
             f"{data.name} has {train['bytes']:,} bytes ({train['tokens']:,} tokens) to train on, too little to learn "
             f"from: give at least {LEAST_TOKENS:,} tokens (about {LEAST_TOKENS * 4 // 1000} kB), better 1 MB and more."
         )
-    if "test" not in counts or "valid" not in counts:
+    if "test" not in counts:
         raise ValueError(
             f"No text of {data.name} could be held out ({data.splits_are}), and without it nothing can be told: give "
             "more documents, a longer one, or files named train.txt, valid.txt and test.txt; then begin again in "
             "another output_dir."
         )
+    if "valid" not in counts:
+        print("No text is held out for valid: nothing is measured or shown while the models are trained.")
     if train["tokens"] < FEW_TOKENS:
         print(
             f"Little text ({train['tokens']:,} tokens to train on): the models will learn it by heart; 1 MB is a start."
@@ -209,7 +211,7 @@ def _evaluation(config: Any, data: PreparedData, speed: Speed) -> tuple[dict[str
 
 def _opening(data: PreparedData) -> str:
     """The first words of a held-out text."""
-    split = data.split("valid")
+    split = data.split("valid" if "valid" in data.splits else "test")
     text = data.processor.decode(split.tokens(0, min(split.num_tokens, 32)).tolist())
     words = text.split()
     return " ".join(words[:3])[:30]

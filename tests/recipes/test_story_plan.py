@@ -13,7 +13,8 @@ from sllm_recipes.story_plan import Speed, check_enough
 def data(train=500_000, test=30_000, documents=20, **more):
     """Prepared data as the plan sees them."""
     counts = {"tokens": train, "bytes": 4 * train, "sentences": train // 9, "documents": 100}
-    splits = {"train": counts, "valid": counts, "test": counts | {"tokens": test, "documents": documents}} | more
+    splits = {"train": counts, "valid": counts, "test": test and counts | {"tokens": test, "documents": documents}}
+    splits |= more
     borders = np.linspace(0, test, documents + 1).astype(int)
     split = SimpleNamespace(
         sentence_tokens=borders, document_sentences=np.arange(documents + 1), num_documents=documents
@@ -22,7 +23,7 @@ def data(train=500_000, test=30_000, documents=20, **more):
         name="mine",
         splits_are="somehow",
         splits=tuple(name for name, found in splits.items() if found),
-        statistics=splits,
+        statistics={name: found for name, found in splits.items() if found},
         split=lambda name: split,
     )
 
@@ -64,7 +65,7 @@ def test_too_little_text_and_text_that_is_not_held_out_are_refused(capsys):
     with pytest.raises(ValueError, match=r"mine has 4,000 bytes \(1,000 tokens\) to train on, too little"):
         check_enough(data(train=1000))
     with pytest.raises(ValueError, match=r"No text of mine could be held out \(somehow\)"):
-        check_enough(data(valid=None))
+        check_enough(data(test=0))
     assert capsys.readouterr().out == ""
     check_enough(data())
     assert capsys.readouterr().out == ""
@@ -72,3 +73,5 @@ def test_too_little_text_and_text_that_is_not_held_out_are_refused(capsys):
     told = capsys.readouterr().out
     assert "by heart" in told
     assert "no intervals" in told
+    check_enough(data(valid=None))
+    assert "No text is held out for valid" in capsys.readouterr().out
