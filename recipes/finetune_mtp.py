@@ -119,7 +119,6 @@ def main(config: Config) -> TrainingResult:
         model,
         config,
         data,
-        save_weights=lambda model, folder: model.save_pretrained(folder),
         parents=[config.model or config.lm],
         before_step=before_step,
         flops=flops,

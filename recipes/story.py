@@ -80,9 +80,6 @@ def training_stages(config: Config, plan: Plan, pretrained: bool, trunk: str) ->
             f" --{name} {value}" for name, value in more.items()
         )
 
-    names = [f"{trunk}-tuned", "vae", "sllm", "sllm-drafting", "mtp"]
-    table = f"--model {trunk}={source} " + " ".join(f"{name}={out}/{name}" for name in names)
-    few = "".join(f" --{name} {value}" for name, value in plan.keys.get("evaluate", {}).items())
     stages = [
         (
             "lm",
@@ -118,15 +115,26 @@ def training_stages(config: Config, plan: Plan, pretrained: bool, trunk: str) ->
             f"finetune-sllm sllm_demo_drafting {common} --model {out}/sllm {keys('drafting')} "
             f"--output_dir {out}/sllm-drafting",
         ),
+    ]
+    return stages[pretrained:] + last_stages(config, plan, source, trunk)
+
+
+def last_stages(config: Config, plan: Plan, source: str, trunk: str) -> list[tuple[str, str, str]]:
+    """Those that look at what was trained. `source` is where the trunk lies, quoted."""
+    out = shlex.quote(config.output_dir)
+    names = [f"{trunk}-tuned", "vae", "sllm", "sllm-drafting", "mtp"]
+    table = f"--model {trunk}={source} " + " ".join(f"{name}={out}/{name}" for name in names)
+    more = "".join(f" --{name} {value}" for name, value in plan.keys.get("evaluate", {}).items())
+    quick = " --quick true" if config.quick else ""
+    return [
         (
             "evaluate",
             "Evaluation: audited, every byte scored once, side by side",
-            f"evaluate {table} {data} --baseline {trunk}-tuned --device {config.device}{few}{quick} "
+            f"evaluate {table} --data {out}/data --baseline {trunk}-tuned --device {config.device}{more}{quick} "
             f"--output_dir {out}/evaluate",
         ),
         ("", "Report", f"report --runs {out} --title {shlex.quote(title(config))}"),
     ]
-    return stages[pretrained:]
 
 
 def title(config: Config) -> str:

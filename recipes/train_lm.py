@@ -35,7 +35,6 @@ def main(config: Config) -> TrainingResult:
         TokenLM(lm),
         config,
         data,
-        save_weights=lambda model, folder: model.lm.save_pretrained(folder),
         parents=[config.lm],
         writer=lambda model: model.lm,
     )

@@ -97,12 +97,12 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
     items = recipe.items_of(split)
     _settle_steps(config, items)
     valid = recipe.items_of(data.split("valid")) if "valid" in data.splits else None
+    prompt = config.sample_prompt
     hooks = Hooks(
         save_model=recipe.save_model,
         evaluate=None if valid is None else lambda trained: recipe.figures(trained, valid),
         before_step=recipe.before_step,
-        write=config.sample_prompt
-        and (lambda trained: sample(recipe.writer(trained), data.processor.tokenizer, config.sample_prompt)),
+        write=None if not prompt else lambda trained: sample(recipe.writer(trained), data.processor.tokenizer, prompt),
     )
     result = train(model, TrainingData(items, items.lengths, hash=data.hash), config, config.output_dir, hooks)
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
@@ -126,7 +126,6 @@ def train_on_windows(
     config: WindowConfig,
     data: PreparedData,
     *,
-    save_weights: Callable[[Any, Path], None],
     parents: list[str | None],
     writer: Callable[[Any], Any] = lambda model: model,
     before_step: Callable[[Any, int], None] | None = None,
@@ -136,7 +135,7 @@ def train_on_windows(
 
     Args:
         model: besides what `train` asks for, `config` (a PreTrainedConfig) and `flops(num_tokens, context)`.
-        writer: the part of the model that writes texts.
+        writer: the part of the model that writes texts and is saved.
         flops: of forward passes over so many tokens in such windows, where they are not always the model's.
     """
     positions = model.config.max_position_embeddings
@@ -146,7 +145,7 @@ def train_on_windows(
     processor = data.processor
 
     def save_model(trained: Any, folder: Path) -> None:
-        save_weights(trained, folder)
+        writer(trained).save_pretrained(folder)
         processor.save_pretrained(folder)
 
     recipe = Recipe(
