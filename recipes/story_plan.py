@@ -26,6 +26,12 @@ FILE_NAME = "plan.json"
 CONTEXT = 256  # positions of a training window, as in the demo's configurations
 MAX_SENTENCES = 24
 BATCHES = {"lm": 8, "tuned": 8, "vae": 128, "sllm": 8, "mtp": 8, "drafting": 4}  # likewise
+KEYS: dict[str, dict[str, Any]] = {  # where a story differs from those, for speed
+    "lm": {"eval_windows": 32},
+    "tuned": {"eval_windows": 32},
+    "vae": {"batch_size": BATCHES["vae"], "eval_sentences": 1024},  # twice the tokens per second that 64 have
+    "sllm": {"eval_windows": 32},
+}
 # Tokens of the demo. The baseline is trained on as many as autoencoder and SLLM together.
 TOKENS = {"lm": 1_200_000, "vae": 400_000, "sllm": 600_000, "tuned": 1_000_000, "mtp": 200_000, "drafting": 100_000}
 # Seconds per token: those of which measured model, times what.
@@ -174,12 +180,13 @@ def _planned(config: Any, data: PreparedData, speed: Speed, asked: dict[str, Any
     tokens["tuned"] = tokens["vae"] + tokens["sllm"]
     sentence = data.statistics["train"]["tokens"] / data.statistics["train"]["sentences"]
     window_of = {"vae": sentence} | dict.fromkeys(("sllm", "drafting"), sentence * MAX_SENTENCES * 0.8)
-    keys: dict[str, dict[str, Any]] = {}
+    keys = {part: dict(KEYS.get(part, {})) for part in tokens}
     for part, n in tokens.items() if config.minutes else ():  # the configurations are made for the demo's
         window = window_of.get(part, speed.context * 0.8)  # some are the ends of documents
         batch = int(np.clip(n / window / LEAST_STEPS, 1, BATCHES[part]))
         steps = max(1, round(n / window / batch))
-        keys[part] = {} if batch == BATCHES[part] else {"batch_size": batch}
+        if batch < BATCHES[part]:
+            keys[part]["batch_size"] = batch
         if steps < 2 * LEAST_STEPS:  # fewer than the configurations are made for
             keys[part] |= {"warmup_steps": min(20, steps // 5), "log_every": max(1, min(20, steps // 5))}
             if part in WATCHED:
