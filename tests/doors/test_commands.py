@@ -9,7 +9,7 @@ from glob import glob
 from pathlib import Path
 
 import pytest
-from page_commands import blocks, commands, header
+from page_commands import blocks, commands, header, spans
 from rooms import ROOT
 from served import served
 from small_runs import story
@@ -17,12 +17,13 @@ from tiny import make_opt, make_processor
 
 from lmbase.config import load_config
 from sllm.loading import load_model
+from sllm_data.stdlib import read_stdlib
 from sllm_recipes import cli
 
 CONFIGS = cli.FOLDER / "configs"
 PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "lmbase/examples/README.md"]
 PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
-FAMILIES = ["tiny", "small", "opt", "demo"]  # a family's headers are one page: they build on each other
+FAMILIES = ["small", "opt", "demo"]  # a family's headers are one page: they build on each other; see `world` for tiny
 OTHERS = ["induction", "polynomials", "mtp_bytes"]
 MEASURED = ["results/README.md"]  # hours of measurements: their commands are only read
 
@@ -37,8 +38,6 @@ TINY = {
     "generate": "--max_new_tokens 4 --device cpu",
     "synthetic-tasks": "--quick true --sizes 1M --num_future_tokens 1 --device cpu --dtype fp32",
 }
-# Words of a command that take much longer than what they show, and the ones that stand in for them here.
-SMALLER = {"bpe:4096": "bpe:300", "bpe:8192": "bpe:300", "stdlib": "my_text/"}
 # What is not typed here, by how it begins, and why. Recipes among them must at least know every word.
 NOT_TYPED = {
     r"git clone|cd sllm": "needs a network",
@@ -65,7 +64,7 @@ def commands_of(page: str) -> list[str]:
         return commands(blocks((ROOT / page).read_text(encoding="utf-8")))
     steps = ["data", "lm", "vae", "sllm", "lm_*_tuned", "evaluate", "mtp", "sllm_*_drafting"]
     names = [f"{step}_{page}" if "*" not in step else step.replace("*", page) for step in steps]
-    paths = [path for name in (names if page in FAMILIES else [page]) if (path := CONFIGS / f"{name}.yaml").exists()]
+    paths = [path for name in ([page] if page in OTHERS else names) if (path := CONFIGS / f"{name}.yaml").exists()]
     return [one for path in paths for one in commands(header(path.read_text(encoding="utf-8")))]
 
 
@@ -83,7 +82,9 @@ def understood(command: str) -> None:
     if program == "torchrun":
         name = next(word for word in words if word.startswith("sllm_recipes."))
         program, words = "sllm", [name.removeprefix("sllm_recipes."), *words[words.index(name) + 1 :]]
-    if program == "sllm":
+    if program == "sllm" and len(words) == 1:
+        cli.main(words if words[0] == "list" else [*words, "--help"])
+    elif program == "sllm":
         words = words[2:] if words[0] == "--processes" else words
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("lmbase.config.run", lambda keys, main, argv: load_config(keys, argv, CONFIGS))
@@ -92,12 +93,9 @@ def understood(command: str) -> None:
 
 def tiny(words: list[str]) -> list[str]:
     """The words of a recipe with settings that take a second; patterns become what they match, as in a shell."""
-    words = [SMALLER.get(word, word) for word in words]
     words = [path for word in words for path in (sorted(glob(word)) if "*" in word else [word])]
-    if words[0] == "prepare" and "--data" not in words:
+    if words[:2] == ["prepare", "data_opt"] and "--data" not in words:  # which is an encyclopedia
         words += ["--data", "my_text/"]
-    if words[0] in ("train-lm", "pretrain-vae", "finetune-mtp") and len(words) > 1 and "bpe" in words[1]:
-        words += ["--tokenizer", "bpe:300"]
     more = shlex.split(TINY.get(words[0], ""))
     for key in {word for word in more if word.startswith("--")} | {"--train_tokens"}:
         while key in words:
@@ -119,9 +117,19 @@ def type_in(command: str) -> None:
     cli.main(tiny(words))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def little_documentation():
+    """The embedded corpus, with a few of its modules."""
+    name, splits = read_stdlib()
+    few = {split: documents[:20] for split, documents in splits.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sllm_data.corpora.read_stdlib", lambda: (name, few))
+        yield
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """Texts, models under the names of OPTs, and the runs of the tiny family."""
+    """Texts, models under the names of OPTs, and the runs of the tiny family, made as its headers say."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "my_text").mkdir()
     for split, seeds in {"train": range(30), "valid": range(30, 34), "test": range(34, 38)}.items():
@@ -130,8 +138,6 @@ def world(tmp_path_factory):
     for size in ("125m", "350m"):
         make_opt(max_position_embeddings=128).save_pretrained(folder / "facebook" / f"opt-{size}")
         make_processor().tokenizer.save_pretrained(folder / "facebook" / f"opt-{size}")
-    shutil.copytree(ROOT / "results", folder / "results")
-    shutil.copy(ROOT / "README.md", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for command in commands_of("tiny"):
@@ -145,8 +151,10 @@ def world(tmp_path_factory):
 def test_commands(page, world, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     if commands_of(page):
-        for name in ("my_text", "facebook", "results", "README.md"):
+        for name in ("my_text", "facebook"):
             (tmp_path / name).symlink_to(world / name)
+        shutil.copytree(ROOT / "results", tmp_path / "results")
+        shutil.copy(ROOT / "README.md", tmp_path)
         shutil.copytree(world / "demo", tmp_path / "runs" / "demo")
         for name, run in GIVEN.get(page, {}).items():
             shutil.copytree(world / "runs" / run, tmp_path / "runs" / name)
@@ -164,11 +172,22 @@ def test_commands_of_measurements_are_understood(page):
         understood(command)
 
 
+@pytest.mark.parametrize("path", [ROOT / page for page in [*PAGES, *MEASURED]] + sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_commands_in_running_text_are_understood(path):
+    for command in spans(path.read_text(encoding="utf-8")):
+        try:
+            understood(f"sllm {command}")
+        except SystemExit as left:
+            assert not left.code, command
+        except ValueError as error:  # they name the keys in question only, and leave out what is needed, too
+            assert not re.search(r"unknown key|expected", str(error)), error
+
+
 def test_what_is_not_typed_stands_on_a_page():
-    found = {reason(command) for page in [*PAGES, *FAMILIES, *OTHERS] for command in commands_of(page)}
+    found = {reason(command) for page in [*PAGES, *FAMILIES, *OTHERS, "tiny"] for command in commands_of(page)}
     assert set(NOT_TYPED) - found == set()
 
 
 def test_every_configuration_is_among_the_pages():
-    typed = {word for page in [*FAMILIES, *OTHERS] for command in commands_of(page) for word in command.split()}
+    typed = {word for page in [*FAMILIES, *OTHERS, "tiny"] for command in commands_of(page) for word in command.split()}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} - typed == set()

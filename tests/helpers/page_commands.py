@@ -30,6 +30,11 @@ def header(configuration: str) -> Iterator[str]:
     yield from re.findall(r"((?:^  .*\n)+)", text, re.MULTILINE)
 
 
+def spans(text: str) -> list[str]:
+    """Commands in the running text, `sllm NAME ...`; not those whose recipe is left open."""
+    return re.findall(r"`sllm ([a-z][^`\[]*)`", re.sub(r"\n(# )?", " ", text))
+
+
 def commands(parts: Iterator[str]) -> list[str]:
     """The commands of blocks, in order: one line each, without comments, variables filled in."""
     found, variables = [], {}
