@@ -166,14 +166,8 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
             labels: (B, L) a copy of the ids, -100 where nothing is predicted; head i of position t predicts label t+i.
             num_items_in_batch: what the sum of the loss is divided by; default: the number of head 1's targets.
         """
-        if ends is None and input_ids.shape[1] > self.config.max_position_embeddings:
-            raise ValueError(
-                f"Rows of {input_ids.shape[1]} ids, and the model has {self.config.max_position_embeddings} positions: "
-                "cut them into shorter ones."
-            )
         if ends is not None:
-            assert attention_mask is not None
-            cut = shift(input_ids, attention_mask, ends, self.ids)
+            cut = shift(input_ids, cast(Tensor, attention_mask), ends, self.ids)
         elif labels is not None:
             cut = shift_labels(input_ids, attention_mask, labels)
         else:
@@ -277,7 +271,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
 
     def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Head 1's logits (B, L, V) after each of (B, L) ids, which open with </s>, padded on the left or right."""
-        positions, mask = causal_places(input_ids, attention_mask)
+        positions, mask = causal_places(input_ids, attention_mask, self.config.max_position_embeddings)
         z = self.read(input_ids, positions, mask)
         states = dict(self.run_heads(z, range(1, self.num_read_heads + 1), positions, mask))[1]
         return self.finish(states) @ self.unembedding(1).T
@@ -310,7 +304,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
 
     def _all_states(self, cut: Shifted, num_heads: int) -> Iterator[tuple[int, Tensor]]:
         """Head number and states (B, L+1, H) before the final norm, head 1 first."""
-        positions, mask = causal_places(cut.input_ids, cut.attention_mask)
+        positions, mask = causal_places(cut.input_ids, cut.attention_mask, self.config.max_position_embeddings)
         z = self.read(cut.input_ids, positions, mask)
         found = self.run_heads(z, range(1, num_heads + 1), positions, mask)
         yield from sorted(found, key=lambda pair: pair[0]) if self.kind.reads_all else found

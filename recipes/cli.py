@@ -4,6 +4,11 @@
     sllm RECIPE --help                        every key of a recipe, with its default and meaning
     sllm --processes N RECIPE ...             a training in N processes of this machine, one for each GPU
     sllm list                                 the recipes and the shipped configurations
+    sllm show CONFIG|RECIPE                   every key of a configuration, with its value, default and meaning
+    sllm copy CONFIG [FILE]                   a shipped configuration, to edit; nothing is overwritten
+    sllm check FILE ...                       all that is wrong with files of configuration, with lines
+    sllm env                                  versions, hardware, threads and extras: to paste into an issue
+    sllm completion bash|zsh                  what completes commands and keys in a shell
     sllm --version                            the version of this package
 
 A recipe is a file in this folder with a docstring (its manual), a dataclass (its keys) and a function `main(config)`.
@@ -17,13 +22,13 @@ import functools
 import importlib
 import sys
 import textwrap
-import typing
 from collections.abc import Sequence
 from importlib import metadata
 from itertools import takewhile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+TOOLS = ("show", "copy", "check", "env", "completion")
 EARLIER_NAMES = {"train_opt": "train_lm"}
 
 
@@ -39,8 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words[0] == "list":
         print(f"{_list_recipes()}\n\n{_list_configs()}")
         return
+    if words[0] in TOOLS:
+        from sllm_recipes import tools
+
+        tools.run(words[0], words[1:], recipes())
+        return
     processes = 0
-    if words[0] == "--processes":
+    if words[0] in ("--processes", "--num_processes", "--num-processes"):
         if len(words) < 3 or not words[1].isdecimal() or not (processes := int(words[1])):
             print("error: expected sllm --processes N RECIPE ..., N a number from 1 on", file=sys.stderr)
             raise SystemExit(2)
@@ -49,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = EARLIER_NAMES.get(name, name)
     known = recipes()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name, [*known, *TOOLS, "list"], n=3, cutoff=0.4)
         hint = (
             f"did you mean {' or '.join(map(_shown, near))}?" if near else f"known are {', '.join(map(_shown, known))}."
         )
@@ -66,7 +76,7 @@ def run_recipe(name: str, argv: Sequence[str]) -> None:
     """Run one recipe with the rest of the command line. Its keys are the dataclass that its `main` takes, or that its
     `config_class` makes of the command line. A recipe without shipped configurations may name the key that words
     without one are values of, as POSITIONAL, or several keys for a word each."""
-    from lmbase.config import run
+    from lmbase.config import class_of_keys, run
     from lmbase.processes import signals_handled, stop_at_once, stopped_by, tell_stopped
 
     stopped_by.clear()
@@ -76,11 +86,7 @@ def run_recipe(name: str, argv: Sequence[str]) -> None:
     except KeyboardInterrupt as error:
         raise SystemExit(tell_stopped(error)) from None
     argv = _with_keys(argv, getattr(recipe, "POSITIONAL", ()))
-    if hasattr(recipe, "config_class"):
-        keys = recipe.config_class(argv)
-    else:
-        keys = next(iter(typing.get_type_hints(recipe.main).values()))
-    run(keys, recipe.main, argv)
+    run(class_of_keys(recipe, argv), recipe.main, argv)
 
 
 def _with_keys(argv: Sequence[str], positional: str | tuple[str, ...]) -> list[str]:

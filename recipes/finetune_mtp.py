@@ -102,7 +102,7 @@ def _further(folder: str, given: dict[str, Any], curriculum: str) -> MultiTokenL
 def main(config: Config) -> TrainingResult:
     own = model_folder(config.model, "multi_token_lm") if config.model else own_tokenizer(config.lm)
     model = build(config, data := open_for(config, own))
-
+    model.tokenizer = data.processor.tokenizer
     model.trains_in_part = config.curriculum != "static"
 
     def before_step(model: MultiTokenLM, step: int) -> None:
@@ -119,7 +119,6 @@ def main(config: Config) -> TrainingResult:
         model,
         config,
         data,
-        save_weights=lambda model, folder: model.save_pretrained(folder),
         parents=[config.model or config.lm],
         before_step=before_step,
         flops=flops,

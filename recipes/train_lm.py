@@ -35,8 +35,8 @@ def main(config: Config) -> TrainingResult:
         TokenLM(lm),
         config,
         data,
-        save_weights=lambda model, folder: model.lm.save_pretrained(folder),
         parents=[config.lm],
+        writer=lambda model: model.lm,
     )
 
 

@@ -14,11 +14,14 @@ from lmbase.training.batches import Dataset, steps_for
 from lmbase.training.cost import write_training
 from lmbase.training.loop import Hooks, TrainingConfig, TrainingData, TrainingResult, train
 from lmbase.training.validation import validation_loss
+from sllm.evaluation.kinds import kind_of
+from sllm.evaluation.loaded import Writing
 from sllm_data.datasets import TokenWindowDataset
 from sllm_data.open_data import open_data
 from sllm_data.prepared import PreparedData, PreparedSplit
 
 VERIFY = "compare models and data with their checksums; false: sizes and structure only, for very large folders"
+SAMPLE_TOKENS = 24  # written after an evaluation
 
 
 @dataclass
@@ -31,6 +34,13 @@ class RunConfig(TrainingConfig):
     text_field: str = option("text", "the field of a record that holds the text")
     train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
     verify: bool = option(True, VERIFY, may_differ=True)
+    sample_prompt: str | None = option(
+        None,
+        "a text that is continued after each evaluation (by an autoencoder: written out again), to read how it comes "
+        "along",
+        may_differ=True,
+        prose=True,
+    )
 
 
 @dataclass
@@ -76,6 +86,7 @@ class Recipe:
     parents: list[str | None]  # the runs that it started from
     save_model: Callable[[Any, Path], None] = lambda model, folder: model.save_pretrained(folder)
     before_step: Callable[[Any, int], None] | None = None  # as in `Hooks`
+    writer: Callable[[Any], Any] = lambda model: model  # the part of a model that `generate` is asked of
 
 
 def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) -> TrainingResult:
@@ -88,10 +99,12 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
     items = recipe.items_of(split)
     _settle_steps(config, items)
     valid = recipe.items_of(data.split("valid")) if "valid" in data.splits else None
+    prompt = config.sample_prompt
     hooks = Hooks(
         save_model=recipe.save_model,
         evaluate=None if valid is None else lambda trained: recipe.figures(trained, valid),
         before_step=recipe.before_step,
+        write=None if not prompt else lambda trained: sample(recipe.writer(trained), data.processor.tokenizer, prompt),
     )
     result = train(model, TrainingData(items, items.lengths, hash=data.hash), config, config.output_dir, hooks)
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
@@ -100,13 +113,23 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
     return result
 
 
+def sample(model: Any, tokenizer: Any, prompt: str) -> str:
+    """What a model makes of a prompt while it is trained, on one line."""
+    loaded = kind_of(model.config.model_type)("", model, tokenizer)
+    if loaded.predicts:
+        text = f"writes: {prompt}{loaded.write(prompt, Writing(SAMPLE_TOKENS, num_draft=1)).text}"
+    else:
+        text = f"writes out again: {prompt} -> {model.reconstruct([prompt])[0]}"
+    return " ".join(text.split())[:200]
+
+
 def train_on_windows(
     model: Any,
     config: WindowConfig,
     data: PreparedData,
     *,
-    save_weights: Callable[[Any, Path], None],
     parents: list[str | None],
+    writer: Callable[[Any], Any] = lambda model: model,
     before_step: Callable[[Any, int], None] | None = None,
     flops: Callable[[int, int], float] | None = None,
 ) -> TrainingResult:
@@ -114,6 +137,7 @@ def train_on_windows(
 
     Args:
         model: besides what `train` asks for, `config` (a PreTrainedConfig) and `flops(num_tokens, context)`.
+        writer: the part of the model that writes texts and is saved.
         flops: of forward passes over so many tokens in such windows, where they are not always the model's.
     """
     positions = model.config.max_position_embeddings
@@ -123,7 +147,7 @@ def train_on_windows(
     processor = data.processor
 
     def save_model(trained: Any, folder: Path) -> None:
-        save_weights(trained, folder)
+        writer(trained).save_pretrained(folder)
         processor.save_pretrained(folder)
 
     recipe = Recipe(
@@ -133,6 +157,7 @@ def train_on_windows(
         parents=parents,
         save_model=save_model,
         before_step=before_step,
+        writer=writer,
     )
     return train_on(model, config, data, recipe)
 

@@ -27,6 +27,14 @@ _DASHES = re.compile("--")
 _KEY = re.compile(r"--[A-Za-z][\w.-]*(=|\Z)")
 
 
+class Faults(ValueError):
+    """All that is wrong with a configuration, a line each."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+        super().__init__("The configuration is not valid:\n" + "\n".join(f"  {line}" for line in lines))
+
+
 def load_config(cls: type[ConfigT], argv: Sequence[str], configs: Path | None = None) -> ConfigT:
     """Build `cls` from `[CONFIG] [--key value ...]`.
 
@@ -50,7 +58,9 @@ def load_config(cls: type[ConfigT], argv: Sequence[str], configs: Path | None = 
     given, problems = parse_words(words, keys)
     layers = []
     if config_path:
-        layers = [(values, config_path.name) for values in file_layers(read_yaml(config_path, keys), given, keys)]
+        layers = [
+            (values, config_path.name) for values in file_layers(read_yaml(config_path, keys, problems), given, keys)
+        ]
     layers.append((given, "command line"))
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -70,7 +80,7 @@ def load_config(cls: type[ConfigT], argv: Sequence[str], configs: Path | None = 
         if _is_misread(value, members(keys[name].type)):
             problems.append(f"{name} = {value!r} ({sources[name]}): expected {type_name(keys[name].type)}")
     if problems:
-        raise ValueError("The configuration is not valid:\n" + "\n".join(f"  {line}" for line in problems))
+        raise Faults(problems)
     vars(config)["_given_on_command_line"] = frozenset(given)  # no field, so it is neither compared nor saved
     return config
 

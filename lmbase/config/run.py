@@ -4,8 +4,10 @@ import inspect
 import os
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from lmbase.config.command_line import load_config
@@ -28,6 +30,13 @@ def single_process(main: MainT) -> MainT:
     """Marks a recipe whose work is done once: of the processes that `torchrun` started, `run` goes on in the first."""
     vars(main)["single_process"] = True
     return main
+
+
+def class_of_keys(recipe: ModuleType, argv: Sequence[str]) -> type:
+    """The dataclass of a recipe's keys: what its `main` takes, or what its `config_class` makes of a command line."""
+    if hasattr(recipe, "config_class"):
+        return recipe.config_class(argv)
+    return next(iter(typing.get_type_hints(recipe.main).values()))
 
 
 def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] | None = None) -> None:

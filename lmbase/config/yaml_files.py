@@ -14,13 +14,19 @@ from lmbase.files import write_text
 
 
 class Loader(yaml.SafeLoader):
-    """YAML without its two traps: `1e-4` is a number (YAML 1.1 wants `1.0e-4`), and a key given twice is an error."""
+    """YAML without its two traps: `1e-4` is a number (YAML 1.1 wants `1.0e-4`), and a key given twice is found."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.twice: list[str] = []  # a line for each key that is given again in one mapping
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"given twice: {', '.join(twice)}", node.start_mark)
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                self.twice.append(f"{key}: given twice, again in line {key_node.start_mark.line + 1}")
+            seen.append(key)
         return super().construct_mapping(node, deep)
 
 
@@ -35,23 +41,34 @@ for _class in (Loader, _Dumper):
 
 def parse_yaml(text: str) -> Any:
     """The value in a YAML text: plain data only, no key twice. Raises yaml.YAMLError."""
+    value, twice = _parse(text)
+    if twice:
+        raise yaml.YAMLError("; ".join(twice))
+    return value
+
+
+def _parse(text: str) -> tuple[Any, list[str]]:
+    """The value, the last one of a key that is given twice, and a line for each such key."""
     loader = Loader(text)
     try:
-        return loader.get_single_data()
+        return loader.get_single_data(), loader.twice
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
     finally:
         loader.dispose()
 
 
-def read_yaml(path: Path, keys: Keys) -> dict[str, Any]:
+def read_yaml(path: Path, keys: Keys, problems: list[str] | None = None) -> dict[str, Any]:
     """The values in a YAML file, each under its key's own name (dotted where it lies in a nested mapping).
+
+    Args:
+        problems: receives a line for each key that is given twice, which else is an error.
 
     Raises:
         ValueError: the file is not YAML, not a mapping, or gives a key twice; the message names the file.
     """
     try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
+        data, twice = _parse(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if data is None:
@@ -59,10 +76,25 @@ def read_yaml(path: Path, keys: Keys) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold `key: value` lines, not a {type(data).__name__}")
     values = flatten(data, keys)
-    twice = keys_given_twice(values, keys)
-    if twice:
+    twice = twice + keys_given_twice(values, keys)
+    if twice and problems is None:
         raise ValueError(f"{path}: {'; '.join(twice)}")
+    if problems is not None:
+        problems += [f"{path}: {line}" for line in twice]
     return own_names(values, keys)
+
+
+def key_lines(path: Path) -> dict[str, int]:
+    """The line of each key in a YAML file that can be read, by its dotted name as the file spells it."""
+    lines: dict[str, int] = {}
+    open_nodes = [("", yaml.compose(path.read_text(encoding="utf-8"), Loader=Loader))]
+    while open_nodes:
+        prefix, node = open_nodes.pop()
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            name = f"{prefix}{key.value}".replace("-", "_")
+            lines.setdefault(name, key.start_mark.line + 1)
+            open_nodes.append((f"{name}.", value))
+    return lines
 
 
 def file_layers(values: dict[str, Any], given: dict[str, Any], keys: Keys) -> list[dict[str, Any]]:
@@ -84,6 +116,12 @@ def file_layers(values: dict[str, Any], given: dict[str, Any], keys: Keys) -> li
             cases = {str(case): entries for case, entries in table.items()}
             special |= flatten(cases.get(str(chosen.get(name.removeprefix("by_"))), {}), keys)
     return [plain, special]
+
+
+def file_cases(values: dict[str, Any], keys: Keys) -> list[tuple[str, str]]:
+    """Each case of a file's tables `by_KEY`: (KEY, value)."""
+    tables = [(name.removeprefix("by_"), table) for name, table in values.items() if _is_table(name, table, keys)]
+    return [(name, str(case)) for name, table in tables for case in table]
 
 
 def _is_table(name: str, value: Any, keys: Keys) -> bool:

@@ -82,9 +82,17 @@ AttentionInterface.register(NAME, _of_transformers)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def causal_places(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def causal_places(input_ids: Tensor, attention_mask: Tensor | None, most: int) -> tuple[Tensor, Tensor | None]:
     """Positions (B, L) of rows of ids, padded on either side, and what each sees, (B, 1, L, L) bool; None is all before
-    it, which will do where padding is on the right only."""
+    it, which will do where padding is on the right only.
+
+    Raises:
+        ValueError: rows longer than the model has positions, `most`.
+    """
+    if input_ids.shape[1] > most:
+        raise ValueError(
+            f"Rows of {input_ids.shape[1]} ids, and the model has {most} positions: cut them into shorter ones."
+        )
     places = torch.arange(input_ids.shape[1], device=input_ids.device)
     if attention_mask is None or not (attention_mask[:, 1:] > attention_mask[:, :-1]).any():
         return places.expand_as(input_ids), None

@@ -66,11 +66,13 @@ class Hooks:
         save_model: writes the finished model into a folder.
         evaluate: figures for the log. Called in every process, in evaluation mode, without gradients.
         before_step: called with the model and the step (from 0) before each step, for schedules inside the model.
+        write: something to read that the model wrote, shown after each evaluation.
     """
 
     save_model: Callable[[Any, Path], None]
     evaluate: Callable[[Any], dict[str, float]] | None = None
     before_step: Callable[[Any, int], None] | None = None
+    write: Callable[[Any], str] | None = None
 
 
 def train(
@@ -104,7 +106,7 @@ def train(
         if run.step and hooks.evaluate and run.evaluation_is_missing():  # it was killed there
             if hooks.before_step:
                 hooks.before_step(model, run.step - 1)
-            run.evaluate(hooks.evaluate, stop)
+            run.evaluate(hooks, stop)
         for prepared in context.enter_context(contextlib.closing(run.feed.steps(run.step, config.max_steps))):
             if hooks.before_step:
                 hooks.before_step(model, run.step)
@@ -119,7 +121,7 @@ def train(
             if stopping:
                 run.stop(stop)
             if hooks.evaluate and due:
-                run.evaluate(hooks.evaluate, stop)
+                run.evaluate(hooks, stop)
         run.finish(hooks.save_model)
     return TrainingResult(run.step, run.tokens, run.seconds, run.losses)
 
@@ -151,7 +153,7 @@ class _Run:
         self.saved_step = self.step
         in_main_process(accelerator, self._check_free_space)
 
-        self.log = RunLog(folder, accelerator, self.step, config.max_steps)
+        self.log = RunLog(folder, accelerator, self.step, config.max_steps, config.eval_every)
         start_tracker(accelerator, config.tracker, config_to_dict(config), folder, self.step)
         for fault in faults:
             self.log.say(f"Passed over a checkpoint: {fault}")
@@ -208,12 +210,13 @@ class _Run:
             self.average.update(self.step)
         self.step += 1
         self.tokens += round(tokens)
-        self.seconds += prepared.seconds_waited + time.perf_counter() - began
+        seconds = prepared.seconds_waited + time.perf_counter() - began
+        self.seconds += seconds
         for name, total, count in zip(names, totals, counts, strict=True):
             earlier_total, earlier_count = self.interval.get(name, (0.0, 0.0))
             self.interval[name] = (earlier_total + total, earlier_count + count)
         self.grad_norm = grad_norm
-        self.log.advance(self.step)
+        self.log.advance(self.step, seconds)
         return stopping > 0
 
     def _sum_over_processes(self, values: list[float]) -> list[float]:
@@ -270,23 +273,29 @@ class _Run:
         missing = self.is_main and self.evaluation_is_due() and not self.log.has_evaluation(self.step)
         return self._sum_over_processes([float(missing)])[0] > 0
 
-    def evaluate(self, evaluate: Callable[[Any], dict[str, float]], stop: StopSignal) -> None:
-        """Log the figures of `evaluate(model)`, with the averaged weights if there are any.
+    def evaluate(self, hooks: Hooks, stop: StopSignal) -> None:
+        """Log the figures of `hooks.evaluate`, with the averaged weights if there are any, and show what `hooks.write`
+        gives.
 
         Raises:
             Stopped: a signal came meanwhile; a checkpoint was written.
         """
         self.model.eval()
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bf16")
+        began = time.perf_counter()
 
-        def measure() -> dict[str, float]:  # without waiting for other processes, whom a signal may reach later
+        def measure() -> tuple[dict[str, float], str]:  # without waiting for others, whom a signal may reach later
+            assert hooks.evaluate is not None
             with torch.no_grad(), autocast:
-                return evaluate(self.model)
+                return hooks.evaluate(self.model), hooks.write(self.model) if hooks.write else ""
 
         with self._final_weights(), shards_gathered(self.model):
-            figures = stop.unless_stopped(measure)
-        if figures is not None:
-            self.log.evaluation(self.step, figures)
+            found = stop.unless_stopped(measure)
+        if found is not None:
+            figures, written = found
+            self.log.evaluation(self.step, figures, time.perf_counter() - began)
+            if written:
+                self.log.say(f"  {written}")
         if self._sum_over_processes([float(stop.requested)])[0]:
             self.stop(stop)
 

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,11 +15,15 @@ from typing import Any, TypeVar
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from lmbase.benchmarking.peak_memory import peak
 from lmbase.files import from_lines, to_line, write_text
 from lmbase.processes import Stopped, signals_handled, stopped_by
 
 FoundT = TypeVar("FoundT")
 SECONDS_BETWEEN_LINES = 30.0  # where nobody watches (a file, a pipe), a line now and then is enough
+STEPS_TO_WARM_UP = 2  # of a run: slower than all that follow, by ten times and more
+STEPS_TO_KNOW = 10  # after which the time left is worth telling
+PACE_STEPS = 100  # the newest steps say how fast the rest will be
 SECONDS_TO_AGREE = 20.0  # that processes have to stop together: a launcher kills them after 30
 
 
@@ -31,17 +36,27 @@ class RunLog:
         step: the step the run starts or continues from; lines of the log after it (of a run that was cut off) are
             dropped.
         max_steps: where it ends.
+        eval_every: steps between its evaluations, whose time counts in the time left; 0: one at the end.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator, step: int, max_steps: int) -> None:
+    def __init__(self, folder: Path, accelerator: Accelerator, step: int, max_steps: int, eval_every: int = 0) -> None:
         self.path = folder / "log.jsonl"
         self.accelerator = accelerator
         self.is_main = accelerator.is_main_process
         self.first_step, self.max_steps = step, max_steps
-        self.started = self.last_line = time.monotonic()
+        self.eval_every = eval_every or max_steps
+        self.pace: deque[float] = deque(maxlen=PACE_STEPS)  # seconds of the newest steps
+        self.evaluation_seconds = 0.0  # of the newest evaluation
+        self.last_line = time.monotonic()
+        self.told = False
         watched = self.is_main and sys.stderr.isatty()
+        self.text = ""  # of the newest line of the log
         self.bar = tqdm(
-            total=max_steps, initial=step, unit="step", dynamic_ncols=True, disable=not watched, smoothing=0.05
+            total=max_steps,
+            initial=step,
+            dynamic_ncols=True,
+            disable=not watched,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
         if self.is_main:
             self._drop_lines_after(step)
@@ -54,26 +69,42 @@ class RunLog:
         for tracker in self.accelerator.trackers:
             tracker.finish()
 
-    def advance(self, step: int) -> None:
-        """Move the progress bar to `step`."""
-        self.bar.update(step - self.bar.n)
+    def advance(self, step: int, seconds: float) -> None:
+        """A step was taken, in so many seconds."""
+        if step - self.first_step > STEPS_TO_WARM_UP:
+            self.pace.append(seconds)
+        if not self.bar.disable:
+            self.bar.set_postfix_str(self.text + self._left(step), refresh=False)
+            self.bar.update(step - self.bar.n)
+
+    def seconds_left(self, step: int) -> float | None:
+        """How long steps and evaluations after this step will take; None while that is not known."""
+        if step - self.first_step < STEPS_TO_KNOW or not self.pace:
+            return None
+        evaluations = -(-self.max_steps // self.eval_every) - step // self.eval_every
+        return (self.max_steps - step) * sum(self.pace) / len(self.pace) + evaluations * self.evaluation_seconds
+
+    def _left(self, step: int) -> str:
+        seconds = self.seconds_left(step)
+        return "" if seconds is None else f", {_duration(seconds)} left"
 
     def training(self, record: dict[str, Any]) -> None:
         """Log one interval of training: at least step, loss, losses (by name) and tokens_per_second."""
         self._write(
             record, record["step"], record | {f"losses/{name}": value for name, value in record["losses"].items()}
         )
-        text = f"loss {record['loss']:.4g}, {record['tokens_per_second']:,.0f} tokens/s"
-        self.bar.set_postfix_str(text, refresh=False)
+        step, memory = record["step"], peak(self.accelerator.device.type) / 2**30
+        speed = f"{record['tokens_per_second']:,.0f} tokens/s"
+        self.text = f"loss {record['loss']:.4g}, {speed}, {memory:.1f} GiB of memory"
         now = time.monotonic()
-        due = now - self.last_line >= SECONDS_BETWEEN_LINES or record["step"] in (self.first_step + 1, self.max_steps)
-        if self.bar.disable and due:
-            self.last_line = now
-            left = (self.max_steps - record["step"]) * (now - self.started) / max(record["step"] - self.first_step, 1)
-            self.say(f"step {record['step']}/{self.max_steps}: {text}, {_duration(left)} left")
+        first = not self.told and step - self.first_step >= STEPS_TO_KNOW
+        if self.bar.disable and (first or now - self.last_line >= SECONDS_BETWEEN_LINES or step == self.max_steps):
+            self.last_line, self.told = now, True
+            self.say(f"step {step}/{self.max_steps}: {self.text}{self._left(step)}")
 
-    def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
-        """Log what an evaluation gave."""
+    def evaluation(self, step: int, figures: Mapping[str, float], seconds: float = 0.0) -> None:
+        """Log what an evaluation gave, which took so many seconds."""
+        self.evaluation_seconds = seconds
         self._write(
             {"step": step, "eval": dict(figures)}, step, {f"eval/{name}": value for name, value in figures.items()}
         )
@@ -187,5 +218,7 @@ class StopSignal:
 
 
 def _duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), int(seconds // 3600)
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{hours} h {minutes % 60} min"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

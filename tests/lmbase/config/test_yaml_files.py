@@ -10,7 +10,12 @@ from lmbase.config import differing_keys, load_config, save_config
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "not valid YAML"), ("- a", "key: value"), ("model: a\nmodel: b", "given twice: model"), ("\x00", "YAML")],
+    [
+        ("a: [", "not valid YAML"),
+        ("- a", "key: value"),
+        ("model: a\nmodel: b", "model: given twice, again"),
+        ("\x00", "YAML"),
+    ],
 )
 def test_broken_yaml_is_named(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as error:

@@ -54,7 +54,12 @@ def test_what_cannot_be_asked_is_told(config, criteria, words):
         Endings(GenerationConfig(**config), criteria)
 
 
-def test_transformers_hears_why():
-    rules = EndedByRules(Endings(GenerationConfig(stop_strings=["b"]), None, TOKENIZER, [[2]]), [2])
-    assert [bool(rules(torch.tensor([[2, token]]), None)) for token in (A, 2, B)] == [False, False, True]
-    assert rules.found == "stop"
+def test_transformers_hears_why_each_text_ended():
+    """One by a string, one by a mark, which no string is looked for in; what follows either changes nothing."""
+    config = GenerationConfig(stop_strings=["b"])
+    rules = EndedByRules(Endings(config, None, TOKENIZER, [[2], [2]]), [2], padding=(0, 0))
+    columns, heard = torch.tensor([[A, A], [B, A], [A, 2]]), []
+    for number in range(1, 4):
+        heard.append(rules(torch.cat([torch.tensor([[2], [2]]), columns[:number].T], dim=1), None).tolist())
+    assert heard == [[False, False], [True, False], [True, True]]
+    assert (rules.found, rules.lengths) == (["stop", ""], [3, 4])

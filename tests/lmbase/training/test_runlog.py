@@ -58,3 +58,30 @@ def test_a_second_signal_ends_one_process_at_once_and_several_not():
         signalled_twice(patient=False)
     with pytest.raises(Stopped, match="SIGINT"):
         signalled_twice(patient=True)
+
+
+@pytest.mark.parametrize("start", [0, 40])
+def test_the_time_left_is_right_from_the_tenth_step_on_however_slow_the_first_ones_were(tmp_path, capsys, start):
+    with RunLog(tmp_path, Accelerator(cpu=True), start, start + 100, eval_every=50) as run:
+        for step in range(start + 1, start + 101):
+            run.advance(step, 60.0 if step <= start + 2 else 0.5 if step % 2 else 1.5)
+            true = start + 100 - step
+            if step < start + 10:
+                assert run.seconds_left(step) is None
+            else:
+                assert true / 1.5 <= run.seconds_left(step) <= 1.5 * true + 1
+            run.training({"step": step, "loss": 2.5, "losses": {"token": 2.5}, "tokens_per_second": 1e3})
+        run.evaluation(start + 50, {}, seconds=30.0)
+        assert run.seconds_left(start + 60) == pytest.approx(40 + 30, rel=0.05)
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert f"step {start + 10}/{start + 100}: loss 2.5, 1,000 tokens/s" in first  # before that it would be a guess
+    assert "GiB of memory, 9" in first
+    assert "left" in first
+
+
+def test_few_lines_where_nobody_watches(tmp_path, capsys):
+    with RunLog(tmp_path, Accelerator(cpu=True), 0, 1000) as run:
+        for step in range(1, 1001):
+            run.advance(step, 0.01)
+            run.training({"step": step, "loss": 2.5, "losses": {"token": 2.5}, "tokens_per_second": 1e3})
+    assert len(capsys.readouterr().err.splitlines()) == 2
