@@ -1,0 +1,193 @@
+"""Every command of README, docs and the headers of configurations is typed, with tiny settings in a tiny world: models
+of random weights lie in folders that are called as models of the hub, and `runs/` holds what a page presupposes."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from glob import glob
+from pathlib import Path
+
+import pytest
+from page_commands import blocks, commands, header, spans
+from rooms import ROOT
+from served import served
+from small_runs import story
+from tiny import make_opt, make_processor
+
+from lmbase.config import load_config
+from sllm.loading import load_model
+from sllm_data.stdlib import read_stdlib
+from sllm_recipes import cli
+
+CONFIGS = cli.FOLDER / "configs"
+PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "lmbase/examples/README.md"]
+PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+FAMILIES = ["small", "opt", "demo"]  # a family's headers are one page: they build on each other; see `world` for tiny
+OTHERS = ["induction", "polynomials", "mtp_bytes"]
+MEASURED = ["results/README.md"]  # hours of measurements: their commands are only read
+
+TINY_TRAINING = "--max_steps 2 --batch_size 2 --micro_batch_size 2 --log_every 1 --device cpu --dtype fp32"
+TINY = {
+    "prepare": "--num_workers 1",
+    "train-lm": f"{TINY_TRAINING} --context 64 --eval_windows 4",
+    "finetune-mtp": f"{TINY_TRAINING} --context 64 --eval_windows 4",
+    "pretrain-vae": TINY_TRAINING,
+    "finetune-sllm": f"{TINY_TRAINING} --max_sentences 16",
+    "evaluate": "--quick true --device cpu --dtype fp32",
+    "generate": "--max_new_tokens 4 --device cpu",
+    "synthetic-tasks": "--quick true --sizes 1M --num_future_tokens 1 --device cpu --dtype fp32",
+}
+# What is not typed here, by how it begins, and why. Recipes among them must at least know every word.
+NOT_TYPED = {
+    r"git clone|cd sllm": "needs a network",
+    r"pip ": "installs",
+    r"make ": "tests, checks and long runs; targets must exist",
+    r"sllm --processes 8|torchrun ": "starts several processes: tests/recipes/test_launch.py, test_processes.py",
+    r"lm-eval |python -m sllm.harness": "its task is downloaded: tests/sllm/test_harness.py has a local one",
+    r"sllm (serve|play) ": "does not end: tests/sllm/serving",
+    r"sllm push (?!.*--dry_run)": "uploads: tests/recipes/test_push.py",
+    r"python data/build_books.py|sllm build-examples": "its text is downloaded: tests/recipes/test_build_examples.py",
+    r"sllm benchmark .*opt-1.3b": "a model of 5 GB: tests/sllm/benchmarks",
+}
+# What a page says was made before: a folder here, and the one of the tiny family that stands in for it.
+GIVEN = {
+    "docs/multi-token.md": {"sllm_tiny": "sllm_tiny", "data_tiny": "data_tiny"},
+    "docs/other-tools.md": {name: name for name in ("data_tiny", "sllm_tiny", "lm_tiny_tuned", "lm_tiny")},
+}
+DEMO = {"data": "data_tiny", "opt": "lm_tiny", "opt-tuned": "lm_tiny_tuned", "vae": "vae_tiny", "sllm": "sllm_tiny"}
+
+
+def commands_of(page: str) -> list[str]:
+    """Those of a page, or of the headers of a family of configurations."""
+    if page.endswith(".md"):
+        return commands(blocks((ROOT / page).read_text(encoding="utf-8")))
+    steps = ["data", "lm", "vae", "sllm", "lm_*_tuned", "evaluate", "mtp", "sllm_*_drafting"]
+    names = [f"{step}_{page}" if "*" not in step else step.replace("*", page) for step in steps]
+    paths = [path for name in ([page] if page in OTHERS else names) if (path := CONFIGS / f"{name}.yaml").exists()]
+    return [one for path in paths for one in commands(header(path.read_text(encoding="utf-8")))]
+
+
+def reason(command: str) -> str | None:
+    return next((pattern for pattern in NOT_TYPED if re.match(pattern, command)), None)
+
+
+def understood(command: str) -> None:
+    """Fails where a recipe, script or target is unknown, or a word of it."""
+    program, *words = shlex.split(command)
+    if program == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), command
+    if program == "python" and words[0] != "-m":
+        assert (ROOT / words[0]).is_file(), command
+    if program == "torchrun":
+        name = next(word for word in words if word.startswith("sllm_recipes."))
+        program, words = "sllm", [name.removeprefix("sllm_recipes."), *words[words.index(name) + 1 :]]
+    if program == "sllm" and len(words) == 1:
+        cli.main(words if words[0] == "list" else [*words, "--help"])
+    elif program == "sllm":
+        words = words[2:] if words[0] == "--processes" else words
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("lmbase.config.run", lambda keys, main, argv: load_config(keys, argv, CONFIGS))
+            cli.main(words)
+
+
+def tiny(words: list[str]) -> list[str]:
+    """The words of a recipe with settings that take a second; patterns become what they match, as in a shell."""
+    words = [path for word in words for path in (sorted(glob(word)) if "*" in word else [word])]
+    if words[:2] == ["prepare", "data_opt"] and "--data" not in words:  # which is an encyclopedia
+        words += ["--data", "my_text/"]
+    more = shlex.split(TINY.get(words[0], ""))
+    for key in {word for word in more if word.startswith("--")} | {"--train_tokens"}:
+        while key in words:
+            start = words.index(key)
+            rest = [at for at in range(start + 1, len(words)) if words[at].startswith("--")]
+            del words[start : rest[0] if rest else None]
+    return words + more
+
+
+def type_in(command: str) -> None:
+    program, *words = shlex.split(command)
+    if program == "curl":
+        with served({"sllm": load_model("runs/demo/sllm")}) as address:
+            words = [re.sub(r"http://127.0.0.1:\d+", address, word) for word in words]
+            done = subprocess.run(["curl", "--fail", *words], capture_output=True, text=True)
+        assert '"choices"' in done.stdout, done.stderr
+        return
+    assert program == "sllm", f"{command}: neither typed here nor among NOT_TYPED"
+    cli.main(tiny(words))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def little_documentation():
+    """The embedded corpus, with a few of its modules."""
+    name, splits = read_stdlib()
+    few = {split: documents[:20] for split, documents in splits.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sllm_data.corpora.read_stdlib", lambda: (name, few))
+        yield
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Texts, models under the names of OPTs, and the runs of the tiny family, made as its headers say."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "my_text").mkdir()
+    for split, seeds in {"train": range(30), "valid": range(30, 34), "test": range(34, 38)}.items():
+        text = "\n\n".join(story(seed) for seed in seeds)
+        (folder / "my_text" / f"{split}.txt").write_text(text, encoding="utf-8")
+    for size in ("125m", "350m"):
+        make_opt(max_position_embeddings=128).save_pretrained(folder / "facebook" / f"opt-{size}")
+        make_processor().tokenizer.save_pretrained(folder / "facebook" / f"opt-{size}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for command in commands_of("tiny"):
+            type_in(command)
+    for name, run in DEMO.items():
+        shutil.copytree(folder / "runs" / run, folder / "demo" / name)
+    return folder
+
+
+@pytest.mark.parametrize("page", [*PAGES, *FAMILIES, *OTHERS])
+def test_commands(page, world, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    if commands_of(page):
+        for name in ("my_text", "facebook"):
+            (tmp_path / name).symlink_to(world / name)
+        shutil.copytree(ROOT / "results", tmp_path / "results")
+        shutil.copy(ROOT / "README.md", tmp_path)
+        shutil.copytree(world / "demo", tmp_path / "runs" / "demo")
+        for name, run in GIVEN.get(page, {}).items():
+            shutil.copytree(world / "runs" / run, tmp_path / "runs" / name)
+    for command in commands_of(page):
+        print(f"$ {command}")
+        if reason(command):
+            understood(command)
+        else:
+            type_in(command)
+
+
+@pytest.mark.parametrize("page", MEASURED)
+def test_commands_of_measurements_are_understood(page):
+    for command in commands_of(page):
+        understood(command)
+
+
+@pytest.mark.parametrize("path", [ROOT / page for page in [*PAGES, *MEASURED]] + sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_commands_in_running_text_are_understood(path):
+    for command in spans(path.read_text(encoding="utf-8")):
+        try:
+            understood(f"sllm {command}")
+        except SystemExit as left:
+            assert not left.code, command
+        except ValueError as error:  # they name the keys in question only, and leave out what is needed, too
+            assert not re.search(r"unknown key|expected", str(error)), error
+
+
+def test_what_is_not_typed_stands_on_a_page():
+    found = {reason(command) for page in [*PAGES, *FAMILIES, *OTHERS, "tiny"] for command in commands_of(page)}
+    assert set(NOT_TYPED) - found == set()
+
+
+def test_every_configuration_is_among_the_pages():
+    typed = {word for page in [*FAMILIES, *OTHERS, "tiny"] for command in commands_of(page) for word in command.split()}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} - typed == set()
