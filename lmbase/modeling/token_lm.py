@@ -36,12 +36,17 @@ class Shifted:
     labelled: Tensor | None = None  # (B, L) bool, which of the targets count; default: all
     attention_mask: Tensor | None = None  # (B, L) where padding may stand on the left; default: it does not
 
-    def of_head(self, i: int) -> tuple[Tensor, Tensor]:
-        """Targets of head i (B, L+1) and where there are any: position t predicts the i-th token after it."""
+    def of_head(self, i: int, first: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Targets of head i (B, L+1) and where there are any: position t predicts the i-th token after it.
+
+        Args: first: (B,) targets before these are not wanted; default: 0.
+        """
         index = torch.arange(self.targets.shape[1], device=self.targets.device)[None]  # (1,L+1)
         mask = index + i - 1 < self.num_targets
         if self.labelled is not None:
             mask &= self.labelled.roll(1 - i, dims=1)
+        if first is not None:
+            mask &= index >= first[:, None]
         return self.targets.roll(1 - i, dims=1), mask
 
 
@@ -152,9 +157,7 @@ class TokenLM(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states (M,D) and targets (M,) of all that is predicted, and where they stand (B,L+1)."""
         cut = shift(input_ids, attention_mask, ends, self.ids)
-        targets, mask = cut.of_head(1)
-        if first is not None:
-            mask &= torch.arange(mask.shape[1], device=mask.device)[None] >= first[:, None]
+        targets, mask = cut.of_head(1, first)
         read = F.pad(attention_mask, (1, 0), value=True).long()
         hidden = trunk_of(self.lm)(cut.input_ids, attention_mask=read, use_cache=False).last_hidden_state
         return hidden[mask], targets[mask], mask

@@ -20,7 +20,7 @@ from lmbase.text.codec import codec_of
 from lmbase.text.streaming import TextDecoder
 from lmbase.text.tokenizers import decode_ids
 from sllm.evaluation.loaded import LoadedModel, Writing
-from sllm.serving.app import engine_of, event, read_json
+from sllm.serving.app import engine_of, event, read_json, teller
 from sllm.serving.engine import Engine, Refused, Sampling
 
 PAGES = {"": "index.html", "play.js": "play.js", "play.css": "play.css"}
@@ -193,12 +193,8 @@ async def _computed(engine: Engine, function: Any, *arguments: Any) -> Any:
 
 async def _written(engine: Engine, asked: Write, shared: Writing) -> AsyncIterator[str]:
     """A text as it is written: server-sent events."""
-    loop, events = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None]()
-
-    def tell(data: dict[str, Any] | None) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(events.put_nowait, data)
-
+    events: asyncio.Queue = asyncio.Queue()
+    tell = teller(events)
     deadline = time.monotonic() + engine.limits.seconds
     shown = Shown(engine.loaded, asked.prompt, tell, deadline)
     settings = Sampling(asked.temperature, 1.0).settings() | {"stopping_criteria": [shown]}
@@ -220,12 +216,12 @@ async def _written(engine: Engine, asked: Write, shared: Writing) -> AsyncIterat
             tell({"error": f"Writing failed: {type(error).__name__}."})
             raise
         finally:
-            tell(None)
+            tell()
 
     working = asyncio.create_task(asyncio.to_thread(work))
     try:
-        while (data := await events.get()) is not None:
-            yield event(data)
+        while told := await events.get():
+            yield event(*told)
         await working
     finally:
         shown.stopped = True
