@@ -247,7 +247,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
             first: (B,) the first target to score, those before it are context and get zeros; default: 0.
             measure: `token_nats`, or `signed_nats`, whose signs say which targets were the first choice.
         """
-        return next(self.nats_by_head(input_ids, attention_mask, ends, first, num_heads=1, measure=measure))
+        return next(self.nats_by_head(input_ids, attention_mask, ends, first, measure))
 
     def nats_by_head(
         self,
@@ -255,17 +255,13 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         attention_mask: Tensor,
         ends: Tensor,
         first: Tensor | None = None,
-        num_heads: int | None = None,
         measure: Any = token_nats,
     ) -> Iterator[Tensor]:
-        """For each head in turn -log p of its targets (B, L+1), at the position that predicts them."""
+        """For each head in turn, when it is asked for, -log p of its targets (B, L+1), at the position that predicts
+        them."""
         cut = shift(input_ids, attention_mask, ends, self.ids)
         for i, states in self._all_states(cut, len(self.heads)):
-            if i > (num_heads or len(self.heads)):
-                continue
-            targets, mask = cut.of_head(i)
-            if first is not None:
-                mask &= torch.arange(mask.shape[1], device=mask.device)[None] >= first[:, None]
+            targets, mask = cut.of_head(i, first)
             values = measure(self.finish(states[mask]), self.unembedding(i), targets[mask])
             yield torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
 

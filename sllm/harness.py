@@ -15,7 +15,6 @@ import torch
 from tqdm import tqdm
 
 from lmbase.modeling.devices import DTYPES, choose_device
-from lmbase.text.streaming import TextStream
 from lmbase.text.tokenizers import decode_ids, encode_text
 from sllm.evaluation.loaded import Writing
 from sllm.loading import load_model
@@ -136,7 +135,7 @@ class HarnessLM(LM):
     def _write(self, context: str, settings: dict[str, Any]) -> str:
         settings = dict(settings)
         until = settings.pop("until", None) or []
-        stops = [until] if isinstance(until, str) else [stop for stop in until if stop]
+        settings["stop_strings"] = [until] if isinstance(until, str) else [stop for stop in until if stop]
         limits = [settings.pop(name) for name in LIMITS if name in settings]
         settings["do_sample"] = bool(settings.get("do_sample", settings.get("temperature", 0) > 0))
         if not settings["do_sample"]:
@@ -147,11 +146,7 @@ class HarnessLM(LM):
             how.overflow = "slide"
         else:
             context = self._that_fits(context, limit)
-        stream = _UntilStop(self.tokenizer, context, stops)
-        try:
-            return self.loaded.write(context, how, stream if stops else None).text
-        except _Stopped as stopped:
-            return str(stopped)
+        return self.loaded.write(context, how).text
 
     def _that_fits(self, context: str, num_new: int) -> str:
         """The end of a context that leaves room for so many tokens, as the harness's own models read it."""
@@ -161,27 +156,6 @@ class HarnessLM(LM):
         while len(ids := encode_text(self.tokenizer, context)) > room:
             context = decode_ids(self.tokenizer, ids[-room:]).lstrip("\ufffd")
         return context
-
-
-class _Stopped(Exception):
-    """A text has come to one of its stops; the message is what stands before it."""
-
-
-class _UntilStop(TextStream):
-    """A streamer that ends the writing where one of some strings has been written."""
-
-    def __init__(self, tokenizer: Any, context: str, stops: list[str]):
-        super().__init__(tokenizer, self.look)
-        self.text, self.num_given, self.stops = "", len(context), stops
-
-    def look(self, part: str) -> None:
-        self.text += part
-        new = self.text[self.num_given :]
-        if found := [place for place in map(new.find, self.stops) if place >= 0]:
-            raise _Stopped(new[: min(found)])
-
-    def end(self) -> None:
-        pass  # no new line
 
 
 def _batch_size(given: int | str | None) -> int:

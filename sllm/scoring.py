@@ -244,20 +244,3 @@ def _score_batch(model: SLLMModel, stretches: list[_Stretch]) -> None:
             first = w.scored + (not is_first or part.num_forced > 0)
             result.token[w.scored : w.stop] = token_row[w.scored - w.start : w.stop - w.start]
             result.stop[first : w.stop + 1] = stop_row[first - w.start : w.stop - w.start + 1]
-
-
-@inference_method
-def opening_nats(model: SLLMModel, sentences: Sequence[Sequence[int]]) -> list[list[float]]:
-    """-log p of each token of the sentences that open a text which goes on; they fit a window. An end mark counts with
-    the token before it, a flag with the token after it."""
-    batch = pad_sentences([sentences], model.config.pad_token_id)
-    goes_on = torch.ones(1, dtype=torch.bool)
-    arguments = (batch.input_ids, batch.attention_mask, batch.sentence_mask, goes_on)
-    found = model.nats(*(t.to(model.device) for t in arguments))
-    result = []
-    for sentence, flag, row in zip(sentences, found.stop[0].tolist(), found.token[0].tolist(), strict=False):
-        *nats, end = row[: len(sentence) + 1]
-        nats[0] += flag
-        nats[-1] += end
-        result.append(nats)
-    return result

@@ -36,12 +36,17 @@ class Shifted:
     labelled: Tensor | None = None  # (B, L) bool, which of the targets count; default: all
     attention_mask: Tensor | None = None  # (B, L) where padding may stand on the left; default: it does not
 
-    def of_head(self, i: int) -> tuple[Tensor, Tensor]:
-        """Targets of head i (B, L+1) and where there are any: position t predicts the i-th token after it."""
+    def of_head(self, i: int, first: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Targets of head i (B, L+1) and where there are any: position t predicts the i-th token after it.
+
+        Args: first: (B,) targets before these are not wanted; default: 0.
+        """
         index = torch.arange(self.targets.shape[1], device=self.targets.device)[None]  # (1,L+1)
         mask = index + i - 1 < self.num_targets
         if self.labelled is not None:
             mask &= self.labelled.roll(1 - i, dims=1)
+        if first is not None:
+            mask &= index >= first[:, None]
         return self.targets.roll(1 - i, dims=1), mask
 
 
@@ -152,9 +157,7 @@ class TokenLM(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states (M,D) and targets (M,) of all that is predicted, and where they stand (B,L+1)."""
         cut = shift(input_ids, attention_mask, ends, self.ids)
-        targets, mask = cut.of_head(1)
-        if first is not None:
-            mask &= torch.arange(mask.shape[1], device=mask.device)[None] >= first[:, None]
+        targets, mask = cut.of_head(1, first)
         read = F.pad(attention_mask, (1, 0), value=True).long()
         hidden = trunk_of(self.lm)(cut.input_ids, attention_mask=read, use_cache=False).last_hidden_state
         return hidden[mask], targets[mask], mask
@@ -221,32 +224,46 @@ def score_tokens(
         ValueError: a window longer than the model's positions, as many contexts as there are not texts, or a context
             that ends inside a token.
     """
+    texts, contexts = matching_contexts(texts, contexts)
+    codec = codec_of(tokenizer)
+    documents = codec.encode_batch([context + text for context, text in zip(contexts, texts, strict=True)])
+    starts = [codec.num_tokens_of(context, ids) for context, ids in zip(contexts, documents, strict=True)]
+    nats = score_ids(model, documents, starts, window, batch_size)
+    return [
+        DocumentNats(of_ids, [], len(ids) - start, len(text.encode()))
+        for of_ids, ids, start, text in zip(nats, documents, starts, texts, strict=True)
+    ]
+
+
+def score_ids(
+    model: TokenScorer,
+    documents: Sequence[list[int]],
+    starts: Sequence[int] | None = None,
+    window: int | None = None,
+    batch_size: int = 4,
+    measure: Any = token_nats,
+) -> list[list[float]]:
+    """The same for texts as ids: for each its tokens, zeros for those before its start, and its end."""
     assert isinstance(model, nn.Module)
     limit = model.config.max_position_embeddings - 1
     window = limit if window is None else window
     if window > limit:
         raise ValueError(f"window={window}: this model has positions for at most {limit} tokens and the opening </s>.")
-    texts, contexts = matching_contexts(texts, contexts)
-    codec = codec_of(tokenizer)
-    documents = codec.encode_batch([context + text for context, text in zip(contexts, texts, strict=True)])
-    starts = [codec.num_tokens_of(context, ids) for context, ids in zip(contexts, documents, strict=True)]
-    results = [
-        DocumentNats([0.0] * (len(ids) + 1), [], len(ids) - start, len(text.encode()))
-        for ids, start, text in zip(documents, starts, texts, strict=True)
-    ]
-    jobs = [(d, w) for d, ids in enumerate(documents) for w in windows(len(ids), window, starts[d])]
+    results = [[0.0] * (len(ids) + 1) for ids in documents]
+    firsts = [0] * len(documents) if starts is None else starts
+    jobs = [(d, w) for d, ids in enumerate(documents) for w in windows(len(ids), window, firsts[d])]
     jobs.sort(key=lambda job: job[1].stop - job[1].start)
     device = next(model.parameters()).device
     pad = special_ids(model.config).pad
-    for start in range(0, len(jobs), batch_size):
-        batch: list[tuple[int, Window]] = jobs[start : start + batch_size]
+    for begin in range(0, len(jobs), batch_size):
+        batch: list[tuple[int, Window]] = jobs[begin : begin + batch_size]
         ids, mask = pad_tokens([documents[d][w.start : w.stop] for d, w in batch], pad)
         ends = torch.tensor([w.stop == len(documents[d]) for d, w in batch])
         first = torch.tensor([w.scored - w.start for _, w in batch])
         with inference(model):
-            nats = model.nats(*(t.to(device) for t in (ids, mask, ends, first))).tolist()
+            nats = model.nats(*(t.to(device) for t in (ids, mask, ends, first)), measure=measure).tolist()
         for (d, w), row, end in zip(batch, nats, ends.tolist(), strict=True):
-            results[d].token[w.scored : w.stop + end] = row[w.scored - w.start : w.stop - w.start + end]
+            results[d][w.scored : w.stop + end] = row[w.scored - w.start : w.stop - w.start + end]
     return results
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
@@ -180,6 +181,12 @@ def key_value_shape(config: PreTrainedConfig) -> tuple[int, int]:
     """Key-value heads of a layer, and their width."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def position_bytes(config: PreTrainedConfig, dtype: torch.dtype, num_layers: int | None = None) -> int:
+    """Bytes of the keys and values of one position; default: in all layers."""
+    heads, width = key_value_shape(config)
+    return 2 * (num_layers or config.num_hidden_layers) * heads * width * dtype.itemsize
 
 
 def attention_width(config: PreTrainedConfig) -> int:

@@ -45,14 +45,18 @@ class StopStrings:
         self.found = min((start for start in starts if start >= 0), default=None)
         return self.found is not None
 
-    def settled(self) -> int:
-        """How many of the tokens are whole characters that no string, found or to come, holds any part of."""
+    @property
+    def num_certain(self) -> int:
+        """Characters of the text that no string, found or to come, holds any part of."""
         if self.found is not None:
-            return bisect_right(self._ends, self.found)
-        longest = max(map(len, self.strings))
+            return self.found
+        longest = max(map(len, self.strings), default=0)
         starts = range(max(len(self.text) + 1 - longest, 0), len(self.text))
-        open_end = next((s for s in starts if any(string.startswith(self.text[s:]) for string in self.strings)), None)
-        return bisect_right(self._ends, len(self.text) if open_end is None else open_end)
+        return next((s for s in starts if any(x.startswith(self.text[s:]) for x in self.strings)), len(self.text))
+
+    def settled(self) -> int:
+        """How many of the tokens are whole characters of those."""
+        return bisect_right(self._ends, self.num_certain)
 
     def rest(self) -> str:
         """What stands between the settled tokens and the string that was found."""

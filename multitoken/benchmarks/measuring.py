@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from lmbase.benchmarking.timing import PUBLISHED_SENTENCE_TOKENS, Arrivals, Generation, alternate, ratio_columns
 from lmbase.files import MANIFEST, read_json, verify_folder, write_folder, write_text
 from lmbase.modeling.inference import inference_method
-from lmbase.modeling.trunk import key_value_shape
+from lmbase.modeling.trunk import position_bytes
 from lmbase.text.tokenizers import encode_text
 from multitoken.draft_tree import DraftTree
 from multitoken.multi_token_lm import MultiTokenLM
@@ -146,7 +146,7 @@ def time_mtp(
         arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS),
         num_new_tokens,
         # Not what this call held: with `auto` that depends on how long it happened to draft.
-        cache_bytes=position_bytes(model, num_draft != 1 and num_copied is None) * cached,
+        cache_bytes=bytes_of_heads(model, num_draft != 1 and num_copied is None) * cached,
         num_cached_tokens=cached,
         num_cached_positions=cached,
         tokens_per_forward=output.statistics.tokens_per_forward,
@@ -154,13 +154,12 @@ def time_mtp(
     )
 
 
-def position_bytes(model: MultiTokenLM, drafts: bool) -> int:
+def bytes_of_heads(model: MultiTokenLM, drafts: bool) -> int:
     """Bytes of the keys and values of one position: what plain decoding reads, and with drafts the further heads' too,
     whether a call drafted at every position or not."""
-    heads, width = key_value_shape(model.config.trunk)
     num_heads = len(model.heads) if drafts else model.num_read_heads
     layers = model.config.trunk.num_hidden_layers + num_heads * model.kind.is_block
-    return 2 * layers * heads * width * model.get_input_embeddings().weight.element_size()
+    return position_bytes(model.config.trunk, model.dtype, layers)
 
 
 def accepted_counts(found: SpeculationStatistics) -> list[int]:

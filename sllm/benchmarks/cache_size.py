@@ -22,7 +22,7 @@ from lmbase.benchmarking.timing import cache_bytes
 from lmbase.config import option
 from lmbase.modeling.devices import DTYPES, moved
 from lmbase.modeling.inference import inference
-from lmbase.modeling.trunk import key_value_shape, special_ids, trunk_of
+from lmbase.modeling.trunk import position_bytes, special_ids, trunk_of
 from lmbase.report.rows import Row
 from lmbase.text import is_unicode
 from lmbase.text.padding import pad_sentences
@@ -61,8 +61,7 @@ class Cache(ModelKeys, RawTextKeys):
         """
         with torch.device("meta"):
             sllm = moved(build.sllm(build.lm()), dtype=DTYPES[self.dtype])
-        heads, width = key_value_shape(sllm.config.trunk)  # those of the token-level model, which is copied
-        position = 2 * sllm.config.trunk.num_hidden_layers * heads * width * DTYPES[self.dtype].itemsize  # bytes
+        position = position_bytes(sllm.config.trunk, DTYPES[self.dtype])  # of the token-level model, which is copied
         common: dict[str, Any] = dict(protocol="cache", dtype=self.dtype)
         rows = [Row(build.lm_name, kv_bytes_per_token=position, extra={"tokens_per_position": 1.0}, **common)]
         for rule, of_rule in lengths.items():

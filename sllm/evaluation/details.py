@@ -18,6 +18,7 @@ from lmbase.text.processor import SentenceProcessor
 from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import encode_text, tokenizer_hash
 from multitoken.speculation import SpeculationStatistics
+from sllm.evaluation.costs import Sentences
 from sllm.evaluation.loaded import LoadedModel, Writing
 
 FILE_NAME = "details.json"  # beside metrics.json
@@ -27,8 +28,6 @@ MOST_PLACES = 64  # in a sentence, or in a text, that have a figure of their own
 NUM_VECTORS = 200
 SHOWN_CHARACTERS = 160  # of a sentence
 NUM_PROMPTS = 8
-
-Sentences = list[list[int]]
 
 
 def find_details(
@@ -102,7 +101,7 @@ def _places(
     for loaded in scored:
         in_sentence, in_text = np.zeros((MOST_PLACES, 2)), np.zeros((MOST_PLACES, 2))
         for opening in openings:
-            for number, (ids, nats) in enumerate(zip(opening, loaded.token_nats(opening), strict=True)):
+            for number, (ids, nats) in enumerate(zip(opening, loaded.costs(opening), strict=False)):
                 both = np.stack([nats, processor.codec.sizes[ids]], axis=1)  # (tokens, 2)
                 in_text[number] += both.sum(0)
                 in_sentence[: len(both)] += both[:MOST_PLACES]

@@ -4,7 +4,6 @@ A new kind is one class here and one line in `KINDS`; nothing else asks which ki
 """
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise, starmap
 from typing import Any
 
 import torch
@@ -18,12 +17,12 @@ from lmbase.modeling.int8 import linear_layers_to_int8
 from lmbase.modeling.pretrained import load_lm
 from lmbase.modeling.settings import end_ids, merge_generation_config, neutral_settings, text_limits
 from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
-from lmbase.modeling.trunk import key_value_shape, special_ids
+from lmbase.modeling.trunk import position_bytes, special_ids
 from lmbase.report.statistics import perplexity
 from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import encode_text
 from multitoken import MultiTokenLM
-from multitoken.benchmarks.measuring import position_bytes, time_mtp
+from multitoken.benchmarks.measuring import bytes_of_heads, time_mtp
 from multitoken.copying import LONGEST_MATCH
 from multitoken.request import warn_of_last_space
 from multitoken.speculation import check_num_draft
@@ -31,18 +30,19 @@ from multitoken.stream import Stream
 from sentencevae import SentenceVAE
 from sllm.assistant import Assistant, CopyAssistant
 from sllm.evaluation.audit import audit_sentences
-from sllm.evaluation.continuations import Continuation, Pair, continue_sentences
-from sllm.evaluation.loaded import Cost, LoadedModel, Writing, Written
-from sllm.evaluation.speed import decoder_cache_bytes, time_sllm
-from sllm.evaluation.token_level import (
-    audit_ids,
-    flops_of_heads,
-    head_step_nats,
-    lm_step_nats,
-    nats_in_sentences,
-    nats_of_heads,
+from sllm.evaluation.costs import (
+    Continuation,
+    Pair,
+    Sentences,
+    continue_sentences,
+    continue_tokens,
+    costs_in_sentences,
+    costs_of_tokens,
 )
-from sllm.scoring import equal_context, opening_nats, own_windows, score_plans, score_sentences
+from sllm.evaluation.loaded import LoadedModel, Writing, Written
+from sllm.evaluation.speed import decoder_cache_bytes, time_sllm
+from sllm.evaluation.token_level import audit_ids, flops_of_heads, head_step_nats, lm_step_nats, nats_of_heads
+from sllm.scoring import equal_context, own_windows, score_plans, score_sentences
 from sllm.sllm import SLLM
 
 AUDIT_SENTENCES = 12  # audited at every place; what follows them by samples
@@ -50,12 +50,6 @@ AUDIT_TOKENS = 48
 OBJECTS = ("generation_config", "logits_processor", "stopping_criteria")  # among settings, but no values
 # Settings of a plain model that Transformers' `generate` carries out; all others are carried out here.
 TRANSFORMERS_DOES = ("cache_implementation", "compile_config", "disable_compile")
-
-
-def position_bytes_of(config: Any, model: Any) -> int:
-    """Bytes of the keys and values of one position of a trunk, in the model's precision."""
-    heads, width = key_value_shape(config)
-    return 2 * config.num_hidden_layers * heads * width * next(model.parameters()).element_size()
 
 
 class TokenModel(LoadedModel):
@@ -83,8 +77,14 @@ class TokenModel(LoadedModel):
     def score(self, texts: Sequence[str], baseline_window: int) -> dict[str, list[DocumentNats]]:
         return {"full window": score_tokens(self.scorer, self.tokenizer, texts, window=self.window)}
 
-    def token_nats(self, sentences: Sequence[Sequence[int]]) -> list[list[float]]:
-        return nats_in_sentences(self.scorer, sentences)
+    def continuations(self, pairs: Sequence[Pair]) -> list[Continuation]:
+        return continue_tokens(self.scorer, self.tokenizer, pairs, self.window)
+
+    def costs(self, sentences: Sentences) -> list[list[float]]:
+        return costs_of_tokens(self.scorer, sentences, self.window)
+
+    def cache_bytes(self, num_tokens: int, num_sentences: int) -> int:
+        return num_tokens * position_bytes(self.model.config, self.model.dtype)
 
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         (found,) = self.score(texts, self.window).values()
@@ -273,11 +273,11 @@ class HeadsLM(TokenModel):
     def time(self, prompt: str, num_new_tokens: int, num_copied: int | None = None) -> Generation:
         return time_mtp(self.model, prompt, num_new_tokens, num_copied=num_copied)
 
-    def _position_bytes(self) -> int:
-        return position_bytes(self.model, drafts=True)
+    def cache_bytes(self, num_tokens: int, num_sentences: int) -> int:
+        return num_tokens * bytes_of_heads(self.model, drafts=True)
 
     def cache_columns(self) -> dict[str, float]:
-        return {"plain_kv_bytes_per_token": position_bytes(self.model, drafts=False)}
+        return {"plain_kv_bytes_per_token": bytes_of_heads(self.model, drafts=False)}
 
 
 class SentenceLM(LoadedModel):
@@ -294,9 +294,6 @@ class SentenceLM(LoadedModel):
     def most_drafts(self) -> int:
         return 1 + len(self.model.draft_heads)
 
-    def token_nats(self, sentences: Sequence[Sequence[int]]) -> list[list[float]]:
-        return opening_nats(self.model, sentences)
-
     def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
         return self.model.flops_by_part(num_tokens, num_sentences)
 
@@ -304,7 +301,7 @@ class SentenceLM(LoadedModel):
         self.model.write_in_int8()
 
     def audit(self, text: str) -> AuditReport:
-        sentences = self.model.processor.encode(text).sentences()
+        sentences = self.split(text)
         self._check_long_enough(len(sentences), "sentences")
         return audit_sentences(self.model, sentences[: self.model.config.max_sentences], AUDIT_SENTENCES)
 
@@ -325,18 +322,14 @@ class SentenceLM(LoadedModel):
         part.processor = self.model.processor
         return part
 
-    def cut(self, text: str) -> list[str]:
-        sizes = accumulate(self.model.processor.encode(text).sentence_bytes, initial=0)
-        return [text.encode()[start:stop].decode() for start, stop in pairwise(sizes)]
+    def split(self, text: str) -> list[list[int]]:
+        return self.model.processor.encode(text).sentences()
 
-    def costs(self, text: str) -> list[Cost]:
-        encoded = self.model.processor.encode(text)
-        (found,) = score_sentences(self.model, [encoded.sentences()], [sum(encoded.sentence_bytes)])
-        nats = [flag + tokens for flag, tokens in zip(found.stop, [*found.token, 0.0], strict=True)]
-        return list(starmap(Cost, zip([*encoded.sentence_bytes, 0], [*encoded.sentence_lengths, 0], nats, strict=True)))
+    def costs(self, sentences: Sentences) -> list[list[float]]:
+        return costs_in_sentences(self.model, sentences)
 
     def cache_bytes(self, num_tokens: int, num_sentences: int) -> int:
-        trunk = (num_sentences + 1) * position_bytes_of(self.model.config.trunk, self.model)
+        trunk = (num_sentences + 1) * position_bytes(self.model.config.trunk, self.model.dtype)
         return trunk + decoder_cache_bytes(self.model)
 
     def paper_perplexity(self, texts: Sequence[str]) -> float:

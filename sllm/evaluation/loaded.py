@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -13,14 +13,13 @@ from lmbase.modeling.causality import AuditReport
 from lmbase.modeling.decoding import Seed
 from lmbase.modeling.devices import moved
 from lmbase.modeling.token_lm import DocumentNats
-from lmbase.text import segment
-from lmbase.text.tokenizers import tokenizer_hash
+from lmbase.text.tokenizers import encode_text, tokenizer_hash
 from lmbase.training.cost import Training
 from multitoken.request import ended
 from multitoken.speculation import SpeculationStatistics
 from sentencevae import SentenceVAE
 from sllm.assistant import SentenceAssistant
-from sllm.evaluation.continuations import Continuation, Pair
+from sllm.evaluation.costs import Continuation, Pair, Sentences
 
 
 @dataclass
@@ -62,14 +61,6 @@ class Written:
     @property
     def tokens_per_forward(self) -> float | None:
         return None if self.drafts is None else self.drafts.tokens_per_forward
-
-
-class Cost(NamedTuple):
-    """What a part of a text costs: a token, of an SLLM a sentence; the text's end comes last and has no bytes."""
-
-    num_bytes: int
-    num_tokens: int
-    nats: float
 
 
 @dataclass
@@ -147,13 +138,13 @@ class LoadedModel(ABC):
         first sentence and the flags."""
         raise self._predicts_nothing("score")
 
-    def token_nats(self, sentences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """-log p of each token of the sentences that open a text which goes on; an end mark counts with the token
-        before it, a flag with the token after it.
+    def split(self, text: str) -> list[list[int]]:
+        """The ids of a text as `costs` takes them: the sentences of an SLLM; else all in one."""
+        return [encode_text(self.tokenizer, text)]
 
-        Args:
-            sentences: ids, no more than a window holds.
-        """
+    def costs(self, sentences: Sentences) -> list[list[float]]:
+        """-log p of each token of the sentences, however a text was cut into them, and last of the text's end: together
+        its `score`. An end mark counts with the token before it, a flag with the token after it."""
         raise self._predicts_nothing("score")
 
     def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
@@ -193,14 +184,6 @@ class LoadedModel(ABC):
     def autoencoder(self) -> SentenceVAE | None:
         """What makes a vector of a sentence and writes it out again, with its processor; None: nothing does."""
         return None
-
-    def cut(self, text: str) -> list[str]:
-        """The sentences of a text, as the model cuts it."""
-        return segment(text)
-
-    def costs(self, text: str) -> list[Cost]:
-        """What the parts of a text cost, which add up to its `score`."""
-        raise self._predicts_nothing("score")
 
     def cache_bytes(self, num_tokens: int, num_sentences: int) -> int:
         """Bytes of the keys and values while a text of so many tokens and sentences is continued."""

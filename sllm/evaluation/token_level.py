@@ -4,7 +4,7 @@ L tokens.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -86,19 +86,6 @@ def nats_of_heads(model: MultiTokenLM, documents: Sequence[list[int]], window: i
         found = model.loss_counts(*batch)
         counts += [float(found["token" if i == 1 else f"head_{i}"]) for i in range(1, len(counts) + 1)]
     return (sums / counts.clip(min=1)).tolist()
-
-
-@torch.no_grad()
-def nats_in_sentences(scorer: Any, sentences: Sequence[Sequence[int]]) -> list[list[float]]:
-    """-log p of each token of the sentences that open a text which goes on; they fit a window.
-
-    Args:
-        scorer: as for `audit_ids`.
-    """
-    ids = torch.tensor([[i for sentence in sentences for i in sentence]], device=next(scorer.parameters()).device)
-    ends = torch.zeros(1, dtype=torch.bool, device=ids.device)
-    nats = iter(scorer.nats(ids, torch.ones_like(ids), ends)[0].tolist())
-    return [list(islice(nats, len(sentence))) for sentence in sentences]
 
 
 def flops_of_heads(model: MultiTokenLM, num_tokens: int, window: int) -> dict[str, float]:

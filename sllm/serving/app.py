@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -143,17 +144,8 @@ class Call:
     ) -> Response:
         """Args: wanted: new tokens of each text; None: as many as there is room for."""
         events: asyncio.Queue = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def teller(index: int) -> Callable:
-            def tell(text: str, reason: str | Refused | None) -> None:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(events.put_nowait, (index, text, reason))
-
-            return tell
-
         self.deadline = time.monotonic() + self.engine.limits.seconds
-        self.choices = await asyncio.to_thread(self._choices, prompts, wanted, stops, teller)
+        self.choices = await asyncio.to_thread(self._choices, prompts, wanted, stops, teller(events))
         self.engine.submit(self.choices)
         watch = asyncio.create_task(self._cancel_when_gone(request))
         parts = self._parts(events, watch)
@@ -163,7 +155,7 @@ class Call:
         return StreamingResponse(self._stream(first, parts), media_type="text/event-stream")
 
     def _choices(
-        self, prompts: list[str], wanted: int | None, stops: tuple[str, ...], teller: Callable[[int], Callable]
+        self, prompts: list[str], wanted: int | None, stops: tuple[str, ...], tell: Callable[..., None]
     ) -> list[Choice]:
         asked, limits, room = self.asked, self.engine.limits, self.engine.loaded.room
         number = (asked.n or 1) * len(prompts)
@@ -184,10 +176,8 @@ class Call:
                 told = f"The prompt has {size} tokens and {wanted or 0} are to follow; the model has room for {room}."
                 raise Refused(400, told, "prompt", "context_length_exceeded")
             for _ in range(asked.n or 1):
-                i = len(choices)
-                of_text = (seed, i)
-                new = most if wanted is None else wanted
-                choices.append(Choice(prompt, size, new, stops, sampling, of_text, self.deadline, teller(i)))
+                i, new = len(choices), most if wanted is None else wanted
+                choices.append(Choice(prompt, size, new, stops, sampling, (seed, i), self.deadline, partial(tell, i)))
         return choices
 
     async def _cancel_when_gone(self, request: Request) -> None:
@@ -253,6 +243,17 @@ class Call:
         prompts = self.choices[:: self.asked.n or 1]  # each counts once
         read, new = sum(c.num_prompt_tokens for c in prompts), sum(c.num_tokens for c in self.choices)
         return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
+
+
+def teller(events: asyncio.Queue) -> Callable[..., None]:
+    """What puts its arguments into a queue of this loop, from another thread."""
+    loop = asyncio.get_running_loop()
+
+    def tell(*told: Any) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(events.put_nowait, told)
+
+    return tell
 
 
 def event(data: dict[str, Any]) -> str:

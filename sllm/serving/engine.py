@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmbase.text.streaming import TextDecoder
+from lmbase.text.stop_strings import StopStrings
 from lmbase.text.tokenizers import encode_text
 from sllm.evaluation.loaded import LoadedModel, Writing
 
@@ -78,44 +78,35 @@ class Choice:
     num_tokens: int = 0
     reason: str | None = None  # why the text ends, once it does
     over: bool = False  # that was told, or nobody wants to know
-    held: str = ""  # text that was not told yet
+    num_told: int = 0  # characters
 
     def begin(self, tokenizer: Any) -> None:
         self.reason = None if self.max_tokens else "length"
-        self.decoder = TextDecoder(tokenizer)
-        self.decoder.add(encode_text(tokenizer, self.prompt))
+        self.written = StopStrings(tokenizer, self.stop, encode_text(tokenizer, self.prompt))
 
     def take(self, token: int) -> bool:
         """The next id; returns whether the text ends here."""
         if self.over or self.reason or self.num_tokens >= self.max_tokens:
             return True
         self.num_tokens += 1
-        self.held += self.decoder.add([token])
-        if found := [at for stop in self.stop if (at := self.held.find(stop)) >= 0]:
-            self.held, self.reason = self.held[: min(found)], "stop"
+        if self.written.add(token):
+            self.reason = "stop"
         elif self.num_tokens >= self.max_tokens or time.monotonic() > self.deadline:
             self.reason = "length"
         return self.reason is not None
 
     def show(self) -> None:
         """Tell what is new, but for what may be the beginning of a stop string."""
-        kept = 0 if self.reason else max((_overlap(self.held, stop) for stop in self.stop), default=0)
-        text, self.held = self.held[: len(self.held) - kept], self.held[len(self.held) - kept :]
-        self._tell(text, self.reason)
+        self.end(self.reason)
 
-    def end(self, reason: "str | Refused") -> None:
-        """Nothing more comes."""
-        self._tell(self.held, reason)
-
-    def _tell(self, text: str, reason: "str | Refused | None") -> None:
+    def end(self, reason: "str | Refused | None") -> None:
+        """Tell what is new; nothing more comes if there is a reason."""
+        text = ""
+        if not isinstance(reason, Refused):
+            text = self.written.text[self.num_told : self.written.found if reason else self.written.num_certain]
         if not self.over and (text or reason):
-            self.over = reason is not None
+            self.over, self.num_told = reason is not None, self.num_told + len(text)
             self.tell(text, reason)
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of a text are the beginning of a stop string."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class _Batch:

@@ -5,17 +5,22 @@ import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from importlib.resources import files
+from itertools import chain
 from pathlib import PurePath
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from lmbase.text import segment
+from lmbase.text.codec import codec_of
 from lmbase.text.streaming import TextDecoder
-from sllm.evaluation.loaded import Cost, LoadedModel, Writing
-from sllm.serving.app import engine_of, event, read_json
+from lmbase.text.tokenizers import decode_ids
+from sllm.evaluation.loaded import LoadedModel, Writing
+from sllm.serving.app import engine_of, event, read_json, teller
 from sllm.serving.engine import Engine, Refused, Sampling
 
 PAGES = {"": "index.html", "play.js": "play.js", "play.css": "play.css"}
@@ -65,7 +70,7 @@ class Shown:
     def __init__(self, loaded: LoadedModel, prompt: str, tell: Any, deadline: float):
         self.loaded, self.tell, self.deadline = loaded, tell, deadline
         self.decoder: TextDecoder | None = None
-        self.num_sentences, self.num_tokens, self.num_accepted = len(loaded.cut(prompt)), 0, 0
+        self.num_sentences, self.num_tokens, self.num_accepted = len(loaded.split(prompt)), 0, 0
         self.rejected: list[str] = []
         self.stopped, self.began = False, time.perf_counter()
 
@@ -136,9 +141,11 @@ def add_playground(app: FastAPI, engines: Mapping[str, Engine], writing: Mapping
     async def score(request: Request) -> Response:
         asked = await read_json(request, Score, limits)
         scored = [engine for engine in engines.values() if engine.loaded.predicts]
-        cutter = next((e for e in scored if e.loaded.by_sentence), scored[0]).loaded if scored else None
-        sentences = cutter.cut(asked.text) if cutter else []
-        found = {e.loaded.name: _by_sentence(await _computed(e, e.loaded.costs, asked.text), sentences) for e in scored}
+        cutter = next((e.loaded for e in scored if e.loaded.by_sentence), None)
+        sentences = segment(asked.text)
+        if cutter is not None:
+            sentences = [decode_ids(cutter.tokenizer, ids) for ids in cutter.split(asked.text)]
+        found = {e.loaded.name: await _computed(e, _by_sentence, e.loaded, asked.text, sentences) for e in scored}
         return JSONResponse({"sentences": sentences, "models": found})
 
     @app.post("/play/rebuild")
@@ -186,12 +193,8 @@ async def _computed(engine: Engine, function: Any, *arguments: Any) -> Any:
 
 async def _written(engine: Engine, asked: Write, shared: Writing) -> AsyncIterator[str]:
     """A text as it is written: server-sent events."""
-    loop, events = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None]()
-
-    def tell(data: dict[str, Any] | None) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(events.put_nowait, data)
-
+    events: asyncio.Queue = asyncio.Queue()
+    tell = teller(events)
     deadline = time.monotonic() + engine.limits.seconds
     shown = Shown(engine.loaded, asked.prompt, tell, deadline)
     settings = Sampling(asked.temperature, 1.0).settings() | {"stopping_criteria": [shown]}
@@ -213,30 +216,31 @@ async def _written(engine: Engine, asked: Write, shared: Writing) -> AsyncIterat
             tell({"error": f"Writing failed: {type(error).__name__}."})
             raise
         finally:
-            tell(None)
+            tell()
 
     working = asyncio.create_task(asyncio.to_thread(work))
     try:
-        while (data := await events.get()) is not None:
-            yield event(data)
+        while told := await events.get():
+            yield event(*told)
         await working
     finally:
         shown.stopped = True
 
 
-def _by_sentence(costs: list[Cost], sentences: list[str]) -> dict[str, Any]:
-    """Bits of each sentence of a text, and of all of it; a part belongs to the sentence in which it begins."""
-    bits = [0.0] * (len(sentences) + 1)  # the last: that the text ends
-    tokens = [0] * len(bits)
-    ends, number, at = [len(sentence.encode()) for sentence in sentences], 0, 0
-    for cost in costs:
-        while number < len(sentences) and (at >= ends[number] or (not cost.num_bytes and cost is costs[-1])):
-            at, number = at - ends[number], number + 1
-        bits[number] += cost.nats / math.log(2)
-        tokens[number] += cost.num_tokens
-        at += cost.num_bytes
-    size = sum(ends)
-    return {"bits": bits, "tokens": tokens, "bits_per_byte": sum(bits) / size if size else None}
+def _by_sentence(loaded: LoadedModel, text: str, sentences: list[str]) -> dict[str, Any]:
+    """Bits and tokens of each sentence of a text, and last of its end; a token belongs where it begins."""
+    ids = loaded.split(text)
+    nats = [*chain(*loaded.costs(ids))]
+    begins = np.cumsum([0, *codec_of(loaded.tokenizer).sizes[[*chain(*ids)]]])  # the end begins behind all
+    ends = np.cumsum([len(sentence.encode()) for sentence in sentences])
+    owner, number = np.searchsorted(ends, begins, side="right"), len(sentences) + 1
+    bits = np.bincount(owner, np.array(nats) / math.log(2), minlength=number)
+    per_byte = bits.sum() / ends[-1] if text else None
+    return {
+        "bits": bits.tolist(),
+        "tokens": np.bincount(owner[:-1], minlength=number).tolist(),
+        "bits_per_byte": per_byte,
+    }
 
 
 def _autoencoder(loaded: LoadedModel) -> Any:

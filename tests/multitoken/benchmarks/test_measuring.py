@@ -12,9 +12,9 @@ from multitoken import DraftTree, MultiTokenLM
 from multitoken.benchmarks.measuring import (
     PLAIN,
     Way,
+    bytes_of_heads,
     candidate_rates,
     compare_speed,
-    position_bytes,
     save_tree,
     spread_prompts,
     time_mtp,
@@ -118,12 +118,12 @@ def test_bytes_of_a_position_are_those_of_real_caches_with_and_without_drafts(fa
     model = MultiTokenLM.from_lm(make_lm(family, num_hidden_layers=3), 2, kind).eval()
     for num_draft in (1, 2):
         output = model.generate(torch.tensor([[2, 10, 11]]), max_new_tokens=9, min_new_tokens=9, num_draft=num_draft)
-        assert output.cache_bytes == position_bytes(model, drafts=num_draft > 1) * 11
+        assert output.cache_bytes == bytes_of_heads(model, drafts=num_draft > 1) * 11
 
 
 @pytest.mark.parametrize(("options", "drafts"), [({}, True), ({"num_draft": 1}, False), ({"num_copied": 2}, False)])
 def test_a_multi_token_model_holds_the_further_heads_cache_where_they_draft(options, drafts):
     model = make_family_heads("llama")
     found = time_mtp(model, "Hello", 7, **options)
-    assert found.cache_bytes_per_token == position_bytes(model, drafts)
+    assert found.cache_bytes_per_token == bytes_of_heads(model, drafts)
     assert found.num_cached_tokens == 1 + 5 + 7 - 1

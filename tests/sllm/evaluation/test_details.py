@@ -23,7 +23,7 @@ def test_the_tokens_of_an_opening_cost_what_the_text_costs(name):
     (loaded,) = load(name)
     (scored,) = loaded.score([TEXT], 64)["full window"]
     sentences = make_processor().encode(TEXT).sentences()
-    found = loaded.token_nats(sentences)
+    *found, _ = loaded.costs(sentences)
     assert [len(nats) for nats in found] == [len(sentence) for sentence in sentences]
     # The text's end is not scored: a token-level model's closing token, a sentence-level model's last flag.
     whole = sum(scored.token) + sum(scored.stop[:-1]) if scored.stop else sum(scored.token[:-1])
@@ -82,9 +82,9 @@ def test_the_file_is_small_whatever_the_corpus(monkeypatch):
 
     def ones(self, sentences):
         seen.extend(len(sentence) for sentence in sentences)
-        return [[1.0] * len(sentence) for sentence in sentences]
+        return [*([1.0] * len(sentence) for sentence in sentences), [1.0]]
 
-    monkeypatch.setattr(type(models[1]), "token_nats", ones)
+    monkeypatch.setattr(type(models[1]), "costs", ones)
     monkeypatch.setattr(details, "MOST_TOKENS", 300)
     found = find_details(models, ["字. " + TEXT * 1000] * 50, [], 8, 8)
     assert 0 < sum(seen) <= 300

@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import loaded_as, make_family_heads, make_family_sllm, make_lm
 
-from multitoken.benchmarks.measuring import position_bytes
+from multitoken.benchmarks.measuring import bytes_of_heads
 from sllm.evaluation.speed import compare_generation, time_sllm
 
 TEXT = "One, two, three. Four and five! " * 3
@@ -41,8 +41,8 @@ def test_figures_of_every_kind(models):
 
 def test_F2_the_cache_of_a_multi_token_model_is_that_of_a_position_however_much_was_drafted(models):
     found = [compare_generation(models[:2], models[0], TEXT, 10, new, 1)["heads"] for new in (1, 6, 20)]
-    assert {figures["kv_bytes_per_token"] for figures in found} == {position_bytes(models[1].model, drafts=True)}
-    assert {f["plain_kv_bytes_per_token"] for f in found} == {position_bytes(models[1].model, drafts=False)}
+    assert {figures["kv_bytes_per_token"] for figures in found} == {bytes_of_heads(models[1].model, drafts=True)}
+    assert {f["plain_kv_bytes_per_token"] for f in found} == {bytes_of_heads(models[1].model, drafts=False)}
 
 
 def test_prompt_lookup_is_left_out_where_it_has_no_positions(models):

@@ -211,7 +211,7 @@ def test_neighbours_change_nothing(name):
         ]
         engine.submit(asked)
         for one in asked:
-            alone = replace(one, tell=Heard(), reason=None, over=False, num_tokens=0, held="")
+            alone = replace(one, tell=Heard(), reason=None, over=False, num_tokens=0, num_told=0)
             one.tell.wait()
             engine.submit([alone])
             alone.tell.wait()
