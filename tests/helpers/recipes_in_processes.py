@@ -10,6 +10,7 @@ import json
 import sys
 import typing
 from pathlib import Path
+from unittest import mock
 
 from lmbase.config import load_config
 from lmbase.processes import join_processes, leave_processes
@@ -23,15 +24,13 @@ def train_in_float64(model, *arguments):
     return train(model.double(), *arguments)
 
 
-training_run.train = train_in_float64
-
-
 def run_jobs(jobs: list[list[str]]) -> None:
-    for name, *words in jobs:
-        recipe = importlib.import_module(f"sllm_recipes.{name}")
-        config = load_config(next(iter(typing.get_type_hints(recipe.main).values())), words, CONFIGS)
-        join_processes(getattr(config, "device", "cpu"))
-        recipe.main(config)
+    with mock.patch.object(training_run, "train", train_in_float64):
+        for name, *words in jobs:
+            recipe = importlib.import_module(f"sllm_recipes.{name}")
+            config = load_config(next(iter(typing.get_type_hints(recipe.main).values())), words, CONFIGS)
+            join_processes(getattr(config, "device", "cpu"))
+            recipe.main(config)
 
 
 if __name__ == "__main__":
