@@ -36,6 +36,7 @@ TINY = {
     "finetune-sllm": f"{TINY_TRAINING} --max_sentences 16",
     "evaluate": "--quick true --device cpu --dtype fp32",
     "generate": "--max_new_tokens 4 --device cpu",
+    "story": "--quick true --minutes 0.01 --device cpu",
     "synthetic-tasks": "--quick true --sizes 1M --num_future_tokens 1 --device cpu --dtype fp32",
 }
 # What is not typed here, by how it begins, and why. Recipes among them must at least know every word.
@@ -82,8 +83,10 @@ def understood(command: str) -> None:
     if program == "torchrun":
         name = next(word for word in words if word.startswith("sllm_recipes."))
         program, words = "sllm", [name.removeprefix("sllm_recipes."), *words[words.index(name) + 1 :]]
+    if program == "sllm" and words[0] in ("list", *cli.TOOLS):
+        return
     if program == "sllm" and len(words) == 1:
-        cli.main(words if words[0] == "list" else [*words, "--help"])
+        cli.main([*words, "--help"])
     elif program == "sllm":
         words = words[2:] if words[0] == "--processes" else words
         with pytest.MonkeyPatch.context() as patch:
@@ -92,9 +95,8 @@ def understood(command: str) -> None:
 
 
 def tiny(words: list[str]) -> list[str]:
-    """The words of a recipe with settings that take a second; patterns become what they match, as in a shell."""
-    words = [path for word in words for path in (sorted(glob(word)) if "*" in word else [word])]
-    if words[:2] == ["prepare", "data_opt"] and "--data" not in words:  # which is an encyclopedia
+    """The words of a recipe with settings that take a second, and the text that other commands of a family name."""
+    if words[:2] in (["prepare", "data_opt"], ["prepare", "data_small"]) and "--data" not in words:
         words += ["--data", "my_text/"]
     more = shlex.split(TINY.get(words[0], ""))
     for key in {word for word in more if word.startswith("--")} | {"--train_tokens"}:
@@ -106,6 +108,7 @@ def tiny(words: list[str]) -> list[str]:
 
 
 def type_in(command: str) -> None:
+    command = re.sub(r"(?<=\s)[\w/.-]*\*", lambda pattern: " ".join(sorted(glob(pattern[0]))), command.split(" > ")[0])
     program, *words = shlex.split(command)
     if program == "curl":
         with served({"sllm": load_model("runs/demo/sllm")}) as address:
@@ -132,9 +135,10 @@ def world(tmp_path_factory):
     """Texts, models under the names of OPTs, and the runs of the tiny family, made as its headers say."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "my_text").mkdir()
-    for split, seeds in {"train": range(30), "valid": range(30, 34), "test": range(34, 38)}.items():
+    for split, seeds in {"train": range(200), "valid": range(200, 204), "test": range(204, 208)}.items():
         text = "\n\n".join(story(seed) for seed in seeds)
         (folder / "my_text" / f"{split}.txt").write_text(text, encoding="utf-8")
+    shutil.copytree(folder / "my_text", folder / "books")
     for size in ("125m", "350m"):
         make_opt(max_position_embeddings=128).save_pretrained(folder / "facebook" / f"opt-{size}")
         make_processor().tokenizer.save_pretrained(folder / "facebook" / f"opt-{size}")
@@ -151,7 +155,7 @@ def world(tmp_path_factory):
 def test_commands(page, world, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     if commands_of(page):
-        for name in ("my_text", "facebook"):
+        for name in ("my_text", "books", "facebook"):
             (tmp_path / name).symlink_to(world / name)
         shutil.copytree(ROOT / "results", tmp_path / "results")
         shutil.copy(ROOT / "README.md", tmp_path)
