@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lmbase.modeling.cache import RowCache, give_back
 from lmbase.modeling.settings import text_limits
-from lmbase.text.padding import between_padding
 from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import encode_text
 from multitoken.compiled_step import compiled_step, trunk_cache
@@ -26,6 +25,7 @@ from multitoken.request import (
     Request,
     check_text_ids,
     open_call,
+    prompt_mask,
     warn_of_last_space,
 )
 from multitoken.transitions import Ahead, Guessers
@@ -195,12 +195,7 @@ def _rows(model: MultiTokenModel, input_ids: Tensor, attention_mask: Tensor | No
     """Each prompt's ids, checked."""
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: give (B, L).")
-    ids = model.ids
-    mask = between_padding(input_ids, ids.pad) if attention_mask is None else attention_mask.bool()
-    if mask.shape != input_ids.shape:
-        raise ValueError(f"attention_mask {tuple(mask.shape)} and input_ids {tuple(input_ids.shape)} differ.")
-    if (((input_ids < 0) | (input_ids >= model.config.vocab_size)) & mask).any():
-        raise ValueError(f"input_ids holds ids outside the model's vocabulary of {model.config.vocab_size}.")
+    ids, mask = model.ids, prompt_mask(input_ids, attention_mask, model.config)
     rows = [row[m].tolist() for row, m in zip(input_ids, mask, strict=True)]
     # Every text is read behind the opening token. Many tokenizers put none in front, and where it is also what pads, it
     # was taken for padding.

@@ -16,6 +16,7 @@ from lmbase.modeling.decoding import Sampler, Seed
 from lmbase.modeling.endings import Endings
 from lmbase.modeling.settings import end_ids, merge_generation_config
 from lmbase.text.codec import codec_of
+from lmbase.text.padding import between_padding
 from lmbase.text.texts import text_list
 from multitoken.copying import make_lookups
 from multitoken.draft_loop import Drafting
@@ -120,6 +121,20 @@ class Call:
     def hand_out(self, output: GenerateOutput) -> Any:
         """The output, or its tensor alone for code that was written for Transformers' models."""
         return output.sequences if self.config.return_dict_in_generate is False else output
+
+
+def prompt_mask(input_ids: Tensor, attention_mask: Tensor | None, config: Any) -> Tensor:
+    """Where prompts of ids are text: by default everywhere between their padding.
+
+    Raises:
+        ValueError: a mask of another shape, or ids outside the vocabulary.
+    """
+    mask = between_padding(input_ids, config.pad_token_id) if attention_mask is None else attention_mask.bool()
+    if mask.shape != input_ids.shape:
+        raise ValueError(f"attention_mask {tuple(mask.shape)} and input_ids {tuple(input_ids.shape)} differ.")
+    if (((input_ids < 0) | (input_ids >= config.vocab_size)) & mask).any():
+        raise ValueError(f"input_ids holds ids outside the model's vocabulary of {config.vocab_size}.")
+    return mask
 
 
 def check_text_ids(ids: Iterable[int], config: Any, tokenizer: PreTrainedTokenizerFast | None) -> None:

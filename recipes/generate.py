@@ -138,7 +138,7 @@ def main(config: Config) -> str:
         max_new_tokens=config.max_new_tokens,
         max_new_sentences=config.max_new_sentences,
         overflow=config.overflow,
-        num_draft=int(config.num_draft) if config.num_draft.isdigit() else config.num_draft,
+        num_draft=config.num_draft,
         seed=config.seed,
         assistant=assistant,
         settings=settings,

@@ -15,6 +15,8 @@ import socket
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import PositiveFloat, PositiveInt
+
 from lmbase.config import option, run, single_process
 from lmbase.modeling.devices import DTYPES, choose_device
 from sllm.evaluation.loaded import LoadedModel, Writing
@@ -30,11 +32,11 @@ class Config:
     model: list[str] = option([], "runs, folders or hub ids; NAME=FOLDER chooses the name")
     host: str = option("127.0.0.1", "the address to listen at; 0.0.0.0: all of this machine")
     port: int = option(8000, "0: any free one")
-    max_tokens: int = option(1024, "new tokens of a text, at most")
-    max_choices: int = option(16, "texts of one request, at most")
-    max_waiting: int = option(64, "texts that may wait; more are told to come later")
-    max_batch: int = option(8, "texts that are written together, at most")
-    max_seconds: float = option(120.0, "from a request to its end, at most")
+    max_tokens: PositiveInt = option(1024, "new tokens of a text, at most")
+    max_choices: PositiveInt = option(16, "texts of one request, at most")
+    max_waiting: PositiveInt = option(64, "texts that may wait; more are told to come later")
+    max_batch: PositiveInt = option(8, "texts that are written together, at most")
+    max_seconds: PositiveFloat = option(120.0, "from a request to its end, at most")
     num_draft: str = option("auto", "heads to write with; 1: plain decoding; auto: as many as pay, of those there are")
     overflow: Literal["stop", "slide"] = option("stop", "when an SLLM's positions are used up: stop or slide")
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights and of the computation")
@@ -48,9 +50,6 @@ def load(config: Config, autoencoders: bool = False) -> dict[str, LoadedModel]:
     Args:
         autoencoders: may be among them.
     """
-    for name in ("max_tokens", "max_choices", "max_waiting", "max_batch", "max_seconds"):
-        if not (value := getattr(config, name)) > 0:
-            raise ValueError(f"--{name} {value}: give a number above 0.")
     if not config.model:
         raise ValueError("Nothing to serve: give --model FOLDER [FOLDER ...], or sllm serve FOLDER.")
     device = choose_device(config.device)
@@ -72,8 +71,7 @@ def load(config: Config, autoencoders: bool = False) -> dict[str, LoadedModel]:
 
 def writing(config: Config, loaded: LoadedModel) -> Writing:
     """Settings that all texts of a model share."""
-    num_draft = int(config.num_draft) if config.num_draft.isdigit() else config.num_draft
-    return Writing(max_new_tokens=1, overflow=config.overflow if loaded.by_sentence else "stop", num_draft=num_draft)
+    return Writing(1, overflow=config.overflow if loaded.by_sentence else "stop", num_draft=config.num_draft)
 
 
 def serve(config: Config, playground: bool = False) -> None:

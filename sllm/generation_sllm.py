@@ -14,7 +14,7 @@ from transformers import Cache
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.settings import DEFAULT_NEW_TOKENS, check_number, text_limits
-from lmbase.text.padding import between_padding, pad_sentences, pad_tokens
+from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import token_bytes
@@ -26,6 +26,7 @@ from multitoken.request import (
     Request,
     check_text_ids,
     open_call,
+    prompt_mask,
     warn_of_last_space,
 )
 from sllm import reading
@@ -185,30 +186,22 @@ def _read_ids(
 ) -> list[_Text]:
     if input_ids.dim() not in (2, 3):
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: give (B, L) flat ids or (B, S, T) sentences.")
-    if attention_mask is None:
-        attention_mask = between_padding(input_ids, model.config.pad_token_id)
-    if attention_mask.shape != input_ids.shape:
-        raise ValueError(f"attention_mask {tuple(attention_mask.shape)} and input_ids {tuple(input_ids.shape)} differ.")
-    outside = (input_ids < 0) | (input_ids >= model.config.vocab_size)
-    if (outside & attention_mask.bool()).any():
-        raise ValueError(f"input_ids holds ids outside the model's vocabulary of {model.config.vocab_size}.")
-    tokenizer = None if processor is None else processor.tokenizer
+    mask = prompt_mask(input_ids, attention_mask, model.config)
+    tokenizer, texts = None if processor is None else processor.tokenizer, []
     if input_ids.dim() == 2:
-        rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
-        # Transformers' tokenizers put the start token in front of a text; here the start state stands for it.
         split_ids = _needed(processor).read_ids
-        borders = [int(row[:1] == [model.config.bos_token_id]) for row in rows]
-        for row, border in zip(rows, borders, strict=True):
-            check_text_ids(row[border:], model.config, tokenizer)
-        return [
-            _open(model, processor, split_ids(row[border:]), row) for row, border in zip(rows, borders, strict=True)
-        ]
-    check_text_ids(input_ids[attention_mask.bool()].tolist(), model.config, tokenizer)
-    documents = [
-        [row[m.bool()].tolist() for row, m in zip(ids, mask, strict=True) if m.any()]
-        for ids, mask in zip(input_ids, attention_mask, strict=True)
-    ]
-    return [_open(model, processor, sentences) for sentences in documents]
+        for ids, real in zip(input_ids, mask, strict=True):
+            row = ids[real].tolist()
+            # Transformers' tokenizers put the start token in front of a text; here the start state stands for it.
+            read = row[row[:1] == [model.config.bos_token_id] :]
+            check_text_ids(read, model.config, tokenizer)
+            texts.append(_open(model, processor, split_ids(read), row))
+        return texts
+    check_text_ids(input_ids[mask].tolist(), model.config, tokenizer)
+    for document, real_tokens in zip(input_ids, mask, strict=True):
+        sentences = [row[real].tolist() for row, real in zip(document, real_tokens, strict=True) if real.any()]
+        texts.append(_open(model, processor, sentences))
+    return texts
 
 
 def _needed(processor: SentenceProcessor | None) -> SentenceProcessor:

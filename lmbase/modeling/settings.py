@@ -13,6 +13,7 @@ from lmbase.text.stop_strings import check_stop_strings
 logger = logging.get_logger(f"transformers.{__name__}")  # below Transformers' own, so that its verbosity holds
 
 DEFAULT_NEW_TOKENS = 128
+DEFAULTS = GenerationConfig().to_dict()
 # Settings that processors of logits stand for, in Transformers' order, with the values that change nothing.
 PROCESSING = {
     "sequence_bias": (None,),
@@ -146,13 +147,13 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
         logger.warning(f"{', '.join(dropped)} of the model's generation_config.json: not supported, so left out.")
         for name, neutral in dropped.items():
             setattr(config, name, neutral)
-    defaults = GenerationConfig().to_dict()
-    if unknown := [name for name in kwargs if name not in defaults or name in IGNORED]:
+    if unknown := [name for name in kwargs if name not in DEFAULTS or name in IGNORED]:
         raise ValueError(
             "; ".join(f"generate() does not know {_shown(name, kwargs[name])}" for name in unknown)
             + f". It understands {', '.join(sorted(UNDERSTOOD))}."
         )
-    over = {k: v for k, v in vars(given or GenerationConfig()).items() if v is not None and k not in IGNORED}
+    over = {} if given is None else vars(given)
+    over = {name: value for name, value in over.items() if value is not None and name not in IGNORED}
     for name, value in (over | kwargs).items():  # not config.update, which refuses max_new_tokens=0
         setattr(config, name, value)
     if refused := unsupported(config):
@@ -161,7 +162,7 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
     cache = config.cache_implementation
     if cache not in CACHES and (given is not None or "cache_implementation" in kwargs):
         raise ValueError(f"cache_implementation={cache!r}: choose 'static', which compiles the steps, or 'dynamic'.")
-    for name in RANGES.keys() & defaults.keys():
+    for name in RANGES.keys() & DEFAULTS.keys():
         setattr(config, name, check_number(name, getattr(config, name)))
     if not isinstance(config.do_sample, bool | None):
         raise ValueError(f"do_sample={config.do_sample!r}: give True or False.")
@@ -213,7 +214,7 @@ def text_limits(config: GenerationConfig, num_given: int, default: int = DEFAULT
 
 def unsupported(config: GenerationConfig) -> dict[str, Any]:
     """Settings that generation here does not have and that would change something, with values that change nothing."""
-    neutral = {**GenerationConfig().to_dict(), **NEUTRAL}
+    neutral = DEFAULTS | NEUTRAL
     return {
         name: neutral.get(name)
         for name, value in config.to_dict().items()

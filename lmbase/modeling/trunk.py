@@ -153,13 +153,13 @@ def new_config(family: str, *, feed_forward: int, **size) -> PreTrainedConfig:
     return AutoConfig.for_model(family, **fields)
 
 
-def as_config(value: PreTrainedConfig | dict | None, family: str = "opt") -> PreTrainedConfig:
+def as_config(value: PreTrainedConfig | dict | None) -> PreTrainedConfig:
     """A trunk's configuration as a nested one is given or stored: copied, or made of its fields, whose `model_type`
     says which family; OPT's by default, as in the folders of earlier versions."""
     if isinstance(value, PreTrainedConfig):
         return copy.deepcopy(value)
     fields = dict(value or {})
-    return AutoConfig.for_model(fields.pop("model_type", family), **fields)
+    return AutoConfig.for_model(fields.pop("model_type", "opt"), **fields)
 
 
 # -- shapes and ids ----------------------------------------------------------------------------------------------------

@@ -178,13 +178,13 @@ class StopSignal:
         if self._alone:
             self._alone.cancel()
 
-    def raise_if_requested(self, message: str = "") -> None:
+    def raise_if_requested(self) -> None:
         """
         Raises:
             Stopped: a signal came.
         """
         if self.number is not None:
-            raise Stopped(self.number, message)
+            raise Stopped(self.number)
 
     def unless_stopped(self, act: Callable[[], FoundT]) -> FoundT | None:
         """What `act` gives; None if a signal came, which ends it at once."""

@@ -29,12 +29,14 @@ class Writing:
     max_new_tokens: int | None  # None: what the settings say
     max_new_sentences: int | None = None  # of an SLLM
     overflow: str = "stop"  # of an SLLM
-    num_draft: int | str = "auto"
+    num_draft: int | str = "auto"  # digits, too
     seed: Seed = None
     assistant: SentenceAssistant | None = None  # drafts for a plain model
     settings: dict[str, Any] = field(default_factory=dict)  # of `generate`, beside those; logits_processor, too
 
     def __post_init__(self) -> None:
+        if isinstance(self.num_draft, str) and self.num_draft.isdecimal():
+            self.num_draft = int(self.num_draft)
         if (number := self.settings.get("num_return_sequences", 1)) != 1:
             raise ValueError(
                 f"num_return_sequences={number!r}: one text is written here; write it again with another seed, or call "

@@ -147,7 +147,7 @@ class Call:
         self.deadline = time.monotonic() + self.engine.limits.seconds
         self.choices = await asyncio.to_thread(self._choices, prompts, wanted, stops, teller(events))
         self.engine.submit(self.choices)
-        watch = asyncio.create_task(self._cancel_when_gone(request))
+        watch = asyncio.create_task(self._cancel_when_gone(request, events))
         parts = self._parts(events, watch)
         if not self.asked.stream:
             return JSONResponse(await self._whole(parts))
@@ -180,10 +180,11 @@ class Call:
                 choices.append(Choice(prompt, size, new, stops, sampling, (seed, i), self.deadline, partial(tell, i)))
         return choices
 
-    async def _cancel_when_gone(self, request: Request) -> None:
+    async def _cancel_when_gone(self, request: Request, events: asyncio.Queue) -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         self.engine.cancel(self.choices)
+        events.put_nowait((0, "", Refused(499, "The client has gone.")))
 
     async def _parts(self, events: asyncio.Queue, watch: asyncio.Task) -> AsyncIterator[tuple[int, str, str | None]]:
         """What is told of the texts, until all have ended.
@@ -194,17 +195,11 @@ class Call:
         try:
             open_texts = len(self.choices)
             while open_texts:
-                if watch.done():
-                    raise Refused(499, "The client has gone.")
-                getting = asyncio.ensure_future(events.get())
-                left = max(self.deadline + GRACE - time.monotonic(), 0)
-                await asyncio.wait((getting, watch), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if not getting.done():
-                    getting.cancel()
-                    if watch.done():
-                        continue
-                    raise Refused(503, "The request took too long; ask for fewer tokens.", code="timeout")
-                index, text, reason = getting.result()
+                left = self.deadline + GRACE - time.monotonic()
+                try:
+                    index, text, reason = await asyncio.wait_for(events.get(), left)
+                except TimeoutError:
+                    raise Refused(503, "The request took too long; ask for fewer tokens.", code="timeout") from None
                 if isinstance(reason, Refused):
                     raise reason
                 open_texts -= reason is not None

@@ -39,7 +39,7 @@ def test_it_serves_until_it_is_stopped(kinds, capsys):
         ("", "sllm serve FOLDER"),
         ("{}/vae", "is an autoencoder: it writes what it read"),
         ("{}/plain {}/plain", "Two models are called 'plain': write --model NAME=FOLDER"),
-        ("{}/plain --max_batch 0", "--max_batch 0: give a number above 0"),
+        ("{}/plain --max_batch 0", "max_batch"),
         ("{}/plain --port 99999", "--port 99999"),
         ("{}/plain --host nowhere.invalid", "--host nowhere.invalid"),
         ("{}/heads --num_draft 9", "num_draft=9"),
