@@ -260,8 +260,9 @@ def score_ids(
         ids, mask = pad_tokens([documents[d][w.start : w.stop] for d, w in batch], pad)
         ends = torch.tensor([w.stop == len(documents[d]) for d, w in batch])
         first = torch.tensor([w.scored - w.start for _, w in batch])
+        ids, mask, ends, first = (t.to(device) for t in (ids, mask, ends, first))
         with inference(model):
-            nats = model.nats(*(t.to(device) for t in (ids, mask, ends, first)), measure=measure).tolist()
+            nats = model.nats(ids, mask, ends, first, measure=measure).tolist()
         for (d, w), row, end in zip(batch, nats, ends.tolist(), strict=True):
             results[d][w.scored : w.stop + end] = row[w.scored - w.start : w.stop - w.start + end]
     return results
