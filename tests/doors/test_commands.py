@@ -49,11 +49,13 @@ NOT_TYPED = {
     r"sllm (serve|play) ": "does not end: tests/sllm/serving",
     r"sllm push (?!.*--dry_run)": "uploads: tests/recipes/test_push.py",
     r"python data/build_books.py|sllm build-examples": "its text is downloaded: tests/recipes/test_build_examples.py",
+    r"sllm story .*random:small": "minutes of training; the story is typed with other trunks",
     r"sllm benchmark .*opt-1.3b": "a model of 5 GB: tests/sllm/benchmarks",
 }
 # What a page says was made before: a folder here, and the one of the tiny family that stands in for it.
 GIVEN = {
     "docs/multi-token.md": {"sllm_tiny": "sllm_tiny", "data_tiny": "data_tiny"},
+    "docs/your-own-data.md": {"data_tiny": "data_tiny"},
     "docs/other-tools.md": {name: name for name in ("data_tiny", "sllm_tiny", "lm_tiny_tuned", "lm_tiny")},
 }
 DEMO = {"data": "data_tiny", "opt": "lm_tiny", "opt-tuned": "lm_tiny_tuned", "vae": "vae_tiny", "sllm": "sllm_tiny"}
