@@ -60,23 +60,16 @@ class Assistant:
         self.drafter, self.num_tokens, self.streamer = drafter, num_tokens, streamer
         self.statistics = SpeculationStatistics()
 
-    def __call__(
-        self,
-        model: PreTrainedModel,
-        input_ids: Tensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
-        generation_config: GenerationConfig,
-        **model_kwargs,
-    ) -> Tensor:
-        """What `generate` calls. Returns (1, L) prompt and new ids.
+    def __call__(self, model: PreTrainedModel, input_ids: Tensor, **given) -> Tensor:
+        """What `generate` calls, with processors, criteria, its configuration and a cache. Returns (1, L) prompt and
+        new ids.
 
         Raises:
             ValueError: several texts, another vocabulary, beams or outputs that this way of writing does not have.
         """
         with ended(self.streamer):
-            self._check(model, input_ids, generation_config)
-            return self._write(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
+            self._check(model, input_ids, given["generation_config"])
+            return self._write(model, input_ids, **given)
 
     def _write(
         self,

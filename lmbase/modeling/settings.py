@@ -22,16 +22,21 @@ PROCESSING = {
     "bad_words_ids": (None,),
     "suppress_tokens": (None,),
 }
+# Sampling settings, with the values that change nothing. What is not set changes nothing: Transformers' own top_k of 50
+# would make draws of models that are written with its `generate` others than those of the models here.
+SAMPLING = {
+    "temperature": (None, 1.0),
+    "top_k": (None, 0),
+    "top_p": (None, 1.0),
+    "min_p": (None, 0.0),
+    "typical_p": (None, 1.0),
+    "epsilon_cutoff": (None, 0.0),
+    "eta_cutoff": (None, 0.0),
+}
 UNDERSTOOD = (
     *PROCESSING,
+    *SAMPLING,
     "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
     "max_new_tokens",
     "min_new_tokens",
     "max_length",
@@ -59,17 +64,6 @@ IGNORED = (
     "max_cache_len",
 )
 CACHES = (None, "dynamic", "static")
-# Sampling settings, with the values that change nothing. What is not set changes nothing: Transformers' own top_k of 50
-# would make draws of models that are written with its `generate` others than those of the models here.
-SAMPLING = {
-    "temperature": (None, 1.0),
-    "top_k": (None, 0),
-    "top_p": (None, 1.0),
-    "min_p": (None, 0.0),
-    "typical_p": (None, 1.0),
-    "epsilon_cutoff": (None, 0.0),
-    "eta_cutoff": (None, 0.0),
-}
 # Every other setting is refused where it is set to something else than None, False or the value here.
 NEUTRAL = {"num_beams": 1, "num_beam_groups": 1, "length_penalty": 1.0, "encoder_repetition_penalty": 1.0}
 # Why some are not there, and what is there instead.

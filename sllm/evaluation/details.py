@@ -41,8 +41,7 @@ def find_details(
     """
     beginning = [*_beginning(texts)]
     found: dict[str, Any] = {"drafts": dict(_drafts(models, prompts, prompt_tokens, new_tokens))}
-    encoder = next((m for m in models if m.autoencoder is not None and m.predicts), None)
-    encoder = encoder or next((m for m in models if m.autoencoder is not None), None)
+    encoder = max((m for m in models if m.autoencoder is not None), key=lambda m: m.predicts, default=None)
     if encoder is not None:
         processor = encoder.model.processor
         documents = [encoded.sentences() for encoded in processor.encode_batch(beginning)]

@@ -3,7 +3,7 @@
 A new kind is one class here and one line in `KINDS`; nothing else asks which kind a model is of.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -220,20 +220,19 @@ class _Put:
     """A stream as Transformers' `generate` and an assistant hand ids to it: the prompt first. Others close it."""
 
     def __init__(self, stream: Stream):
-        self.stream = stream
-        self._put: Callable[[torch.Tensor], None] = self._put_prompt
+        self.stream, self.begun = stream, False
         if stream.shows_drafts:
             self.put_draft = stream.put_draft
 
     def put(self, value: torch.Tensor) -> None:
-        self._put(value)
+        if self.begun:
+            self.stream.show(value.flatten().tolist())
+        else:
+            self.stream.put(value)
+        self.begun = True
 
     def end(self) -> None:
         pass
-
-    def _put_prompt(self, value: torch.Tensor) -> None:
-        self.stream.put(value)
-        self._put = lambda new: self.stream.show(new.flatten().tolist())
 
 
 class HeadsLM(TokenModel):

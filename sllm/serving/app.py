@@ -51,8 +51,8 @@ def build_app(engines: Mapping[str, Engine], hosts: list[str] | None = None) -> 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     if hosts is not None:  # or a page from elsewhere could lead its own name here, and read what is answered
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    app.add_exception_handler(Refused, _refusal)
-    app.add_exception_handler(HTTPException, _http_error)
+    for kind in (Refused, HTTPException):
+        app.add_exception_handler(kind, _refusal)
     began, limits = int(time.time()), next(iter(engines.values())).limits
     templates = {name: chat_template(engine.loaded.tokenizer) for name, engine in engines.items()}
 
@@ -108,11 +108,8 @@ def engine_of(engines: Mapping[str, Engine], model: str) -> Engine:
 
 
 async def _refusal(request: Request, error: Any) -> Response:
-    return JSONResponse(error_json(error), error.status)
-
-
-async def _http_error(request: Request, error: Any) -> Response:
-    return JSONResponse(error_json(Refused(error.status_code, str(error.detail))), error.status_code)
+    refused = error if isinstance(error, Refused) else Refused(error.status_code, str(error.detail))
+    return JSONResponse(error_json(refused), refused.status)
 
 
 async def read_json(request: Request, kind: type[AskedT], limits: Limits) -> AskedT:
