@@ -1,6 +1,8 @@
 # make demo          the whole story on a laptop: train, graft, finetune, compare; writes runs/demo/report.html
 # make test          the tests, with the versions that were tested (constraints.txt)
 # make test-browser  the pages in Chromium, which comes from the system's packages
+# make test-doors    every command of the pages typed with tiny settings, the notebook, the pictures
+# make pictures      the pictures of README, in docs/figures
 # make soak          the long tier of all instruments: takes hours, fills the table of docs/reliability.md
 # make check         ruff and mypy
 # make docs          the pages and READMEs as a site in build/site
@@ -17,7 +19,7 @@ THREADS := OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
 # Two processes of one thread each are faster than one of two: most tests are too small to share out.
 TESTS := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-browser soak check docs house test-oldest clean
+.PHONY: demo test test-browser test-doors pictures soak check docs house test-oldest clean
 
 demo: .venv/.installed
 	.venv/bin/sllm demo $(ARGS)
@@ -25,9 +27,18 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(TESTS) .venv/bin/python -m pytest -q -n 2 $(ARGS)
 
-test-browser: .venv/.installed
-	@command -v chromium >/dev/null || { echo "error: Chromium is missing: apt-get install chromium" >&2; exit 1; }
+test-browser: .venv/.installed .chromium
 	BROWSER=1 $(TESTS) .venv/bin/python -m pytest -q -m browser $(ARGS)
+
+test-doors: .venv/.installed .chromium
+	$(TESTS) .venv/bin/python -m pytest -q tests/doors $(ARGS)
+
+pictures: .venv/.installed .chromium
+	PICTURES=$(CURDIR)/docs/figures $(TESTS) .venv/bin/python -m pytest -q tests/doors/test_pictures.py
+
+.PHONY: .chromium
+.chromium:
+	@command -v chromium >/dev/null || { echo "error: Chromium is missing: apt-get install chromium" >&2; exit 1; }
 
 soak: .venv/.installed
 	SOAK=1 SOAK_TABLE=results/soak $(TESTS) .venv/bin/python -m pytest -q -n 2 $(ARGS)

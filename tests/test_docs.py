@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -92,6 +93,23 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere():
         )
         assert loaded == [], page
     assert "Exact -log p of each text" in (ROOT / "build" / "site" / "docs" / "api.html").read_text(encoding="utf-8")
+
+
+def test_every_extra_has_a_line_that_says_what_it_is_for():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)) == set(extras)
+
+
+def test_the_readme_names_every_file_of_the_model_rooms():
+    listed = re.search(r"^```\nrecipes/ .*?^```", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert listed
+    rooms = re.split(r"^(\w+)/ ", listed[0], flags=re.MULTILINE)
+    for room, lines in zip(rooms[1::2], rooms[2::2], strict=True):
+        if room in ("sllm", "multitoken", "sentencevae"):
+            files = {path.name for path in (ROOT / room).glob("*.py")} - {"__init__.py"}
+            folders = {f"{path.parent.name}/" for path in (ROOT / room).glob("*/__init__.py")}
+            assert set(re.findall(r"(?:^  |, )(\w+(?:\.py|/))", lines, re.MULTILINE)) == files | folders
 
 
 @pytest.mark.parametrize("guide", GUIDES)
