@@ -30,7 +30,7 @@ test: .venv/.installed
 test-browser: .venv/.installed .chromium
 	BROWSER=1 $(TESTS) .venv/bin/python -m pytest -q -m browser $(ARGS)
 
-test-doors: .venv/.installed .chromium
+test-doors: .venv/.installed
 	$(TESTS) .venv/bin/python -m pytest -q tests/doors $(ARGS)
 
 pictures: .venv/.installed .chromium
@@ -38,7 +38,9 @@ pictures: .venv/.installed .chromium
 
 .PHONY: .chromium
 .chromium:
-	@command -v chromium >/dev/null || { echo "error: Chromium is missing: apt-get install chromium" >&2; exit 1; }
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		apt-get update -q && apt-get install -y -q chromium; } || \
+		{ echo "error: Chromium is missing, for the tests of pages: apt-get install chromium" >&2; exit 1; }
 
 soak: .venv/.installed
 	SOAK=1 SOAK_TABLE=results/soak $(TESTS) .venv/bin/python -m pytest -q -n 2 $(ARGS)
