@@ -16,7 +16,8 @@ def tour(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tour")
     with pytest.MonkeyPatch.context() as patch:
         text = ROOT / "tests" / "data" / "golden" / "text"
-        patch.setenv("TOUR_TRAINING", f"--max_steps 2 --data {text} --tokenizer bpe:300 --eval_sentences 16 --eval_every 1")
+        quick = f"--max_steps 2 --data {text} --tokenizer bpe:300 --eval_sentences 16 --eval_every 1"
+        patch.setenv("TOUR_TRAINING", quick)
         nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     return notebook
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 FENCED = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:\A|\n)\n((?:    .*\n|\n)+)")
+LOOP = re.compile(r"^for (\w+) in (.*); do\n(.*?)^done$", re.MULTILINE | re.DOTALL)
 # First words of the blocks that show something else than commands.
 SHOWN = ("text       He left.", "nats = sum", "the system's message", "manifest.json", "recipes/  ")
 
@@ -30,19 +31,24 @@ def header(configuration: str) -> Iterator[str]:
     yield from re.findall(r"((?:^  .*\n)+)", text, re.MULTILINE)
 
 
+def _unrolled(loop: re.Match) -> str:
+    return "".join(loop[3].replace(f"${loop[1]}", value) for value in loop[2].split())
+
+
 def spans(text: str) -> list[str]:
     """Commands in the running text, `sllm NAME ...`; not those whose recipe is left open."""
     return re.findall(r"`sllm ([a-z][^`\[]*)`", re.sub(r"\n(# )?", " ", text))
 
 
 def commands(parts: Iterator[str]) -> list[str]:
-    """The commands of blocks, in order: one line each, without comments, variables filled in."""
-    found: list[str] = []
-    variables: dict[str, str] = {}
+    """The commands of blocks, in order: one line each, without comments, loops unrolled and variables
+    filled in."""
+    found, variables = [], {}
     for block in parts:
         if block.startswith(SHOWN):
             continue
-        for line in re.sub(r"\\\n\s*", "", block).splitlines():
+        block = LOOP.sub(_unrolled, re.sub(r"\\\n\s*", "", block))
+        for line in block.splitlines():
             line = re.split(r"(?:\s|^)#|(?<=\S)\s{3,}(?=\w)", line)[0].strip()  # `command          what it is for`
             line = re.sub(r"\$(\w+)", lambda name: variables.get(name[1], name[0]), line)
             if assigned := re.fullmatch(r"([A-Z]+)=(\"?)(.*)\2", line):
