@@ -1,36 +1,23 @@
 """`sllm serve` as a user types it."""
 
-import os
-import signal
 import socket
 import sys
-import threading
 
 import pytest
-from served import client_of
-from small_runs import refused, sllm
+from served import asked_until_stopped, client_of
+from small_runs import refused
 
 
 def test_it_serves_until_it_is_stopped(kinds, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     found = []
 
-    def ask():
-        try:
-            client = client_of(f"http://127.0.0.1:{port}").with_options(max_retries=9)  # until it is there
-            found.append(client.completions.create(model="other", prompt="Hello", max_tokens=4).usage.prompt_tokens)
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def ask(address):
+        client = client_of(address).with_options(max_retries=9)  # until it is there
+        found.append(client.completions.create(model="other", prompt="Hello", max_tokens=4).usage.prompt_tokens)
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    with pytest.raises(SystemExit) as stopped:
-        sllm(f"serve {kinds}/sentences other={kinds}/plain --port {port} --device cpu")
-    asking.join()
+    address = asked_until_stopped(f"serve {kinds}/sentences other={kinds}/plain", ask)
     assert found == [5]
-    assert stopped.value.code == 143
-    assert f"sentences, other at http://127.0.0.1:{port}/v1" in capsys.readouterr().out
+    assert f"sentences, other at {address}/v1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -39,7 +26,7 @@ def test_it_serves_until_it_is_stopped(kinds, capsys):
         ("", "sllm serve FOLDER"),
         ("{}/vae", "is an autoencoder: it writes what it read"),
         ("{}/plain {}/plain", "Two models are called 'plain': write --model NAME=FOLDER"),
-        ("{}/plain --max_batch 0", "max_batch"),
+        ("{}/plain --max_batch 0", "max_batch = 0 (command line): expected int > 0"),
         ("{}/plain --port 99999", "--port 99999"),
         ("{}/plain --host nowhere.invalid", "--host nowhere.invalid"),
         ("{}/heads --num_draft 9", "num_draft=9"),
