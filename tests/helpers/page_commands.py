@@ -43,7 +43,8 @@ def spans(text: str) -> list[str]:
 def commands(parts: Iterator[str]) -> list[str]:
     """The commands of blocks, in order: one line each, without comments, loops unrolled and variables
     filled in."""
-    found, variables = [], {}
+    found: list[str] = []
+    variables: dict[str, str] = {}
     for block in parts:
         if block.startswith(SHOWN):
             continue
