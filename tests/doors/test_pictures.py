@@ -55,7 +55,7 @@ def test_the_playground(browser, picture):
 
 def test_the_report(browser, picture, tmp_path):
     sllm(f"report --runs {ROOT}/results/demo --title Demo --output_dir {tmp_path}")
-    page = browser.new_page(viewport={"width": 1000, "height": 1000}, color_scheme="light")
+    page = browser.new_page(viewport={"width": 1000, "height": 960}, color_scheme="light")
     page.goto((tmp_path / "report.html").as_uri())
     assert 20_000 < len(page.screenshot(path=picture("report.png"))) < LARGEST
 
