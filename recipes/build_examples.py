@@ -86,17 +86,11 @@ def main(config: Config) -> None:
         raise ValueError("No text: give --data (`python data/build_books.py` makes that of the shipped pair).")
     out = Path(config.output_dir)
     for command in stages(config):
-        run_command(command)
+        cli.run_command(command)
     for name in NAMES:
         write_folder(out / "pair" / name, partial(store, out / f"{name}-drafting"))
-    run_command(evaluation(config))
+    cli.run_command(evaluation(config))
     put_into_package(out, Path(config.package))
-
-
-def run_command(command: str) -> None:
-    print(f"\n$ sllm {command}", flush=True)
-    recipe, *argv = shlex.split(command)
-    cli.run_recipe(recipe.replace("-", "_"), argv)
 
 
 def store(source: Path, folder: Path) -> None:

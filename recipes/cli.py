@@ -20,6 +20,7 @@ import ast
 import difflib
 import functools
 import importlib
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -87,6 +88,13 @@ def run_recipe(name: str, argv: Sequence[str]) -> None:
         raise SystemExit(tell_stopped(error)) from None
     argv = _with_keys(argv, getattr(recipe, "POSITIONAL", ()))
     run(class_of_keys(recipe, argv), recipe.main, argv)
+
+
+def run_command(command: str) -> None:
+    """Run what is typed after `sllm`, shown first."""
+    print(f"$ sllm {command}", flush=True)
+    recipe, *argv = shlex.split(command)
+    run_recipe(recipe.replace("-", "_"), argv)
 
 
 def _with_keys(argv: Sequence[str], positional: str | tuple[str, ...]) -> list[str]:

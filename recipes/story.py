@@ -156,7 +156,9 @@ def tell(config: Config, trunk: str) -> None:
     started = time.perf_counter()
     pretrained = not config.lm.startswith("random:")
     total = 9 - pretrained
-    _run(f"[1/{total}]", *text_stage(config, pretrained))
+    what, command = text_stage(config, pretrained)
+    print(f"\n[1/{total}] {what}")
+    cli.run_command(command)
     data = PreparedData.load(f"{config.output_dir}/data")
     check_enough(data)
     plan = make_plan(config, data)
@@ -164,16 +166,11 @@ def tell(config: Config, trunk: str) -> None:
     for number, (part, what, command) in enumerate(training_stages(config, plan, pretrained, trunk), start=2):
         seconds = plan.seconds.get(part)
         about = f" (about {duration(seconds)})" if seconds and not config.quick else ""
-        _run(f"[{number}/{total}]", what + about, command)
+        print(f"\n[{number}/{total}] {what}{about}")
+        cli.run_command(command)
     minutes = (time.perf_counter() - started) / 60
     print(f"\nDone in {minutes:.1f} minutes. Open {config.output_dir}/report.html")
     print(f"Try: sllm generate --model {config.output_dir}/sllm --do_sample true --prompt {shlex.quote(plan.prompt)}")
-
-
-def _run(number: str, what: str, command: str) -> None:
-    print(f"\n{number} {what}\n$ sllm {command}", flush=True)
-    recipe, *argv = shlex.split(command)
-    cli.run_recipe(recipe.replace("-", "_"), argv)
 
 
 if __name__ == "__main__":
