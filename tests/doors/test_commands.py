@@ -26,7 +26,7 @@ PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.
 FAMILIES = ["small", "opt", "demo"]  # a family's headers are one page: they build on each other; see `world` for tiny
 OTHERS = ["induction", "polynomials", "mtp_bytes"]
 MEASURED = ["results/README.md"]  # hours of measurements: their commands are only read
-WITH_SPANS = [*(ROOT / page for page in [*PAGES, *MEASURED]), *sorted(CONFIGS.glob("*.yaml"))]
+WITH_SPANS = [*(ROOT / page for page in [*PAGES, *MEASURED, "docs/tour.ipynb"]), *sorted(CONFIGS.glob("*.yaml"))]
 
 TINY_TRAINING = "--max_steps 2 --batch_size 2 --micro_batch_size 2 --log_every 1 --device cpu --dtype fp32"
 TINY = {
