@@ -65,7 +65,20 @@ IGNORED = (
 )
 CACHES = (None, "dynamic", "static")
 # Every other setting is refused where it is set to something else than None, False or the value here.
-NEUTRAL = {"num_beams": 1, "num_beam_groups": 1, "length_penalty": 1.0, "encoder_repetition_penalty": 1.0}
+# Pipelines of older releases fill in what nobody set.
+NEUTRAL = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "length_penalty": 1.0,
+    "diversity_penalty": 0.0,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "num_assistant_tokens": 20,
+    "num_assistant_tokens_schedule": "constant",
+    "assistant_confidence_threshold": 0.4,
+    "assistant_lookbehind": 10,
+    "target_lookbehind": 10,
+}
 # Why some are not there, and what is there instead.
 NO_BEAMS = "there is no beam search; draw several texts with do_sample=True and num_return_sequences"
 NO_ASSISTANT = "a model drafts for itself; see num_draft and prompt_lookup_num_tokens"

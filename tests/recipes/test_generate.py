@@ -169,7 +169,9 @@ def test_D10_a_streamer_is_told_the_end_also_where_writing_fails(name, mistake):
 
 
 @pytest.mark.parametrize("make", [make_family_heads, make_family_sllm])
-@pytest.mark.parametrize("given", [dict(text="Hello", top_p=90), dict(text=["a", "b"]), dict(text=[]), dict(text="\ud800")])
+@pytest.mark.parametrize(
+    "given", [dict(text="Hello", top_p=90), dict(text=["a", "b"]), dict(text=[]), dict(text="\ud800")]
+)
 def test_D10_also_by_the_models_themselves(make, given):
     model = make()
     streamer = TextIteratorStreamer(make_processor().tokenizer, timeout=5)
