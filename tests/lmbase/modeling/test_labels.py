@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from tiny import make_mtp, make_sllm, make_vae
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
@@ -78,6 +80,10 @@ def test_two_steps_a_checkpoint_and_one_step_more(kind, tmp_path):
     assert type(model).from_pretrained(tmp_path / "a" / "checkpoint-3").config.vocab_size == 260
 
 
+OLDER = Version(transformers.__version__) < Version("5.23")
+
+
+@pytest.mark.skipif(OLDER, reason="the Trainer of 5.3 divides accumulated gradients once more, of any model")
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_of_a_step_weigh_by_their_labels(kind, tmp_path):
     """Two batches of different size in a step give the gradient of both in one."""
