@@ -184,6 +184,7 @@ def run_evaluate(folder: Path, model: SLLM) -> list[Row]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "load_model", lambda name: loaded(name, models[name], tokenizer, None))
+        patch.setattr(evaluate, "model_hashes", lambda _: {})
         return evaluate.main(config)
 
 
