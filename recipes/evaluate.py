@@ -27,8 +27,9 @@ from lmbase.files import alone_in, clean_up, write_text
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.modeling.folders import model_hashes
 from lmbase.report.columns import filled_columns, markdown_table
+from lmbase.report.details import FILE_NAME as DETAILS
 from lmbase.report.rows import Row, write_metrics
-from sllm.evaluation.details import FILE_NAME, find_details
+from sllm.evaluation.details import find_details
 from sllm.evaluation.likelihood import audit_loaded, compare, evaluate_likelihood, paper_row
 from sllm.evaluation.loaded import LoadedModel
 from sllm.evaluation.progress import Measured, identity
@@ -209,7 +210,7 @@ def measured_rows(
     if config.protocol == "exact":
         prompts = data.texts if config.samples else []
         details = measured.once("details", lambda: find_details(models, data.texts, prompts, *lengths))
-    write_text(measured.path.parent / FILE_NAME, json.dumps(details, ensure_ascii=False) + "\n")
+    write_text(measured.path.parent / DETAILS, json.dumps(details, ensure_ascii=False) + "\n")
     return rows
 
 

@@ -173,7 +173,7 @@ def card(config: Config, folder: Path, metrics: Mapping[str, Any], name: str, ro
         audit_checks=metrics["models"][name].get("audit_checks"),
         metrics=metrics,
         command=shlex.join(["sllm", "evaluate", *words]),
-        weights=model_hashes(config.run),
+        weights=metrics["models"][name]["weights"],
         training=read_training(folder),
     )
 

@@ -54,7 +54,8 @@ def show(words: Sequence[str], recipes: Sequence[str]) -> None:
     if recipe not in recipes:
         recipe, argv = _recipe_of(find_config(words[0], CONFIGS), recipes), list(words)
     cls = _keys_of_recipe(recipe, argv)
-    keys, values = keys_of(cls), flatten(config_to_dict(load_config(cls, argv, CONFIGS)), keys_of(cls))
+    keys = keys_of(cls)
+    values = flatten(config_to_dict(load_config(cls, argv, CONFIGS)), keys)
     print(f"# sllm {recipe.replace('_', '-')}")
     for name, key in keys.items():
         print()

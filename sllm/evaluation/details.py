@@ -21,7 +21,6 @@ from multitoken.speculation import SpeculationStatistics
 from sllm.evaluation.costs import Sentences
 from sllm.evaluation.loaded import LoadedModel, Writing
 
-FILE_NAME = "details.json"  # beside metrics.json
 MOST_CHARACTERS = 2**18  # of text that is looked at
 MOST_TOKENS = 2**15  # that are scored a second time, one by one
 MOST_PLACES = 64  # in a sentence, or in a text, that have a figure of their own

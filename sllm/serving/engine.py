@@ -155,8 +155,7 @@ class Engine:
             self.changed.notify()
 
     def cancel(self, choices: Sequence[Choice]) -> None:
-        """Nobody wants these any more: their places are free at once; what is being written ends at the next token (of
-        an SLLM: the next sentence)."""
+        """Nobody wants these any more: their places are free at once; what is being written ends at the next token."""
         with self.changed:
             for choice in choices:
                 choice.over = True
