@@ -1,5 +1,6 @@
 """A page on this machine that shows what models do: writing side by side, costs, sentences as vectors.
 
+    sllm play                                    # the two small models that come with the package
     sllm play runs/demo/sllm runs/demo/opt-tuned
     sllm play runs/demo/sllm runs/demo/mtp runs/demo/vae --port 8001
 
@@ -8,15 +9,18 @@ bits are shown sentence by sentence; a sentence becomes one vector and is writte
 to another is read. The printed address is opened in a browser. It serves all that `sllm serve` does, too.
 """
 
+from dataclasses import replace
+
 from lmbase.config import run, single_process
 from sllm_recipes.serve import Config, serve
 
 POSITIONAL = "model"
+EXAMPLES = ["example:sllm", "example:lm"]
 
 
 @single_process
 def main(config: Config) -> None:
-    serve(config, playground=True)
+    serve(replace(config, model=config.model or EXAMPLES), playground=True)
 
 
 if __name__ == "__main__":

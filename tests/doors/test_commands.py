@@ -47,7 +47,7 @@ NOT_TYPED = {
     r"make ": "tests, checks and long runs; targets must exist",
     r"sllm --processes 8|torchrun ": "starts several processes: tests/recipes/test_launch.py, test_processes.py",
     r"lm-eval |python -m sllm.harness": "its task is downloaded: tests/sllm/test_harness.py has a local one",
-    r"sllm (serve|play) ": "does not end: tests/sllm/serving",
+    r"sllm (serve|play)\b": "does not end: tests/sllm/serving",
     r"sllm push (?!.*--dry_run)": "uploads: tests/recipes/test_push.py",
     r"python data/build_books.py|sllm build-examples": "its text is downloaded: tests/recipes/test_build_examples.py",
     r"sllm story .*random:small": "minutes of training; the story is typed with other trunks",

@@ -23,3 +23,14 @@ def test_the_page_is_there_with_an_autoencoder_too(kinds, capsys):
 def test_a_missing_package_is_told_with_what_installs_it(kinds, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert "uvicorn is missing: pip install 'sllm[serve]'" in refused(f"play {kinds}/plain", capsys)
+
+
+def test_without_a_model_the_examples_are_shown():
+    found: list[str] = []
+
+    def ask(address):
+        with httpx.Client(transport=httpx.HTTPTransport(retries=9)) as client:
+            found.extend(model["name"] for model in client.get(f"{address}/play/models").json()["models"])
+
+    asked_until_stopped("play", ask)
+    assert found == ["example:sllm", "example:lm"]
