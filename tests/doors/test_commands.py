@@ -89,7 +89,9 @@ def understood(command: str) -> None:
     if program == "sllm" and words[0] in ("list", *cli.TOOLS):
         return
     if program == "sllm" and len(words) == 1:
-        cli.main([*words, "--help"])
+        with pytest.raises(SystemExit) as left:
+            cli.main([*words, "--help"])
+        assert not left.value.code, command
     elif program == "sllm":
         words = words[2:] if words[0] == "--processes" else words
         with pytest.MonkeyPatch.context() as patch:
