@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from lmbase.modeling.trunk import BlockRunner, new_block
+from lmbase.modeling.stages import BlockRunner
+from lmbase.modeling.trunk import new_block
 
 
 class ParallelHeads:

@@ -22,8 +22,9 @@ from lmbase.modeling.attention import causal_places
 from lmbase.modeling.cache import FixedRows, RowCache
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.losses import VocabularyLoss, token_nats, vocabulary_loss
+from lmbase.modeling.stages import BlockRunner
 from lmbase.modeling.token_lm import Shifted, shift, shift_labels
-from lmbase.modeling.trunk import BlockRunner, SpecialIds, attention_width, new_trunk, take_tail
+from lmbase.modeling.trunk import SpecialIds, attention_width, new_trunk, take_tail
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.draft_loop import DraftLoop
 from multitoken.heads import HEAD_KINDS

@@ -33,6 +33,10 @@ class DecoderState:
         self.sentence_embeds = self.sentence_embeds[index]
         self.memories = self.memories and [memory.select(index) for memory in self.memories]
 
+    def keep(self, rows: Sequence[Sequence[int]]) -> None:
+        """Of the rows just read those that stand."""
+        self.cache.keep(rows)
+
     def visible(self, num_rows: int, tree: TreeMask | None = None) -> Tensor | None:
         """What each of T new rows sees: all before it."""
         if num_rows == 1 and self.cache.even:

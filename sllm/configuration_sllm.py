@@ -16,10 +16,12 @@ from sllm.next_vector import NEXT_VECTORS
 
 
 class SLLMConfig(PreTrainedConfig):
-    """A SentenceVAE grafted onto a decoder-only trunk (arXiv 2408.00655, section 4).
+    """A SentenceVAE grafted onto a decoder-only trunk (arXiv 2408.00655, section 4), or a language model that is
+    its own encoder and decoder (`sllm.own_layers`).
 
     Args:
-        autoencoder, trunk: nested configurations (or dicts of their fields).
+        autoencoder, trunk: nested configurations (or dicts of their fields). By own layers `trunk` is the whole
+            language model, and of `autoencoder` only the ids and the longest sentence count.
         max_sentences: sentences of a window in training and scoring; the trunk needs one position more.
         num_memory_states: the decoder reads this many of the latest trunk states; 1 is the published design.
         num_memory_tokens: the decoder also attends to the encoder's states of so many tokens before its sentence; as
@@ -36,6 +38,10 @@ class SLLMConfig(PreTrainedConfig):
         train_draft_heads_only: everything else stays as it is, and so does the likelihood.
         draft_targets: what drafting heads learn then: the `text`, or (`greedy`) what the model itself would write
             after each of its tokens, which is what guesses are verified against.
+        end_flag: a sentence's end is a flag of its own before the vocabulary, instead of a token of it.
+        upper_layers: blocks of the language model that are the decoder of a graft by own layers; 0: a SentenceVAE is.
+        lower_layers: then those that are the encoder; what lies between is the trunk.
+        lower_window, upper_window: tokens that each token sees there, itself among them.
     """
 
     model_type = "sllm"
@@ -63,6 +69,11 @@ class SLLMConfig(PreTrainedConfig):
         draft_transitions: bool = False,
         train_draft_heads_only: bool = False,
         draft_targets: str = "text",
+        end_flag: bool = False,
+        lower_layers: int = 0,
+        upper_layers: int = 0,
+        lower_window: int = 128,
+        upper_window: int = 64,
         **kwargs,
     ):
         check_keys(self, kwargs)
@@ -83,6 +94,11 @@ class SLLMConfig(PreTrainedConfig):
         self.draft_transitions = draft_transitions
         self.train_draft_heads_only = train_draft_heads_only
         self.draft_targets = draft_targets
+        self.end_flag = end_flag
+        self.lower_layers = lower_layers
+        self.upper_layers = upper_layers
+        self.lower_window = lower_window
+        self.upper_window = upper_window
         # The one state that predicts the sentence is read as its vector: alone it needs no attention.
         extended = num_memory_states > 1 or num_memory_tokens > 0
         self.autoencoder.memory_size = num_memory_states + num_memory_tokens if extended else 0
@@ -108,6 +124,17 @@ class SLLMConfig(PreTrainedConfig):
     def max_sentence_tokens(self) -> int:
         return self.autoencoder.max_sentence_tokens
 
+    @property
+    def own_layers(self) -> bool:
+        """Whether the language model is its own encoder and decoder."""
+        return self.upper_layers > 0
+
+    @property
+    def most_sentences(self) -> int:
+        """Sentences that the trunk has positions for. By own layers it counts tokens; all may be of the longest."""
+        room = self.trunk.max_position_embeddings - 1  # one is the start state's
+        return room // self.max_sentence_tokens if self.own_layers else room
+
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""
         check_trunk(self.trunk, "the trunk")
@@ -124,11 +151,8 @@ class SLLMConfig(PreTrainedConfig):
                 f"the autoencoder has {self.autoencoder.vocab_size} vocabulary rows and the trunk "
                 f"{self.trunk.vocab_size}: both must use the same tokenizer"
             )
-        if not 1 <= self.max_sentences < self.trunk.max_position_embeddings:
-            faults.append(
-                f"max_sentences={self.max_sentences}: choose 1 to {self.trunk.max_position_embeddings - 1}, "
-                "the trunk's positions less one for the start state"
-            )
+        if not 1 <= self.max_sentences <= self.most_sentences:
+            faults.append(self._window_fault())
         if self.num_memory_states < 1:
             faults.append(
                 f"num_memory_states={self.num_memory_states}: at least 1, the state that predicts the sentence"
@@ -149,5 +173,47 @@ class SLLMConfig(PreTrainedConfig):
         for name in ("draft_transitions", "train_draft_heads_only"):
             if getattr(self, name) and self.num_future_tokens < 2:
                 faults.append(f"{name}: there are no drafting heads; set num_future_tokens to 2 or more")
+        faults += self._own_layer_faults()
         faults += draft_target_faults(self.draft_targets, self.train_draft_heads_only, "train_draft_heads_only")
         refuse("SLLM", faults)
+
+    def _window_fault(self) -> str:
+        positions = self.trunk.max_position_embeddings
+        if self.own_layers:
+            return (
+                f"max_sentences={self.max_sentences}: choose 1 to {self.most_sentences}, sentences of "
+                f"{self.max_sentence_tokens} tokens that fit into the {positions} positions of the language model; or "
+                "lower max_sentence_tokens"
+            )
+        return (
+            f"max_sentences={self.max_sentences}: choose 1 to {positions - 1}, the trunk's positions less one for the "
+            "start state"
+        )
+
+    def _own_layer_faults(self) -> list[str]:
+        layers = self.trunk.num_hidden_layers
+        faults = []
+        if self.lower_layers < 0 or self.upper_layers < 0:
+            faults.append(f"lower_layers={self.lower_layers}, upper_layers={self.upper_layers}: must not be negative")
+        elif self.lower_layers and not self.upper_layers:
+            faults.append(f"lower_layers={self.lower_layers}: a graft by own layers needs upper_layers of 1 or more")
+        elif self.own_layers and self.lower_layers + self.upper_layers >= layers:
+            faults.append(
+                f"lower_layers={self.lower_layers} and upper_layers={self.upper_layers}: the language model has "
+                f"{layers} layers, and at least one between them is the trunk; choose fewer"
+            )
+        for name in ("lower_window", "upper_window"):
+            if getattr(self, name) < self.max_sentence_tokens and self.own_layers:
+                faults.append(
+                    f"{name}={getattr(self, name)}: shorter than a sentence, which may have {self.max_sentence_tokens} "
+                    f"tokens; choose at least as many, or lower max_sentence_tokens"
+                )
+        if not self.own_layers:
+            return faults
+        if self.num_memory_states > 1 or self.num_memory_tokens:
+            faults.append("num_memory_states, num_memory_tokens: own layers see their windows of tokens instead")
+        if self.freeze_autoencoder:
+            faults.append("freeze_autoencoder: a graft by own layers has no autoencoder")
+        if self.num_future_tokens > 1 and self.draft_head_kind == "block":
+            faults.append("draft_head_kind='block': drafting heads of a graft by own layers are 'residual' ones")
+        return faults

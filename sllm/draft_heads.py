@@ -60,16 +60,20 @@ class Ahead(NamedTuple):
 
 
 def draft_losses(
-    found: Sequence[Sequence[Ahead]], embed: nn.Embedding, transitions: Iterable[nn.Module], names: Sequence[str]
+    found: Sequence[Sequence[Ahead]],
+    embed: nn.Embedding,
+    table: Tensor,
+    transitions: Iterable[nn.Module],
+    names: Sequence[str],
 ) -> dict[str, Tensor]:
     """The sum of all heads' losses, `drafts`, to train on, and each head's, to look at; one pass over the vocabulary
     for all heads.
 
     Args:
         found: of each head, in parts.
+        table: (V, D) what predictions are multiplied with.
         names: of the heads' losses, and of those of their transitions behind them.
     """
-    table = embed.weight
     nothing = torch.zeros(0, dtype=torch.long, device=table.device)
     none = Ahead(table.new_zeros(0, table.shape[1]), nothing, nothing)
     heads = [Ahead(*map(torch.cat, zip(*of_head, strict=True))) if of_head else none for of_head in found]

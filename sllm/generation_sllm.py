@@ -32,7 +32,7 @@ from multitoken.request import (
 from sllm import reading
 from sllm.compiled_steps import CompiledSteps
 from sllm.modeling_sllm import SLLMModel
-from sllm.reading import ReadingState
+from sllm.reading import AnyState
 from sllm.sentence_writer import SentenceWriter
 
 OVERFLOWS = ("stop", "slide")
@@ -160,7 +160,7 @@ def generate(
 
 
 def _check_prompts_fit(model: SLLMModel, texts: list[_Text]) -> None:
-    room = model.config.trunk.max_position_embeddings - 1  # one position is the start state's
+    room = model.config.most_sentences
     for number, text in enumerate(texts):
         if text.num_prompt_sentences > room:
             raise ValueError(
@@ -230,7 +230,7 @@ def _sentences(
     model: SLLMModel, texts: list[_Text], writer: SentenceWriter, limits: _Limits
 ) -> Iterator[list[Stretch]]:
     """Write sentences until every text has a finish_reason; yields one sentence of each text."""
-    positions = model.config.trunk.max_position_embeddings
+    positions = model.config.most_sentences + 1
     _slide_or_stop(texts, positions, limits.slides)
     state = writer.state = _read_all(model, texts, writer.steps) if _alive(texts) else None
     num_sentences = 0
@@ -265,7 +265,7 @@ def _sentences(
                 writer.steps.step(ids, mask, state)
 
 
-def _write_sentence(texts: list[_Text], state: ReadingState, writer: SentenceWriter) -> list[Stretch]:
+def _write_sentence(texts: list[_Text], state: AnyState, writer: SentenceWriter) -> list[Stretch]:
     """Write one sentence of every living text; those of others stay empty."""
     opening = writer.reader.opening
     sentences = [
@@ -309,7 +309,7 @@ def _slide_or_stop(texts: list[_Text], positions: int, slides: bool) -> bool:
     return slid
 
 
-def _read_all(model: SLLMModel, texts: list[_Text], steps: CompiledSteps | None) -> ReadingState:
+def _read_all(model: SLLMModel, texts: list[_Text], steps: CompiledSteps | None) -> AnyState:
     kept = [t.sentences[t.first_kept :] if not t.finish_reason else [] for t in texts]
     batch = pad_sentences(kept, model.config.pad_token_id)
     device = model.device

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lmbase.modeling.devices import moved
-from lmbase.modeling.trunk import input_table, special_ids, trunk_of
-from sentencevae import SentenceVAE
+from lmbase.modeling.trunk import input_table, output_table, special_ids, trunk_of, vector_heads, vector_width
+from sentencevae import SentenceVAE, SentenceVAEConfig
 from sentencevae.layers import DecoderLayer
 from sllm.configuration_sllm import SLLMConfig
 from sllm.modeling_sllm import SLLMModel
@@ -37,3 +37,25 @@ def graft(cls: type[ModelT], vae: SentenceVAE, lm: PreTrainedModel, options: dic
         model.start_state.copy_(table[special_ids(lm.config).opening])
     model.generation_config.update(**{k: getattr(model.config, k) for k in ("pad_token_id", "eos_token_id")})
     return moved(model, dtype=vae.dtype).eval()
+
+
+def graft_own_layers(cls: type[ModelT], lm: PreTrainedModel, max_sentence_tokens: int, options: dict) -> ModelT:
+    """`SLLM.graft_own_layers`."""
+    config, ids = type(lm.config).from_dict(lm.config.to_dict()), special_ids(lm.config)
+    sizes = SentenceVAEConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=vector_width(config),
+        num_attention_heads=vector_heads(config),
+        max_sentence_tokens=max_sentence_tokens,
+        pad_token_id=ids.pad,
+        bos_token_id=ids.opening,
+        eos_token_id=ids.end,
+    )
+    options = {"end_flag": True, "draft_head_kind": "residual" if "num_future_tokens" in options else "block"} | options
+    table = output_table(lm)  # refuses a head that is more than this
+    model = cls(SLLMConfig(autoencoder=sizes, trunk=config, **options))
+    model.trunk.load_state_dict(trunk_of(lm).state_dict())
+    if model.lm_head is not None:
+        model.lm_head.load_state_dict({"weight": table})
+    model.generation_config.update(**{k: getattr(model.config, k) for k in ("pad_token_id", "eos_token_id")})
+    return moved(model, dtype=lm.dtype).eval()

@@ -8,7 +8,7 @@ K trunk states that the decoder reads, M memory vectors.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.losses import token_nats, vocabulary_loss
 from lmbase.modeling.noise import mixed
+from lmbase.modeling.stages import finish
 from lmbase.modeling.trunk import attention_width, blocks, drop_table, new_trunk, run_trunk
 from lmbase.text.padding import right_padded
 from multitoken.draft_loop import DraftLoop
@@ -30,8 +31,10 @@ from sentencevae.grouping import length_groups
 from sentencevae.layers import LayerMemory, Memories, init_layer, memory_keys_values
 from sllm.configuration_sllm import SLLMConfig
 from sllm.draft_heads import DRAFT_HEAD_KINDS, Ahead, draft_losses
+from sllm.end_flag import flag_loss, flag_nats
 from sllm.next_vector import NEXT_VECTORS
-from sllm.sentences import Decoded, Sentences, SLLMOutput, TextNats, place_in_windows
+from sllm.own_layers import OwnLayers
+from sllm.sentences import Decoded, Sentences, SLLMOutput, TextNats, cut_windows, place_in_windows
 
 
 class SLLMPreTrainedModel(PreTrainedModel):
@@ -42,8 +45,11 @@ class SLLMPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
 
     def _init_weights(self, module: nn.Module) -> None:
+        # Transformers asks for modules that hold weights themselves, after those inside them.
         if isinstance(module, SLLMModel):
             module.start_joints()
+        elif isinstance(module, OwnLayers):
+            module.start()
         else:  # layers of drafting heads; the parts of the model look after their own
             init_layer(module, 0.0 if getattr(module, "starts_silent", False) else self.config.autoencoder.init_std)
 
@@ -55,13 +61,21 @@ class SLLMModel(SLLMPreTrainedModel):
         config.check()
         super().__init__(config)
         width = config.hidden_size
-        self.autoencoder = SentenceVAE(config.autoencoder)
         self.trunk = new_trunk(config.trunk)
-        drop_table(self.trunk)
-        self.start_state = nn.Parameter(torch.empty(width))
-        self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
-        self.sentence_out = NEXT_VECTORS[config.next_vector].new(width)  # from states to what the decoder reads
-        self.stop_head = nn.Linear(width, 1)
+        self.own = OwnLayers(config) if config.own_layers else None
+        if self.own is None:
+            self.autoencoder = SentenceVAE(config.autoencoder)
+            drop_table(self.trunk)
+            self.start_state = nn.Parameter(torch.empty(width))
+            self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
+            self.sentence_out = NEXT_VECTORS[config.next_vector].new(width)  # from states to what the decoder reads
+        untied = self.own is not None and not config.trunk.tie_word_embeddings
+        self.lm_head = nn.Linear(width, config.vocab_size, bias=False) if untied else None
+        self.stop_head = nn.Linear(width if self.own is None else config.trunk.hidden_size, 1)
+        self.end_head = nn.Linear(width, 1) if config.end_flag else None
+        for flag in (self.stop_head, self.end_head):
+            if flag is not None:
+                flag.starts_silent = True  # type: ignore[assignment]
         # Tells states from tokens in the decoder's memory; without one it would be unused, which DDP does not allow.
         self.memory_kinds = nn.Parameter(torch.empty(2, width)) if config.autoencoder.memory_size else None
         head = DRAFT_HEAD_KINDS[config.draft_head_kind]
@@ -81,8 +95,6 @@ class SLLMModel(SLLMPreTrainedModel):
         init.eye_(self.sentence_in.weight)
         init.zeros_(self.sentence_in.bias)
         NEXT_VECTORS[self.config.next_vector].start(self.sentence_out)
-        init.zeros_(self.stop_head.weight)
-        init.zeros_(self.stop_head.bias)
 
     def freeze(self) -> None:
         """Parts that the configuration leaves as they are need no gradients."""
@@ -106,15 +118,35 @@ class SLLMModel(SLLMPreTrainedModel):
     def train(self, mode: bool = True) -> "SLLMModel":
         super().train(mode)
         if self.config.train_draft_heads_only:  # what does not learn drops nothing out
-            self.autoencoder.eval()
             self.trunk.eval()
+            if self.own is None:
+                self.autoencoder.eval()
         return self
 
     def get_input_embeddings(self) -> nn.Embedding:
+        if self.own is not None:
+            return cast(nn.Embedding, self.trunk.get_input_embeddings())
         return self.autoencoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
-        self.autoencoder.embed_tokens = value
+        if self.own is not None:
+            self.trunk.set_input_embeddings(value)
+        else:
+            self.autoencoder.embed_tokens = value
+
+    @property
+    def output_table(self) -> Tensor:
+        """The vocabulary table (V, D) that predictions are multiplied with."""
+        return self.get_input_embeddings().weight if self.lm_head is None else self.lm_head.weight
+
+    @property
+    def vector_door(self) -> nn.Module:
+        """The module that every sentence vector passes on its way into the trunk."""
+        return self.sentence_in if self.own is None else self.own.vectors
+
+    def finish(self, states: Tensor) -> Tensor:
+        """The decoder's states -> what is multiplied with the vocabulary table (..., D)."""
+        return self.autoencoder.decoder.norm(states) if self.own is None else finish(self.trunk, states)
 
     def draft_loop(self, *args) -> DraftLoop:
         """What writes the sentences of one call."""
@@ -124,7 +156,7 @@ class SLLMModel(SLLMPreTrainedModel):
 
     @property
     def draws(self) -> bool:
-        return self.autoencoder.latent_kind.has_kl
+        return self.own is None and self.autoencoder.latent_kind.has_kl
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -179,25 +211,38 @@ class SLLMModel(SLLMPreTrainedModel):
             masks.append(cut.mask)
             for of_head, found in zip(ahead, self.look_ahead(decoded, sentences, states, memory), strict=True):
                 of_head.append(found)
-        result = vocabulary_loss(
-            torch.cat(hidden),
-            self.autoencoder.embed_tokens.weight,
-            torch.cat(targets),
-            closed_rows=torch.cat(first),
-            closed_id=self.config.eos_token_id,
-            focal_gamma=self.config.autoencoder.focal_gamma if self.training else 0.0,
-        )
+        token, correct, choices = self._token_loss(torch.cat(hidden), torch.cat(targets), torch.cat(first))
         stop_logits, stop = self._stop(states, sentence_mask, continues)
-        losses = {"token": result.loss, "stop": stop.sum()}
+        losses = {"token": token, "stop": stop.sum()}
         if self.draft_heads:
             if self.config.draft_targets == "greedy":
-                self._aim_at_own_choices(ahead, masks, result.row_choice)
-            losses |= draft_losses(ahead, self.autoencoder.embed_tokens, self.draft_transitions, self._draft_names)
+                self._aim_at_own_choices(ahead, masks, choices)
+            tables = self.get_input_embeddings(), self.output_table
+            losses |= draft_losses(ahead, *tables, self.draft_transitions, self._draft_names)
         count = self.loss_counts(input_ids, attention_mask)["token"].clamp(min=1)
         loss = torch.stack([w * losses[name] for name, w in self.loss_weights.items()]).sum() / count
-        return SLLMOutput(
-            loss=loss, losses=losses, correct=result.row_correct.sum(), stop_logits=stop_logits, states=states
+        return SLLMOutput(loss=loss, losses=losses, correct=correct, stop_logits=stop_logits, states=states)
+
+    def _token_loss(self, hidden: Tensor, targets: Tensor, first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of M targets given hidden states (M,D), how many were the first choice, and what was (without gradients,
+        and with the end as a token)."""
+        end = self.config.eos_token_id
+        if self.end_head is not None:
+            flags = self.end_head(hidden).squeeze(-1)
+            return *flag_loss(hidden, flags, self.output_table, targets, first, end), targets[:0]
+        gamma = self.config.autoencoder.focal_gamma if self.training else 0.0
+        result = vocabulary_loss(
+            hidden, self.output_table, targets, closed_rows=first, closed_id=end, focal_gamma=gamma
         )
+        return result.loss, result.row_correct.sum(), result.row_choice
+
+    def target_nats(self, hidden: Tensor, targets: Tensor, first: Tensor, measure: Any = token_nats) -> Tensor:
+        """-log p (M,) of targets, end marks among them, given hidden states (M,D)."""
+        end = self.config.eos_token_id
+        if self.end_head is not None:
+            flags = self.end_head(hidden).squeeze(-1)
+            return flag_nats(hidden, flags, self.output_table, targets, first, end, measure)
+        return measure(hidden, self.output_table, targets, closed_rows=first, closed_id=end)
 
     def _aim_at_own_choices(self, ahead: list[list[Ahead]], masks: list[Tensor], row_choice: Tensor) -> None:
         """Replace drafting heads' targets by what the model itself would write after each of its tokens."""
@@ -227,21 +272,17 @@ class SLLMModel(SLLMPreTrainedModel):
             measure: of tokens and end marks: `token_nats`, or `signed_nats`, whose signs say which were the first
                 choice.
         """
+        if windows is not None and self.own is not None:  # what is read in a window depends on where it begins
+            input_ids, attention_mask, sentence_mask = cut_windows(input_ids, attention_mask, sentence_mask, windows)
         sentences = self.read(input_ids, attention_mask, sentence_mask)
-        if windows is not None:
+        if windows is not None and self.own is None:
             sentences, sentence_mask = place_in_windows(sentences, sentence_mask, windows)
         states = self.trunk_states(sentences, sentence_mask)
         (b, s), t = sentence_mask.shape, input_ids.shape[-1]
         token = torch.zeros(b, s, t + 1, device=states.device)
         for decoded in self.decode(sentences, states, wanted):
             index, cut = decoded.index, decoded.cut
-            values = measure(
-                decoded.hidden[cut.mask],
-                self.autoencoder.embed_tokens.weight,
-                cut.targets[cut.mask],
-                closed_rows=cut.first[cut.mask],
-                closed_id=self.config.eos_token_id,
-            )
+            values = self.target_nats(decoded.hidden[cut.mask], cut.targets[cut.mask], cut.first[cut.mask], measure)
             part = torch.zeros(cut.mask.shape, device=states.device).masked_scatter(cut.mask, values)
             per_sentence = F.pad(part, (0, t + 1 - part.shape[1]))[: decoded.num_real]  # (n,T+1), or cut to it
             index = index[: decoded.num_real]
@@ -254,6 +295,8 @@ class SLLMModel(SLLMPreTrainedModel):
 
     def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
         """The same, parted; `drafts` is what drafting heads take."""
+        if self.own is not None:
+            return self._flops_of_own_layers(num_tokens, num_sentences)
         config = self.config.trunk
         attention = attention_flops(attention_width(config), config.num_hidden_layers, self.config.max_sentences / 2)
         joints = sum(linear_flops(joint) for joint in (self.sentence_in, self.sentence_out))
@@ -264,12 +307,30 @@ class SLLMModel(SLLMPreTrainedModel):
         parts = {"trunk": num_sentences * trunk, **self.autoencoder.flops_by_part(num_tokens, num_sentences)}
         return parts | {"drafts": (num_tokens + num_sentences) * heads}
 
+    def _flops_of_own_layers(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
+        """An end is told by the upper blocks once more; by a flag it costs no product with the vocabulary."""
+        own, config, written = cast(OwnLayers, self.own), self.config, num_tokens + num_sentences
+        width = attention_width(config.trunk)
+        lower, upper = (sum(map(linear_flops, stage(self.trunk))) for stage in (own.lower, own.upper))
+        middle = own.middle(self.trunk)
+        lower += attention_flops(width, config.lower_layers, config.lower_window) + linear_flops(own.carry)
+        upper += attention_flops(width, config.upper_layers, config.upper_window)
+        trunk = linear_flops(middle) + attention_flops(width, len(middle), config.max_sentences / 2)
+        words = num_tokens if config.end_flag else written
+        return {
+            "trunk": num_sentences * (trunk + linear_flops(own.mean)),
+            "encoder": num_tokens * lower,
+            "decoder": written * upper,
+            "vocabulary": words * 2.0 * self.output_table.numel(),
+            "drafts": written * len(self.draft_heads) * (2.0 * self.output_table.numel()),
+        }
+
     # -- the parts, in the order of a sample's way ---------------------------------------------------------------------
 
-    def read(
-        self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor, keys: Tensor | None = None
-    ) -> Sentences:
-        """Gather the real sentences of B texts and encode them."""
+    def read(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor, keys: Tensor | None = None) -> Any:
+        """Gather the real sentences of B texts and encode them: `Sentences`, or `FlatSentences` by own layers."""
+        if self.own is not None:
+            return self.own.read(self.trunk, input_ids, attention_mask, sentence_mask)
         rows, places = right_padded(sentence_mask, "sentence_mask").nonzero(as_tuple=True)  # (N,)
         ids, mask = input_ids[rows, places], right_padded(attention_mask[rows, places])  # (N,T)
         tokens = self.autoencoder.pack(ids, mask)
@@ -287,13 +348,18 @@ class SLLMModel(SLLMPreTrainedModel):
         body = embeds.new_zeros(b, s, embeds.shape[-1]).index_put((sentences.rows, sentences.places), placed)
         return torch.cat([self.start_state.to(embeds.dtype).expand(b, 1, -1), body], dim=1)
 
-    def trunk_states(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
+    def trunk_states(self, sentences: Any, sentence_mask: Tensor) -> Tensor:
         """Trunk states (B, S+1, D); state k predicts sentence k+1."""
+        if self.own is not None:
+            return self.own.trunk_states(self.trunk, sentences, sentence_mask)
         mask = F.pad(sentence_mask, (1, 0), value=True).long()
         return run_trunk(self.trunk, self.trunk_inputs(sentences, sentence_mask), mask)
 
-    def decode(self, sentences: Sentences, states: Tensor, wanted: Tensor | None = None) -> Iterator[Decoded]:
+    def decode(self, sentences: Any, states: Tensor, wanted: Tensor | None = None) -> Iterator[Decoded]:
         """Teacher-forced decoding in groups of like length."""
+        if self.own is not None:
+            yield from self.own.decode(self.trunk, sentences, states, wanted)
+            return
         chosen = torch.arange(len(sentences.rows), device=states.device)
         if wanted is not None:
             chosen = chosen[wanted[sentences.rows, sentences.places]]
@@ -314,14 +380,16 @@ class SLLMModel(SLLMPreTrainedModel):
 
     def look_ahead(self, decoded: Decoded, sentences: Sentences, states: Tensor, memory: list) -> Iterator[Ahead]:
         """What each drafting head says: its position t predicts the i-th token after it."""
-        cut, decoder, width = decoded.cut, self.autoencoder.decoder, decoded.states.shape[1]
-        memories = self._memories(sentences, states, decoded.index, memory)
+        cut, width = decoded.cut, decoded.states.shape[1]
+        memories = self._memories(sentences, states, decoded.index, memory) if self.heads_attend else None
         for i, head in enumerate(self.draft_heads, start=1):
-            read = decoder.reading(decoded.vectors, slice(i, i + width))
+            read = None
+            if self.heads_attend:
+                read = self.autoencoder.decoder.reading(decoded.vectors, slice(i, i + width))
             x = head(decoded.states, read, memories[i - 1] if memories else None)  # (n,T+1,D)
             mask = cut.mask[:, i:]
             targets, before = cut.targets[:, i:][mask], cut.targets[:, i - 1 : -1][mask]
-            yield Ahead(decoder.norm(x[:, : mask.shape[1]][mask]), targets, before)
+            yield Ahead(self.finish(x[:, : mask.shape[1]][mask]), targets, before)
 
     def memory_of_heads(self, sentences: Sentences, states: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What `look_ahead` reads: keys and values of drafting heads with attention."""

@@ -18,7 +18,10 @@ from lmbase.modeling.int8 import Int8Linear, linear_layers_to_int8
 from lmbase.modeling.trunk import run_trunk
 from sentencevae.decoder import DecoderState
 from sentencevae.layers import CachedLayer, LayerMemory, Memories, TreeMask, memory_keys_values
+from sllm import own_reading
+from sllm.end_flag import joint_logits
 from sllm.modeling_sllm import SLLMModel, latest
+from sllm.own_reading import OwnState, OwnWriting
 
 
 @dataclass
@@ -38,6 +41,10 @@ class ReadingState:
         self.states_mask = torch.cat([self.states_mask, alive[:, None]], dim=1)[:, 1:]
 
 
+AnyState = ReadingState | OwnState
+AnyWriting = DecoderState | OwnWriting
+
+
 def newest_tokens(tokens: Tensor, tokens_mask: Tensor, new: Tensor, new_mask: Tensor) -> tuple[Tensor, Tensor]:
     """The latest W of W tokens (B, W, D) and the T of a sentence that follow them (B, T, D)."""
     # Old tokens end at the right border, new ones begin behind it: the latest W end where each new sentence does.
@@ -46,11 +53,13 @@ def newest_tokens(tokens: Tensor, tokens_mask: Tensor, new: Tensor, new_mask: Te
     return torch.cat([tokens, new], dim=1)[rows, latest], torch.cat([tokens_mask, new_mask], dim=1)[rows, latest]
 
 
-def prefill(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> ReadingState:
+def prefill(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> AnyState:
     """Read the start state and S sentences of B texts at once, remembering what the next sentence needs.
 
     Args: as for `forward`; texts of fewer sentences are padded on the right.
     """
+    if model.own is not None:
+        return own_reading.prefill(model, input_ids, attention_mask, sentence_mask)
     sentences = model.read(input_ids, attention_mask, sentence_mask)
     inputs = model.trunk_inputs(sentences, sentence_mask)
     mask = F.pad(sentence_mask, (1, 0), value=True).long()  # (B,S+1)
@@ -73,8 +82,11 @@ def prefill(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, sentenc
     )
 
 
-def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
+def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: AnyState) -> None:
     """Read one more sentence of each text: ids and mask (B, T); a text whose mask is empty is over, and stays."""
+    if isinstance(state, OwnState):
+        own_reading.step(model, input_ids, attention_mask, state)
+        return
     alive = attention_mask.any(1)  # (B,)
     safe = attention_mask.clone()
     safe[:, 0] |= ~alive  # the encoder needs one token; what it makes of it is masked out below
@@ -88,28 +100,44 @@ def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: Rea
 
 def vocabulary_logits(model: SLLMModel, hidden: Tensor) -> Tensor:
     """The decoder's states (..., D) after its last norm -> (..., V)."""
-    table = model.get_input_embeddings().weight
+    table = model.output_table
     return hidden @ table.T if model.int8_table is None else model.int8_table(hidden)
 
 
 def lm_logits(model: SLLMModel, states: Tensor, ahead: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Of the decoder's states (B, R, D) and those of k drafting heads there: all after the last norm
     (B, R, 1+k, D), and their logits (B, R, 1+k, V)."""
-    hidden = model.autoencoder.decoder.norm(torch.stack([states, *ahead], dim=2))
-    return hidden, vocabulary_logits(model, hidden)
+    hidden = model.finish(torch.stack([states, *ahead], dim=2))
+    logits = vocabulary_logits(model, hidden)
+    if model.end_head is not None:
+        flags = model.end_head(hidden[:, :, 0]).squeeze(-1)  # (B,R)
+        own = joint_logits(logits[:, :, 0], flags, model.config.eos_token_id)
+        logits = torch.cat([own[:, :, None], logits[:, :, 1:]], dim=2)
+    return hidden, logits
 
 
 def write_in_int8(model: SLLMModel) -> None:
     """`SLLM.write_in_int8`."""
     linear_layers_to_int8(model)
-    model.int8_table = Int8Linear(model.get_input_embeddings().weight.detach())
+    model.int8_table = Int8Linear(model.output_table.detach())
 
 
-def start_sentence(model: SLLMModel, state: ReadingState) -> DecoderState:
+def start_sentence(model: SLLMModel, state: AnyState) -> AnyWriting:
     """Begin to write the next sentence of each text."""
+    if isinstance(state, OwnState):
+        state.writing = OwnWriting(model, state)
+        return state.writing
     decoder = model.autoencoder.decoder
     memories = memories_of(model, decoder.layers, state)
     return decoder.start(model.sentence_out(state.states[:, -1]), memories)
+
+
+def write_rows(model: SLLMModel, ids: Tensor, written: AnyWriting, tree: TreeMask | None = None) -> Tensor:
+    """The decoder's states (B, R, D), before its last norm, at R more rows (B, R) of sentences that are written; the
+    first row of all is the opening token. `written.keep` is to be told which of them stand."""
+    if isinstance(written, OwnWriting):
+        return written.read(ids, tree)
+    return model.autoencoder.decoder.read(model.autoencoder.embed_tokens(ids), written, tree)
 
 
 def memories_of(model: SLLMModel, layers: nn.ModuleList, state: ReadingState) -> Memories:

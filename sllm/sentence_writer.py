@@ -20,7 +20,7 @@ from sentencevae.layers import TreeMask
 from sllm import reading
 from sllm.compiled_steps import CompiledSteps
 from sllm.modeling_sllm import SLLMModel
-from sllm.reading import ReadingState
+from sllm.reading import AnyState
 
 
 class SentenceReader:
@@ -41,7 +41,7 @@ class SentenceReader:
         self.fixed = steps is not None
         self.drafting = model.draft_heads[: drafts.pruned(max(self.longest - 3, 0)).depth]
 
-    def begin(self, state: ReadingState) -> None:
+    def begin(self, state: AnyState) -> None:
         """Begin the next sentence of each text that was read."""
         self.state = state
         self.written = (
@@ -58,7 +58,7 @@ class SentenceReader:
         if self.steps is not None and recurs and not (model.heads_attend and num_heads):
             states, hidden, logits = self.steps.write_rows(ids.to(model.device), self.written, mask, num_heads)
             return Read(hidden, logits, num_heads, states)
-        states = every = model.autoencoder.decoder.read(self.embed(ids), self.written, mask)  # (B,R,D)
+        states = every = reading.write_rows(model, ids.to(model.device), self.written, mask)  # (B,R,D)
         ahead = self._look_ahead(states, num_heads, mask)  # (B,R,k,D)
         if last is not None:
             states, ahead = (x[range(len(ids)), last][:, None] for x in (states, ahead))
@@ -66,7 +66,7 @@ class SentenceReader:
 
     def keep(self, read: Read, rows: Sequence[Sequence[int]]) -> None:
         """Of the rows just read those that stand; heads that have not read them will, before their next draft."""
-        self.written.cache.keep(rows)
+        self.written.keep(rows)
         if not self.model.heads_attend:
             return
         if read.num_heads:
@@ -84,10 +84,10 @@ class SentenceReader:
         self.unread = [self.unread[b] for b in texts]
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.model.autoencoder.embed_tokens(ids.to(self.model.device))
+        return self.model.get_input_embeddings()(ids.to(self.model.device))
 
     def guessers(self, num_heads: int) -> Guessers:
-        tables = [self.model.get_input_embeddings().weight] * num_heads
+        tables = [self.model.output_table] * num_heads
         return Guessers(self.model.draft_transitions, self.embed, tables)
 
     def fast_draft(self, tree: DraftTree, newest: Sequence[int], heads: Ahead) -> Tensor | None:
@@ -146,12 +146,12 @@ class SentenceWriter:
         steps: CompiledSteps | None = None,
     ):
         self.steps = steps
-        self.state: ReadingState | None = None  # what was read of the texts
+        self.state: AnyState | None = None  # what was read of the texts
         self.reader = SentenceReader(model, DraftTree.chain(0) if drafting.lookups else drafting.tree, steps)
         self.loop = model.draft_loop(self.reader, num_texts, sampler, drafting, endings)
         self.after_pass: Callable[[Sequence[Stretch]], None] | None = None
 
-    def write(self, state: ReadingState, sentences: Sequence[Stretch]) -> None:
+    def write(self, state: AnyState, sentences: Sequence[Stretch]) -> None:
         """Write on until no sentence is `writing`. Those that are not from the start are left alone."""
         self.reader.begin(state)
         for _ in self.loop.run(sentences):

@@ -79,3 +79,14 @@ def place_in_windows(sentences: Sentences, sentence_mask: Tensor, windows: Tenso
     mask = torch.arange(width, device=windows.device) < (stop - start)[:, None]  # (B',S')
     rows, places = mask.nonzero(as_tuple=True)
     return replace(sentences, rows=rows, places=places, numbers=first[rows] + places), mask
+
+
+def cut_windows(
+    input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor, windows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Windows (B',3), rows (text, start, stop), as texts of their own: ids, mask (B',S',T), sentence mask (B',S')."""
+    text, start, stop = windows.unbind(1)
+    place = torch.arange(max(1, int((stop - start).max())), device=windows.device)  # (S',)
+    mask = place < (stop - start)[:, None]  # (B',S')
+    at = text[:, None], (start[:, None] + place).clamp(max=sentence_mask.shape[1] - 1)
+    return input_ids[at], attention_mask[at] & mask[..., None], mask & sentence_mask[at]

@@ -46,6 +46,21 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             model.processor = vae.processor
         return model
 
+    @classmethod
+    def graft_own_layers(cls, lm: PreTrainedModel, max_sentence_tokens: int = 64, **options) -> "SLLM":
+        """Make a sentence model of a decoder-only language model alone, which is copied: its lower layers become the
+        encoder, its upper layers the decoder (`sllm.own_layers`). With one token a sentence it is the model itself.
+
+        Args:
+            lm: a language model of Transformers, with its vocabulary head.
+            max_sentence_tokens: as the processor has it that will cut the text; set `processor` before texts are given.
+            options: `upper_layers`, `lower_layers` and other fields of SLLMConfig.
+
+        Raises:
+            ValueError: more layers than there are, windows shorter than a sentence.
+        """
+        return grafting.graft_own_layers(cls, lm, max_sentence_tokens, options)
+
     def forward(
         self,
         input_ids: Tensor,

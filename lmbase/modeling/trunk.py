@@ -29,6 +29,9 @@ class Family:
         blocks: path of the list of blocks below the trunk.
         norm: path of the norm after the last block; the module may be None.
         projection: path of what narrows states to the width of the vocabulary table, if there is such a thing.
+        widening: path of what widens embeddings to the width of states.
+        positions: path of the table of learned positions, if they are added to the embeddings.
+        first_position: its row of position 0.
         feed_forward: name of the feed-forward layers' width in the configuration.
         dropouts: names of all dropout probabilities there.
         random: what else a random model's configuration sets, made of its `size`: a dict of Transformers' common
@@ -39,6 +42,9 @@ class Family:
     blocks: str = "layers"
     norm: str = "norm"
     projection: str | None = None
+    widening: str | None = None
+    positions: str | None = None
+    first_position: int = 0
     feed_forward: str = "intermediate_size"
     dropouts: tuple[str, ...] = ("attention_dropout",)
     random: Callable[[dict], dict] = lambda size: {}
@@ -55,12 +61,19 @@ FAMILIES: dict[str, Family] = {
         blocks="decoder.layers",
         norm="decoder.final_layer_norm",
         projection="decoder.project_out",
+        widening="decoder.project_in",
+        positions="decoder.embed_positions",
+        first_position=2,
         feed_forward="ffn_dim",
         dropouts=("dropout", "attention_dropout"),
         random=lambda size: {"word_embed_proj_dim": size["hidden_size"]},
     ),
     "gpt2": Family(
-        blocks="h", norm="ln_f", feed_forward="n_inner", dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop")
+        blocks="h",
+        norm="ln_f",
+        positions="wpe",
+        feed_forward="n_inner",
+        dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
     ),
     "llama": Family(random=_grouped, note="SmolLM2, too"),
     "qwen2": Family(random=_grouped),
@@ -266,7 +279,7 @@ def output_table(lm: PreTrainedModel) -> Tensor:
 
 def blocks(trunk: PreTrainedModel) -> nn.ModuleList:
     """The list of its blocks."""
-    return cast(nn.ModuleList, trunk.get_submodule(_family(trunk).blocks))
+    return cast(nn.ModuleList, trunk.get_submodule(family_of(trunk).blocks))
 
 
 def new_block(trunk: PreTrainedModel, number: int) -> nn.Module:
@@ -282,7 +295,7 @@ def new_block(trunk: PreTrainedModel, number: int) -> nn.Module:
 
 def take_tail(trunk: PreTrainedModel) -> tuple[nn.Module | None, nn.Module | None]:
     """What comes after the last block, taken off the trunk: its norm and its projection, where it has them."""
-    family = _family(trunk)
+    family = family_of(trunk)
     return _take(trunk, family.norm), _take(trunk, family.projection)
 
 
@@ -308,35 +321,13 @@ def run_trunk(trunk: PreTrainedModel, inputs_embeds: Tensor, mask: Tensor, cache
     ).last_hidden_state
 
 
-class BlockRunner:
-    """Runs blocks of a trunk outside of it, on states at given positions.
-
-    Args:
-        states: (B, R, H), for their dtype and device.
-        mask: what the blocks' attention takes: (B|1, 1, R, C), or None for its own causal one.
-        positions: (B, R).
-    """
-
-    def __init__(self, trunk: PreTrainedModel, states: Tensor, mask: Tensor | None, positions: Tensor, cache: Any):
-        self.options: dict[str, Any] = dict(
-            attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None
-        )
-        rotary = getattr(trunk, "rotary_emb", None)
-        if rotary is not None:
-            self.options["position_embeddings"] = rotary(states, position_ids=positions)
-
-    def __call__(self, block: nn.Module, states: Tensor) -> Tensor:
-        found = block(states, **self.options)
-        return found[0] if isinstance(found, tuple) else found
-
-
 def settle(model: PreTrainedModel) -> None:
     """What a new model of Transformers needs to serve here."""
     use_fast_attention(model)
     keep_rotation_exact(trunk_of(model))
 
 
-def _family(trunk: PreTrainedModel) -> Family:
+def family_of(trunk: PreTrainedModel) -> Family:
     return FAMILIES[trunk.config.model_type]
 
 

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from lmbase.modeling.causality import CACHE_TOLERANCE, AuditReport, Scored, audit_changes, close, sampled_places
 from lmbase.modeling.inference import inference_method
-from lmbase.modeling.losses import token_nats
 from lmbase.modeling.token_lm import DocumentNats
 from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.text.windows import Window, windows
 from sentencevae.decoder import sentence_targets
-from sllm.reading import ReadingState
+from sllm.reading import AnyState, write_rows
 from sllm.scoring import own_windows, score_plans
 from sllm.sentences import TextNats
 from sllm.sllm import SLLM
@@ -138,14 +137,18 @@ def _audit_gradients(model: SLLM, sentences: Sentences, report: AuditReport) -> 
 
     batch = pad_sentences([sentences], model.config.pad_token_id)
     with torch.enable_grad():
-        hook = model.sentence_in.register_forward_pre_hook(keep)
+        hook = model.vector_door.register_forward_pre_hook(keep)
         arguments = (batch.input_ids, batch.attention_mask, batch.sentence_mask)
         nats = _nats(model, *(t.to(model.device) for t in arguments))
         hook.remove()
+        # Which sentence each vector is of: they are read once, or once for each window.
+        numbers = torch.arange(len(sentences))
+        if len(vectors[0]) > len(sentences):
+            numbers = torch.cat([numbers, *(numbers[w.start : w.stop] for w in _windows(len(sentences)))])
         for k, (row, place) in enumerate(_scored_in(len(sentences))):
             score = nats.token[0, k].sum() + nats.stop[0, k] + nats.token[row, place].sum() + nats.stop[row, place]
             (gradient,) = torch.autograd.grad(score, vectors[0], retain_graph=True, allow_unused=True)
-            leaks = gradient is not None and bool(gradient[k:].any())
+            leaks = gradient is not None and bool(gradient[numbers >= k].any())
             report.check(not leaks, f"the score of sentence {k + 1} has a gradient into its own vector or a later one")
 
 
@@ -167,18 +170,15 @@ def _audit_steps(model: SLLM, sentences: Sentences, starts: Iterable[int], most:
             model.step(ids, mask, state)
 
 
-def _score_step(model: SLLM, ids: Tensor, mask: Tensor, state: ReadingState) -> Tensor:
+def _score_step(model: SLLM, ids: Tensor, mask: Tensor, state: AnyState) -> Tensor:
     """Nats of one sentence (1, T) given what was read, token by token, and of the flag that it follows."""
-    embed, decoder = model.autoencoder.embed_tokens, model.autoencoder.decoder
     cut = sentence_targets(ids, mask, model.config.autoencoder)
     written = model.start_sentence(state)
-    hidden = [decoder.step(embed(cut.inputs[:, t : t + 1]), written) for t in range(int(cut.mask.sum()))]
-    token = token_nats(
-        torch.cat(hidden, dim=1)[0],
-        embed.weight,
-        cut.targets[cut.mask],
-        closed_rows=cut.first[cut.mask],
-        closed_id=model.config.eos_token_id,
-    )
+    hidden = []
+    for t in range(int(cut.mask.sum())):
+        states = write_rows(model, cut.inputs[:, t : t + 1], written)
+        written.keep([[0]])
+        hidden.append(model.finish(states))
+    token = model.target_nats(torch.cat(hidden, dim=1)[0], cut.targets[cut.mask], cut.first[cut.mask])
     stop_logit = model.stop_head(state.states[:, -1]).squeeze(-1).float()  # (1,)
     return torch.cat([token, F.softplus(stop_logit)])  # -log p of "the text goes on"

@@ -12,11 +12,11 @@ from transformers import DynamicCache
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.devices import moved
 from lmbase.modeling.pretrained import load_lm, read_config
+from lmbase.modeling.stages import BlockRunner
 from lmbase.modeling.trunk import (
     COMMON_SIZES,
     FAMILIES,
     OPT_SIZES,
-    BlockRunner,
     as_config,
     blocks,
     check_trunk,

@@ -1,0 +1,73 @@
+"""The end of a sentence as a flag of its own, before the vocabulary: p(end), and (1 - p(end)) p(token).
+
+M rows that predict, V vocabulary.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lmbase.modeling.losses import signed_nats, token_nats, vocabulary_loss
+
+
+class FlagLoss(NamedTuple):
+    loss: Tensor  # () nats of all flags and tokens
+    correct: Tensor  # () targets that were foreseen; without gradients only
+
+
+def flag_loss(hidden: Tensor, flags: Tensor, table: Tensor, targets: Tensor, first: Tensor, end: int) -> FlagLoss:
+    """What predicting M targets costs.
+
+    Args:
+        hidden: (M, D). table: (V, D). targets: (M,) token ids, `end` where a sentence ends.
+        flags: (M,) log-odds that the sentence ends there.
+        first: (M,) bool, where a sentence begins and so cannot end.
+    """
+    ends, asked = targets == end, ~first
+    tokens = hidden[~ends]
+    closed = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+    result = vocabulary_loss(tokens, table, targets[~ends], closed_rows=closed, closed_id=end)
+    nats = F.binary_cross_entropy_with_logits(flags.float(), ends.float(), reduction="none") * asked
+    goes_on = (flags <= 0) | first
+    correct = (ends & ~goes_on).sum()
+    if len(result.row_correct):
+        correct = correct + (result.row_correct & goes_on[~ends]).sum()
+    return FlagLoss(result.loss + nats.sum(), correct)
+
+
+def flag_nats(
+    hidden: Tensor, flags: Tensor, table: Tensor, targets: Tensor, first: Tensor, end: int, measure: Any
+) -> Tensor:
+    """-log p (M,) of each target; arguments as for `flag_loss`.
+
+    Args: measure: `token_nats`, or `signed_nats`, whose signs say which were the first choice.
+    """
+    ends = targets == end
+    closed = torch.ones_like(ends)
+    flags = flags.float()
+    goes_on = F.softplus(flags).masked_fill(first, 0.0)  # -log(1 - p(end))
+    tokens = measure(hidden[~ends], table, targets[~ends], closed_rows=closed[~ends], closed_id=end)
+    if measure is not signed_nats:
+        nats = F.softplus(-flags)
+        return torch.where(ends, nats, goes_on.masked_scatter(~ends, tokens + goes_on[~ends]))
+    ending = F.softplus(-flags)  # -log p(end)
+    total = tokens.abs() + goes_on[~ends]
+    likeliest = tokens.signbit() & ((total <= ending[~ends]) | first[~ends])
+    found = ending.masked_scatter(~ends, torch.where(likeliest, -total, total))
+    # An end was the first choice where even the likeliest token falls behind it.
+    at_ends = hidden[ends]
+    rivals = vocabulary_loss(at_ends, table, targets[ends] * 0, closed_rows=closed[ends], closed_id=end).row_choice
+    best = token_nats(at_ends, table, rivals, closed_rows=closed[ends], closed_id=end) + goes_on[ends]
+    return found.masked_scatter(ends, torch.where(ending[ends] < best, -ending[ends], ending[ends]))
+
+
+def joint_logits(logits: Tensor, flags: Tensor, end: int) -> Tensor:
+    """Log-probabilities (..., V) of tokens and of the end, from logits of tokens (..., V) and log-odds (...)."""
+    logits = logits.float()
+    logits[..., end] = -torch.inf
+    flags = flags.float()[..., None]
+    joint = logits.log_softmax(-1) + F.logsigmoid(-flags)
+    joint[..., end] = F.logsigmoid(flags[..., 0])
+    return joint

@@ -1,0 +1,189 @@
+"""The graft by own layers: a language model's lower blocks are the encoder, its upper blocks the decoder, and those
+between them the trunk, which runs once a sentence.
+
+B texts, S sentences of one, N real sentences of all, T tokens of a sentence, L tokens of the longest text, H the
+model's own width, D width of its vocabulary table.
+
+    </s> x1 .. xL --lower blocks, each token sees a window--> s (B,L+1,H)
+    vector k = s at the last token of sentence k + mean over it --middle blocks--> z (B,S+1,H), one a sentence
+    token t of sentence k+1: A s_t + (z_k - A s_e(k)) + O_offset --upper blocks, a window of their own--> vocabulary
+
+e(k) is where sentence k ends; e(0) is the opening token. With one token a sentence t is e(k), the upper blocks read
+z_k, and the whole is the language model itself. At the last token of a sentence the upper blocks run twice: with z_k
+they tell that the sentence ends, and with z_{k+1}, made of that token, they predict the next one. Later tokens see the
+second run only.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from lmbase.modeling.stages import band, embed, finish, run_blocks
+from lmbase.modeling.trunk import blocks
+from lmbase.text.padding import right_padded
+from sentencevae.decoder import sentence_targets
+from sllm.configuration_sllm import SLLMConfig
+from sllm.sentences import Decoded
+
+
+@dataclass
+class FlatSentences:
+    """N real sentences of B texts, whose tokens stand one after another behind the opening token."""
+
+    rows: Tensor  # (N,) text
+    places: Tensor  # (N,) number in it, from 0
+    ids: Tensor  # (N, T)
+    mask: Tensor  # (N, T)
+    before: Tensor  # (N,) tokens of the text before each sentence
+    flat: Tensor  # (B, L+1) ids, the opening one first
+    states: Tensor  # (B, L+1, H) of the lower blocks
+    embeds: Tensor  # (N, H) vectors
+
+    @property
+    def ends(self) -> Tensor:
+        """(N,) positions of last tokens."""
+        return self.before + self.mask.sum(1)
+
+    def ends_by_state(self, num_sentences: int) -> Tensor:
+        """(B, S+1) position of the token that each trunk state was made of; 0 where there is no sentence."""
+        ends = self.ends.new_zeros(len(self.states), num_sentences + 1)
+        return ends.index_put((self.rows, self.places + 1), self.ends)
+
+
+class OwnLayers(nn.Module):
+    """What joins the stages of a language model that has become an SLLM."""
+
+    def __init__(self, config: SLLMConfig):
+        super().__init__()
+        width = config.trunk.hidden_size
+        self.config = config
+        self.mean = nn.Linear(width, width, bias=False)  # of a sentence's states, added to the last one
+        self.carry = nn.Linear(width, width, bias=False)  # A: token states as the upper blocks read them
+        self.offsets = nn.Parameter(torch.empty(config.max_sentence_tokens, width))  # O, by tokens since the last end
+        self.vectors = nn.Identity()  # every sentence vector passes here: the audit listens
+
+    def start(self) -> None:
+        """As the language model itself."""
+        init.zeros_(self.mean.weight)
+        init.eye_(self.carry.weight)
+        init.zeros_(self.offsets)
+
+    # -- stages ------------------------------------------------------------------------------------------------------
+
+    def lower(self, trunk: PreTrainedModel) -> nn.ModuleList:
+        return blocks(trunk)[: self.config.lower_layers]
+
+    def middle(self, trunk: PreTrainedModel) -> nn.ModuleList:
+        return blocks(trunk)[self.config.lower_layers : -self.config.upper_layers]
+
+    def upper(self, trunk: PreTrainedModel) -> nn.ModuleList:
+        return blocks(trunk)[-self.config.upper_layers :]
+
+    def vector(self, last: Tensor, mean: Tensor) -> Tensor:
+        """Of sentences whose last state and mean state are known (..., H)."""
+        return self.vectors(last + self.mean(mean))
+
+    def upper_inputs(self, states: Tensor, vectors: Tensor, ends: Tensor, offsets: Tensor) -> Tensor:
+        """What the upper blocks read at tokens: (..., H).
+
+        Args:
+            states, ends: (..., H) carried states (A s) of the token, and of the last one that the trunk has read.
+            vectors: (..., H) the trunk's latest state.
+            offsets: (...) tokens between the two.
+        """
+        # A token that the trunk has just read is read as the trunk's state, to the last bit.
+        inside = offsets[..., None] > 0
+        shift = F.embedding((offsets - 1).clamp(0, len(self.offsets) - 1), self.offsets)
+        return vectors + (states - ends + shift) * inside
+
+    # -- all sentences at once -----------------------------------------------------------------------------------------
+
+    def read(
+        self, trunk: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor
+    ) -> FlatSentences:
+        """Lower blocks over B texts of sentences (B, S, T), and a vector of each sentence."""
+        rows, places = right_padded(sentence_mask, "sentence_mask").nonzero(as_tuple=True)  # (N,)
+        ids, mask = input_ids[rows, places], right_padded(attention_mask[rows, places])  # (N,T)
+        lengths = mask.sum(1)
+        longest = self.config.max_sentence_tokens
+        if len(lengths) and int(lengths.max()) > longest:
+            raise ValueError(f"A sentence of {int(lengths.max())} tokens; the model reads at most {longest}.")
+        by_text = (attention_mask & sentence_mask[..., None]).sum(-1)  # (B,S)
+        before = (by_text.cumsum(1) - by_text)[rows, places]  # (N,)
+        num_tokens = int(by_text.sum(1).max()) if by_text.numel() else 0
+        flat = input_ids.new_full((len(input_ids), num_tokens + 1), self.config.bos_token_id)  # (B,L+1)
+        place = before[:, None] + 1 + torch.arange(ids.shape[1], device=ids.device)  # (N,T)
+        flat = flat.index_put((rows[:, None].expand_as(place)[mask], place[mask]), ids[mask])
+        states = self.read_flat(trunk, flat)
+        at = (rows[:, None], place.clamp(max=num_tokens))
+        mean = (states[at] * mask[..., None]).sum(1) / lengths[:, None].clamp(min=1)  # (N,H)
+        embeds = self.vector(states[rows, before + lengths], mean)
+        return FlatSentences(rows, places, ids, mask, before, flat, states, embeds)
+
+    def read_flat(self, trunk: PreTrainedModel, flat: Tensor, cache=None) -> Tensor:
+        """Lower blocks over ids (B, L+1) that begin with the opening one -> (B, L+1, H)."""
+        positions = torch.arange(flat.shape[1], device=flat.device).expand_as(flat)
+        visible = band(flat.shape[1], self.config.lower_window, flat.device)[None, None]
+        return run_blocks(trunk, self.lower(trunk), embed(trunk, flat, positions), visible, positions, cache)
+
+    def trunk_states(
+        self, trunk: PreTrainedModel, sentences: FlatSentences, sentence_mask: Tensor, cache=None
+    ) -> Tensor:
+        """Trunk states (B, S+1, H); state k predicts sentence k+1."""
+        b, s = sentence_mask.shape
+        body = sentences.embeds.new_zeros(b, s, sentences.embeds.shape[-1])
+        body = body.index_put((sentences.rows, sentences.places), sentences.embeds)
+        inputs = torch.cat([sentences.states[:, :1], body], dim=1)  # (B,S+1,H)
+        visible = band(s + 1, s + 1, inputs.device)[None, None]
+        return run_blocks(trunk, self.middle(trunk), inputs, visible, sentences.ends_by_state(s), cache)
+
+    def rows_within(self, sentences: FlatSentences, states: Tensor) -> Tensor:
+        """What the upper blocks read at each token, the opening one first (B, L+1, H)."""
+        b, num_rows = sentences.states.shape[:2]
+        ends = sentences.ends_by_state(states.shape[1] - 1)  # (B,S+1)
+        passed = ends.new_zeros(b, num_rows).index_put(
+            (sentences.rows, sentences.ends), torch.ones_like(sentences.ends)
+        )
+        state = passed.cumsum(1)  # (B,L+1) number of the latest state
+        rows = torch.arange(b, device=ends.device)[:, None]
+        carried = self.carry(sentences.states)
+        end = ends[rows, state]  # (B,L+1)
+        offsets = torch.arange(num_rows, device=ends.device) - end
+        return self.upper_inputs(carried, states[rows, state], carried[rows, end], offsets)
+
+    def decode(
+        self, trunk: PreTrainedModel, sentences: FlatSentences, states: Tensor, wanted: Tensor | None = None
+    ) -> Iterator[Decoded]:
+        """Upper blocks over the true tokens of all sentences, in one group."""
+        chosen = torch.arange(len(sentences.rows), device=states.device)
+        if wanted is not None:
+            chosen = chosen[wanted[sentences.rows, sentences.places]]
+        if len(chosen) == 0:
+            return
+        (b, num_rows), s = sentences.states.shape[:2], states.shape[1] - 1
+        own, ends = self.config, sentences.ends_by_state(s)
+        within = self.rows_within(sentences, states)  # (B,L+1,H)
+        # At last tokens once more, with the state before: these rows see what the others do, and nobody sees them.
+        rows = torch.arange(b, device=ends.device)[:, None]
+        carried = self.carry(sentences.states[rows, ends])  # (B,S+1,H)
+        closing = self.upper_inputs(carried[:, 1:], states[:, :-1], carried[:, :-1], ends[:, 1:] - ends[:, :-1])
+        index = torch.arange(num_rows, device=ends.device)
+        positions = torch.cat([index.expand(b, -1), ends[:, 1:]], dim=1)  # (B,R), R = L+1+S
+        apart = positions[:, :, None] - index  # (B,R,L+1)
+        seen = (apart >= 0) & (apart < own.upper_window)
+        seen[:, num_rows:] &= apart[:, num_rows:] > 0
+        itself = torch.eye(s, dtype=torch.bool, device=ends.device)
+        visible = torch.cat([seen, F.pad(itself, (0, 0, num_rows, 0)).expand(b, -1, -1)], dim=2)[:, None]
+        found = run_blocks(trunk, self.upper(trunk), torch.cat([within, closing], dim=1), visible, positions)
+        lengths = sentences.mask.sum(1, keepdim=True)  # (N,1)
+        place = torch.arange(sentences.ids.shape[1] + 1, device=ends.device)
+        at = sentences.before[:, None] + place  # (N,T+1)
+        at = torch.where(place == lengths, num_rows + sentences.places[:, None], at.clamp(max=num_rows - 1))
+        decoded = found[sentences.rows[chosen, None], at[chosen]]  # (n,T+1,H)
+        cut = sentence_targets(sentences.ids[chosen], sentences.mask[chosen], own.autoencoder)
+        yield Decoded(chosen, len(chosen), decoded, finish(trunk, decoded), cut, states[:0, 0])
