@@ -31,10 +31,13 @@ from sentencevae import SentenceVAE
 from sllm import SLLM, SLLMConfig
 from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.open_data import open_data
+from sllm_data.prepared import PreparedData
+from sllm_recipes.graft import graft_own_layers, open_for_lm
 from sllm_recipes.model_keys import given_keys, with_keys_of
 from sllm_recipes.training_run import Recipe, RunConfig, train_on, window_figures
 
-GRAFTED = ("num_memory_states", "num_memory_tokens", "next_vector")  # what only a new graft can change
+# what only a new graft can change
+GRAFTED = ("num_memory_states", "num_memory_tokens", "next_vector", "end_flag", "upper_layers", "lower_layers")
 
 
 @dataclass
@@ -91,7 +94,25 @@ def _further(config: Config, model: str, given: dict) -> SLLM:
 
 def main(config: Config) -> TrainingResult:
     choose_device(config.device)  # complains before the text is prepared
-    model = build(config)
+    if config.upper_layers and not config.model:
+        if not config.lm or config.vae:
+            raise ValueError("A graft by own layers (--upper_layers) needs --lm, and no --vae: the model is its own.")
+        data = open_for_lm(config, config.lm)
+        model = graft_own_layers(config.lm, data.processor, config.seed, given_keys(config, SLLMConfig))
+    else:
+        model = build(config)
+        data = _open_for(model, config)
+    recipe = Recipe(
+        items_of=lambda split: SentenceWindowDataset(split, data.processor.pad_token_id, model.config.max_sentences),
+        figures=lambda trained, valid: window_figures(trained, valid, config.eval_windows, config),
+        flops=model.flops,
+        parents=[config.model, config.vae, config.lm],
+    )
+    return train_on(model, config, data, recipe)
+
+
+def _open_for(model: SLLM, config: Config) -> PreparedData:
+    """The data, cut and tokenised as the model reads them."""
     processor = model.processor
     data = open_data(
         config.data,
@@ -107,13 +128,7 @@ def main(config: Config) -> TrainingResult:
             f"trained with ({processor.rule}, {processor.max_sentence_tokens} tokens). Prepare it again with "
             f"--tokenizer {config.model or config.vae}/model --rule {processor.rule}."
         )
-    recipe = Recipe(
-        items_of=lambda split: SentenceWindowDataset(split, processor.pad_token_id, model.config.max_sentences),
-        figures=lambda trained, valid: window_figures(trained, valid, config.eval_windows, config),
-        flops=model.flops,
-        parents=[config.model, config.vae, config.lm],
-    )
-    return train_on(model, config, data, recipe)
+    return data
 
 
 if __name__ == "__main__":

@@ -51,7 +51,11 @@ def graft_own_layers(cls: type[ModelT], lm: PreTrainedModel, max_sentence_tokens
         bos_token_id=ids.opening,
         eos_token_id=ids.end,
     )
-    options = {"end_flag": True, "draft_head_kind": "residual" if "num_future_tokens" in options else "block"} | options
+    room = (config.max_position_embeddings - 1) // max_sentence_tokens
+    defaults = {"end_flag": True, "max_sentences": max(1, min(64, room))}
+    if options.get("num_future_tokens", 1) > 1:
+        defaults["draft_head_kind"] = "residual"
+    options = defaults | options
     table = output_table(lm)  # refuses a head that is more than this
     model = cls(SLLMConfig(autoencoder=sizes, trunk=config, **options))
     model.trunk.load_state_dict(trunk_of(lm).state_dict())

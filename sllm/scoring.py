@@ -107,7 +107,10 @@ def own_windows(model: SLLMModel, window: int | None = None) -> Planner:
     """Windows of so many sentences; default: the model's `max_sentences`."""
     size = model.config.max_sentences if window is None else window
     if size > model.config.most_sentences:
-        raise ValueError(f"window={size}: the trunk has positions for {model.config.most_sentences} sentences.")
+        positions = model.config.trunk.max_position_embeddings
+        raise ValueError(
+            f"window={size}: the trunk has {positions} positions, enough for {model.config.most_sentences} sentences."
+        )
     return lambda before: windows(len(before) - 1, size)
 
 

@@ -1,0 +1,132 @@
+"""Make a sentence model of a pretrained language model alone: its lower layers become the encoder, its upper layers the
+decoder, and the layers between them the trunk, which runs once a sentence.
+
+    sllm graft --lm HuggingFaceTB/SmolLM2-135M --output_dir runs/grafted
+    sllm graft --lm my_model/ --lower_layers 2 --upper_layers 14
+    sllm graft --lm model.gguf --rule sentence --max_sentence_tokens 64
+
+Nothing is trained: `sllm finetune-sllm --model runs/grafted/model --data ...` does that, and the model is of little use
+before. The table says what was made, and how much of it is read for each token of text.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from pydantic import PositiveInt
+
+from lmbase.config import option, run
+from lmbase.files import write_folder
+from lmbase.modeling.pretrained import load_lm, own_tokenizer
+from lmbase.modeling.trunk import blocks
+from lmbase.text import RULES
+from lmbase.text.processor import SentenceProcessor
+from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
+from sllm import SLLM
+from sllm_data.open_data import open_data
+from sllm_data.prepared import PreparedData
+
+TOKENS_PER_SENTENCE = (8, 16)  # clauses and sentences of novels
+
+
+@dataclass
+class Config:
+    lm: str = option("random:small", "the language model: hub id, folder, GGUF file or random:SIZE", also="opt")
+    output_dir: str = option("runs/graft", "where the model is written, into the folder `model`")
+    lower_layers: int = option(4, "layers that become the encoder")
+    upper_layers: PositiveInt = option(8, "layers that become the decoder")
+    lower_window: PositiveInt = option(128, "tokens that each token sees in the lower layers")
+    upper_window: PositiveInt = option(64, "tokens that each token sees in the upper layers")
+    max_sentences: PositiveInt | None = option(
+        None, "sentences of a window in training and scoring; default: 64, or as many as there are positions for"
+    )
+    end_flag: bool = option(True, "a sentence's end is a flag before the vocabulary; false: a token of it")
+    rule: str = option("auto", f"how text is cut into sentences: {', '.join(RULES)}")
+    max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most")
+    seed: int = option(0, "seed of random weights")
+
+
+class DataKeys(Protocol):
+    data: str | list[str]
+    text_field: str
+    output_dir: str
+
+
+def open_for_lm(config: DataKeys, lm: str) -> PreparedData:
+    """Data for a language model's own tokenizer: prepared ones as they are, other text cut by default."""
+    tokenizer = own_tokenizer(lm) or "bpe:8192"
+    return open_data(
+        config.data,
+        text_field=config.text_field,
+        tokenizer=tokenizer,
+        rule="auto",
+        max_sentence_tokens=64,
+        output_dir=config.output_dir,
+    )
+
+
+def graft_own_layers(lm: str, processor: SentenceProcessor, seed: int, options: dict) -> SLLM:
+    """The model that `lm` names, grafted, with its processor."""
+    torch.manual_seed(seed)
+    loaded = load_lm(lm, vocab_size=vocabulary_size(processor.tokenizer), seed=seed)
+    model = SLLM.graft_own_layers(loaded, processor.max_sentence_tokens, **options)
+    model.processor = processor
+    return model
+
+
+def describe(model: SLLM) -> str:
+    """What was made, as a table of a few lines."""
+    own, config = model.own, model.config
+    assert own is not None
+    layer = sum(p.numel() for p in blocks(model.trunk)[0].parameters())
+    table = model.output_table.numel()
+    parts = {
+        "encoder": (config.lower_layers, "every token"),
+        "trunk": (len(own.middle(model.trunk)), "once a sentence"),
+        "decoder": (config.upper_layers, "every token, and each end"),
+    }
+    lines = ["part     layers  parameters  runs"]
+    lines += [f"{name:8} {n:6}  {n * layer / 1e6:8.1f} M  {how}" for name, (n, how) in parts.items()]
+    joints = sum(p.numel() for part in (own, model.stop_head, model.end_head) if part for p in part.parameters())
+    lines += [
+        f"{'joints':8} {'':6}  {joints / 1e6:8.1f} M  between the parts",
+        f"{'table':8} {'':6}  {table / 1e6:8.1f} M  every token",
+    ]
+    whole = config.trunk.num_hidden_layers * layer + table
+    for tokens in TOKENS_PER_SENTENCE:
+        read = read_per_token(model, tokens)
+        lines.append(
+            f"at {tokens} tokens a sentence {read / 1e6:.0f} of {whole / 1e6:.0f} M parameters are read per token: at "
+            f"most {whole / read:.1f} times as fast, where reading weights takes the time"
+        )
+    return "\n".join(lines)
+
+
+def read_per_token(model: SLLM, tokens_per_sentence: float) -> float:
+    """Parameters that are read to write a token of text, one after another."""
+    own, config = model.own, model.config
+    assert own is not None
+    layer = sum(p.numel() for p in blocks(model.trunk)[0].parameters())
+    ends = 1 / tokens_per_sentence
+    middle = len(own.middle(model.trunk)) * layer + own.mean.weight.numel()
+    lower = config.lower_layers * layer + own.carry.weight.numel()
+    words = 1.0 if config.end_flag else 1 + ends
+    return lower + (1 + ends) * config.upper_layers * layer + ends * middle + words * model.output_table.numel()
+
+
+def main(config: Config) -> Path:
+    tokenizer = load_tokenizer(own_tokenizer(config.lm) or "bytes")
+    processor = SentenceProcessor(tokenizer, config.rule, config.max_sentence_tokens)
+    names = ("lower_layers", "upper_layers", "lower_window", "upper_window", "max_sentences", "end_flag")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    model = graft_own_layers(config.lm, processor, config.seed, given)
+    folder = Path(config.output_dir) / "model"
+    write_folder(folder, model.save_pretrained)
+    print(describe(model))
+    print(f"wrote {folder}; next: sllm finetune-sllm --model {folder} --data YOUR_TEXT")
+    return folder
+
+
+if __name__ == "__main__":
+    run(Config, main)
