@@ -19,7 +19,7 @@ audited figures beside the baselines.
 from dataclasses import dataclass
 
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from lmbase.config import option, run
 from lmbase.modeling.devices import choose_device
@@ -49,6 +49,10 @@ class Config(RunConfig):
     model: str | None = option(None, "an SLLM to train further; default: graft `vae` onto `lm`")
     vae: str | None = option(None, "a run of pretrain-vae")
     lm: str | None = option(None, "the trunk: hub id, folder, GGUF file, random:SIZE or random:FAMILY-SIZE", also="opt")
+    joint_rate: PositiveFloat = option(1.0, "learning rate of what joins the parts, as a multiple of learning_rate")
+    outer_rate: PositiveFloat = option(1.0, "that of encoder and decoder")
+    trunk_rate: PositiveFloat = option(1.0, "that of the trunk")
+    table_rate: PositiveFloat = option(1.0, "that of the vocabulary table")
     layers: PositiveInt | None = option(None, "layers of encoder and decoder that `vae` has to have", may_differ=True)
     eval_windows: int = option(64, "windows of the valid split that the log's figures are taken from")
 
@@ -94,14 +98,17 @@ def _further(config: Config, model: str, given: dict) -> SLLM:
 
 def main(config: Config) -> TrainingResult:
     choose_device(config.device)  # complains before the text is prepared
-    if config.upper_layers and not config.model:
+    given = given_keys(config, SLLMConfig)
+    if given.get("upper_layers") and not config.model:
         if not config.lm or config.vae:
             raise ValueError("A graft by own layers (--upper_layers) needs --lm, and no --vae: the model is its own.")
         data = open_for_lm(config, config.lm)
-        model = graft_own_layers(config.lm, data.processor, config.seed, given_keys(config, SLLMConfig))
+        model = graft_own_layers(config.lm, data.processor, config.seed, given)
     else:
         model = build(config)
         data = _open_for(model, config)
+    rates = config.joint_rate, config.outer_rate, config.trunk_rate, config.table_rate
+    model.rates = dict(zip(("joints", "outer", "trunk", "table"), rates, strict=True))
     recipe = Recipe(
         items_of=lambda split: SentenceWindowDataset(split, data.processor.pad_token_id, model.config.max_sentences),
         figures=lambda trained, valid: window_figures(trained, valid, config.eval_windows, config),

@@ -1,7 +1,8 @@
 """Configuration of the sentence-level language model: two nested configurations and how they are joined."""
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from itertools import accumulate
 from typing import ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -134,6 +135,21 @@ class SLLMConfig(PreTrainedConfig):
         """Sentences that the trunk has positions for. By own layers it counts tokens; all may be of the longest."""
         room = self.trunk.max_position_embeddings - 1  # one is the start state's
         return room // self.max_sentence_tokens if self.own_layers else room
+
+    def has_room(self, lengths: Sequence[int]) -> bool:
+        """Whether the trunk has positions for sentences of so many tokens, their start state, and by own layers for a
+        further sentence of the longest."""
+        positions = self.trunk.max_position_embeddings
+        if self.own_layers:
+            return 1 + sum(lengths) + self.max_sentence_tokens <= positions
+        return 1 + len(lengths) <= positions
+
+    def latest_half(self, lengths: Sequence[int]) -> int:
+        """How many of the latest sentences take at most half of the positions."""
+        half = self.trunk.max_position_embeddings // 2
+        if not self.own_layers:
+            return half
+        return sum(total <= half for total in accumulate(reversed(lengths)))
 
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""

@@ -160,17 +160,25 @@ def generate(
 
 
 def _check_prompts_fit(model: SLLMModel, texts: list[_Text]) -> None:
-    room = model.config.most_sentences
     for number, text in enumerate(texts):
-        if text.num_prompt_sentences > room:
+        if not model.config.has_room([len(sentence) for sentence in text.sentences]):
+            room = model.config.trunk.max_position_embeddings - 1  # one position is the start state's
+            has, units = text.num_prompt_sentences, "sentences"
+            if model.config.own_layers:
+                room -= model.config.max_sentence_tokens  # the next sentence's
+                has, units = sum(map(len, text.sentences)), "tokens"
             raise ValueError(
-                f"Prompt {number} has {text.num_prompt_sentences} sentences, and the trunk has positions for {room}: "
-                "--overflow slide (overflow='slide') goes on from the latest half of them; or shorten the prompt."
+                f"Prompt {number} has {has} {units}, and the trunk has positions for {room}: --overflow slide "
+                "(overflow='slide') goes on from the latest half of them; or shorten the prompt."
             )
 
 
 def _open_writer(model: SLLMModel, call: Call, texts: list[_Text], limits: _Limits) -> SentenceWriter:
     steps = None
+    if call.fixed and model.own is not None:
+        raise ValueError(
+            "cache_implementation='static': a graft by own layers has no compiled steps yet; leave the setting out."
+        )
     if call.fixed:
         rows, tokens = len(call.drafting.tree.nodes), max(text.limit for text in texts)
         steps = CompiledSteps(model, call.config, len(texts), rows, tokens, limits.sentences)
@@ -230,8 +238,7 @@ def _sentences(
     model: SLLMModel, texts: list[_Text], writer: SentenceWriter, limits: _Limits
 ) -> Iterator[list[Stretch]]:
     """Write sentences until every text has a finish_reason; yields one sentence of each text."""
-    positions = model.config.most_sentences + 1
-    _slide_or_stop(texts, positions, limits.slides)
+    _slide_or_stop(model, texts, limits.slides)
     state = writer.state = _read_all(model, texts, writer.steps) if _alive(texts) else None
     num_sentences = 0
     while _alive(texts):
@@ -252,7 +259,7 @@ def _sentences(
         _finish([t for t in _alive(texts) if t.num_new_tokens >= t.limit], "length")
         if not _alive(texts) or num_sentences >= limits.sentences:
             continue
-        if _slide_or_stop(texts, positions, limits.slides):
+        if _slide_or_stop(model, texts, limits.slides):
             state = writer.state = _read_all(model, texts, writer.steps)
         elif _alive(texts):
             ids, mask = pad_tokens([sentence.ids for sentence in sentences], model.config.pad_token_id)
@@ -294,17 +301,17 @@ def _write_sentence(texts: list[_Text], state: AnyState, writer: SentenceWriter)
     return sentences
 
 
-def _slide_or_stop(texts: list[_Text], positions: int, slides: bool) -> bool:
+def _slide_or_stop(model: SLLMModel, texts: list[_Text], slides: bool) -> bool:
     """Deal with texts whose next state has no position left; True if the texts must be read again."""
     slid = False
     for text in _alive(texts):
-        held = len(text.sentences) - text.first_kept
-        if held + 1 <= positions:
+        lengths = [len(sentence) for sentence in text.sentences[text.first_kept :]]
+        if model.config.has_room(lengths):
             continue
         if not slides:
             text.finish_reason = "context"
         else:
-            text.first_kept = len(text.sentences) - positions // 2
+            text.first_kept = len(text.sentences) - model.config.latest_half(lengths)
             slid = True
     return slid
 

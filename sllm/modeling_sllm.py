@@ -16,24 +16,25 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.losses import token_nats, vocabulary_loss
 from lmbase.modeling.noise import mixed
 from lmbase.modeling.stages import finish
-from lmbase.modeling.trunk import attention_width, blocks, drop_table, new_trunk, run_trunk
+from lmbase.modeling.trunk import blocks, drop_table, new_trunk, run_trunk
 from lmbase.text.padding import right_padded
 from multitoken.draft_loop import DraftLoop
 from multitoken.transitions import Transition
 from sentencevae import SentenceVAE
 from sentencevae.decoder import group_targets
 from sentencevae.grouping import length_groups
-from sentencevae.layers import LayerMemory, Memories, init_layer, memory_keys_values
+from sentencevae.layers import Memories, init_layer
 from sllm.configuration_sllm import SLLMConfig
+from sllm.decoder_memory import memories_of_sentences, memory_of_all
 from sllm.draft_heads import DRAFT_HEAD_KINDS, Ahead, draft_losses
 from sllm.end_flag import flag_loss, flag_nats
 from sllm.next_vector import NEXT_VECTORS
 from sllm.own_layers import OwnLayers
+from sllm.parts import flops_by_part, part_of
 from sllm.sentences import Decoded, Sentences, SLLMOutput, TextNats, cut_windows, place_in_windows
 
 
@@ -61,10 +62,11 @@ class SLLMModel(SLLMPreTrainedModel):
         config.check()
         super().__init__(config)
         width = config.hidden_size
+        if not config.own_layers:
+            self.autoencoder = SentenceVAE(config.autoencoder)
         self.trunk = new_trunk(config.trunk)
         self.own = OwnLayers(config) if config.own_layers else None
         if self.own is None:
-            self.autoencoder = SentenceVAE(config.autoencoder)
             drop_table(self.trunk)
             self.start_state = nn.Parameter(torch.empty(width))
             self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
@@ -83,6 +85,7 @@ class SLLMModel(SLLMPreTrainedModel):
         self.draft_heads = nn.ModuleList(head(config.autoencoder) for _ in range(num_drafts))
         self.heads_attend = head.attends
         self.draft_transitions = nn.ModuleList(Transition(width) for _ in range(num_drafts * config.draft_transitions))
+        self.rates: dict[str, float] = {}  # by parts, for training
         self.int8_table: Int8Linear | None = None  # a copy of the vocabulary table to write with, see `reading`
         self.post_init()
         self.freeze()
@@ -148,6 +151,11 @@ class SLLMModel(SLLMPreTrainedModel):
         """The decoder's states -> what is multiplied with the vocabulary table (..., D)."""
         return self.autoencoder.decoder.norm(states) if self.own is None else finish(self.trunk, states)
 
+    def rate_of(self, name: str) -> float:
+        """What a weight's learning rate is multiplied by in training: `rates` of its part (`joints`, `outer` layers,
+        `trunk`, `table`)."""
+        return self.rates.get(part_of(name, self.config), 1.0)
+
     def draft_loop(self, *args) -> DraftLoop:
         """What writes the sentences of one call."""
         return DraftLoop(*args)
@@ -198,7 +206,7 @@ class SLLMModel(SLLMPreTrainedModel):
         sentences = self.read(input_ids, attention_mask, sentence_mask, keys)
         states = self.trunk_states(sentences, sentence_mask)  # (B,S+1,D)
         # Seeded with nothing: a batch of empty texts has a loss, too, that of its stop flags.
-        hidden, targets = [states.new_zeros(0, states.shape[-1])], [input_ids.new_zeros(0)]
+        hidden, targets = [states.new_zeros(0, self.config.hidden_size)], [input_ids.new_zeros(0)]
         first = [sentence_mask.new_zeros(0, dtype=torch.bool)]
         memory = self.memory_of_heads(sentences, states)
         ahead: list[list[Ahead]] = [[] for _ in self.draft_heads]
@@ -295,35 +303,7 @@ class SLLMModel(SLLMPreTrainedModel):
 
     def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
         """The same, parted; `drafts` is what drafting heads take."""
-        if self.own is not None:
-            return self._flops_of_own_layers(num_tokens, num_sentences)
-        config = self.config.trunk
-        attention = attention_flops(attention_width(config), config.num_hidden_layers, self.config.max_sentences / 2)
-        joints = sum(linear_flops(joint) for joint in (self.sentence_in, self.sentence_out))
-        trunk = linear_flops(self.trunk) + joints + attention
-        table = 2.0 * self.autoencoder.embed_tokens.weight.numel()
-        further = [*self.draft_heads, *self.draft_transitions]
-        heads = sum(map(linear_flops, further)) + len(further) * table
-        parts = {"trunk": num_sentences * trunk, **self.autoencoder.flops_by_part(num_tokens, num_sentences)}
-        return parts | {"drafts": (num_tokens + num_sentences) * heads}
-
-    def _flops_of_own_layers(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
-        """An end is told by the upper blocks once more; by a flag it costs no product with the vocabulary."""
-        own, config, written = cast(OwnLayers, self.own), self.config, num_tokens + num_sentences
-        width = attention_width(config.trunk)
-        lower, upper = (sum(map(linear_flops, stage(self.trunk))) for stage in (own.lower, own.upper))
-        middle = own.middle(self.trunk)
-        lower += attention_flops(width, config.lower_layers, config.lower_window) + linear_flops(own.carry)
-        upper += attention_flops(width, config.upper_layers, config.upper_window)
-        trunk = linear_flops(middle) + attention_flops(width, len(middle), config.max_sentences / 2)
-        words = num_tokens if config.end_flag else written
-        return {
-            "trunk": num_sentences * (trunk + linear_flops(own.mean)),
-            "encoder": num_tokens * lower,
-            "decoder": written * upper,
-            "vocabulary": words * 2.0 * self.output_table.numel(),
-            "drafts": written * len(self.draft_heads) * (2.0 * self.output_table.numel()),
-        }
+        return flops_by_part(self, num_tokens, num_sentences)
 
     # -- the parts, in the order of a sample's way ---------------------------------------------------------------------
 
@@ -366,7 +346,7 @@ class SLLMModel(SLLMPreTrainedModel):
         if len(chosen) == 0:
             return
         decoder = self.autoencoder.decoder
-        memory = self._memory_of_all(decoder.layers, sentences, states)
+        memory = memory_of_all(self, decoder.layers, sentences, states)
         tokens, most = sentences.tokens, self.config.max_sentence_tokens
         number = sentences.numbers[chosen]
         for group in length_groups(sentences.ids[number], sentences.mask[number], tokens.rows[number], most):
@@ -393,31 +373,11 @@ class SLLMModel(SLLMPreTrainedModel):
 
     def memory_of_heads(self, sentences: Sentences, states: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What `look_ahead` reads: keys and values of drafting heads with attention."""
-        return self._memory_of_all(self.draft_heads, sentences, states) if self.heads_attend else []
-
-    def _memory_of_all(
-        self, layers: nn.ModuleList, sentences: Sentences, states: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Each layer's keys and values of every state and token, computed once: (1,H,B*(S+1)+L,d)."""
-        if self.memory_kinds is None or not len(layers):
-            return []
-        vectors = torch.cat(
-            [states.flatten(0, 1) + self.memory_kinds[0], sentences.token_states + self.memory_kinds[1]]
-        )
-        return memory_keys_values(layers, vectors[None])
+        return memory_of_all(self, self.draft_heads, sentences, states) if self.heads_attend else []
 
     def _memories(self, sentences: Sentences, states: Tensor, index: Tensor, memory: list) -> Memories:
-        """Of all keys and values those that sentences (n,) may read: the latest K states and W tokens before each."""
-        if self.memory_kinds is None:
-            return None
-        (b, s), rows = states.shape[:2], sentences.rows[index]
-        number = sentences.numbers[index]
-        state = sentences.places[index, None] - latest(self.config.num_memory_states, states.device) + 1  # (n,K)
-        token = sentences.starts[number, None] - latest(self.config.num_memory_tokens, states.device)  # (n,W)
-        text_start = sentences.starts[number - sentences.places[index]]  # (n,): sentences of a text follow each other
-        mask = torch.cat([state >= 0, token >= text_start[:, None]], dim=1)  # (n,K+W)
-        place = torch.cat([rows[:, None] * s + state.clamp(min=0), b * s + token.clamp(min=0)], dim=1)  # (n,K+W)
-        return [LayerMemory((k[0][:, place].transpose(0, 1), v[0][:, place].transpose(0, 1)), mask) for k, v in memory]
+        """Of all keys and values those that sentences (n,) may read."""
+        return memories_of_sentences(self, sentences, states, index, memory)
 
     def _stop(self, states: Tensor, sentence_mask: Tensor, continues: Tensor | None) -> tuple[Tensor, Tensor]:
         """Log-odds (B,S+1) that the text stops after k sentences, and the nats of what it really does."""
@@ -429,8 +389,3 @@ class SLLMModel(SLLMPreTrainedModel):
         real = F.pad(sentence_mask, (1, 0), value=True)  # (B,S+1) states that exist
         nats = F.binary_cross_entropy_with_logits(stop_logits, (~follows).float(), reduction="none")
         return stop_logits, nats * real
-
-
-def latest(number: int, device: torch.device) -> Tensor:
-    """number, ..., 2, 1: how far before a place the latest `number` things stand, newest last."""
-    return torch.arange(number, 0, -1, device=device)

@@ -7,6 +7,7 @@ W tokens that the decoder reads, M = K + W.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,9 @@ from lmbase.modeling.trunk import run_trunk
 from sentencevae.decoder import DecoderState
 from sentencevae.layers import CachedLayer, LayerMemory, Memories, TreeMask, memory_keys_values
 from sllm import own_reading
+from sllm.decoder_memory import latest
 from sllm.end_flag import joint_logits
-from sllm.modeling_sllm import SLLMModel, latest
+from sllm.modeling_sllm import SLLMModel
 from sllm.own_reading import OwnState, OwnWriting
 
 
@@ -41,8 +43,8 @@ class ReadingState:
         self.states_mask = torch.cat([self.states_mask, alive[:, None]], dim=1)[:, 1:]
 
 
-AnyState = ReadingState | OwnState
-AnyWriting = DecoderState | OwnWriting
+AnyState = Any  # ReadingState, or OwnState of a graft by own layers
+AnyWriting = Any  # DecoderState, or OwnWriting
 
 
 def newest_tokens(tokens: Tensor, tokens_mask: Tensor, new: Tensor, new_mask: Tensor) -> tuple[Tensor, Tensor]:

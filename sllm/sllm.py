@@ -14,12 +14,11 @@ from lmbase.modeling.token_lm import Scores
 from multitoken import DraftTree
 from multitoken.request import Request, ended
 from sentencevae import SentenceVAE
-from sentencevae.decoder import DecoderState
 from sllm import generation_sllm, grafting, reading
 from sllm.flat_texts import cut_rows
 from sllm.generation_sllm import SentenceGenerateOutput
 from sllm.modeling_sllm import SLLMModel
-from sllm.reading import ReadingState
+from sllm.reading import AnyState, AnyWriting
 from sllm.scoring import score_texts
 from sllm.sentences import SLLMOutput
 
@@ -176,18 +175,18 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         """
         return score_texts(self, self.processor, texts, contexts)
 
-    def prefill(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> ReadingState:
+    def prefill(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> AnyState:
         """Read the start state and S sentences of B texts at once, remembering what the next sentence needs.
 
         Args: as for `forward`; texts of fewer sentences are padded on the right.
         """
         return reading.prefill(self, input_ids, attention_mask, sentence_mask)
 
-    def step(self, input_ids: Tensor, attention_mask: Tensor, state: ReadingState) -> None:
+    def step(self, input_ids: Tensor, attention_mask: Tensor, state: AnyState) -> None:
         """Read one more sentence of each text: ids and mask (B, T); a text whose mask is empty is over, and stays."""
         reading.step(self, input_ids, attention_mask, state)
 
-    def start_sentence(self, state: ReadingState) -> DecoderState:
+    def start_sentence(self, state: AnyState) -> AnyWriting:
         """Begin to write the next sentence of each text."""
         return reading.start_sentence(self, state)
 

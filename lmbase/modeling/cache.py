@@ -65,15 +65,15 @@ class RowCache:
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_, **__) -> tuple[Tensor, Tensor]:
         """Write (B, H, R, d) behind the texts' lengths; returns all that this pass may look at."""
-        b, h, r, _ = keys.shape
+        b, h, r = keys.shape[:3]
         if layer_idx not in self.layers:
             empty = [x.new_zeros(b, h, self.capacity, x.shape[3]) for x in (keys, values)]
             self.layers[layer_idx] = (empty[0], empty[1])
         stop = max(self.lengths) + r
         held_keys, held_values = self.layers[layer_idx]
         if stop > held_keys.shape[2]:  # the longest text and the most rows may be of two texts, so no bound is sharp
-            more = max(stop, self.capacity) - held_keys.shape[2] + r
-            held_keys, held_values = (F.pad(held, (0, 0, 0, more)) for held in (held_keys, held_values))
+            room = max(stop, self.capacity) - held_keys.shape[2] + r
+            held_keys, held_values = (F.pad(held, (0, 0, 0, room)) for held in (held_keys, held_values))
             self.layers[layer_idx] = (held_keys, held_values)
         place = self.places(r)
         for held, new in ((held_keys, keys), (held_values, values)):

@@ -143,8 +143,9 @@ class _Run:
         self.sharded = config.strategy == "fsdp" and self.world_size > 1
         self.whole_model = copy.deepcopy(model) if self.sharded and self.is_main else None  # what is saved at the end
         self.parallel = parallelise(model.to(self.device), config, self.world_size, self.device)
-        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = adamw(self.trained, config, self.device)
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.trained = [parameter for _, parameter in named]
+        self.optimizer = adamw(named, config, self.device, getattr(model, "rate_of", None))
         self.average = WeightAverage(self.trained, config.ema_decay) if config.ema_decay else None
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.losses: dict[str, float] = {}
@@ -203,7 +204,7 @@ class _Run:
             raise FloatingPointError(self._not_finite(prepared, means, grad_norm))
 
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config)
+            group["lr"] = learning_rate(self.step, self.config) * group.get("scale", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -11,16 +11,30 @@ from torch.distributed.tensor import DTensor
 from lmbase.training.training_config import TrainingConfig
 
 
-def adamw(parameters: list[nn.Parameter], config: TrainingConfig, device: torch.device) -> torch.optim.AdamW:
+def adamw(
+    parameters: list[tuple[str, nn.Parameter]],
+    config: TrainingConfig,
+    device: torch.device,
+    rate_of: Callable[[str], float] | None = None,
+) -> torch.optim.AdamW:
+    """
+    Args:
+        rate_of: of a parameter's name, what the learning rate is multiplied by (kept as a group's `scale`); default: 1.
+    """
     if not parameters:
         raise ValueError("No parameter of the model is trainable: everything is frozen.")
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    fused = device.type in ("cpu", "cuda")
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        scale = 1.0 if rate_of is None else rate_of(name)
+        groups.setdefault((parameter.ndim < 2, scale), []).append(parameter)
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.learning_rate, betas=config.betas, fused=fused
+        [
+            {"params": groups[key], "weight_decay": 0.0 if key[0] else config.weight_decay, "scale": key[1]}
+            for key in sorted(groups)
+        ],
+        lr=config.learning_rate,
+        betas=config.betas,
+        fused=device.type in ("cpu", "cuda"),
     )
 
 

@@ -114,6 +114,33 @@ def make_sllm(
     return sllm
 
 
+def make_own(
+    shape: str = "llama",
+    *,
+    num_hidden_layers: int = 5,
+    stop_bias: float = -4.0,
+    cap: int = CAP,
+    lm: dict | None = None,
+    **options,
+) -> SLLM:
+    """A language model of one of `LMS` grafted by its own layers, its joints moved away from where they start."""
+    if lm is None:
+        lm = {}
+    shown = make_lm(shape, num_hidden_layers=num_hidden_layers, max_position_embeddings=512, **lm)
+    given = dict(upper_layers=2, lower_layers=1, lower_window=16, upper_window=14, max_sentences=16) | options
+    model = SLLM.graft_own_layers(shown, cap, **given).eval()
+    assert model.own is not None
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(5)
+        joints = [model.own.mean.weight, model.own.carry.weight, model.own.offsets, model.stop_head.weight]
+        joints += [head.proj.weight for head in model.draft_heads]
+        joints += [model.end_head.weight] if model.end_head is not None else []
+        for weight in joints:
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+        model.stop_head.bias.fill_(stop_bias)
+    return model
+
+
 def pad(texts: list[list[list[int]]]) -> dict[str, torch.Tensor]:
     """Texts given as sentences -> arguments of an SLLM."""
     return vars(pad_sentences(texts, 1))

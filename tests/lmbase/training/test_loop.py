@@ -37,7 +37,7 @@ def test_one_step_is_adamw_on_the_mean_over_all_targets(tmp_path):
     model, result = toy_train(tmp_path, max_steps=1, grad_clip=0.0)
     by_hand, config = ToyModel(), toy_config(max_steps=1)
     batch = make_batch(BatchOrder(toy_training.NUM_ITEMS, 8, config.seed).items(0))
-    optimizer = adamw(list(by_hand.parameters()), config, torch.device("cpu"))
+    optimizer = adamw(list(by_hand.named_parameters()), config, torch.device("cpu"))
     optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = learning_rate(0, config)
     summed, counts = by_hand(**batch).losses, by_hand.loss_counts(**batch)
     (summed["token"] / counts["token"] + 0.5 * summed["size"] / counts["size"]).backward()

@@ -11,7 +11,7 @@ from lmbase.training.optimizer import WeightAverage, adamw, learning_rate
 
 
 def test_only_matrices_decay():
-    groups = adamw(list(ToyModel().parameters()), toy_config(), torch.device("cpu")).param_groups
+    groups = adamw(list(ToyModel().named_parameters()), toy_config(), torch.device("cpu")).param_groups
     assert {(group["weight_decay"], parameter.ndim >= 2) for group in groups for parameter in group["params"]} == {
         (0.1, True),
         (0.0, False),
@@ -45,7 +45,7 @@ def test_the_average_is_an_exponential_one():
 def test_without_anything_to_train_there_is_no_optimizer():
     with pytest.raises(ValueError, match="everything is frozen"):
         adamw([], toy_config(), torch.device("cpu"))
-    (group,) = adamw([nn.Parameter(torch.zeros(3))], toy_config(), torch.device("cpu")).param_groups
+    (group,) = adamw([("bias", nn.Parameter(torch.zeros(3)))], toy_config(), torch.device("cpu")).param_groups
     assert group["weight_decay"] == 0.0
 
 

@@ -1,0 +1,56 @@
+"""The parts of an SLLM: which weights belong to which, and what each takes to run."""
+
+from typing import Any
+
+from lmbase.modeling.flops import attention_flops, linear_flops
+from lmbase.modeling.trunk import attention_width
+from sllm.configuration_sllm import SLLMConfig
+
+
+def part_of(name: str, config: SLLMConfig) -> str:
+    """Which part of an SLLM a weight belongs to, by its name."""
+    if "embed_tokens" in name or name.startswith("lm_head") or name.endswith("wte.weight"):
+        return "table"
+    if name.startswith("autoencoder."):
+        return "joints" if "memory_" in name else "outer"
+    if not name.startswith("trunk."):
+        return "joints"
+    number = next((int(word) for word in name.split(".") if word.isdigit()), None)
+    last = config.trunk.num_hidden_layers - config.upper_layers
+    inside = number is not None and config.lower_layers <= number < last
+    return "trunk" if inside or not config.own_layers else "outer"
+
+
+def flops_by_part(model: Any, num_tokens: int, num_sentences: int) -> dict[str, float]:
+    """FLOPs of an SLLM's forward pass over so many tokens and sentences, by formula; `drafts` is what drafting heads
+    take."""
+    if model.own is not None:
+        return _of_own_layers(model, num_tokens, num_sentences)
+    config = model.config.trunk
+    attention = attention_flops(attention_width(config), config.num_hidden_layers, model.config.max_sentences / 2)
+    joints = sum(linear_flops(joint) for joint in (model.sentence_in, model.sentence_out))
+    trunk = linear_flops(model.trunk) + joints + attention
+    parts = {"trunk": num_sentences * trunk, **model.autoencoder.flops_by_part(num_tokens, num_sentences)}
+    return parts | {"drafts": (num_tokens + num_sentences) * _of_heads(model)}
+
+
+def _of_own_layers(model: Any, num_tokens: int, num_sentences: int) -> dict[str, float]:
+    """An end is told by the upper blocks once more; by a flag it costs no product with the vocabulary."""
+    own, config, written = model.own, model.config, num_tokens + num_sentences
+    width, middle = attention_width(config.trunk), own.middle(model.trunk)
+    lower, upper = (sum(map(linear_flops, stage(model.trunk))) for stage in (own.lower, own.upper))
+    lower += attention_flops(width, config.lower_layers, config.lower_window) + linear_flops(own.carry)
+    upper += attention_flops(width, config.upper_layers, config.upper_window)
+    trunk = linear_flops(middle) + attention_flops(width, len(middle), config.max_sentences / 2)
+    return {
+        "trunk": num_sentences * (trunk + linear_flops(own.mean)),
+        "encoder": num_tokens * lower,
+        "decoder": written * upper,
+        "vocabulary": (num_tokens if config.end_flag else written) * 2.0 * model.output_table.numel(),
+        "drafts": written * _of_heads(model),
+    }
+
+
+def _of_heads(model: Any) -> float:
+    further = [*model.draft_heads, *model.draft_transitions]
+    return sum(map(linear_flops, further)) + len(further) * 2.0 * model.output_table.numel()

@@ -1,0 +1,43 @@
+"""`sllm graft`: a sentence model of a language model alone, and what trains it."""
+
+import json
+
+import pytest
+from small_runs import refused, sllm
+
+from sllm import SLLM
+
+
+def test_a_graft_is_made_shown_and_trained(tmp_path, capsys):
+    made = tmp_path / "made"
+    sllm(f"graft --lm random:llama-tiny --lower_layers 1 --upper_layers 1 --max_sentence_tokens 32 --output_dir {made}")
+    told = capsys.readouterr().out
+    assert "trunk         2" in told
+    assert "parameters are read per token" in told
+    text = tmp_path / "text"
+    text.mkdir()
+    for split in ("train", "valid"):
+        lines = [json.dumps({"text": f"This is text {i}. It says little, and ends."}) for i in range(40)]
+        (text / f"{split}.jsonl").write_text("\n".join(lines))
+    rates = "--joint_rate 3 --trunk_rate 0.5 --table_rate 0.1"
+    tiny = "--max_steps 2 --batch_size 4 --eval_windows 2 --warmup_steps 1"
+    sllm(f"finetune-sllm --model {made}/model --data {text} --output_dir {tmp_path}/tuned {rates} {tiny}")
+    model = SLLM.from_pretrained(f"{tmp_path}/tuned/model")
+    assert (model.config.lower_layers, model.config.upper_layers) == (1, 1)
+    assert model.generate(text="This is", max_new_tokens=5).num_new_tokens[0] >= 0
+    command = f"finetune-sllm --lm random:llama-tiny --upper_layers 1 --lower_layers 1 --max_sentences 20 --data {text}"
+    sllm(f"{command} --output_dir {tmp_path}/direct {tiny}")
+    assert SLLM.from_pretrained(f"{tmp_path}/direct/model").own is not None
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("--upper_layers 9", "has 4 layers"),
+        ("--upper_window 8", "shorter than a sentence"),
+        ("--upper_layers 0", "upper_layers"),
+    ],
+)
+def test_what_cannot_be_grafted_is_told(keys, told, tmp_path, capsys):
+    assert told in refused(f"graft --lm random:llama-tiny --lower_layers 1 --output_dir {tmp_path}/out {keys}", capsys)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,66 @@
+"""A sentence's end as a flag: one distribution over tokens and the end, whoever asks for it."""
+
+import pytest
+import torch
+from tiny import make_own, make_sllm, pad
+
+from lmbase.modeling.losses import signed_nats, token_nats
+from sllm.end_flag import flag_loss, flag_nats, joint_logits
+from sllm.evaluation.audit import audit_sentences
+
+END = 2
+
+
+@pytest.fixture
+def parts():
+    generator = torch.Generator().manual_seed(0)
+    hidden, table = torch.randn(40, 6, generator=generator), torch.randn(9, 6, generator=generator)
+    targets = torch.randint(3, 9, (40,), generator=generator)
+    targets[::5] = END
+    first = torch.zeros(40, dtype=torch.bool)
+    first[1::5] = True
+    return hidden, torch.randn(40, generator=generator), table, targets, first
+
+
+def test_all_three_say_the_same(parts):
+    hidden, flags, table, targets, first = parts
+    joint = joint_logits(hidden @ table.T, flags, END)
+    assert torch.allclose(joint.exp().sum(-1), torch.ones(40), atol=1e-5)
+    joint[first, END] = -torch.inf
+    nats = -joint.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    assert torch.allclose(flag_nats(hidden, flags, table, targets, first, END, token_nats), nats, atol=1e-5)
+    assert torch.allclose(flag_loss(hidden, flags, table, targets, first, END).loss, nats.sum(), atol=1e-4)
+    signed = flag_nats(hidden, flags, table, targets, first, END, signed_nats)
+    assert torch.allclose(signed.abs(), nats, atol=1e-5)
+    assert torch.equal(signed.signbit(), joint.argmax(-1) == targets)
+    assert signed.signbit()[targets == END].any()
+
+
+def test_gradients_are_those_of_the_joint_distribution(parts):
+    hidden, flags, table, targets, first = parts
+    found = []
+    for loss_of in (
+        lambda h, f, t: flag_loss(h, f, t, targets, first, END).loss,
+        lambda h, f, t: flag_nats(h, f, t, targets, first, END, token_nats).sum(),
+    ):
+        leaves = [x.clone().requires_grad_() for x in (hidden, flags, table)]
+        loss_of(*leaves).backward()
+        found.append([x.grad for x in leaves])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_the_published_design_takes_it_too():
+    model = make_sllm(end_flag=True)
+    audit_sentences(model, [[10, 11], [12], [13, 14, 15], [16] * 12, [17]]).raise_if_failed("it")
+    output = model.generate(
+        **{k: v for k, v in pad([[[10, 11], [12]]]).items() if k != "sentence_mask"}, max_new_tokens=30
+    )
+    assert output.num_new_tokens[0] > 0
+
+
+def test_correct_counts_ends_and_tokens():
+    model = make_own()
+    with torch.no_grad():
+        batch = pad([[[10, 11, 12], [13], [14, 15]]])
+        assert 0 <= int(model(**batch).correct) <= int(model.loss_counts(**batch)["token"])

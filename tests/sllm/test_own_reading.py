@@ -1,0 +1,83 @@
+"""Writing with a graft by own layers: the same text alone and beside others, drafted or not, and as scores say."""
+
+import pytest
+import torch
+from tiny import make_own, pad
+
+TEXTS = [
+    [[10, 11, 12], [13]],
+    [[14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25], [26, 27], [28], [29, 30, 31, 32]] * 3,
+    [],
+    [[40] * 12] * 9,
+]
+
+
+def written(model, texts, **settings):
+    batch = pad(texts)
+    output = model.generate(batch["input_ids"], batch["attention_mask"], max_new_tokens=80, **settings)
+    new = [row[mask].tolist() for row, mask in zip(output.sequences, output.attention_mask, strict=True)]
+    return list(zip(new, output.sentence_lengths, output.finish_reason, strict=True)), output
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "opt"])
+def test_a_text_is_the_same_beside_others(shape):
+    model = make_own(shape, stop_bias=-30.0).double()
+    together, output = written(model, TEXTS)
+    assert max(len(ids) for ids, *_ in together) > 100
+    assert min(output.num_new_tokens) > 40
+    for text, found in zip(TEXTS, together, strict=True):
+        assert written(model, [text])[0] == [found]
+
+
+def test_sampling_does_not_depend_on_neighbours():
+    model = make_own(stop_bias=-4.0).double()
+    together, _ = written(model, TEXTS, do_sample=True, seed=3)
+    for number, text in enumerate(TEXTS):
+        assert written(model, [text], do_sample=True, seed=[(3, number)])[0] == together[number : number + 1]
+
+
+@pytest.mark.parametrize("settings", [dict(num_draft=3), dict(prompt_lookup_num_tokens=4), dict(num_draft=1)])
+def test_drafts_do_not_change_the_text(settings):
+    model = make_own(stop_bias=-30.0, num_future_tokens=3, draft_head_kind="residual").double()
+    plain, _ = written(model, TEXTS, num_draft=1)
+    drafted, _output = written(model, TEXTS, **settings)
+    assert drafted == plain
+
+
+def test_a_tree_of_drafts_does_not_change_the_text():
+    model = make_own(stop_bias=-30.0, num_future_tokens=3, draft_head_kind="residual").double()
+    plain, _ = written(model, TEXTS, num_draft=1)
+    assert written(model, TEXTS, tree=[[0], [1], [0, 0], [0, 1]])[0] == plain
+
+
+@pytest.mark.parametrize("end_flag", [True, False])
+def test_what_is_written_is_what_scores_say_is_likeliest(end_flag):
+    model = make_own(stop_bias=-30.0, end_flag=end_flag).double()
+    (found, lengths, _) = written(model, [TEXTS[0]])[0][0]
+    sentences, at = [], 0
+    for length in lengths[:8]:
+        sentences.append(found[at : at + length])
+        at += length
+    with torch.no_grad():
+        nats = model.nats(**pad([sentences])).token
+        for k in range(2, len(sentences) - 1):
+            for t in range(len(sentences[k])):
+                other = [list(sentence) for sentence in sentences]
+                other[k][t] = 99 if other[k][t] != 99 else 98
+                assert model.nats(**pad([other])).token[0, k, t] > nats[0, k, t]
+
+
+def test_caches_hold_windows_only():
+    model = make_own(stop_bias=-30.0)
+    model.generate(**{k: v for k, v in pad([TEXTS[1]]).items() if k != "sentence_mask"}, max_new_tokens=200)
+    state = model.prefill(**pad([TEXTS[1] * 5]))
+    tokens = sum(map(len, TEXTS[1] * 5))
+    assert tokens > 150
+    assert state.lower.lengths == [15]
+    assert state.upper.lengths == [13]
+    assert state.past_key_values.lengths == [len(TEXTS[1] * 5) + 1]
+
+
+def test_compiled_steps_are_refused():
+    with pytest.raises(ValueError, match="no compiled steps yet"):
+        written(make_own(), [TEXTS[0]], cache_implementation="static")
