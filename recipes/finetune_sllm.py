@@ -50,7 +50,7 @@ class Config(RunConfig):
     vae: str | None = option(None, "a run of pretrain-vae")
     lm: str | None = option(None, "the trunk: hub id, folder, GGUF file, random:SIZE or random:FAMILY-SIZE", also="opt")
     layers: PositiveInt | None = option(None, "layers of encoder and decoder that `vae` has to have", may_differ=True)
-    eval_windows: int = option(64, "windows of the valid split that the log's figures are taken from")
+    eval_windows: PositiveInt = option(64, "windows of the valid split that the log's figures are taken from")
 
 
 def build(config: Config) -> SLLM:

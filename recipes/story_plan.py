@@ -23,7 +23,7 @@ from sllm_data.prepared import PreparedData
 from sllm_recipes import pretrain_vae
 
 FILE_NAME = "plan.json"
-CONTEXT = 256  # positions of a training window, as in the demo's configurations
+CONTEXT = 256  # positions of a training window, as in the demo's configurations; a test compares
 MAX_SENTENCES = 24
 BATCHES = {"lm": 8, "tuned": 8, "vae": 128, "sllm": 8, "mtp": 8, "drafting": 4}  # likewise
 KEYS: dict[str, dict[str, Any]] = {  # where a story differs from those, for speed
