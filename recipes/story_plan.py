@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmbase.durations import duration
 from lmbase.files import read_json, write_text
 from lmbase.modeling.devices import choose_device
 from lmbase.modeling.pretrained import load_lm
 from lmbase.modeling.token_lm import TokenLM
-from lmbase.report.formats import duration, short_count
+from lmbase.report.formats import short_count
 from lmbase.text.tokenizers import vocabulary_size
 from lmbase.training.batches import Dataset
 from sllm import SLLM
