@@ -35,7 +35,7 @@ from sllm_recipes.training_run import VERIFY
 
 POSITIONAL = "model"
 COPIED = (".json", ".jinja", ".txt", ".model")  # of a model's folder: configuration, tokenizer, processor
-TRUNK, TABLE = "trunk.", "autoencoder.embed_tokens.weight"  # in an SLLM
+TRUNK, HEAD, TABLE = "trunk.", "lm_head.weight", "autoencoder.embed_tokens.weight"  # in an SLLM
 REMEDY = "Give the model that it was made from as --from, and what post-training made of that very model as --to."
 
 
@@ -192,7 +192,7 @@ def counterparts(folder: Path, delta: Delta, by_sentence: bool, table: bool) -> 
                 name = own_name.removeprefix(TRUNK).removeprefix(delta.prefix)
                 if own_name == TABLE and table:
                     pairs[own_name] = delta.tables[0]
-                elif own_name.startswith(TRUNK) if by_sentence else name in delta.base:  # and not a buffer
+                elif own_name.startswith(TRUNK) or own_name == HEAD if by_sentence else name in delta.base:  # no buffer
                     pairs[own_name] = name
     tables = set(delta.tables)
     check_same(set(pairs.values()) - tables, delta.base.keys() - tables, "the model and --from")

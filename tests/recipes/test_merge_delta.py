@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_runs import refused, sllm
-from tiny import LM_WIDTH, make_lm, make_mtp, make_processor, make_vae
+from tiny import CAP, LM_WIDTH, make_lm, make_mtp, make_processor, make_vae
 
 from lmbase.files import MANIFEST, verify_folder
 from lmbase.modeling.pretrained import load_lm
+from lmbase.modeling.trunk import input_table
 from lmbase.text.tokenizers import load_tokenizer
 from lmbase.training.cost import read_training, write_training
 from sllm import SLLM
@@ -135,11 +136,11 @@ def test_the_table_of_an_autoencoder_that_began_as_the_models(made, merge, tmp_p
     lm = load_lm(str(made / "base"))
     model = graft(lm)
     with torch.no_grad():
-        model.autoencoder.embed_tokens.weight.copy_(lm.get_input_embeddings().weight)
+        model.autoencoder.embed_tokens.weight.copy_(input_table(lm))
     model.save_pretrained(tmp_path / "same-table")
     save_lm(changed(lm, tables=True), tmp_path / "all")
     found = weights(merge(tmp_path / "same-table", tuned=tmp_path / "all", more="--table"))
-    assert torch.equal(found["autoencoder.embed_tokens.weight"], lm.get_input_embeddings().weight)
+    assert torch.equal(found["autoencoder.embed_tokens.weight"], input_table(lm))
     merge(tmp_path / "same-table", tuned=tmp_path / "all", out="without")
     assert "no place for that of embed_tokens.weight" in capsys.readouterr().out
     told = refused(
@@ -150,13 +151,16 @@ def test_the_table_of_an_autoencoder_that_began_as_the_models(made, merge, tmp_p
 
 
 @one
-def test_a_trunk_that_is_a_whole_language_model_is_found_by_its_names(made, tmp_path):
-    lm = load_lm(str(made / "base"))
-    whole = {f"trunk.{name}": its.clone() for name, its in lm.state_dict().items() if name != "lm_head.weight"}
-    save_file({**whole, "flag.weight": torch.ones(2)}, tmp_path / "model.safetensors")
-    pairs = counterparts(tmp_path, Delta(lm, lm, 1.0), True, False)
-    assert sorted(pairs) == sorted(whole)
-    assert "embed_tokens.weight" in pairs.values()
+@pytest.mark.parametrize(("family", "tied"), [("llama", True), ("llama", False), ("opt", True)])
+def test_a_graft_by_own_layers_becomes_that_of_the_tuned_model_with_its_tables(merge, tmp_path, family, tied):
+    lm = make_lm(family, tie_word_embeddings=tied)
+    for name in ("base", "tuned"):
+        save_lm(lm if name == "base" else changed(lm, tables=True), tmp_path / name)
+        model = SLLM.graft_own_layers(lm, CAP, lower_layers=0, upper_layers=1, max_sentences=2)
+        model.processor = make_processor()
+        model.save_pretrained(tmp_path / f"sllm-{name}")
+    found = merge(tmp_path / "sllm-base", tmp_path / "base", tmp_path / "tuned")
+    same_bits(weights(found), weights(tmp_path / "sllm-tuned"))
 
 
 @one
@@ -164,6 +168,7 @@ def test_the_record_of_training_names_all_that_it_rests_on(made, merge):
     for name, parents in (("base", []), ("tuned", [made / "base"]), ("sllm", [made / "base"])):
         write_training(made / name, 10, 1.0, 2.0, list(map(str, parents)))
     record = read_training(merge())
+    assert record is not None
     assert {run.name for run in record.runs().values()} == {"out", "base", "tuned", "sllm"}
     assert record.total_tokens == 30
 
