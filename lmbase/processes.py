@@ -57,11 +57,11 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
 
-def tell_stopped(error: KeyboardInterrupt) -> int:
-    """Say, in the first process, how to go on. Returns the status to end with."""
+def tell_stopped(error: KeyboardInterrupt, continues: bool = True) -> int:
+    """Say, in the first process, how to go on, if the same command `continues`. Returns the status to end with."""
     stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
     if os.environ.get("RANK", "0") == "0":
-        print(f"\n{stop} To continue:\n  {resume_command()}", file=sys.stderr)
+        print(f"\n{stop}" + f" To continue:\n  {resume_command()}" * continues, file=sys.stderr)
     return stop.status
 
 

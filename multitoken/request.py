@@ -5,6 +5,7 @@ B texts, L columns.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -204,18 +205,19 @@ def warn_of_last_space(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str])
         )
 
 
-_ended_outside: set[int] = set()  # streamers whose end a call further out will tell
+_told_outside: ContextVar[tuple[Any, ...]] = ContextVar("told_outside", default=())  # whose end a caller will tell
 
 
 @contextmanager
 def ended(streamer: Any) -> Iterator[None]:
     """A streamer's end is told, once, whatever happens: who waits for it in another thread would wait for ever."""
-    if streamer is None or id(streamer) in _ended_outside:
+    outside = _told_outside.get()
+    if streamer is None or any(streamer is other for other in outside):
         yield
         return
-    _ended_outside.add(id(streamer))
+    token = _told_outside.set((*outside, streamer))
     try:
         yield
     finally:
-        _ended_outside.discard(id(streamer))
+        _told_outside.reset(token)
         streamer.end()

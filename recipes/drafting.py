@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from lmbase.config import option, run, single_process
 from lmbase.files import write_text
@@ -68,7 +68,7 @@ class Config:
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights while speed is measured")
     pairs: PositiveInt = option(5, "timed rounds of each way, after a warm-up")
     timed_prompts: PositiveInt = option(8, "prompts written in a timed round, rounded up to whole batches")
-    draws: int = option(20_000, "sampled texts for each way and temperature; 0: none")
+    draws: NonNegativeInt = option(20_000, "sampled texts for each way and temperature; 0: none")
     temperature: list[PositiveFloat] = option([0.7, 1.0, 1.5], "of sampling")
     quick: bool = option(False, "few prompts, pairs and draws, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")

@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from lmbase.benchmarking.environment import environment
 from lmbase.config import given_on_command_line, option, run, single_process
 from lmbase.files import alone_in, clean_up, write_text
@@ -52,15 +54,15 @@ class Config:
     )
     split: str = option("test", "train, valid or test; files that have no splits and were not trained on: whole")
     text_field: str = option("text", "the field of a record that holds the text")
-    max_documents: int | None = option(None, "score the split's first documents only")
+    max_documents: PositiveInt | None = option(None, "score the split's first documents only")
     protocol: Literal["exact", "paper"] = option("exact", "paper: as the published evaluation meant to")
-    max_sentences: int = option(4096, "sentences that an autoencoder reconstructs, evenly spread")
+    max_sentences: PositiveInt = option(4096, "sentences that an autoencoder reconstructs, evenly spread")
     speed: bool = option(True, "measure generation too")
-    prompt_tokens: int = option(128, "tokens of the prompt for that")
-    new_tokens: int = option(128, "tokens written for that")
-    rounds: int = option(5, "timed rounds, after a warm-up; two or more where they would take over five minutes")
+    prompt_tokens: NonNegativeInt = option(128, "tokens of the prompt for that")
+    new_tokens: PositiveInt = option(128, "tokens written for that")
+    rounds: PositiveInt = option(5, "timed rounds, after a warm-up; two or more if they would take over five minutes")
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights while speed and cache are measured")
-    samples: int = option(3, "texts to show: continuations, and an autoencoder's reconstructions (samples.json)")
+    samples: NonNegativeInt = option(3, "texts to show: continuations, an autoencoder's reconstructions (samples.json)")
     quick: bool = option(False, "two documents, one timed round, few tokens, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     seed: int = option(0, "of the bootstrap")

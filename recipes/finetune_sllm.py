@@ -54,7 +54,7 @@ class Config(RunConfig):
     trunk_rate: PositiveFloat = option(1.0, "that of the trunk")
     table_rate: PositiveFloat = option(1.0, "that of the vocabulary table")
     layers: PositiveInt | None = option(None, "layers of encoder and decoder that `vae` has to have", may_differ=True)
-    eval_windows: int = option(64, "windows of the valid split that the log's figures are taken from")
+    eval_windows: PositiveInt = option(64, "windows of the valid split that the log's figures are taken from")
 
 
 def build(config: Config) -> SLLM:

@@ -18,6 +18,8 @@ output_dir then holds train/ valid/ test/ (Arrow), processor/ (tokenizer and rul
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import PositiveInt
+
 from lmbase.config import differing_keys, option, run, save_config
 from lmbase.files import MANIFEST
 from lmbase.text import RULES
@@ -38,9 +40,9 @@ class Config:
     text_field: str = option("text", "the field or column that holds the text")
     tokenizer: str = option("bpe:8192", "hub id, folder, bpe:N (trained on the train split) or bytes")
     rule: str = option("auto", f"how sentences are cut: {', '.join(RULES)} (per document)")
-    max_sentence_tokens: int = option(64, "tokens per sentence, at most; longer ones become several")
+    max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most; longer ones become several")
     output_dir: str = option("runs/prepare", "where the data go; the same command again continues it", may_differ=True)
-    num_workers: int | None = option(None, "processes that tokenise; default: one per CPU", may_differ=True)
+    num_workers: PositiveInt | None = option(None, "processes that tokenise; default: one per CPU", may_differ=True)
     seed: int = option(0, "has no effect: nothing here is random", may_differ=True)
     quick: bool = option(False, f"only the first {QUICK_BYTES:,} bytes or so of each split, to try a command out")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from lmbase.config import given_on_command_line, option, run
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
@@ -53,13 +53,13 @@ class Config(FirstRunConfig):
         None, "the trunk to fit: hub id, folder, GGUF file or random:SIZE; default: none", also="opt"
     )
     start_from_table: bool = option(True, "begin with the trunk's vocabulary table (unless the trunk is random)")
-    hidden_size: int = option(256, "width of a sentence vector, where no trunk sets it")
-    num_attention_heads: int = option(4, "attention heads, where no trunk sets them")
+    hidden_size: PositiveInt = option(256, "width of a sentence vector, where no trunk sets it")
+    num_attention_heads: PositiveInt = option(4, "attention heads, where no trunk sets them")
     layers: PositiveInt | None = option(
         None, "of encoder and decoder each (sets num_encoder_layers and num_decoder_layers)"
     )
-    kl_warmup_steps: int = option(1000, "steps over which kl_weight grows from 0")
-    eval_sentences: int = option(4096, "sentences of the valid split that the log's figures are taken from")
+    kl_warmup_steps: NonNegativeInt = option(1000, "steps over which kl_weight grows from 0")
+    eval_sentences: PositiveInt = option(4096, "sentences of the valid split that the log's figures are taken from")
 
 
 def build(config: Config, data: PreparedData) -> SentenceVAE:

@@ -19,6 +19,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from lmbase.config import option, run, single_process
 from lmbase.modeling.devices import DTYPES, choose_device
+from lmbase.processes import tell_stopped
 from sllm.evaluation.loaded import LoadedModel, Writing
 from sllm.loading import load_model
 
@@ -101,7 +102,10 @@ def serve(config: Config, playground: bool = False) -> None:
     host = f"[{config.host}]" if ":" in config.host else config.host
     address = f"http://{host}:{bound.getsockname()[1]}/{'' if playground else 'v1'}"
     print(f"{', '.join(models)} at {address} (Ctrl-C stops)", flush=True)
-    uvicorn.Server(settings).run(sockets=[bound])
+    try:
+        uvicorn.Server(settings).run(sockets=[bound])
+    except KeyboardInterrupt as stop:  # there is nothing that the same command would continue
+        raise SystemExit(tell_stopped(stop, continues=False)) from None
 
 
 @single_process

@@ -22,8 +22,8 @@ from typing import Literal
 from pydantic import PositiveFloat
 
 from lmbase.config import option, run, single_process
+from lmbase.durations import duration
 from lmbase.modeling.pretrained import own_tokenizer
-from lmbase.report.formats import duration
 from sllm_data.prepared import PreparedData
 from sllm_recipes import cli
 from sllm_recipes.story_plan import CONTEXT, Plan, check_enough, make_plan, shown

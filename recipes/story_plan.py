@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmbase.durations import duration
 from lmbase.files import read_json, write_text
 from lmbase.modeling.devices import choose_device
 from lmbase.modeling.pretrained import load_lm
 from lmbase.modeling.token_lm import TokenLM
-from lmbase.report.formats import duration, short_count
+from lmbase.report.formats import short_count
 from lmbase.text.tokenizers import vocabulary_size
 from lmbase.training.batches import Dataset
 from sllm import SLLM
@@ -23,7 +24,7 @@ from sllm_data.prepared import PreparedData
 from sllm_recipes import pretrain_vae
 
 FILE_NAME = "plan.json"
-CONTEXT = 256  # positions of a training window, as in the demo's configurations
+CONTEXT = 256  # positions of a training window, as in the demo's configurations; a test compares
 MAX_SENTENCES = 24
 BATCHES = {"lm": 8, "tuned": 8, "vae": 128, "sllm": 8, "mtp": 8, "drafting": 4}  # likewise
 KEYS: dict[str, dict[str, Any]] = {  # where a story differs from those, for speed

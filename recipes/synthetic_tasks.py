@@ -101,9 +101,9 @@ class RunConfig(TrainingConfig):
 
     task: str = option("", "what is learnt")
     size: str = option("", "parameters of the blocks")
-    num_future_tokens: int = option(1, "heads")
+    num_future_tokens: PositiveInt = option(1, "heads")
     random_names: float = option(1.0, "share of the stories with random names")
-    max_operations: int = option(5, "the most operations of a training sample")
+    max_operations: PositiveInt = option(5, "the most operations of a training sample")
 
 
 @dataclass

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import PositiveInt
+
 from lmbase.config import given_on_command_line, option
 from lmbase.modeling.devices import choose_device
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
@@ -32,7 +34,7 @@ class RunConfig(TrainingConfig):
         "stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files"
     )
     text_field: str = option("text", "the field of a record that holds the text")
-    train_tokens: int | None = option(None, "train on about so many tokens (sets max_steps)")
+    train_tokens: PositiveInt | None = option(None, "train on about so many tokens (sets max_steps)")
     verify: bool = option(True, VERIFY, may_differ=True)
     sample_prompt: str | None = option(
         None,
@@ -49,15 +51,15 @@ class FirstRunConfig(RunConfig):
 
     tokenizer: str | None = option(None, "hub id, folder, bpe:N or bytes; default: the model's own, else bpe:8192")
     rule: str = option("auto", f"how prepare cuts sentences: {', '.join(RULES)}")
-    max_sentence_tokens: int = option(64, "tokens per sentence, at most")
+    max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most")
 
 
 @dataclass
 class WindowConfig(FirstRunConfig):
     """Keys of a training on windows of tokens."""
 
-    context: int = option(512, "positions of a training window; those of a model with random weights")
-    eval_windows: int = option(64, "windows of the valid split that the log's figures are taken from")
+    context: PositiveInt = option(512, "positions of a training window; those of a model with random weights")
+    eval_windows: PositiveInt = option(64, "windows of the valid split that the log's figures are taken from")
 
 
 def open_for(config: FirstRunConfig, own: str | None) -> PreparedData:

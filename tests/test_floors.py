@@ -6,7 +6,18 @@ from rooms import MODULES, ROOMS, hidden_imports, import_circle, imported_module
 # Inside a room, from the ground up: files and sub-rooms named here import only those named before them. Where a room
 # has no list, its files may import each other in any order without a circle.
 INSIDE: dict[str, list[str]] = {
-    "lmbase": ["files", "hub", "processes", "text", "config", "modeling", "benchmarking", "training", "report"],
+    "lmbase": [
+        "files",
+        "hub",
+        "processes",
+        "durations",
+        "text",
+        "config",
+        "modeling",
+        "benchmarking",
+        "training",
+        "report",
+    ],
     "sllm": ["*", "evaluation", "loading", "harness", "benchmarks", "serving"],
     "multitoken": ["*", "benchmarks"],
     "sllm_data": ["synthetic", "*"],

@@ -90,16 +90,17 @@ def shards(index: Path) -> list[str]:
     return names
 
 
-def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors, by name; empty of a folder without safetensors."""
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files that hold a model's weights; none in a folder without safetensors."""
     if (folder / "model.safetensors").is_file():
-        names = ["model.safetensors"]
-    elif (folder / INDEX).is_file():
-        names = shards(folder / INDEX)
-    else:
-        return {}
+        return ["model.safetensors"]
+    return shards(folder / INDEX) if (folder / INDEX).is_file() else []
+
+
+def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors, by name."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name in names:
+    for name in weight_files(folder):
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{str(path)!r} is missing: the folder was copied incompletely. Copy it again.")

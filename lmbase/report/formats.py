@@ -29,16 +29,6 @@ def short_count(item: float) -> str:
     return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f}{unit}" if unit else f"{item:.0f}"
 
 
-def duration(seconds: float) -> str:
-    """A time span in its two largest units: 4.2 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def size(num_bytes: float) -> str:
     """Bytes with three digits and a decimal unit: 950 B, 1.93 MB."""
     scaled, unit = with_unit(num_bytes, "kMG")

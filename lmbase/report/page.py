@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from lmbase.durations import duration
 from lmbase.report.cards import Card, Section, Tints, line_card
 from lmbase.report.charts import Series, histogram, point_chart
 from lmbase.report.collect import Curve, Report
@@ -16,7 +17,7 @@ from lmbase.report.columns import filled_columns, header, meanings
 from lmbase.report.details import detail_sections
 from lmbase.report.differences import mark_differences
 from lmbase.report.figure import AXES, speed_points
-from lmbase.report.formats import duration, size
+from lmbase.report.formats import size
 from lmbase.report.rows import Row
 from lmbase.report.sections import cost_table, figure_tables, groups_of, histograms, statistics_table
 from lmbase.report.story import Story, find_story

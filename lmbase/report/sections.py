@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lmbase.durations import duration
 from lmbase.report.collect import Report
 from lmbase.report.columns import cell, filled_columns, header, table_of, value
-from lmbase.report.formats import duration, number, short_count, size
+from lmbase.report.formats import number, short_count, size
 from lmbase.report.rows import Row
 from lmbase.report.tables import Table
 

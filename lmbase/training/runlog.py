@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from lmbase.benchmarking.peak_memory import peak
+from lmbase.durations import duration
 from lmbase.files import from_lines, to_line, write_text
 from lmbase.processes import Stopped, signals_handled, stopped_by
 
@@ -86,7 +87,7 @@ class RunLog:
 
     def _left(self, step: int) -> str:
         seconds = self.seconds_left(step)
-        return "" if seconds is None else f", {_duration(seconds)} left"
+        return "" if seconds is None else f", {duration(seconds)} left"
 
     def training(self, record: dict[str, Any]) -> None:
         """Log one interval of training: at least step, loss, losses (by name) and tokens_per_second."""
@@ -215,10 +216,3 @@ class StopSignal:
             self._alone.start()
         if self._raises:
             raise Stopped(number)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

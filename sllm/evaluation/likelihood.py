@@ -3,9 +3,9 @@
 import time
 from collections.abc import Sequence
 
+from lmbase.durations import duration
 from lmbase.modeling.causality import AuditReport
 from lmbase.modeling.token_lm import DocumentNats
-from lmbase.report.formats import duration
 from lmbase.report.rows import Row
 from lmbase.report.statistics import bits_per_byte, paired_bootstrap, perplexity
 from sllm.evaluation.loaded import LoadedModel

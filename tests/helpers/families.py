@@ -38,6 +38,15 @@ def make_family_heads(family: str = "llama", num_future_tokens: int = 2) -> Mult
     return model
 
 
+def heads_of(lm: Any) -> MultiTokenLM:
+    """Heads on a language model, which draws and writes as it does."""
+    heads = MultiTokenLM.from_lm(lm, 2)
+    heads.tokenizer = make_processor().tokenizer
+    return heads
+
+
+WRITERS = {"heads": make_family_heads, "sentences": make_family_sllm}
+DRAWN: dict[str, Any] = dict(do_sample=True, temperature=0.9)
 MAKERS: dict[str, Callable[[str], Any]] = {"plain": make_lm, "heads": make_family_heads, "sentences": make_family_sllm}
 
 

@@ -1,5 +1,6 @@
 """A call of generate: what is refused, and how its output is handed out."""
 
+import threading
 from contextlib import suppress
 
 import pytest
@@ -65,6 +66,21 @@ def test_a_streamer_is_told_the_end_whatever_happens():
             pass
         raise KeyboardInterrupt
     assert streamer.events == [[2, 5], [7, 8], "end"]
+
+
+def test_a_caller_in_another_thread_tells_the_end_of_its_own():
+    streamer = Streamer()
+
+    def another():
+        with ended(streamer):
+            pass
+
+    with ended(streamer):
+        thread = threading.Thread(target=another)
+        thread.start()
+        thread.join()
+        assert streamer.events == ["end"]
+    assert streamer.events == ["end", "end"]
 
 
 def test_a_streamer_of_several_texts_is_refused_before_anything_is_written(counter):

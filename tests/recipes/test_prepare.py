@@ -118,7 +118,10 @@ def test_users_mistakes_are_one_message(texts: Path, tmp_path: Path, capsys: pyt
         (["--data", str(texts)], "no field 'text'; it has 'body'"),
         (["--data", str(texts), "--text_field", "body", "--tokenizer", "bpe:10"], "bpe:N"),
         (["--data", str(texts), "--text_field", "body", "--tokenizer", "bytes", "--rule", "verse"], "rule='verse'"),
-        (["--data", str(texts), "--text_field", "body", "--tokenizer", "bytes", "--num_workers", "0"], "num_workers=0"),
+        (
+            ["--data", str(texts), "--text_field", "body", "--tokenizer", "bytes", "--num_workers", "0"],
+            "num_workers = 0",
+        ),
     ]:
         with pytest.raises(SystemExit) as exit_status:
             run(recipe.Config, recipe.main, [*words, "--output_dir", str(tmp_path / "out")])

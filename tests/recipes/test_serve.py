@@ -17,7 +17,9 @@ def test_it_serves_until_it_is_stopped(kinds, capsys):
 
     address = asked_until_stopped(f"serve {kinds}/sentences other={kinds}/plain", ask)
     assert found == [5]
-    assert f"sentences, other at {address}/v1" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert f"sentences, other at {address}/v1" in told.out
+    assert told.err.endswith("Stopped by SIGTERM.\n")  # there is nothing to continue
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
+from lmbase.config.yaml_files import find_config
 from sllm_recipes import story_plan
 from sllm_recipes.story import Config
 from sllm_recipes.story_plan import Speed, check_enough
+from sllm_recipes.tools import CONFIGS
 
 
 def data(train=500_000, test=30_000, documents=20, **more):
@@ -26,6 +29,18 @@ def data(train=500_000, test=30_000, documents=20, **more):
         statistics={name: found for name, found in splits.items() if found},
         split=lambda name: split,
     )
+
+
+def test_numbers_are_those_of_the_demo_s_configurations():
+    of = dict.fromkeys(("lm", "tuned"), "lm_demo") | {"vae": "vae_demo", "sllm": "sllm_demo", "mtp": "mtp_demo"}
+    files = {part: yaml.safe_load(find_config(name, CONFIGS).read_text(encoding="utf-8")) for part, name in of.items()}
+    files["drafting"] = yaml.safe_load(find_config("sllm_demo_drafting", CONFIGS).read_text(encoding="utf-8"))
+    files["vae"] |= story_plan.KEYS["vae"]
+    files["tuned"]["train_tokens"] = files["vae"]["train_tokens"] + files["sllm"]["train_tokens"]
+    assert {part: keys["batch_size"] for part, keys in files.items()} == story_plan.BATCHES
+    assert {part: keys["train_tokens"] for part, keys in files.items()} == story_plan.TOKENS
+    assert {files[part]["context"] for part in ("lm", "mtp")} == {story_plan.CONTEXT}
+    assert files["sllm"]["max_sentences"] == story_plan.MAX_SENTENCES
 
 
 def planned(seconds_per_token=1e-4, of=None, **config):

@@ -35,6 +35,17 @@ def test_what_is_shown_is_the_same_configuration_with_every_key(tmp_path, capsys
     assert "learning_rate: 0.0003" in capsys.readouterr().out
 
 
+def test_what_the_recipe_refuses_is_not_shown(capsys):
+    wrong = {"lm_demo": ["context", "eval_windows"], "vae_demo": ["eval_sentences", "train_tokens"]}
+    wrong["evaluate_tiny"] = ["max_documents", "new_tokens"]
+    for config, keys in wrong.items():
+        for key in keys:
+            with pytest.raises(SystemExit) as end:
+                cli.main(["show", config, f"--{key}", "-3"])
+            assert end.value.code == 2
+            assert f"{key} = -3 (command line): expected int > 0" in capsys.readouterr().err
+
+
 def test_a_copy_is_the_user_s_own_and_nothing_is_overwritten(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cli.main(["copy", "lm-tiny"])

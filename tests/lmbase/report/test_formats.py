@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmbase.report.formats import clean, duration, number, short_count, size
+from lmbase.report.formats import clean, number, short_count, size
 
 
 @pytest.mark.parametrize(
@@ -24,10 +24,6 @@ from lmbase.report.formats import clean, duration, number, short_count, size
         (short_count(999_999), "1.00M"),
         (short_count(214_000_000), "214M"),
         (short_count(99_960_000), "100M"),
-        (duration(4.24), "4.2 s"),
-        (duration(59.99), "1 min 00 s"),
-        (duration(185), "3 min 05 s"),
-        (duration(7_790), "2 h 09 min"),
         (size(1_930_000), "1.93 MB"),
         (size(12), "12 B"),
     ],

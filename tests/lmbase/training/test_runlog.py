@@ -75,7 +75,7 @@ def test_the_time_left_is_right_from_the_tenth_step_on_however_slow_the_first_on
         assert run.seconds_left(start + 60) == pytest.approx(40 + 30, rel=0.05)
     first, *_ = capsys.readouterr().err.splitlines()
     assert f"step {start + 10}/{start + 100}: loss 2.5, 1,000 tokens/s" in first  # before that it would be a guess
-    assert "GiB of memory, 9" in first
+    assert "GiB of memory, 1 min 3" in first
     assert "left" in first
 
 
