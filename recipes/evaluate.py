@@ -37,7 +37,7 @@ from sllm.evaluation.reconstruction import evaluate_reconstruction
 from sllm.evaluation.samples import show_samples
 from sllm.evaluation.speed import compare_generation
 from sllm.evaluation.texts import Texts, make_texts, read_texts
-from sllm.loading import load_model
+from sllm.loading import KEEP_ENDS, load_keeping, load_model
 from sllm_recipes.training_run import VERIFY
 
 
@@ -47,6 +47,10 @@ class Config:
     baseline: str | None = option(
         None, "name of the plain token-level model to compare with; default: the last one in `model`"
     )
+    keep_window: list[int] | None = option(
+        None, "plain models have further rows: with so many newest tokens, the opening one and sentence ends only"
+    )
+    keep_ends: str = option("own", KEEP_ENDS)
     data: str | list[str] = option(
         "stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files"
     )
@@ -90,6 +94,13 @@ def load_all(config: Config, device: str) -> list[LoadedModel]:
     if not config.model:
         raise ValueError("Nothing to evaluate: give --model PATH [PATH ...].")
     models = [load_model(spec) for spec in config.model]
+    windows: list[int | None] = [*(config.keep_window or [])] or [None]
+    for spec, loaded in zip(config.model, models[:], strict=True):
+        for window in windows if loaded.plain else []:
+            kept = load_keeping(loaded, spec, window, config.keep_ends)
+            if kept is not loaded:
+                kept.name += f", window {window}" + ", no ends" * (config.keep_ends == "none")
+                models.append(kept)
     names = [m.name for m in models]
     if len(set(names)) < len(names):
         raise ValueError(f"Two models have the same name ({', '.join(names)}): write NAME=PATH.")
@@ -158,18 +169,18 @@ def main(config: Config) -> list[Row]:
     if config.quick:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
     models = load_all(config, choose_device(config.device))
-    baseline = choose_baseline(models, config.baseline)
+    baseline = choose_baseline(models[: len(config.model)], config.baseline)
     fit_lengths(models, config)
     texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, config.model)
     data = make_texts(texts, corpus["name"], baseline)
     language_models = [m for m in models if m.predicts]
     about: dict[str, dict] = {}
-    for loaded, spec in zip(models, config.model, strict=True):
+    for loaded, spec in zip(models, config.model, strict=False):  # windows have the weights of theirs
         about[loaded.name] = {"weights": model_hashes(spec.partition("=")[2] or spec)}
     for loaded in language_models:
         report = audit_loaded(loaded, data.texts)
         report.raise_if_failed(loaded.name)
-        about[loaded.name]["audit_checks"] = report.num_checks
+        about.setdefault(loaded.name, {})["audit_checks"] = report.num_checks
         print(f"{loaded.name}: passed the causality audit ({report.num_checks} checks)")
     folder = Path(config.output_dir)
 

@@ -14,6 +14,7 @@ byte on the valid split are logged; `sllm evaluate` gives the exact figures.
 from dataclasses import dataclass
 
 from lmbase.config import option, run
+from lmbase.modeling.kept_window import KeptWindow
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.modeling.token_lm import TokenLM
 from lmbase.text.tokenizers import vocabulary_size
@@ -25,14 +26,21 @@ from sllm_recipes.training_run import WindowConfig, open_for, train_on_windows
 class Config(WindowConfig):
     output_dir: str = option("runs/train-lm", "the run's folder; the same command again continues it", may_differ=True)
     lm: str = option("random:small", "hub id, folder, GGUF file, random:SIZE or random:FAMILY-SIZE", also="opt")
+    keep_window: int | None = option(
+        None, "attend to so many newest tokens, the opening one and sentence ends only; default: as lm does, or to all"
+    )
+    keep_ends: bool = option(True, "false: a window without the ends of sentences before it")
 
 
 def main(config: Config) -> TrainingResult:
     data = open_for(config, own_tokenizer(config.lm))
     vocab_size = vocabulary_size(data.processor.tokenizer)
     lm = load_lm(config.lm, vocab_size=vocab_size, max_positions=config.context, seed=config.seed)
+    if config.keep_window is not None:
+        lm.config.keep_window, lm.config.keep_ends = config.keep_window, config.keep_ends
+    keep = KeptWindow.of(lm.config, lambda: data.processor, config.context)
     return train_on_windows(
-        TokenLM(lm),
+        TokenLM(lm, keep),
         config,
         data,
         parents=[config.lm],
