@@ -9,13 +9,15 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from lmbase.benchmarking.timing import PUBLISHED_SENTENCE_TOKENS, Arrivals, Generation
+from lmbase.modeling.causality import CACHE_TOLERANCE, AuditReport, close
 from lmbase.modeling.inference import inference
 from lmbase.modeling.kept_window import KeptReader, KeptWindow, KeptWriter
 from lmbase.modeling.token_lm import TokenLM
 from lmbase.modeling.trunk import position_bytes, special_ids
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import encode_text
-from sllm.evaluation.kinds import PlainLM
+from sllm.evaluation.costs import costs_of_tokens
+from sllm.evaluation.kinds import AUDIT_TOKENS, PlainLM
 from sllm.evaluation.loaded import LoadedModel, Writing
 
 
@@ -40,6 +42,16 @@ class KeptWindowLM(PlainLM):
                     -reader.read(row, torch.ones_like(row, dtype=torch.bool))[0].float().log_softmax(-1)[target]
                 )
         return torch.stack(nats)
+
+    def audit(self, text: str) -> AuditReport:
+        """Read step by step also as far as tokens are forgotten."""
+        report = super().audit(text)
+        ids = encode_text(self.tokenizer, text)[: min(self.window, 2 * self.keep.window + AUDIT_TOKENS)]
+        (scores, _) = costs_of_tokens(self.scorer, [ids], self.window)
+        for i, (score, stepped) in enumerate(zip(torch.tensor(scores), self.step_nats(ids).cpu(), strict=True)):
+            told = f"token {i + 1} scores otherwise when what is not kept is forgotten"
+            report.check(close(score, stepped, CACHE_TOLERANCE), told)
+        return report
 
     def cache_bytes(self, num_tokens: int, num_sentences: int) -> int:
         left = max(0, num_tokens - self.keep.window)  # tokens before the window
