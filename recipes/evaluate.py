@@ -6,6 +6,7 @@
 Every byte of every text is scored once, in windows that overlap by half, in fp32. Each model is audited first: one
 whose scores can see what they score gets no likelihood, and the recipe ends with the first finding. An SLLM has two
 rows: its full window, and equal context, where no prediction sees earlier text than the baseline's window does.
+With --keep_window 64 each plain model has a second row, keeping the newest 64 tokens and the sentence ends only.
 `ratio` is bits per byte over the baseline's (below 1 is better), with a 95% interval over documents. Speed and cache
 are measured last, in `dtype`. What has been measured is written as it comes: after an interruption the same command
 goes on where it was.

@@ -7,6 +7,7 @@
     sllm generate --model runs/mtp_tiny --num_draft 3 --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --dtype bf16 --weights int8 --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --compile true --max_new_tokens 2000 --prompt "Returns the"
+    sllm generate --model runs/lm_tiny --keep_window 64 --prompt "Returns the"
     sllm generate --model runs/lm_small_tuned --assistant runs/sllm_small --prompt "Returns the"
 
 Without --model a small SLLM writes that comes with the package, and its tokens are drawn: --do_sample false shows the

@@ -61,17 +61,17 @@ class KeptWindow:
         return self
 
     def visible(self, queries: Tensor, keys: Tensor, ends: Tensor) -> Tensor:
-        """What rows at positions (B, R) see of what stands at positions (B, C): (B, 1, R, C) bool.
+        """What rows at positions (B|1, R) see of what stands at positions (B|1, C): (B, 1, R, C) bool.
 
         Args:
             ends: (B, C) bool, what is settled to end a sentence by the time that it leaves the window.
         """
         query, key = queries[:, :, None], keys[:, None]
-        kept = (key == 0) | (query - key < self.window) | ends[:, None]
+        kept = (key == 0) | (key > query - self.window) | ends[:, None]
         real = (key != NOTHING) | (query == NOTHING)  # padding sees padding: a row that sees nothing has no softmax
         return (real & (key <= query) & kept)[:, None]
 
-    def ends_of(self) -> SentenceEnds | None:
+    def end_finder(self) -> SentenceEnds | None:
         """What finds the sentence ends of one more text."""
         return None if self.processor is None else SentenceEnds(self.processor, self.window)
 
@@ -81,15 +81,18 @@ class KeptWindow:
         Args:
             input_ids: (B, L), padded on the right. lengths: without the padding.
         """
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]  # (1,L)
         ends = torch.zeros_like(input_ids, dtype=torch.bool)
         for b, (row, length) in enumerate(zip(input_ids.tolist(), lengths, strict=True)):
-            if finder := self.ends_of():
+            if finder := self.end_finder():
                 finder.read(row[1:length])
                 ends[b, finder.found] = True
         mask = self.visible(positions, positions, ends)
         return trunk(
-            input_ids=input_ids, attention_mask=_mask(trunk, mask), position_ids=positions, use_cache=False
+            input_ids=input_ids,
+            attention_mask=_mask(trunk, mask),
+            position_ids=positions.expand_as(input_ids),
+            use_cache=False,
         ).last_hidden_state
 
 
@@ -144,7 +147,7 @@ class KeptReader:
         self.cache = ForgettingCache(batch_size, lm.device)
         self.num_read = torch.zeros(batch_size, dtype=torch.long, device=lm.device)
         self.ends = torch.zeros(batch_size, 0, dtype=torch.bool, device=lm.device)  # (B, L) by position
-        self._finders = [keep.ends_of() for _ in range(batch_size)]
+        self._finders = [keep.end_finder() for _ in range(batch_size)]
 
     def read(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Logits (B, V) after the last row of the next ids (B, R).

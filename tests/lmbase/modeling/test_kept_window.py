@@ -24,7 +24,7 @@ def parallel(lm, keep, ids):
 
 def positions_kept(keep, ids, newest):
     """By the definition: what position `newest` reads."""
-    ends = keep.ends_of()
+    ends = keep.end_finder()
     if ends is not None:
         ends.read(ids[1 : newest + 1])
     return sorted({0, *range(max(0, newest - keep.window + 1), newest + 1), *(ends.found if ends else [])})
