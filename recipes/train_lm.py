@@ -8,7 +8,7 @@ as many tokens as the SLLM saw.
     torchrun --nproc-per-node 8 -m sllm_recipes.train_lm lm_opt --lm facebook/opt-1.3b --data my_text/*.jsonl
 
 With --keep_window 64 a token attends to the opening token, the newest 64 and those that end a sentence, and whatever
-loads the run later keeps no more: a tenth of the cache on long texts, at the same speed.
+loads the run later keeps no more: a fraction of the cache on long texts, and no more speed.
 
 Texts are cut into windows of `context` positions: the opening token and context - 1 tokens. Perplexity and bits per
 byte on the valid split are logged; `sllm evaluate` gives the exact figures.
