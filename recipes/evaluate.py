@@ -6,6 +6,7 @@
 Every byte of every text is scored once, in windows that overlap by half, in fp32. Each model is audited first: one
 whose scores can see what they score gets no likelihood, and the recipe ends with the first finding. An SLLM has two
 rows: its full window, and equal context, where no prediction sees earlier text than the baseline's window does.
+With --keep_window 64 each plain model has a second row, keeping the newest 64 tokens and the sentence ends only.
 `ratio` is bits per byte over the baseline's (below 1 is better), with a 95% interval over documents. Speed and cache
 are measured last, in `dtype`. What has been measured is written as it comes: after an interruption the same command
 goes on where it was.
@@ -39,7 +40,7 @@ from sllm.evaluation.reconstruction import evaluate_reconstruction
 from sllm.evaluation.samples import show_samples
 from sllm.evaluation.speed import compare_generation
 from sllm.evaluation.texts import Texts, make_texts, read_texts
-from sllm.loading import load_model
+from sllm.loading import KEEP_ENDS, load_keeping, load_model
 from sllm_recipes.training_run import VERIFY
 
 
@@ -49,6 +50,10 @@ class Config:
     baseline: str | None = option(
         None, "name of the plain token-level model to compare with; default: the last one in `model`"
     )
+    keep_window: list[int] | None = option(
+        None, "plain models have further rows: with so many newest tokens, the opening one and sentence ends only"
+    )
+    keep_ends: str = option("own", KEEP_ENDS)
     data: str | list[str] = option(
         "stdlib", "a folder written by prepare, or what prepare reads: stdlib, hub:NAME, files"
     )
@@ -92,6 +97,13 @@ def load_all(config: Config, device: str) -> list[LoadedModel]:
     if not config.model:
         raise ValueError("Nothing to evaluate: give --model PATH [PATH ...].")
     models = [load_model(spec) for spec in config.model]
+    windows: list[int | None] = [*(config.keep_window or [])] or [None]
+    for spec, loaded in zip(config.model, models[:], strict=True):
+        for window in windows if loaded.plain else []:
+            kept = load_keeping(loaded, spec, window, config.keep_ends)
+            if kept is not loaded:
+                kept.name += f", window {window}" + ", no ends" * (config.keep_ends == "none")
+                models.append(kept)
     names = [m.name for m in models]
     if len(set(names)) < len(names):
         raise ValueError(f"Two models have the same name ({', '.join(names)}): write NAME=PATH.")
@@ -160,18 +172,18 @@ def main(config: Config) -> list[Row]:
     if config.quick:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
     models = load_all(config, choose_device(config.device))
-    baseline = choose_baseline(models, config.baseline)
+    baseline = choose_baseline(models[: len(config.model)], config.baseline)
     fit_lengths(models, config)
     texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, config.model)
     data = make_texts(texts, corpus["name"], baseline)
     language_models = [m for m in models if m.predicts]
     about: dict[str, dict] = {}
-    for loaded, spec in zip(models, config.model, strict=True):
+    for loaded, spec in zip(models, config.model, strict=False):  # windows have the weights of theirs
         about[loaded.name] = {"weights": model_hashes(spec.partition("=")[2] or spec)}
     for loaded in language_models:
         report = audit_loaded(loaded, data.texts)
         report.raise_if_failed(loaded.name)
-        about[loaded.name]["audit_checks"] = report.num_checks
+        about.setdefault(loaded.name, {})["audit_checks"] = report.num_checks
         print(f"{loaded.name}: passed the causality audit ({report.num_checks} checks)")
     folder = Path(config.output_dir)
 

@@ -7,6 +7,7 @@
     sllm generate --model runs/mtp_tiny --num_draft 3 --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --dtype bf16 --weights int8 --prompt "Returns the"
     sllm generate --model runs/sllm_tiny --compile true --max_new_tokens 2000 --prompt "Returns the"
+    sllm generate --model runs/lm_tiny --keep_window 64 --prompt "Returns the"
     sllm generate --model runs/lm_small_tuned --assistant runs/sllm_small --prompt "Returns the"
 
 Without --model a small SLLM writes that comes with the package, and its tokens are drawn: --do_sample false shows the
@@ -31,7 +32,7 @@ from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.text.streaming import TextStream
 from sllm.assistant import SentenceAssistant
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
-from sllm.loading import load_model
+from sllm.loading import KEEP_ENDS, load_keeping, load_model
 
 POSITIONAL = "prompt"
 EXAMPLE = "example:sllm"
@@ -46,6 +47,10 @@ class Config:
     model: str | None = option(None, f"a run, a folder or a hub id; default: {EXAMPLE}, drawing tokens")
     prompt: str | None = option(None, "the text to continue; default: standard input", prose=True)
     prompt_file: str | None = option(None, "a UTF-8 file with the text to continue")
+    keep_window: int | None = option(
+        None, "keep so many newest tokens, the opening one and sentence ends only (plain token-level model)"
+    )
+    keep_ends: str = option("own", KEEP_ENDS)
     max_new_tokens: int = option(128, "tokens to write, at most")
     max_new_sentences: int | None = option(None, "sentences to write, at most (SLLM)")
     min_new_tokens: int | None = option(None, "tokens before which the text may not end")
@@ -125,6 +130,7 @@ def main(config: Config) -> str:
     loaded = load_model(model)
     if not loaded.predicts:
         raise ValueError(f"{model} is {loaded.shown}: it writes what it read. Generate with a language model.")
+    loaded = load_keeping(loaded, model, config.keep_window, config.keep_ends)
     loaded.to(device, DTYPES[config.dtype])
     assistant = open_assistant(config, loaded)
     if config.weights == "int8":

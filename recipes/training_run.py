@@ -11,11 +11,13 @@ from lmbase.config import given_on_command_line, option
 from lmbase.modeling.devices import choose_device
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.text import RULES
+from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import check_same_tokenizer
 from lmbase.training.batches import Dataset, steps_for
 from lmbase.training.cost import write_training
 from lmbase.training.loop import Hooks, TrainingConfig, TrainingData, TrainingResult, train
 from lmbase.training.validation import validation_loss
+from sllm.evaluation.kept_window import as_configured
 from sllm.evaluation.kinds import kind_of
 from sllm.evaluation.loaded import Writing
 from sllm_data.datasets import TokenWindowDataset
@@ -106,7 +108,7 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
         save_model=recipe.save_model,
         evaluate=None if valid is None else lambda trained: recipe.figures(trained, valid),
         before_step=recipe.before_step,
-        write=None if not prompt else lambda trained: sample(recipe.writer(trained), data.processor.tokenizer, prompt),
+        write=None if not prompt else lambda trained: sample(recipe.writer(trained), data.processor, prompt),
     )
     result = train(model, TrainingData(items, items.lengths, hash=data.hash), config, config.output_dir, hooks)
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
@@ -115,9 +117,9 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
     return result
 
 
-def sample(model: Any, tokenizer: Any, prompt: str) -> str:
+def sample(model: Any, processor: SentenceProcessor, prompt: str) -> str:
     """What a model makes of a prompt while it is trained, on one line."""
-    loaded = kind_of(model.config.model_type)("", model, tokenizer)
+    loaded = as_configured(kind_of(model.config.model_type)("", model, processor.tokenizer), lambda: processor)
     if loaded.predicts:
         text = f"writes: {prompt}{loaded.write(prompt, Writing(SAMPLE_TOKENS, num_draft=1)).text}"
     else:

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.inference import inference
+from lmbase.modeling.kept_window import KeptWindow
 from lmbase.modeling.labels import NO_LABEL
 from lmbase.modeling.losses import token_nats, vocabulary_loss
 from lmbase.modeling.trunk import SpecialIds, attention_width, output_table, special_ids, trunk_of
@@ -94,13 +95,16 @@ class TokenLMOutput(ModelOutput):
 
 
 class TokenLM(nn.Module):
-    """A pretrained or random language model, trained and scored on whole texts."""
+    """A pretrained or random language model, trained and scored on whole texts.
+
+    Args: keep: what of a text it keeps; default: all.
+    """
 
     earlier_names = {"opt.": "lm."}  # beginnings of weights' names in checkpoints of earlier versions, and today's
 
-    def __init__(self, lm: PreTrainedModel):
+    def __init__(self, lm: PreTrainedModel, keep: KeptWindow | None = None):
         super().__init__()
-        self.lm = lm
+        self.lm, self.keep = lm, keep
         self.config = lm.config
         self.ids = special_ids(lm.config)
         output_table(lm)  # refuses a head that is more than this
@@ -158,8 +162,11 @@ class TokenLM(nn.Module):
         """Hidden states (M,D) and targets (M,) of all that is predicted, and where they stand (B,L+1)."""
         cut = shift(input_ids, attention_mask, ends, self.ids)
         targets, mask = cut.of_head(1, first)
-        read = F.pad(attention_mask, (1, 0), value=True).long()
-        hidden = trunk_of(self.lm)(cut.input_ids, attention_mask=read, use_cache=False).last_hidden_state
+        trunk, read = trunk_of(self.lm), F.pad(attention_mask, (1, 0), value=True).long()
+        if self.keep is None:
+            hidden = trunk(cut.input_ids, attention_mask=read, use_cache=False).last_hidden_state
+        else:
+            hidden = self.keep.states(trunk, cut.input_ids, read.sum(1).tolist())
         return hidden[mask], targets[mask], mask
 
 

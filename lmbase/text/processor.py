@@ -251,17 +251,19 @@ class SentenceProcessor:
         encoded = self.encode(text)
         if encoded.input_ids == ids:
             return encoded.sentences()
-        return self._split_by_bytes(ids)
+        return self.cut_ids(ids)
 
-    def _split_by_bytes(self, ids: list[int]) -> list[list[int]]:
-        """The same cut for ids that no tokenizer would give for their text (generated ones, for instance)."""
-        raw = self.codec.token_bytes(ids)
+    def cut_ids(self, ids: Sequence[int]) -> list[list[int]]:
+        """The same cut for any ids, also those that no tokenizer would give for their text (generated ones, for
+        instance); special tokens, and ids for which there is no token, are no text and begin nothing but after a
+        sentence's end."""
+        raw = [self.codec.known_bytes([i]) for i in ids]
         # surrogateescape keeps one character per broken byte, so that positions can be counted in bytes.
         text = b"".join(raw).decode("utf-8", errors="surrogateescape")
         sizes = [
             len(p.encode("utf-8", errors="surrogateescape")) for p in segment(text, rule=self.rule, punkt=self.punkt)
         ]
-        borders = list(accumulate(sizes))
+        borders = list(accumulate(sizes)) or [0]
         sentences: list[list[int]] = [[]]
         sentence = position = 0  # the sentence of the text that the byte at `position` belongs to
         for i, token in zip(ids, raw, strict=True):

@@ -14,6 +14,7 @@ from lmbase.modeling.causality import AuditReport
 from lmbase.modeling.decoding import SampledByTransformers, Sampler
 from lmbase.modeling.endings import EndedByRules, Endings
 from lmbase.modeling.int8 import linear_layers_to_int8
+from lmbase.modeling.kept_window import KeptWriter
 from lmbase.modeling.pretrained import load_lm
 from lmbase.modeling.settings import end_ids, merge_generation_config, neutral_settings, text_limits
 from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
@@ -186,8 +187,8 @@ class PlainLM(TokenModel):
             )
         return found
 
-    def _assistant(self, how: Writing, config: GenerationConfig) -> Assistant | None:
-        """What drafts, if anything is to."""
+    def _assistant(self, how: Writing, config: GenerationConfig) -> Assistant | KeptWriter | None:
+        """What writes in place of Transformers' own loop, if anything is to."""
         assistant: Assistant | None = how.assistant
         if assistant is None and config.prompt_lookup_num_tokens is not None:
             assistant = CopyAssistant(config.prompt_lookup_num_tokens, config.max_matching_ngram_size or LONGEST_MATCH)

@@ -46,6 +46,19 @@ def test_a_table_of_all_kinds(command):
     )
 
 
+def test_a_plain_model_has_rows_with_a_window(command):
+    words = "--model {}/sentences {}/plain --samples 1"
+    rows = {row.model: row for row in command(f"{words} --keep_window 4 8 --keep_ends punctuation")}
+    assert list(rows) == ["sentences", "plain", "plain, window 4", "plain, window 8"]
+    plain, four, eight = list(rows.values())[1:]
+    assert four.extra["compared_with"] == eight.extra["compared_with"] == "plain"
+    assert four.kv_bytes_per_token < eight.kv_bytes_per_token < plain.kv_bytes_per_token
+    assert len({row.bits_per_byte for row in rows.values()}) == 4
+    (*_, bare) = command(f"{words} --keep_window 4 --keep_ends none")
+    assert bare.model == "plain, window 4, no ends"
+    assert bare.kv_bytes_per_token < four.kv_bytes_per_token
+
+
 def test_a_report_of_it_shows_its_details(command, tmp_path):
     command("--model {}/plain {}/heads {}/sentences --speed false")
     folder = command.folder / "out"
@@ -63,6 +76,10 @@ def test_a_report_of_it_shows_its_details(command, tmp_path):
     [
         ("--model {}/sentences", "No plain token-level model among the models (sentences)"),
         ("--model {}/plain --baseline other", "No plain token-level model named 'other'"),
+        ("--model {}/plain --keep_window 4", "plain' nothing says how its sentences are cut"),
+        ("--model {}/plain --keep_window 65 --keep_ends line", "keep_window=65: of the 64 positions"),
+        ("--model {}/plain --keep_window 4 --keep_ends lines", "rule='lines' is unknown"),
+        ("--model {}/plain --keep_ends line", "give keep_window, too"),
         ("--model {}/plain {}/plain", "Two models have the same name"),
         ("--model {}/plain --prompt_tokens 90", "plain has 64 positions"),
     ],

@@ -26,6 +26,15 @@ def test_the_prompt_and_what_follows_are_streamed_and_told(kinds, name, capsys):
     assert ("tokens per forward pass" in told.err) <= (name != "plain")
 
 
+def test_a_window_is_kept_while_a_plain_model_writes(kinds, capsys):
+    command = f"generate --model {kinds}/plain --prompt_file {kinds}/test.txt --max_new_tokens 20 --min_new_tokens 20"
+    texts = []
+    for more in ("", " --keep_window 2 --keep_ends punctuation", " --keep_window 2 --keep_ends none"):
+        sllm(f"{command} --device cpu --do_sample true --temperature 5.0 --seed 1{more}")
+        texts.append(capsys.readouterr().out)
+    assert len(set(texts)) == 3
+
+
 def test_without_a_model_the_example_writes_and_says_so(capsys):
     command = ["generate", "Once upon a time", "--max_new_tokens", "16", "--device", "cpu"]
     texts = []
@@ -60,6 +69,14 @@ def test_an_assistant_changes_no_text(kinds, capsys):
         ("--model {}/vae", "is an autoencoder: it writes what it read"),
         ("--model {}/heads --assistant {}/sentences", "drafts for a plain token-level model"),
         ("--model {}/plain --assistant {}/sentences --compile", "--compile does not go with --assistant"),
+        ("--model {}/sentences --keep_window 4", "is for plain token-level models, and sentences is an SLLM"),
+        ("--model {}/heads --keep_window 4", "and heads is a multi-token model: leave it out"),
+        ("--model {}/plain --keep_window 4", "--keep_ends punctuation for instance"),
+        ("--model {}/plain --keep_window 0 --keep_ends none", "keep_window=0: of the 64 positions"),
+        (
+            "--model {}/plain --keep_window 4 --keep_ends line --compile",
+            "--compile (or cache_implementation) does not go",
+        ),
         ("--model {}/plain --device gpu", "known are auto, cpu, cuda"),
     ],
 )

@@ -1,6 +1,7 @@
 """`sllm train-lm` as a user types it: trunks of random weights, and baselines."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from small_runs import TRAIN, refused, sllm
 
 from lmbase.modeling.pretrained import load_lm
 from lmbase.text.tokenizers import load_tokenizer
+from sllm.loading import load_model
 
 
 def no_gguf(runs):
@@ -20,6 +22,11 @@ MISTAKES = {
     "windows longer than the trunk": (
         lambda runs: f"train-lm --lm {runs}/opt --data {runs}/data --context 129",
         "context=129: this model has 128 positions",
+    ),
+    "a window of no token": (lambda runs: f"train-lm --data {runs}/data --keep_window 0", "keep_window=0"),
+    "a kept window longer than the text that is read": (
+        lambda runs: f"train-lm --data {runs}/data --context 64 --keep_window 65",
+        "keep_window=65: of the 64 positions that this model reads the newest 1 to 64 can be kept",
     ),
     "no such random model": (lambda runs: f"train-lm --lm random:bert-tiny --data {runs}/data", "random:llama-tiny"),
     "a file that is no GGUF": (lambda runs: f"train-lm --lm {no_gguf(runs)} --data {runs}/data", "none.gguf"),
@@ -38,6 +45,20 @@ def test_a_trunk_has_the_positions_of_its_windows_and_the_ids_of_the_data(runs):
     assert trunk.config.vocab_size == len(tokenizer) == 300
     last = json.loads((runs / "opt" / "log.jsonl").read_text().splitlines()[-1])
     assert {"token", "perplexity", "bits_per_byte"} <= last["eval"].keys()
+
+
+def test_a_window_is_trained_with_saved_and_kept_by_what_goes_on(runs):
+    options = f"--data {runs}/data --context 64 {TRAIN} --max_steps 2"
+    sllm(f"train-lm --lm random:tiny {options} --output_dir {runs}/all")
+    sllm(f"train-lm --lm random:tiny {options} --keep_window 6 --sample_prompt The --output_dir {runs}/window")
+    sllm(f"train-lm --lm {runs}/window {options} --output_dir {runs}/window-tuned")
+    sllm(f"train-lm --lm {runs}/window {options} --keep_window 4 --keep_ends false --output_dir {runs}/no-ends")
+    kept: dict[str, Any] = {name: load_model(f"{runs}/{name}") for name in ("window", "window-tuned", "no-ends")}
+    assert [loaded.keep.window for loaded in kept.values()] == [6, 6, 4]
+    assert [loaded.keep.processor is None for loaded in kept.values()] == [False, False, True]
+    assert kept["window"].keep.processor.rule == "punctuation"
+    same = zip(load_lm(f"{runs}/all").parameters(), kept["window"].model.parameters(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in same)  # it read less
 
 
 def test_a_seed_makes_the_weights_and_the_earlier_name_the_same_model(runs):

@@ -1,0 +1,64 @@
+"""Ends of sentences are those of the processor's cut, and known in time."""
+
+import pytest
+from tiny import make_processor
+
+from lmbase.text import RULES
+from lmbase.text.segmentation import AUTO
+from lmbase.text.sentence_ends import SentenceEnds
+from lmbase.text.tokenizers import encode_text
+
+TEXT = 'He paid 3.14, then left. "No," she said;\nso it was. And then? Nothing, at all. ' * 3
+
+
+def found(ids, window, **processor):
+    ends = SentenceEnds(make_processor(cap=40, **processor), window)
+    ends.read(ids)
+    return ends.found
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != AUTO])
+def test_a_window_of_tokens_tells_the_ends_that_the_whole_text_has(rule):
+    processor = make_processor(rule, cap=40)
+    ids = encode_text(processor.tokenizer, TEXT)
+    whole, expected = 0, []
+    for sentence in processor.split_ids(ids):
+        whole += len(sentence)
+        expected.append(whole)
+    for window in (16, 21, 64):
+        every = window // 2
+        settled = [end for end in expected if end <= len(ids) // every * every - every]
+        assert found(ids, window, rule=rule) == settled
+        assert len(settled) > 2
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"), [("He came, and left. She too. " * 4, "punctuation"), ("x = 1\ny = 2\n" * 9, "line")]
+)
+def test_the_rule_auto_is_the_one_for_what_has_been_read(text, rule):
+    ids = encode_text(make_processor().tokenizer, text)
+    assert found(ids, 24, rule=AUTO) == found(ids, 24, rule=rule) != []
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 16])
+def test_an_end_is_told_by_the_tokens_of_its_window_and_stays(window):
+    """Whatever follows: the ends told of a text that breaks off or goes on otherwise are the same."""
+    ids = encode_text(make_processor().tokenizer, TEXT)[:80]
+    whole = found(ids, window)
+    for stop in range(len(ids)):
+        for prefix in (ids[:stop], ids[:stop] + encode_text(make_processor().tokenizer, "1, 2, 3. 4!")):
+            assert [end for end in found(prefix, window) if end <= stop - window] == [
+                end for end in whole if end <= stop - window
+            ]
+
+
+def test_ids_that_are_no_text_are_taken():
+    """A model may write any of them: special tokens, halves of characters, ids that no token has."""
+    ids = encode_text(make_processor().tokenizer, "Yes. No")
+    assert found([*ids[:4], 2, 2, 999, 0xC3 + 4, *ids[4:], 2, 2], 2)[0] == 4
+    assert found([2] * 9, 4) == [1, 2, 3, 4, 5, 6]
+    assert found([], 4) == []
+
+
+def test_a_long_sentence_ends_at_its_cap():
+    assert found([ord("a") + 4] * 100, 10) == [40, 80]
