@@ -156,6 +156,18 @@ class OwnLayers(nn.Module):
         offsets = torch.arange(num_rows, device=ends.device) - end
         return self.upper_inputs(carried, states[rows, state], carried[rows, end], offsets)
 
+    def seen(self, positions: Tensor, num_rows: int, ends: Tensor) -> Tensor:
+        """(B, R, L+1) bool: which tokens the rows at these positions (B, R) see in the upper blocks.
+
+        Args:
+            num_rows: L+1; rows behind so many are second readings, which do not see the first.
+            ends: (B, S+1) where sentences end; not asked for here.
+        """
+        apart = positions[:, :, None] - torch.arange(num_rows, device=positions.device)
+        seen = (apart >= 0) & (apart < self.config.upper_window)
+        seen[:, num_rows:] &= apart[:, num_rows:] > 0
+        return seen
+
     def decode(
         self, trunk: PreTrainedModel, sentences: FlatSentences, states: Tensor, wanted: Tensor | None = None
     ) -> Iterator[Decoded]:
@@ -174,9 +186,7 @@ class OwnLayers(nn.Module):
         closing = self.upper_inputs(carried[:, 1:], states[:, :-1], carried[:, :-1], ends[:, 1:] - ends[:, :-1])
         index = torch.arange(num_rows, device=ends.device)
         positions = torch.cat([index.expand(b, -1), ends[:, 1:]], dim=1)  # (B,R), R = L+1+S
-        apart = positions[:, :, None] - index  # (B,R,L+1)
-        seen = (apart >= 0) & (apart < own.upper_window)
-        seen[:, num_rows:] &= apart[:, num_rows:] > 0
+        seen = self.seen(positions, num_rows, ends)
         itself = torch.eye(s, dtype=torch.bool, device=ends.device)
         visible = torch.cat([seen, F.pad(itself, (0, 0, num_rows, 0)).expand(b, -1, -1)], dim=2)[:, None]
         found = run_blocks(trunk, self.upper(trunk), torch.cat([within, closing], dim=1), visible, positions)

@@ -318,6 +318,8 @@ class SentenceLM(LoadedModel):
 
     @property
     def autoencoder(self) -> SentenceVAE | None:
+        if self.model.own is not None:
+            return None
         part = self.model.autoencoder
         part.processor = self.model.processor
         return part
@@ -329,8 +331,10 @@ class SentenceLM(LoadedModel):
         return costs_in_sentences(self.model, sentences)
 
     def cache_bytes(self, num_tokens: int, num_sentences: int) -> int:
-        trunk = (num_sentences + 1) * position_bytes(self.model.config.trunk, self.model.dtype)
-        return trunk + decoder_cache_bytes(self.model)
+        config = self.model.config
+        layers = config.trunk.num_hidden_layers - config.lower_layers - config.upper_layers
+        trunk = (num_sentences + 1) * position_bytes(config.trunk, self.model.dtype, layers)
+        return trunk + decoder_cache_bytes(self.model, num_tokens)
 
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         documents = [e.sentences() for e in self.model.processor.encode_batch(texts)]

@@ -22,6 +22,7 @@ from lmbase.benchmarking.timing import (
     spread_columns,
 )
 from lmbase.modeling.cache import RowCache
+from lmbase.modeling.trunk import position_bytes
 from lmbase.text.tokenizers import decode_ids, encode_text
 from sllm.evaluation.loaded import LoadedModel
 from sllm.sllm import SLLM
@@ -79,9 +80,15 @@ def time_sllm(
     )
 
 
-def decoder_cache_bytes(model: SLLM) -> int:
-    """Keys and values that writing holds beside the trunk's: one sentence's and the memory's, whatever the text."""
-    config = model.config.autoencoder
+def decoder_cache_bytes(model: SLLM, num_tokens: int | None = None) -> int:
+    """Keys and values that writing holds beside the trunk's: one sentence's and the memory's, whatever the text; by own
+    layers those of their windows, as far as there are tokens (default: enough)."""
+    own = model.config
+    if own.own_layers:
+        layers = ((own.lower_layers, own.lower_window), (own.upper_layers, own.upper_window))
+        rows = sum(n * (window if num_tokens is None else min(window, num_tokens + 1)) for n, window in layers)
+        return rows * position_bytes(own.trunk, model.dtype, 1)
+    config = own.autoencoder
     positions = config.max_sentence_tokens + 1 + config.memory_size
     layers = config.num_decoder_layers + model.heads_attend * len(model.draft_heads)
     return 2 * layers * positions * config.hidden_size * model.start_state.element_size()

@@ -1,0 +1,117 @@
+"""Does the decoder use the trunk? What an SLLM's tokens cost when the states that predict them are taken away.
+
+B windows, S sentences of one, H width of states.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmbase.modeling.inference import inference_method
+from lmbase.text.padding import pad_sentences
+from sllm.modeling_sllm import SLLMModel
+from sllm.own_layers import OwnLayers
+
+PLACES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)  # first tokens of the classes of places in a sentence
+SEED = 0
+
+
+class ClosedWindow(OwnLayers):
+    """Upper blocks that see the tokens of their own sentence only, and the state before it."""
+
+    def seen(self, positions: Tensor, num_rows: int, ends: Tensor) -> Tensor:
+        seen = super().seen(positions, num_rows, ends)
+        # The token that the newest state was made of stands where the sentence's first token is predicted.
+        passed = (ends[:, 1:, None] <= torch.arange(num_rows, device=ends.device)) & (ends[:, 1:, None] > 0)
+        number = passed.sum(1)  # (B,L+1) sentence that each row helps to predict
+        rows = torch.arange(len(ends), device=ends.device)[:, None]
+        of_rows = number[rows, positions]
+        of_rows[:, num_rows:] -= 1  # second readings of last tokens belong to the sentence that ends
+        return seen & (of_rows[:, :, None] == number[:, None])
+
+
+def controls(num_states: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What is done to the trunk's states (B, S+1, H), of which each window has so many (B,)."""
+    generator = torch.Generator().manual_seed(SEED)
+
+    def shuffled(states: Tensor) -> Tensor:
+        real = torch.arange(states.shape[1]) < num_states[:, None].cpu()  # (B,S+1)
+        order = torch.randperm(int(real.sum()), generator=generator).to(states.device)
+        real = real.to(states.device)
+        found = states.clone()
+        found[real] = states[real][order]
+        return found
+
+    def of_another(states: Tensor) -> Tensor:
+        at = torch.arange(states.shape[1], device=states.device)
+        others = num_states.roll(1)[:, None].to(states.device)
+        rows = torch.arange(len(states), device=states.device).roll(1)[:, None]
+        return states[rows, at % others]
+
+    return {
+        "as_it_is": lambda states: states,
+        "zero": torch.zeros_like,
+        "shuffled": shuffled,
+        "another_document": of_another,
+    }
+
+
+@inference_method
+def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[int], batch_size: int = 4) -> dict:
+    """Bits per byte of tokens and end marks (the flags between sentences left out), as it is and with each control, and
+    bits per token by place in the sentence.
+
+    Args:
+        documents: sentences of token ids; of each its first windows of `max_sentences` are read, not overlapping.
+
+    Raises:
+        ValueError: fewer than two windows, which there must be to exchange states.
+    """
+    size = model.config.max_sentences
+    pieces = [document[at : at + size] for document in documents for at in range(0, len(document), size)]
+    if len(pieces) < 2:
+        raise ValueError(
+            "One window of text only, and states are exchanged between windows: give more texts, or longer ones."
+        )
+    # Neighbours in a batch are of different documents, as far as there are some.
+    batches = [pieces[at : at + batch_size] for at in range(0, len(pieces), batch_size)]
+    if len(batches[-1]) < 2:
+        batches[-2:] = [batches[-2] + batches[-1]]
+    sums: dict[str, float] = {}
+    places = torch.zeros(2, len(PLACES), dtype=torch.double)
+    for batch in batches:
+        padded = pad_sentences(batch, model.config.pad_token_id)
+        arguments = [x.to(model.device) for x in (padded.input_ids, padded.attention_mask, padded.sentence_mask)]
+        sentences = model.read(*arguments)
+        states = model.trunk_states(sentences, arguments[2])
+        for name, change in controls(arguments[2].sum(1) + 1).items():
+            for nats, place in _token_nats(model, sentences, change(states)):
+                sums[name] = sums.get(name, 0.0) + float(nats.double().sum())
+                if name == "as_it_is":
+                    number = torch.bucketize(place + 1, torch.tensor(PLACES), right=True) - 1
+                    places[0].index_add_(0, number, nats.double().cpu())
+                    places[1].index_add_(0, number, torch.ones(len(nats), dtype=torch.double))
+        if model.own is not None:
+            own, model.own.__class__ = model.own.__class__, ClosedWindow
+            try:
+                for nats, _ in _token_nats(model, sentences, states):
+                    sums["closed_window"] = sums.get("closed_window", 0.0) + float(nats.double().sum())
+            finally:
+                model.own.__class__ = own
+    bits = {name: total / torch.tensor(2.0).log().item() / sum(num_bytes) for name, total in sums.items()}
+    by_place = {
+        f"from_{first}": (total / count / torch.tensor(2.0).log()).item()
+        for first, total, count in zip(PLACES, *places, strict=True)
+        if count
+    }
+    return {"bits_per_byte": bits, "bits_per_token_by_place": by_place}
+
+
+def _token_nats(model: SLLMModel, sentences: Any, states: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Nats of targets, and their places in their sentences."""
+    for decoded in model.decode(sentences, states):
+        cut = decoded.cut
+        place = torch.arange(cut.mask.shape[1]).expand(cut.mask.shape)[cut.mask.cpu()]
+        yield model.target_nats(decoded.hidden[cut.mask], cut.targets[cut.mask], cut.first[cut.mask]), place
