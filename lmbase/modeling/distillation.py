@@ -3,15 +3,18 @@
 M rows, M' of a chunk, m of a part of it, V vocabulary of the student, V' <= V ids that the teacher knows, K ids kept.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lmbase.modeling.kept_window import KeptWindow
 from lmbase.modeling.losses import CHUNK_ROWS, MOST_ROWS, SMALLEST
-from lmbase.modeling.trunk import output_table, trunk_of
+from lmbase.modeling.trunk import output_table, special_ids, trunk_of
 
 
 @dataclass
@@ -46,9 +49,10 @@ class SparseTeacher:
             taught = taught.masked_fill(ids == closed_id, 0.0)
             open_top = top.masked_fill(ids == closed_id, 0.0)
             probs[:, closed_id] = 0.0
+        probs_rest = probs.sum(-1, keepdim=True)  # of all that is neither kept nor closed
+        rest = rest.masked_fill(probs_rest == 0, 0.0)  # where all ids are kept, nothing but rounding is left
         total = (taught.sum(-1, keepdim=True) + rest).clamp(min=SMALLEST)  # 1 but for rounding and what is closed
         taught, rest = taught / total, rest / total
-        probs_rest = probs.sum(-1, keepdim=True)  # of all that is neither kept nor closed
         scale = 1 / (probs_rest + open_top.sum(-1, keepdim=True)).clamp(min=SMALLEST)
         divergence = _divergence(taught, open_top * scale) + _divergence(rest, probs_rest * scale)
         bucket = rest / probs_rest.clamp(min=SMALLEST)
@@ -79,7 +83,8 @@ class _WholeRows:
     def blend(self, probs: Tensor, rows: slice, closed_id: int | None) -> Tensor:
         """As `losses.TaughtRows` says."""
         logits, weight = self.logits[rows].float(), self.weights[rows, None]
-        probs_closed, scale = None, 1.0
+        probs_closed: Tensor | None = None
+        scale: Tensor | float = 1.0
         if closed_id is not None:
             if closed_id < logits.shape[1]:
                 logits[:, closed_id] = float("-inf")
@@ -91,7 +96,7 @@ class _WholeRows:
         divergence = _divergence(taught, known * scale)
         probs.mul_(1 - weight + weight * scale)
         known.sub_(weight * taught)
-        if closed_id is not None:
+        if closed_id is not None and probs_closed is not None:
             probs[:, closed_id] = (1 - weight[:, 0]) * probs_closed
         return torch.where(self.weights[rows] > 0, divergence, 0.0)
 
@@ -109,9 +114,11 @@ class OnlineTeacher:
     Args:
         lm: any token-level model.
         num_ids: how many ids its tokenizer has: those of a longer table stand for nothing.
+        keep: what of a text it keeps; default: all.
     """
 
-    def __init__(self, lm: PreTrainedModel, num_ids: int):
+    def __init__(self, lm: PreTrainedModel, num_ids: int, keep: KeptWindow | None = None):
+        self.keep = keep
         self.lm = lm.eval().requires_grad_(False)
         self.table = output_table(lm)[:num_ids]
 
@@ -119,25 +126,42 @@ class OnlineTeacher:
         return self
 
     @torch.no_grad()
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """States (B, L, D') that its table makes logits of.
+    def of_rows(self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor, weights: Tensor) -> ExactTeacher:
+        """What it says of some tokens of texts.
 
-        Args: input_ids, attention_mask: (B, L), the opening token in front.
+        Args:
+            input_ids, attention_mask: (B, L) text tokens, padded on the right.
+            mask: (B, L+1) which of the tokens, and of what follows the last, are asked for: M rows.
+            weights: (M,) fp32.
         """
         if self.table.device != input_ids.device:
             self.lm.to(input_ids.device)
             self.table = output_table(self.lm)[: len(self.table)]
-        found = trunk_of(self.lm)(input_ids, attention_mask=attention_mask.long(), use_cache=False)
-        return found.last_hidden_state
+        read = F.pad(input_ids, (1, 0), value=special_ids(self.lm.config).opening)
+        seen = F.pad(attention_mask, (1, 0), value=True).long()
+        if self.keep is None:
+            hidden = trunk_of(self.lm)(read, attention_mask=seen, use_cache=False).last_hidden_state  # (B,L+1,D')
+        else:
+            hidden = self.keep.states(trunk_of(self.lm), read, seen.sum(1).tolist())
+        return ExactTeacher(hidden[mask], self.table, weights)
 
-    def top_log_probs(self, hidden: Tensor, top: int) -> tuple[Tensor, Tensor]:
-        """The `top` most probable ids of each row and their log-probabilities, (M, K) each.
+    @torch.no_grad()
+    def most_probable(self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor, top: int) -> tuple[Tensor, Tensor]:
+        """The `top` most probable ids of some tokens of texts and their log-probabilities, (M, K) each.
 
-        Args: hidden: (M, D').
+        Args: input_ids, attention_mask, mask: as for `of_rows`.
         """
-        size = CHUNK_ROWS.get(hidden.device.type, MOST_ROWS)
-        found = [
-            torch.log_softmax((rows @ self.table.T).float(), -1).topk(min(top, len(self.table)))
-            for rows in hidden.split(size)
-        ]
+        hidden = self.of_rows(input_ids, attention_mask, mask, torch.ones(1)).hidden
+        chunks = hidden.split(CHUNK_ROWS.get(hidden.device.type, MOST_ROWS))
+        found = [torch.log_softmax((rows @ self.table.T).float(), -1).topk(top) for rows in chunks]
         return torch.cat([chunk.indices for chunk in found]), torch.cat([chunk.values for chunk in found])
+
+
+def weights_hash(lm: PreTrainedModel) -> str:
+    """SHA-256 of a model's weights, wherever they were loaded from, and of the window that it keeps if it does."""
+    window = [getattr(lm.config, name, None) for name in ("keep_window", "keep_ends")]
+    found = hashlib.sha256(str(window).encode() if window[0] else b"")
+    for name, weight in sorted(lm.state_dict().items()):
+        found.update(f"{name} {tuple(weight.shape)}".encode())
+        found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()

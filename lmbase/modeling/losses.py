@@ -65,7 +65,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, table, targets, closed_rows, closed_id, gamma, row_weights, teacher):
+    def forward(ctx, hidden, table, targets, closed, gamma, row_weights, teacher):
+        closed_rows, closed_id = closed
         dtype = torch.get_autocast_dtype(hidden.device.type) if _autocasting(hidden) else hidden.dtype
         matrix, states = table.detach().to(dtype), hidden.detach().to(dtype)
         need_hidden, need_table = ctx.needs_input_grad[:2]
@@ -111,8 +112,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # Probabilities too small for fp32: exact after all, at one look for all rows; their gradients already are.
         rare = (row_nats >= -math.log(SMALLEST) - 1e-3).nonzero()[:, 0]
         if len(rare):
-            closed = None if closed_rows is None else closed_rows[rare]
-            row_nats[rare] = _token_nats_in_place(states[rare], matrix, targets[rare], closed, closed_id)
+            shut = None if closed_rows is None else closed_rows[rare]
+            row_nats[rare] = _token_nats_in_place(states[rare], matrix, targets[rare], shut, closed_id)
         row_loss = (-torch.expm1(-row_nats)) ** gamma * row_nats if gamma else row_nats
         if teacher is not None:
             row_loss = torch.lerp(row_loss, row_divergence, teacher.weights)
@@ -127,7 +128,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.grads = None
         grad_hidden = grad_hidden.mul_(grad_loss) if grad_hidden is not None else None
         grad_table = grad_table.mul_(grad_loss) if grad_table is not None else None
-        return grad_hidden, grad_table, *[None] * 6
+        return grad_hidden, grad_table, *[None] * 5
 
 
 def _focal_factor(p: Tensor, gamma: float) -> Tensor | float:
@@ -148,7 +149,6 @@ def vocabulary_loss(
     closed_id: int = 0,
     focal_gamma: float = 0.0,
     row_weights: Tensor | None = None,
-    teacher: Teacher | None = None,
 ) -> VocabularyLoss:
     """Summed loss of `targets` under softmax(hidden @ table.T).
 
@@ -157,14 +157,43 @@ def vocabulary_loss(
         closed_rows: (M,) bool, rows at which token `closed_id` has probability 0 (no empty sentence).
         focal_gamma: 0 is cross-entropy; the published SentenceVAE uses 2.
         row_weights: (M,) factors of each row's loss; default: all 1.
-        teacher: whose distributions are learned, too: a row's loss is (1 - w) * -log p + w * KL(teacher || student).
-            With `closed_rows`, KL compares all rows without `closed_id`: an end mark, which the teacher does not know.
     """
-    assert teacher is None or not focal_gamma, "a focal loss has no share for a teacher"
+    return _loss(hidden, table, targets, (closed_rows, closed_id), focal_gamma, row_weights, None)
+
+
+def taught_loss(
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    teacher: Teacher,
+    *,
+    closed_rows: Tensor | None = None,
+    closed_id: int = 0,
+    row_weights: Tensor | None = None,
+) -> VocabularyLoss:
+    """The same with a teacher, whose distributions are learned, too: (1 - w) * -log p + w * KL(teacher || student).
+
+    Args:
+        teacher: of the M rows, with w of each.
+        closed_rows, closed_id: as there; then KL compares all rows without `closed_id`, a sentence's end mark, which
+            the teacher does not know.
+    """
+    return _loss(hidden, table, targets, (closed_rows, closed_id), 0.0, row_weights, teacher)
+
+
+def _loss(
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    closed: tuple[Tensor | None, int],
+    gamma: float,
+    row_weights: Tensor | None,
+    teacher: Teacher | None,
+) -> VocabularyLoss:
     if not torch.is_grad_enabled():  # what the function sees as needing a gradient, under no_grad, too
         hidden, table = hidden.detach(), table.detach()
     loss, row_nats, row_choice, row_divergence = _LinearCrossEntropy.apply(
-        hidden, table, targets, closed_rows, closed_id, focal_gamma, row_weights, teacher
+        hidden, table, targets, closed, gamma, row_weights, teacher
     )
     return VocabularyLoss(loss, row_nats, row_divergence, row_choice, row_choice == targets[: len(row_choice)])
 

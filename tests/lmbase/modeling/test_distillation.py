@@ -5,8 +5,9 @@ import torch
 from tiny import make_lm
 
 from lmbase.modeling import losses
-from lmbase.modeling.distillation import ExactTeacher, OnlineTeacher, SparseTeacher
-from lmbase.modeling.losses import vocabulary_loss
+from lmbase.modeling.distillation import ExactTeacher, OnlineTeacher, SparseTeacher, weights_hash
+from lmbase.modeling.kept_window import KeptWindow
+from lmbase.modeling.losses import taught_loss, vocabulary_loss
 
 M, D, V, K, CLOSED = 11, 6, 12, 4, 2
 WEIGHTS = torch.tensor([0.5, 0.0, 1.0] * 4)[:M]  # the teacher says nothing of every third row
@@ -18,7 +19,7 @@ def _small_chunks(monkeypatch):
     monkeypatch.setitem(losses.PART_ROWS, "cpu", 3)
 
 
-def make_problem(known=V):
+def make_problem(known=V) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     student = [torch.randn(M, D, generator=generator), torch.randn(V, D, generator=generator)]
     teacher = [torch.randn(M, D + 1, generator=generator), torch.randn(known, D + 1, generator=generator)]
@@ -72,30 +73,30 @@ def test_loss_and_gradients_are_the_plain_formulas(kind, closed, row_weights, mo
     if kind == "sparse, all ids":
         monkeypatch.setattr(__name__ + ".K", V)
     student, said, targets = make_problem(V - 2 if kind == "exact, fewer ids" else V)
-    teacher = sparse(*said) if kind.startswith("sparse") else ExactTeacher(*said, WEIGHTS)
-    ids = teacher.ids if kind.startswith("sparse") else None
+    kept = sparse(said[0], said[1]) if kind.startswith("sparse") else None
+    teacher, ids = kept or ExactTeacher(said[0], said[1], WEIGHTS), kept.ids if kept else None
     expected, divergence = plain(student, said, targets, closed, ids, 1.0 if row_weights is None else row_weights)
-    options = dict(closed_rows=torch.arange(M) % 3 == 0, closed_id=CLOSED) if closed else {}
-    result = vocabulary_loss(*student, targets, teacher=teacher, row_weights=row_weights, **options)
+    options: dict = dict(closed_rows=torch.arange(M) % 3 == 0, closed_id=CLOSED) if closed else {}
+    result = taught_loss(student[0], student[1], targets, teacher, row_weights=row_weights, **options)
     torch.testing.assert_close(result.loss, expected.float())
     torch.testing.assert_close(result.row_divergence, divergence.float(), atol=1e-6, rtol=1e-5)
     wanted = torch.autograd.grad(0.3 * expected, student)
     torch.testing.assert_close(torch.autograd.grad(0.3 * result.loss, student), wanted, atol=1e-6, rtol=1e-5)
     with torch.no_grad():
-        again = vocabulary_loss(*student, targets, teacher=teacher, row_weights=row_weights, **options)
+        again = taught_loss(student[0], student[1], targets, teacher, row_weights=row_weights, **options)
     torch.testing.assert_close(again.loss, result.loss.detach())
 
 
 def test_rows_of_a_cache_without_a_teacher_are_plain_cross_entropy():
     student, said, targets = make_problem()
-    full = sparse(*said, dtype=torch.float16)
+    full = sparse(said[0], said[1], dtype=torch.float16)
     ids, log_probs = full.ids.int(), full.log_probs
     ids[5], log_probs[5] = 0, float("-inf")
     teacher = SparseTeacher.of_rows(ids, log_probs, 0.7)
     assert teacher.weights.tolist() == pytest.approx([0.7] * 5 + [0.0] + [0.7] * 5)
-    result = vocabulary_loss(*student, targets, teacher=teacher)
+    result = taught_loss(student[0], student[1], targets, teacher)
     only = SparseTeacher(ids[5:6], log_probs[5:6], teacher.weights[5:6])
-    alone = vocabulary_loss(student[0][5:6], student[1], targets[5:6], teacher=only)
+    alone = taught_loss(student[0][5:6], student[1], targets[5:6], only)
     nats = vocabulary_loss(student[0][5:6], student[1], targets[5:6])
     assert float(result.row_divergence[5]) == 0
     torch.testing.assert_close(torch.autograd.grad(alone.loss, student), torch.autograd.grad(nats.loss, student))
@@ -108,9 +109,9 @@ def test_certain_students_and_teachers_have_finite_losses_and_gradients(exact, c
     student, said, targets = make_problem()
     student = [(300 * student[0].detach()).requires_grad_(), student[1]]
     said = [300 * said[0], said[1]]
-    teacher = ExactTeacher(*said, WEIGHTS) if exact else sparse(*said, dtype=torch.float16)
-    options = dict(closed_rows=torch.zeros(M, dtype=torch.bool), closed_id=CLOSED) if closed else {}
-    result = vocabulary_loss(*student, targets, teacher=teacher, **options)
+    teacher = ExactTeacher(said[0], said[1], WEIGHTS) if exact else sparse(said[0], said[1], dtype=torch.float16)
+    options: dict = dict(closed_rows=torch.zeros(M, dtype=torch.bool), closed_id=CLOSED) if closed else {}
+    result = taught_loss(student[0], student[1], targets, teacher, **options)
     assert result.loss.isfinite()
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(result.loss, student))
 
@@ -118,9 +119,9 @@ def test_certain_students_and_teachers_have_finite_losses_and_gradients(exact, c
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_of_it():
     student, _, targets = make_problem()
     same = [tensor.detach().clone() for tensor in student]
-    for teacher in (ExactTeacher(*same, torch.ones(M)), sparse(*same)):
+    for teacher in (ExactTeacher(same[0], same[1], torch.ones(M)), sparse(same[0], same[1])):
         teacher.weights = torch.ones(M)
-        result = vocabulary_loss(*student, targets, teacher=teacher)
+        result = taught_loss(student[0], student[1], targets, teacher)
         assert float(result.row_divergence.abs().max()) < 1e-5
         assert max(float(g.abs().max()) for g in torch.autograd.grad(result.loss, student)) < 1e-5
 
@@ -131,10 +132,27 @@ def test_an_online_teacher_gives_its_most_probable_tokens_and_is_never_copied():
     lm = make_lm("llama")
     teacher = OnlineTeacher(lm, num_ids=250)
     input_ids = torch.randint(4, 250, (2, 7))
-    hidden = teacher.hidden(input_ids, torch.ones_like(input_ids))
-    ids, log_probs = teacher.top_log_probs(hidden.flatten(0, 1), 5)
-    logits = lm(input_ids).logits[..., :250].flatten(0, 1)
+    lengths = torch.tensor([[7], [5]])
+    asked = torch.arange(8) < lengths
+    ids, log_probs = teacher.most_probable(input_ids, torch.arange(7) < lengths, asked, 5)
+    opened = torch.cat([torch.full((2, 1), lm.config.bos_token_id), input_ids], 1)
+    logits = lm(opened).logits[asked][:, :250]
     expected = logits.log_softmax(-1).topk(5)
     assert torch.equal(ids, expected.indices)
     torch.testing.assert_close(log_probs, expected.values)
     assert copy.deepcopy(teacher) is teacher
+
+
+def test_a_teacher_that_keeps_a_window_is_read_through_it_and_is_another_teacher():
+    lm = make_lm("llama")
+    input_ids, asked = torch.randint(4, 250, (1, 9)), torch.tensor([[False] * 8 + [True, False]])
+    whole, kept = (OnlineTeacher(lm, 250, keep) for keep in (None, KeptWindow(3)))
+    mask = torch.ones_like(input_ids, dtype=torch.bool)
+    read = (
+        whole.of_rows(input_ids, mask, asked, torch.ones(1)).hidden,
+        kept.of_rows(input_ids, mask, asked, torch.ones(1)).hidden,
+    )
+    assert not torch.allclose(*read, atol=1e-3)
+    before = weights_hash(lm)
+    lm.config.keep_window = 3
+    assert weights_hash(lm) != before
