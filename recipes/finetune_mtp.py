@@ -16,7 +16,7 @@ head 1.
 """
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -30,7 +30,7 @@ from lmbase.training.loop import TrainingResult
 from multitoken import MultiTokenLM, MultiTokenLMConfig
 from sllm_data.prepared import PreparedData
 from sllm_recipes.model_keys import given_keys, with_keys_of
-from sllm_recipes.training_run import WindowConfig, open_for, train_on_windows
+from sllm_recipes.training_run import WindowConfig, open_for, train_on, window_recipe
 
 
 @dataclass
@@ -110,19 +110,13 @@ def main(config: Config) -> TrainingResult:
         stage = min(step * n // config.max_steps, n - 1)
         model.num_active_heads = {"static": n, "forward": stage + 1, "reverse": n - stage}[config.curriculum]
 
-    def flops(num_tokens: int, context: int) -> float:
+    def flops(num_tokens: int, _: int) -> float:
         n = model.config.num_future_tokens
         stages = [n] if config.curriculum == "static" else range(1, n + 1)  # as many steps each
-        return statistics.mean(model.flops(num_tokens, context, num_heads) for num_heads in stages)
+        return statistics.mean(model.flops(num_tokens, config.context, num_heads) for num_heads in stages)
 
-    return train_on_windows(
-        model,
-        config,
-        data,
-        parents=[config.model or config.lm],
-        before_step=before_step,
-        flops=flops,
-    )
+    recipe = window_recipe(model, config, data, [config.model or config.lm])
+    return train_on(model, config, data, replace(recipe, before_step=before_step, flops=flops))
 
 
 if __name__ == "__main__":

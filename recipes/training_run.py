@@ -13,7 +13,7 @@ from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import check_same_tokenizer
-from lmbase.training.batches import Dataset, steps_for
+from lmbase.training.batches import Dataset, Items, steps_for
 from lmbase.training.cost import write_training
 from lmbase.training.loop import Hooks, TrainingConfig, TrainingData, TrainingResult, train
 from lmbase.training.validation import validation_loss
@@ -23,6 +23,7 @@ from sllm.evaluation.loaded import Writing
 from sllm_data.datasets import TokenWindowDataset
 from sllm_data.open_data import open_data
 from sllm_data.prepared import PreparedData, PreparedSplit
+from sllm_recipes.teaching import Teaching
 
 VERIFY = "compare models and data with their checksums; false: sizes and structure only, for very large folders"
 SAMPLE_TOKENS = 24  # written after an evaluation
@@ -91,13 +92,14 @@ class Recipe:
     save_model: Callable[[Any, Path], None] = lambda model, folder: model.save_pretrained(folder)
     before_step: Callable[[Any, int], None] | None = None  # as in `Hooks`
     writer: Callable[[Any], Any] = lambda model: model  # the part of a model that `generate` is asked of
+    teaching: Teaching | None = None  # what the model's batches bring of a teacher
 
 
 def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) -> TrainingResult:
     """Train a model on the train split, with figures of the valid split in the log, and write down what it cost.
 
     Raises:
-        ValueError: both `max_steps` and `train_tokens` on the command line.
+        ValueError: both `max_steps` and `train_tokens` on the command line, or a token that a teacher's cache lacks.
     """
     split = data.split("train")
     items = recipe.items_of(split)
@@ -110,10 +112,16 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
         before_step=recipe.before_step,
         write=None if not prompt else lambda trained: sample(recipe.writer(trained), data.processor, prompt),
     )
-    result = train(model, TrainingData(items, items.lengths, hash=data.hash), config, config.output_dir, hooks)
+    read: Items = items
+    data_hash, parents, flops = data.hash, recipe.parents, recipe.flops
+    if recipe.teaching:
+        parents, flops = [*parents, recipe.teaching.source], recipe.teaching.flops_beside(flops)
+        recipe.teaching.check_covers(items, config.max_steps, config.batch_size, config.seed)
+        read, data_hash = recipe.teaching.items(items), recipe.teaching.data_hash(data.hash)
+    result = train(model, TrainingData(read, items.lengths, hash=data_hash), config, config.output_dir, hooks)
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
-    spent = FORWARD_AND_BACKWARD * recipe.flops(result.tokens, num_sentences)
-    write_training(config.output_dir, result.tokens, result.seconds, spent, recipe.parents, seed=config.seed)
+    spent = FORWARD_AND_BACKWARD * flops(result.tokens, num_sentences)
+    write_training(config.output_dir, result.tokens, result.seconds, spent, parents, seed=config.seed)
     return result
 
 
@@ -127,22 +135,18 @@ def sample(model: Any, processor: SentenceProcessor, prompt: str) -> str:
     return " ".join(text.split())[:200]
 
 
-def train_on_windows(
+def window_recipe(
     model: Any,
     config: WindowConfig,
     data: PreparedData,
-    *,
     parents: list[str | None],
     writer: Callable[[Any], Any] = lambda model: model,
-    before_step: Callable[[Any, int], None] | None = None,
-    flops: Callable[[int, int], float] | None = None,
-) -> TrainingResult:
-    """Train a model that reads `</s>` and the tokens of a window (`lmbase.modeling.token_lm.TokenLM`, for instance).
+) -> Recipe:
+    """How `train_on` trains a model that reads `</s>` and the tokens of a window, such as a `TokenLM`.
 
     Args:
         model: besides what `train` asks for, `config` (a PreTrainedConfig) and `flops(num_tokens, context)`.
         writer: the part of the model that writes texts and is saved.
-        flops: of forward passes over so many tokens in such windows, where they are not always the model's.
     """
     positions = model.config.max_position_embeddings
     if config.context > positions:
@@ -154,16 +158,14 @@ def train_on_windows(
         writer(trained).save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    recipe = Recipe(
+    return Recipe(
         items_of=lambda split: TokenWindowDataset(split, processor.pad_token_id, config.context - 1),
         figures=lambda trained, valid: window_figures(trained, valid, config.eval_windows, config),
-        flops=lambda num_tokens, _: (flops or model.flops)(num_tokens, config.context),
+        flops=lambda num_tokens, _: model.flops(num_tokens, config.context),
         parents=parents,
         save_model=save_model,
-        before_step=before_step,
         writer=writer,
     )
-    return train_on(model, config, data, recipe)
 
 
 def window_figures(model: Any, valid: Any, num_windows: int, config: TrainingConfig) -> dict[str, float]:

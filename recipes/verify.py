@@ -1,4 +1,4 @@
-"""Is a folder whole? Models, runs with their checkpoints, prepared data, metrics and logs, of whatever folder is named.
+"""Is a folder whole? Models, runs with their checkpoints, data, teachers' caches, metrics and logs of any folder.
 
     sllm verify runs/sllm_tiny
     sllm verify runs data/prepared results
@@ -22,6 +22,7 @@ from lmbase.training.cost import FILE_NAME as TRAINING
 from lmbase.training.cost import read_training
 from sllm.loading import load_model
 from sllm_data.prepared import STATISTICS, PreparedData
+from sllm_data.teacher_cache import TEACHER, TeacherCache
 
 POSITIONAL = "paths"
 
@@ -64,6 +65,8 @@ def checks(root: Path) -> Iterator[tuple[Path, Callable[[], object]]]:
             yield folder, partial(load_model, str(folder))  # weights that have lost what says what they are
         elif path.name == STATISTICS:
             yield folder, partial(_read_through, folder)
+        elif path.name == TEACHER:
+            yield folder, partial(TeacherCache.load, folder)
         elif path.name == CONFIG and folder.parent.name != "checkpoints":
             yield folder, partial(load_model, str(folder))
         elif path.name == "metrics.json":

@@ -1,6 +1,7 @@
 """Datasets for training, cut from prepared data: what one index is, and how a batch of indices is put together.
 
-B indices, S sentences, T tokens of a sentence, L tokens of a window.
+B indices, S sentences, T tokens of a sentence, L tokens of a window. `stops` (num_items,) says up to which token of the
+split's flat stream each item reads.
 """
 
 from dataclasses import asdict
@@ -48,6 +49,7 @@ class SentenceWindowDataset:
         ]
         borders = np.array([(start, stop) for start, stop, _ in self.windows], dtype=np.int64).reshape(-1, 2)
         self.lengths = split.sentence_tokens[borders[:, 1]] - split.sentence_tokens[borders[:, 0]]
+        self.stops = split.sentence_tokens[borders[:, 1]]
         before = np.concatenate([[0], np.cumsum(split.sentence_bytes, dtype=np.int64)])
         self.num_bytes = before[borders[:, 1]] - before[borders[:, 0]]
 
@@ -63,6 +65,15 @@ class SentenceWindowDataset:
             texts.append([self.split.tokens(a, b) for a, b in sentences])
             continues.append(goes_on)
         return {**asdict(pad_sentences(texts, self.pad_token_id)), "continues": torch.tensor(continues)}
+
+    def positions(self, indices: np.ndarray) -> np.ndarray:
+        """Where each token of a batch stands in the flat stream of the split, (B, S, T); -1 on padding."""
+        borders = self.split.sentence_tokens
+        texts = [
+            [np.arange(a, b) for a, b in pairwise(borders[start : stop + 1].tolist())]
+            for start, stop, _ in (self.windows[i] for i in indices)
+        ]
+        return pad_sentences(texts, -1).input_ids.numpy()
 
 
 class TokenWindowDataset:
@@ -81,6 +92,7 @@ class TokenWindowDataset:
         ]
         borders = np.array([(start, stop) for start, stop, _ in self.windows], dtype=np.int64).reshape(-1, 2)
         self.lengths = borders[:, 1] - borders[:, 0]
+        self.stops = borders[:, 1]
         # Bytes are known per sentence: a window has those of its sentences, in part where it cuts one.
         bytes_before = np.concatenate([[0], np.cumsum(split.sentence_bytes, dtype=np.int64)])
         self.num_bytes = np.diff(np.interp(borders, split.sentence_tokens, bytes_before), axis=1)[:, 0]
@@ -93,3 +105,7 @@ class TokenWindowDataset:
         input_ids, attention_mask = pad_tokens(rows, self.pad_token_id)
         ends = torch.tensor([self.windows[i][2] for i in indices])
         return {"input_ids": input_ids, "attention_mask": attention_mask, "ends": ends}
+
+    def positions(self, indices: np.ndarray) -> np.ndarray:
+        """Where each token of a batch stands in the flat stream of the split, (B, L); -1 on padding."""
+        return pad_tokens([np.arange(*self.windows[i][:2]) for i in indices], -1)[0].numpy()

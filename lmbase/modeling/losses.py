@@ -5,6 +5,7 @@ M targets, D width, V vocabulary.
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,12 +19,39 @@ SCORED_ROWS = 256  # the same without gradients to gather, where fewer stay in a
 SMALLEST = torch.finfo(torch.float32).tiny  # probability that softmax still tells from 0
 
 
+class TaughtRows(Protocol):
+    """What a teacher says of M' rows."""
+
+    def blend(self, probs: Tensor, rows: slice, closed_id: int | None) -> Tensor:
+        """Turn the student's probabilities of some rows into gradients, in place, and say how far it is from the
+        teacher.
+
+        Args:
+            probs: (m, V) fp32, student's probabilities q; becomes (1 - w) q + w dKL/dlogits.
+            rows: which of the M' rows they are.
+            closed_id: a token that both are compared without.
+
+        Returns:
+            KL(teacher || student) of each row in nats, (m,); 0 where the teacher says nothing.
+        """
+        ...
+
+
+class Teacher(Protocol):
+    """A teacher of the M rows of a loss (`lmbase.modeling.distillation`)."""
+
+    weights: Tensor  # (M,) w: its share in the loss of each row, 0 where it says nothing
+
+    def chunk(self, rows: slice) -> TaughtRows: ...
+
+
 @dataclass
 class VocabularyLoss:
     """What predicting M tokens cost."""
 
-    loss: Tensor  # () sum to train on: that of `row_nats` unless focal or weighted
+    loss: Tensor  # () sum to train on: that of `row_nats` unless focal, weighted or taught
     row_nats: Tensor  # (M,) -log p of each target, detached
+    row_divergence: Tensor  # (M,) KL(teacher || student) in nats, detached; without a teacher empty
     row_choice: Tensor  # (M,) the most probable token; without gradients only, else empty
     row_correct: Tensor  # the same length: whether it was the target
 
@@ -32,18 +60,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Sum over M of a (focal) cross-entropy of `hidden @ table.T`, gradients made chunk by chunk in the forward pass.
 
     With p the target's probability, the focal loss is (1 - p)^gamma * -log p (arXiv 1708.02002); its gradient with
-    respect to the logits is the plain one's times a factor of each row, so both share one formula.
+    respect to the logits is the plain one's times a factor of each row, so both share one formula. With a teacher, a
+    row's loss is (1 - w) * -log p + w * KL(teacher || student).
     """
 
     @staticmethod
-    def forward(ctx, hidden, table, targets, closed_rows, closed_id, gamma, row_weights):
+    def forward(ctx, hidden, table, targets, closed, gamma, row_weights, teacher):
+        closed_rows, closed_id = closed
         dtype = torch.get_autocast_dtype(hidden.device.type) if _autocasting(hidden) else hidden.dtype
         matrix, states = table.detach().to(dtype), hidden.detach().to(dtype)
         need_hidden, need_table = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(states) if need_hidden else None
         grad_table = torch.zeros_like(table) if need_table else None
         row_nats = hidden.new_empty(len(targets), dtype=torch.float32)
-        row_loss = torch.empty_like(row_nats)
+        row_divergence = row_nats.new_empty(len(targets) if teacher else 0)
         row_choice = targets.new_empty(0 if need_hidden or need_table else len(targets))
         size = max(1, min(CHUNK_ROWS.get(hidden.device.type, MOST_ROWS), len(targets)))
         part = PART_ROWS.get(hidden.device.type, size)
@@ -53,6 +83,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets), size):
             rows = slice(start, min(start + size, len(targets)))
             logits = torch.mm(states[rows], matrix.T, out=all_logits[: rows.stop - start])  # (M', V)
+            taught = teacher.chunk(rows) if teacher else None
             for first in range(start, rows.stop, part):
                 some = slice(first, min(first + part, rows.stop))
                 mine = logits[first - start : some.stop - start]  # (m, V)
@@ -64,20 +95,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 probs = all_probs[: some.stop - first].copy_(mine)
                 torch.softmax(probs, -1, out=probs)
                 p = probs.gather(-1, target)  # (m, 1)
-                nats = -p.clamp(min=SMALLEST).log()
-                weights = 1.0 if row_weights is None else row_weights[some, None]
-                row_nats[some] = nats[:, 0]
-                row_loss[some] = (weights * (1 - p) ** gamma * nats)[:, 0]
+                row_nats[some] = -p[:, 0].clamp(min=SMALLEST).log()
+                factor = _focal_factor(p, gamma) * (1.0 if row_weights is None else row_weights[some, None])
+                if taught is not None:
+                    local = slice(first - start, some.stop - start)
+                    row_divergence[some] = taught.blend(probs, local, None if closed_rows is None else closed_id)
                 if need_hidden or need_table:
-                    factor: Tensor | float = 1.0
-                    if gamma:
-                        # the clamp: where p rounds to 1, the product is 0 although (1 - p) ** (gamma - 1) has a pole
-                        power = (1 - p).clamp(min=SMALLEST) ** (gamma - 1)
-                        factor = (1 - p) ** gamma + gamma * power * p * nats
-                    factor = weights * factor
                     if isinstance(factor, Tensor):
                         probs.mul_(factor)
-                    mine.copy_(probs.scatter_add_(-1, target, -factor * torch.ones_like(p)))  # gradients of the logits
+                    share = factor if teacher is None else factor * (1 - teacher.weights[some, None])
+                    mine.copy_(probs.scatter_add_(-1, target, -share * torch.ones_like(p)))  # gradients of the logits
             if grad_hidden is not None:
                 torch.mm(logits, matrix, out=grad_hidden[rows])
             if grad_table is not None:
@@ -85,12 +112,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # Probabilities too small for fp32: exact after all, at one look for all rows; their gradients already are.
         rare = (row_nats >= -math.log(SMALLEST) - 1e-3).nonzero()[:, 0]
         if len(rare):
-            closed = None if closed_rows is None else closed_rows[rare]
-            row_nats[rare] = _token_nats_in_place(states[rare], matrix, targets[rare], closed, closed_id)
-            row_loss[rare] = row_nats[rare] if row_weights is None else row_weights[rare] * row_nats[rare]
+            shut = None if closed_rows is None else closed_rows[rare]
+            row_nats[rare] = _token_nats_in_place(states[rare], matrix, targets[rare], shut, closed_id)
+        row_loss = (-torch.expm1(-row_nats)) ** gamma * row_nats if gamma else row_nats
+        if teacher is not None:
+            row_loss = torch.lerp(row_loss, row_divergence, teacher.weights)
         ctx.grads = (grad_hidden.to(hidden.dtype) if grad_hidden is not None else None, grad_table)
-        ctx.mark_non_differentiable(row_nats, row_choice)
-        return row_loss.sum(), row_nats, row_choice
+        ctx.mark_non_differentiable(row_nats, row_choice, row_divergence)
+        loss = row_loss.sum() if row_weights is None else (row_weights * row_loss).sum()
+        return loss, row_nats, row_choice, row_divergence
 
     @staticmethod
     def backward(ctx, grad_loss, *_):
@@ -98,7 +128,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.grads = None
         grad_hidden = grad_hidden.mul_(grad_loss) if grad_hidden is not None else None
         grad_table = grad_table.mul_(grad_loss) if grad_table is not None else None
-        return grad_hidden, grad_table, None, None, None, None, None
+        return grad_hidden, grad_table, *[None] * 5
+
+
+def _focal_factor(p: Tensor, gamma: float) -> Tensor | float:
+    """What a row's gradient is of the plain cross-entropy's, with p (m, 1) the target's probability."""
+    if not gamma:
+        return 1.0
+    # the clamp: where p rounds to 1, the product is 0 although (1 - p) ** (gamma - 1) has a pole
+    power = (1 - p).clamp(min=SMALLEST) ** (gamma - 1)
+    return (1 - p) ** gamma - gamma * power * p * p.clamp(min=SMALLEST).log()
 
 
 def vocabulary_loss(
@@ -119,12 +158,44 @@ def vocabulary_loss(
         focal_gamma: 0 is cross-entropy; the published SentenceVAE uses 2.
         row_weights: (M,) factors of each row's loss; default: all 1.
     """
+    return _loss(hidden, table, targets, (closed_rows, closed_id), focal_gamma, row_weights, None)
+
+
+def taught_loss(
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    teacher: Teacher,
+    *,
+    closed_rows: Tensor | None = None,
+    closed_id: int = 0,
+    row_weights: Tensor | None = None,
+) -> VocabularyLoss:
+    """The same with a teacher, whose distributions are learned, too: (1 - w) * -log p + w * KL(teacher || student).
+
+    Args:
+        teacher: of the M rows, with w of each.
+        closed_rows, closed_id: as there; then KL compares all rows without `closed_id`, a sentence's end mark, which
+            the teacher does not know.
+    """
+    return _loss(hidden, table, targets, (closed_rows, closed_id), 0.0, row_weights, teacher)
+
+
+def _loss(
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    closed: tuple[Tensor | None, int],
+    gamma: float,
+    row_weights: Tensor | None,
+    teacher: Teacher | None,
+) -> VocabularyLoss:
     if not torch.is_grad_enabled():  # what the function sees as needing a gradient, under no_grad, too
         hidden, table = hidden.detach(), table.detach()
-    loss, row_nats, row_choice = _LinearCrossEntropy.apply(
-        hidden, table, targets, closed_rows, closed_id, focal_gamma, row_weights
+    loss, row_nats, row_choice, row_divergence = _LinearCrossEntropy.apply(
+        hidden, table, targets, closed, gamma, row_weights, teacher
     )
-    return VocabularyLoss(loss, row_nats, row_choice, row_choice == targets[: len(row_choice)])
+    return VocabularyLoss(loss, row_nats, row_divergence, row_choice, row_choice == targets[: len(row_choice)])
 
 
 def token_nats(

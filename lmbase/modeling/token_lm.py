@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
 
+from lmbase.modeling.distillation import OnlineTeacher, SparseTeacher
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.inference import inference
 from lmbase.modeling.kept_window import KeptWindow
 from lmbase.modeling.labels import NO_LABEL
-from lmbase.modeling.losses import token_nats, vocabulary_loss
+from lmbase.modeling.losses import Teacher, taught_loss, token_nats, vocabulary_loss
 from lmbase.modeling.trunk import SpecialIds, attention_width, output_table, special_ids, trunk_of
 from lmbase.text.codec import codec_of
 from lmbase.text.padding import pad_tokens, right_padded
@@ -86,7 +87,8 @@ def shift_labels(input_ids: Tensor, attention_mask: Tensor | None, labels: Tenso
 class TokenLMOutput(ModelOutput):
     """
     Args:
-        loss: () mean nats per target. losses: the named sum `token`. correct: () targets that were the first choice.
+        loss: () mean loss per target. losses: the named sum `token` in nats; with a teacher also `teacher`, KL to it in
+            nats, and `distilled`, what is trained on. correct: () targets that were the first choice.
     """
 
     loss: Tensor | None = None
@@ -98,9 +100,15 @@ class TokenLM(nn.Module):
     """A pretrained or random language model, trained and scored on whole texts.
 
     Args: keep: what of a text it keeps; default: all.
+
+    Attributes:
+        teacher_weight: share of the teacher in the loss of each token; 0: the model has none.
+        online_teacher: asked about batches that say so; others bring what a teacher said.
     """
 
     earlier_names = {"opt.": "lm."}  # beginnings of weights' names in checkpoints of earlier versions, and today's
+    teacher_weight: float = 0.0
+    online_teacher: OnlineTeacher | None = None
 
     def __init__(self, lm: PreTrainedModel, keep: KeptWindow | None = None):
         super().__init__()
@@ -111,17 +119,52 @@ class TokenLM(nn.Module):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        return {"token": 1.0}
+        return {"distilled": 1.0, "token": 0.0, "teacher": 0.0} if self.teacher_weight else {"token": 1.0}
 
-    def loss_counts(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor) -> dict[str, Tensor]:
-        return {"token": attention_mask.sum() + ends.sum()}
+    def loss_counts(
+        self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, **taught: Tensor
+    ) -> dict[str, Tensor]:
+        """Args: as for `forward`."""
+        num_tokens, num_targets = attention_mask.sum(), attention_mask.sum() + ends.sum()
+        if not taught:
+            return {"token": num_targets}
+        return {"token": num_targets, "teacher": num_tokens, "distilled": num_targets}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, **kwargs) -> TokenLMOutput:
-        """Args: as for `shift`."""
-        hidden, targets, _ = self._hidden(input_ids, attention_mask, ends)
-        result = vocabulary_loss(hidden, self._table, targets)
-        correct = result.row_correct.sum()
-        return TokenLMOutput(loss=result.loss / len(targets), losses={"token": result.loss}, correct=correct)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, ends: Tensor, **taught: Tensor) -> TokenLMOutput:
+        """
+        Args:
+            input_ids, attention_mask, ends: as for `shift`.
+            taught: in training with a teacher either `teacher_ids` and `teacher_log_probs` (B, L, K), its most probable
+                ids at each token, or `ask_teacher` (B,): the online teacher is asked. It says nothing of ends.
+        """
+        hidden, targets, mask = self._hidden(input_ids, attention_mask, ends)
+        if not taught:
+            result = vocabulary_loss(hidden, self._table, targets)
+            losses = {"token": result.loss}
+        else:
+            teacher = self._teacher(input_ids, attention_mask, mask, **taught)
+            result = taught_loss(hidden, self._table, targets, teacher)
+            losses = {"token": result.row_nats.sum(), "teacher": result.row_divergence.sum(), "distilled": result.loss}
+        return TokenLMOutput(loss=result.loss / len(targets), losses=losses, correct=result.row_correct.sum())
+
+    def _teacher(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        mask: Tensor,
+        teacher_ids: Tensor | None = None,
+        teacher_log_probs: Tensor | None = None,
+        ask_teacher: Tensor | None = None,
+    ) -> Teacher:
+        """Of the targets that `mask` (B, L+1) chooses."""
+        if teacher_ids is not None and teacher_log_probs is not None:
+            ids = F.pad(teacher_ids, (0, 0, 0, 1))  # (B,L+1,K): the end of a window has no row
+            log_probs = F.pad(teacher_log_probs, (0, 0, 0, 1), value=float("-inf"))
+            return SparseTeacher.of_rows(ids[mask], log_probs[mask], self.teacher_weight)
+        assert ask_teacher is not None
+        assert self.online_teacher is not None, "the batches ask for a teacher"
+        weights = self.teacher_weight * F.pad(attention_mask, (0, 1)).float()  # (B,L+1)
+        return self.online_teacher.of_rows(input_ids, attention_mask, mask, weights[mask])
 
     def nats(
         self,

@@ -103,6 +103,6 @@ def check_same_data(folder: Path, state: Mapping[str, Any], num_items: int, data
     if saved_hash and data_hash and saved_hash != data_hash:
         raise ValueError(
             f"{folder} was trained on other text (SHA-256 {saved_hash[:8]}, now {data_hash[:8]}): the "
-            "data were prepared anew from changed files, or replaced. Choose another output_dir, or delete that "
-            "run and begin again with --resume restart."
+            "data were prepared anew from changed files, or they or the teacher were replaced. Choose another "
+            "output_dir, or delete that run and begin again with --resume restart."
         )

@@ -32,6 +32,7 @@ TINY_TRAINING = "--max_steps 2 --batch_size 2 --micro_batch_size 2 --log_every 1
 TINY = {
     "prepare": "--num_workers 1",
     "train-lm": f"{TINY_TRAINING} --context 64 --eval_windows 4",
+    "distil-cache": "--context 64 --quick true --device cpu",
     "finetune-mtp": f"{TINY_TRAINING} --context 64 --eval_windows 4",
     "pretrain-vae": TINY_TRAINING,
     "finetune-sllm": f"{TINY_TRAINING} --max_sentences 16",
@@ -51,6 +52,7 @@ NOT_TYPED = {
     r"sllm push (?!.*--dry_run)": "uploads: tests/recipes/test_push.py",
     r"python data/build_books.py|sllm build-examples": "its text is downloaded: tests/recipes/test_build_examples.py",
     r"sllm story .*random:small": "minutes of training; the story is typed with other trunks",
+    r"sllm train-lm .*--keep_layers 8\+6": "layers that no tiny model has: tests/recipes/test_distil_cache.py",
     r"sllm benchmark .*opt-1.3b": "a model of 5 GB: tests/sllm/benchmarks",
 }
 # What a page says was made before: a folder here, and the one of the tiny family that stands in for it.

@@ -31,6 +31,8 @@ CASES = {
     "frozen": ("finetune_sllm", "sllm_tiny", f"{GRAFT} --freeze_trunk_layers 1 --freeze_autoencoder true"),
     "gaussian_sllm": ("finetune_sllm", "sllm_tiny", "--vae {}/gaussian --lm {}/lm"),
     "curriculum": ("finetune_mtp", "mtp_tiny", "--curriculum forward"),
+    "taught": ("train_lm", "lm_tiny", "--teacher {}/rows"),
+    "asked": ("train_lm", "lm_tiny", "--teacher {}/lm --teacher_weight 0.9"),
     "transitions": ("finetune_mtp", "mtp_tiny", f"{FURTHER} --draft_transitions true --train_transitions_only true"),
 }
 QUICK = ("sllm",)
@@ -62,6 +64,10 @@ def folder(tmp_path_factory) -> Path:
         (folder / "text" / f"{split}.jsonl").write_text(lines)
     run_jobs([f"prepare --data {folder}/text --tokenizer bpe:300 --num_workers 1 --output_dir {folder}/data".split()])
     run_jobs([job(folder, case, case, "" if SOAK else "--max_steps 2") for case in ("lm", "vae")])
+    if SOAK:
+        run_jobs(
+            [f"distil_cache --lm {folder}/lm --data {folder}/data --context 64 --output_dir {folder}/rows".split()]
+        )
     run_jobs([job(folder, case, case) for case in (CASES if SOAK else QUICK)])
     return folder
 
