@@ -10,6 +10,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from lmbase.modeling.one_row import row_attention
+
 PLAIN_SCORES = 1024 * 1024  # of a head: beyond, the fused kernel wins on CPUs, too
 NAME = "sdpa_or_plain"
 
@@ -59,7 +61,8 @@ def _of_transformers(
 ) -> tuple[Tensor, None]:
     """`attention` in the form that Transformers' models call."""
     if _row_is_compiled(query) and attention_mask is not None and attention_mask.dtype == torch.bool:
-        return _row(query, key, value, attention_mask, scaling), None
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return row_attention(query, key, value, attention_mask, scaling), None
     if dropout or not _plain_wins(query, key):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -76,18 +79,6 @@ def _of_transformers(
 
 def _row_is_compiled(query: Tensor) -> bool:
     return torch.compiler.is_compiling() and query.device.type == "cpu" and query.shape[-2] == 1
-
-
-def _row(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
-    """Of one query (B,H,1,d), in sums that torch.compile makes loops of: (B,1,H,d). A product for each head would cost
-    more than the keys and values that it reads."""
-    exact = torch.promote_types(query.dtype, torch.float32)
-    scaled = query.to(exact) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    groups = scaled.unflatten(1, (key.shape[1], -1))  # (B,K,H/K,1,d): queries that share keys and values
-    scores = (groups * key[:, :, None].to(exact)).sum(-1)  # (B,K,H/K,M)
-    weights = scores.masked_fill(~mask, torch.finfo(exact).min).softmax(-1)
-    y = (weights[..., None] * value[:, :, None].to(exact)).sum(-2)  # (B,K,H/K,d)
-    return y.to(query.dtype).flatten(1, 2)[:, None]
 
 
 def use_fast_attention(model: PreTrainedModel) -> None:

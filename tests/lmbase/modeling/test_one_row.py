@@ -14,7 +14,7 @@ def test_a_row_is_what_the_layer_makes_of_it(dtype):
     layer = nn.Linear(24, 37).to(dtype)  # outputs that no bundle divides
     x = torch.randn(1, 1, 24, dtype=dtype)
     found = RowLinear(layer.weight, layer.bias)(x)
-    assert found.shape == (1, 1, 37) and found.dtype == dtype
+    assert (found.shape, found.dtype) == ((1, 1, 37), dtype)
     torch.testing.assert_close(found, layer(x))
     with pytest.raises(RuntimeError):  # two rows
         RowLinear(layer.weight)(x.expand(2, 1, 24))
@@ -33,7 +33,7 @@ def test_the_twin_shares_and_is_made_again_only_for_other_weights():
     ids, table = torch.tensor([[3]]), torch.randn(5, 8)
     twin, head = row_twin(module, table)
     torch.testing.assert_close(twin(ids), module(ids))
-    assert twin[0].weight is module[0].weight and twin[1].weight is module[1].weight
+    assert all(twin[i].weight is module[i].weight for i in range(2))
     assert row_twin(module, table) == (twin, head)
     module[2].weight.data.mul_(2)  # behind autograd's back
     other, _ = row_twin(module, table)
