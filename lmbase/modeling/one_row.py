@@ -125,7 +125,7 @@ def row_twin(module: ModuleT, table: Tensor) -> tuple[ModuleT, RowLinear]:
         module: what contains blocks of a trunk. Those of the copy are compiled once, however many there are.
         table: (V, D), what makes logits of states.
     """
-    now = [_fingerprint(weight) for weight in (table, *module.parameters(), *module.buffers())]
+    now = [_fingerprint(table), *fingerprints(module)]
     if module not in _twins or _twins[module][0] != now:
         _twins.pop(module, None)  # no memory for two
         _twins[module] = now, _copied(module), RowLinear(table)
@@ -177,8 +177,12 @@ def _reader(kind: type[nn.Module]) -> Callable:
     return forward
 
 
+def fingerprints(module: nn.Module) -> list[tuple]:
+    """They tell whether any weight is another, also where it was changed in place, at the price of reading all once."""
+    return [_fingerprint(weight) for weight in (*module.parameters(), *module.buffers())]
+
+
 def _fingerprint(weight: Tensor) -> tuple:
-    """Tells whether a weight is another, also where it was changed in place, at the price of reading it once."""
     flat = weight.detach().reshape(-1)
     whole = flat.nbytes % 8 == 0 and flat.storage_offset() * flat.itemsize % 8 == 0
     return weight.dtype, weight.shape, (flat.view(torch.int64) if whole else flat).sum().item()

@@ -4,6 +4,7 @@ A new kind is one class here and one line in `KINDS`; nothing else asks which ki
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ from sllm.evaluation.costs import (
     costs_of_tokens,
 )
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
+from sllm.evaluation.row_steps import with_row_steps
 from sllm.evaluation.speed import decoder_cache_bytes, time_sllm
 from sllm.evaluation.token_level import audit_ids, flops_of_heads, head_step_nats, lm_step_nats, nats_of_heads
 from sllm.scoring import equal_context, own_windows, score_plans, score_sentences
@@ -131,6 +133,9 @@ class PlainLM(TokenModel):
     def _write(self, prompts: list[str], how: Writing, streamer: Any) -> list[Written]:
         self._check_token_level(how)
         check_num_draft(how.num_draft, 1)
+        if len(prompts) == 1 and (heads := with_row_steps(self.model, self.tokenizer, how)) is not None:
+            found = HeadsLM(self.name, heads, self.tokenizer)._write(prompts, replace(how, num_draft=1), streamer)
+            return [replace(written, drafts=None) for written in found]
         model, ids = self.model, special_ids(self.model.config)
         own = how.arguments
         given, processors, criteria = (own.pop(name, None) for name in OBJECTS)

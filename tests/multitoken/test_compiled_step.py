@@ -62,7 +62,7 @@ def test_the_step_is_one_graph(kind):
 
 @pytest.mark.parametrize("shape", LMS)
 def test_one_text_is_read_by_a_twin(shape):
-    """As torch.compile captures it; logits are the model's own within rounding, and weights may change between calls."""
+    """As torch.compile captures it, whole; weights may change between calls."""
     whole = CompileConfig(backend="eager", fullgraph=True, mode=None)  # type: ignore[arg-type]
     static = dict(cache_implementation="static", compile_config=whole)
     model = make_mtp(lm=make_lm(shape, num_hidden_layers=3))

@@ -21,8 +21,8 @@ def test_a_row_is_what_the_layer_makes_of_it(dtype):
 
 
 def test_weights_in_eight_bits_stay_so():
-    layer = Int8Linear(torch.randn(20, 32).bfloat16(), torch.randn(20).bfloat16())
-    x = torch.randn(1, 32).bfloat16()
+    layer = Int8Linear(torch.randn(20, 32), torch.randn(20))
+    x = torch.randn(1, 32)
     twin, _ = row_twin(nn.Sequential(layer), torch.zeros(2, 32))
     assert twin[0].bundles.dtype == torch.int8
     torch.testing.assert_close(twin(x), layer(x))
