@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from tiny import make_lm
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lmbase.modeling.cache import FixedRows
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.one_row import RowLinear, row_twin
+from lmbase.modeling.trunk import BlockRunner, blocks, input_table, key_value_shape, trunk_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -40,3 +43,32 @@ def test_the_twin_shares_and_is_made_again_only_for_other_weights():
     assert other is not twin
     torch.testing.assert_close(other(ids), module(ids))
     assert row_twin(module, table + 1)[1] is not head
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+def test_blocks_outside_of_their_trunk(shape):
+    """The upper ones, with a cache of their own: states of each position are those of the blocks themselves."""
+    trunk = trunk_of(make_lm(shape, num_hidden_layers=4))
+    twin, _ = row_twin(trunk, input_table(trunk))
+    upper, length = range(2, 4), 5
+    states = torch.randn(1, length, trunk.config.hidden_size)
+    places = torch.arange(length)[None]
+    runner, expected = BlockRunner(trunk, states, None, places, None), states
+    for number in upper:
+        expected = runner(blocks(trunk)[number], expected)
+    heads, width = key_value_shape(trunk.config)
+    layers = {number: (torch.zeros(1, heads, 8, width), torch.zeros(1, heads, 8, width)) for number in upper}
+
+    def step(state, positions, starts):
+        cache = FixedRows(layers, starts)
+        mask = cache.visible(torch.ones(1, 1, dtype=torch.bool))
+        runner = BlockRunner(twin, state, mask, positions, cache)
+        for number in upper:
+            state = runner(blocks(twin)[number], state)
+        return state
+
+    compiled = torch.compile(step, backend="eager", fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        for i in range(length):
+            found = compiled(states[:, i : i + 1], places[:, i : i + 1], places[0, i : i + 1])
+            torch.testing.assert_close(found, expected[:, i : i + 1])
