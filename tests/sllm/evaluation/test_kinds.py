@@ -4,7 +4,6 @@ import pytest
 import torch
 from families import FAMILIES, MAKERS, loaded_as, make_family_heads, make_family_sllm, make_lm
 from tiny import make_opt, make_processor, make_vae
-from transformers import CompileConfig
 
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.token_lm import TokenLM
@@ -13,7 +12,6 @@ from lmbase.text.padding import pad_tokens
 from lmbase.text.tokenizers import encode_text
 from sllm.evaluation.kinds import HeadsLM, PlainLM, SentenceLM, kind_of
 from sllm.evaluation.loaded import Writing
-from sllm.evaluation.row_steps import with_row_steps
 
 TEXT = "One, two, three. Four and five!"
 
@@ -128,19 +126,6 @@ def test_copied_drafts_need_positions_beyond_the_last_token():
     assert loaded.can_copy(27, 5)
     assert not loaded.can_copy(28, 5)
     assert loaded_as(make_family_sllm()).can_copy(10**6, 5)
-
-
-def test_compiled_steps_write_what_a_plain_model_writes():
-    """On a CPU these are a multi-token model's."""
-    captured = CompileConfig(backend="eager", fullgraph=True, mode=None)  # type: ignore[arg-type]
-    static = dict(cache_implementation="static", compile_config=captured)
-    loaded = loaded_as(make_lm("llama", max_position_embeddings=24))
-    for draw in ({}, dict(do_sample=True, top_k=5)):
-        expected = loaded.write("Hello", Writing(40, seed=3, settings=draw))
-        assert loaded.write("Hello", Writing(40, seed=3, settings=draw | static)) == expected
-    assert with_row_steps(loaded.model, loaded.tokenizer, Writing(4, settings=static)) is not None
-    with pytest.raises(ValueError, match="num_draft=2"):
-        loaded.write("Hello", Writing(4, num_draft=2, settings=static))
 
 
 def test_weights_in_eight_bits(family):
