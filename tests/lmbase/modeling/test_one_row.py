@@ -9,7 +9,8 @@ from transformers.pytorch_utils import Conv1D
 from lmbase.modeling.cache import FixedRows
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.one_row import RowLinear, row_twin
-from lmbase.modeling.trunk import BlockRunner, blocks, input_table, key_value_shape, trunk_of
+from lmbase.modeling.stages import BlockRunner
+from lmbase.modeling.trunk import blocks, input_table, key_value_shape, trunk_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
