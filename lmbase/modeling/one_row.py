@@ -138,6 +138,7 @@ def _copied(module: nn.Module) -> nn.Module:
     # one configuration of both, so that the way to attend is changed for both
     shared += [part.config for part in module.modules() if isinstance(getattr(part, "config", None), PreTrainedConfig)]
     memo: dict[int, object] = {id(one): one for one in shared}
+    part: Any
     for part in module.modules():
         if type(part) in (nn.Linear, Int8Linear):
             memo[id(part)] = RowLinear(part.weight, part.bias, getattr(part, "scale", None))
@@ -147,7 +148,7 @@ def _copied(module: nn.Module) -> nn.Module:
     for block in twin.modules():
         if isinstance(block, GradientCheckpointingLayer):  # Transformers' blocks
             block.number = next(part.layer_idx for part in block.modules() if hasattr(part, "layer_idx"))
-            block.forward = MethodType(_reader(type(block)), block)
+            block.forward = MethodType(_reader(cast(Any, type(block))), block)
     return twin
 
 

@@ -133,9 +133,6 @@ class PlainLM(TokenModel):
     def _write(self, prompts: list[str], how: Writing, streamer: Any) -> list[Written]:
         self._check_token_level(how)
         check_num_draft(how.num_draft, 1)
-        if len(prompts) == 1 and (heads := with_row_steps(self.model, self.tokenizer, how)) is not None:
-            found = HeadsLM(self.name, heads, self.tokenizer)._write(prompts, replace(how, num_draft=1), streamer)
-            return [replace(written, drafts=None) for written in found]
         model, ids = self.model, special_ids(self.model.config)
         own = how.arguments
         given, processors, criteria = (own.pop(name, None) for name in OBJECTS)
@@ -147,6 +144,10 @@ class PlainLM(TokenModel):
         limit, fewest = text_limits(config, width)
         room = min(limit, self._room_after(width))
         assistant = self._assistant(how, config)
+        heads = None if assistant or len(prompts) > 1 else with_row_steps(model, self.tokenizer, config)
+        if heads is not None:
+            rows = HeadsLM(self.name, heads, self.tokenizer)._write(prompts, replace(how, num_draft=1), streamer)
+            return [replace(row, drafts=None) for row in rows]
         sampler = Sampler(config, model.config.vocab_size, model.device, how.seed, processors)
         endings = Endings(config, criteria, self.tokenizer, given_ids, model.device)
         padding = [width - len(row) for row in given_ids]

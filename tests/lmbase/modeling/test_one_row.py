@@ -39,7 +39,7 @@ def test_the_twin_shares_and_is_made_again_only_for_other_weights():
     torch.testing.assert_close(twin(ids), module(ids))
     assert all(twin[i].weight is module[i].weight for i in range(2))
     assert row_twin(module, table) == (twin, head)
-    module[2].weight.data.mul_(2)  # behind autograd's back
+    module.get_parameter("2.weight").data.mul_(2)  # behind autograd's back
     other, _ = row_twin(module, table)
     assert other is not twin
     torch.testing.assert_close(other(ids), module(ids))

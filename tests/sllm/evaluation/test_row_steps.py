@@ -2,7 +2,7 @@
 
 import pytest
 from families import loaded_as, make_lm
-from transformers import CompileConfig
+from transformers import CompileConfig, GenerationConfig
 
 from sllm.evaluation.loaded import Writing
 from sllm.evaluation.row_steps import with_row_steps
@@ -16,6 +16,6 @@ def test_compiled_steps_write_what_a_plain_model_writes():
     for draw in ({}, dict(do_sample=True, top_k=5)):
         expected = loaded.write("Hello", Writing(40, seed=3, settings=draw))
         assert loaded.write("Hello", Writing(40, seed=3, settings=draw | static)) == expected
-    assert with_row_steps(loaded.model, loaded.tokenizer, Writing(4, settings=static)) is not None
+    assert with_row_steps(loaded.model, loaded.tokenizer, GenerationConfig(**static)) is not None
     with pytest.raises(ValueError, match="num_draft=2"):
         loaded.write("Hello", Writing(4, num_draft=2, settings=static))
