@@ -1,5 +1,6 @@
 """Plain token-level models written with the step of one text that multi-token models compile on a CPU."""
 
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -7,6 +8,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.one_row import fingerprints
 from multitoken import MultiTokenLM
+from sllm.evaluation.loaded import LoadedModel, Writing, Written
 
 _known: WeakKeyDictionary[PreTrainedModel, tuple[list, MultiTokenLM]] = WeakKeyDictionary()
 
@@ -26,3 +28,15 @@ def with_row_steps(
         heads.generation_config, heads.tokenizer = model.generation_config, tokenizer
         _known[model] = now, heads
     return _known[model][1]
+
+
+def write_by_rows(
+    loaded: LoadedModel, prompts: list[str], how: Writing, config: GenerationConfig, streamer: Any
+) -> list[Written] | None:
+    """One text of a plain model, so written; None where `with_row_steps` is, or of several texts."""
+    heads = with_row_steps(loaded.model, loaded.tokenizer, config) if len(prompts) == 1 else None
+    if heads is None:
+        return None
+    output = heads.generate(text=prompts, num_draft=1, seed=how.seed, streamer=streamer, **how.arguments)
+    (text,) = output.texts or [""]
+    return [Written(text, output.num_new_tokens[0], output.finish_reason[0])]
