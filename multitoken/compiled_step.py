@@ -5,11 +5,13 @@ B texts, R rows of a pass, C positions of a cache, D width.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
 from lmbase.modeling.cache import FixedRows, RowCache, take_fixed_cache
 from lmbase.modeling.compiling import check_attention, compiled
+from lmbase.modeling.one_row import RowLinear, row_twin
 from lmbase.modeling.trunk import key_value_shape
 from multitoken.modeling_multitoken import MultiTokenModel
 
@@ -37,6 +39,31 @@ def _read_rows(
     layers: list[tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, list[Tensor]]:
     return model.read_rows(ids, positions, visible, FixedRows(layers, starts))
+
+
+def row_step(model: MultiTokenModel, config: GenerationConfig) -> Callable | None:
+    """What reads one token of one text, as `MultiTokenModel.step` and with what head 1 makes of it, as fast as a CPU
+    does: ids (1, 1), their positions, a cache of fixed size -> the trunk's states, those that `step` returns, head 1's
+    as its vocabulary reads them (1, 1, D), logits (1, 1, V). None where steps are not compiled, or not for a CPU."""
+    if config.cache_implementation != "static" or config.disable_compile or model.device.type != "cpu":
+        return None
+    twin, head = row_twin(model, model.unembedding(1))
+    read = compiled(_read_row, config)
+    return lambda ids, positions, cache: read(twin, head, ids, positions, cache.starts, list(cache.layers.values()))
+
+
+def _read_row(
+    twin: MultiTokenModel,
+    head: RowLinear,
+    ids: Tensor,
+    positions: Tensor,
+    starts: Tensor,
+    layers: list[tuple[Tensor, Tensor]],
+) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+    itself = torch.ones(1, 1, dtype=torch.bool)
+    z, states = twin.read_rows(ids, positions, itself, FixedRows(layers, starts))
+    hidden = twin.finish(states[0])
+    return z, states, hidden, head(hidden)
 
 
 def trunk_cache(model: MultiTokenModel, num_texts: int, capacity: int) -> RowCache:

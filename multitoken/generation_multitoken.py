@@ -14,7 +14,7 @@ from lmbase.modeling.cache import RowCache, give_back
 from lmbase.modeling.settings import text_limits
 from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import encode_text
-from multitoken.compiled_step import compiled_step, trunk_cache
+from multitoken.compiled_step import compiled_step, row_step, trunk_cache
 from multitoken.draft_loop import DraftLoop, Read, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.modeling_multitoken import MultiTokenModel
@@ -84,6 +84,7 @@ class TokenReader:
         self.longest = positions + 1  # the newest token needs no position
         self.compiled: Callable | None = compiled_step(model, call.config)
         self.fixed = self.compiled is not None
+        self.read_row = row_step(model, call.config)
         # Behind the text the pass that ends it may leave drafts, and later ones of other texts write there.
         longest = max(map(len, texts))
         capacity = min(longest + min(num_new, positions), positions) + 2 * len(call.drafting.tree.nodes)
@@ -107,6 +108,9 @@ class TokenReader:
             depths = torch.tensor([len(path) for path in tree.nodes], device=device)
         # a text that is over may have no position left; what becomes of it is thrown away
         positions = (self.cache.starts[:, None] + depths).clamp(max=self.longest - 2)  # (B,R)
+        if self.read_row is not None and recurs and ids.shape == (1, 1) and not num_heads:
+            z, states, hidden, logits = self.read_row(ids, positions, self.cache)
+            return Read(hidden[:, :, None], logits[:, :, None], 0, (z, states))
         compiled = self.compiled if recurs else None
         z, states = model.step(ids.to(device), positions, visible, self.cache, compiled)
         ahead = self._look_ahead(z, states, positions, visible, num_heads)  # (B,R,k,H)

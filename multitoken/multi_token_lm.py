@@ -94,8 +94,9 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
 
         cache_implementation="static" (Transformers' word; with a compile_config, if that is to say how, or with
         disable_compile) gives a cache of fixed size and compiles the step of trunk and head 1 with no drafts or with
-        the largest one: the first call takes up to minutes, and the cache stays with the model. Rounding apart the
-        text is the same.
+        the largest one: the first call takes up to minutes, and the cache stays with the model. On a CPU one text
+        written without drafts is read by a copy of the model whose weights are laid out for that, see
+        `lmbase.modeling.one_row`. Rounding apart the text is the same.
 
         Raises:
             ValueError: more heads than the model has, a tree that names one, ids outside the vocabulary, a prompt

@@ -76,7 +76,7 @@ class Config:
     weights: Literal["dtype", "int8"] = option(
         "dtype", "int8: in eight bits, half of what bf16 reads (CPU; not for multi-token models)"
     )
-    compile: bool = option(False, "compile the steps, which takes up to minutes; on a CPU long texts gain a little")
+    compile: bool = option(False, "compile the steps, which takes up to minutes; on a CPU token-level models gain most")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
 
 

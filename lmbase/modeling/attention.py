@@ -10,6 +10,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from lmbase.modeling.one_row import row_attention
+
 PLAIN_SCORES = 1024 * 1024  # of a head: beyond, the fused kernel wins on CPUs, too
 NAME = "sdpa_or_plain"
 
@@ -58,6 +60,9 @@ def _of_transformers(
     **kwargs,
 ) -> tuple[Tensor, None]:
     """`attention` in the form that Transformers' models call."""
+    if _row_is_compiled(query) and attention_mask is not None and attention_mask.dtype == torch.bool:
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return row_attention(query, key, value, attention_mask, scaling), None
     if dropout or not _plain_wins(query, key):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -70,6 +75,10 @@ def _of_transformers(
     mask = attention_mask if attention_mask is None else attention_mask[:, :, None]
     y = _plain(groups, key[:, :, None], value[:, :, None], mask, causal)
     return y.flatten(1, 2).transpose(1, 2), None
+
+
+def _row_is_compiled(query: Tensor) -> bool:
+    return torch.compiler.is_compiling() and query.device.type == "cpu" and query.shape[-2] == 1
 
 
 def use_fast_attention(model: PreTrainedModel) -> None:

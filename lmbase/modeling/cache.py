@@ -26,7 +26,7 @@ class FixedRows:
     """A `RowCache` of fixed size as compiled code sees it in one pass: tensors alone say where rows stand, so shapes
     recur from pass to pass."""
 
-    layers: list[tuple[Tensor, Tensor]]  # keys and values (B, H, C, d)
+    layers: list[tuple[Tensor, Tensor]] | dict[int, tuple[Tensor, Tensor]]  # keys and values (B, H, C, d) by number
     starts: Tensor  # (B,) where the pass begins
     even = False
 
@@ -44,7 +44,8 @@ class FixedRows:
         return self.starts[:, None] + torch.arange(num_rows, device=self.starts.device)
 
     def visible(self, within: Tensor) -> Tensor:
-        return visible_rows(within, self.starts, self.layers[0][0].shape[2])
+        keys, _ = next(iter(self.layers.values() if isinstance(self.layers, dict) else self.layers))
+        return visible_rows(within, self.starts, keys.shape[2])
 
 
 class RowCache:

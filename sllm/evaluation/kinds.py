@@ -41,6 +41,7 @@ from sllm.evaluation.costs import (
     costs_of_tokens,
 )
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
+from sllm.evaluation.row_steps import write_by_rows
 from sllm.evaluation.speed import decoder_cache_bytes, time_sllm
 from sllm.evaluation.token_level import audit_ids, flops_of_heads, head_step_nats, lm_step_nats, nats_of_heads
 from sllm.scoring import equal_context, own_windows, score_plans, score_sentences
@@ -142,6 +143,8 @@ class PlainLM(TokenModel):
         limit, fewest = text_limits(config, width)
         room = min(limit, self._room_after(width))
         assistant = self._assistant(how, config)
+        if not assistant and (found := write_by_rows(self, prompts, how, config, streamer)):
+            return found
         sampler = Sampler(config, model.config.vocab_size, model.device, how.seed, processors)
         endings = Endings(config, criteria, self.tokenizer, given_ids, model.device)
         padding = [width - len(row) for row in given_ids]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import make_mtp
+from tiny import make_lm, make_mtp
 from transformers import CompileConfig
 
 from multitoken import compiled_step
@@ -58,3 +58,18 @@ def test_the_step_is_one_graph(kind):
         options = dict(max_new_tokens=14, min_new_tokens=14, num_draft=num_draft)
         found = model.generate(PROMPTS, **options, cache_implementation="static", compile_config=whole)
         assert found.sequences.tolist() == model.generate(PROMPTS, **options).sequences.tolist()
+
+
+@pytest.mark.parametrize("shape", ["opt", "gpt2", "qwen3"])
+def test_one_text_is_read_by_a_twin(shape):
+    """As torch.compile captures it, whole; weights may change between calls."""
+    whole = CompileConfig(backend="eager", fullgraph=True, mode=None)  # type: ignore[arg-type]
+    static = dict(cache_implementation="static", compile_config=whole)
+    model = make_mtp(lm=make_lm(shape, num_hidden_layers=2))
+    prompt, options = PROMPTS[1:], dict(max_new_tokens=8, min_new_tokens=8, num_draft=1)
+    for _ in range(2):
+        found = model.generate(prompt, **options, **static)
+        assert found.sequences.tolist() == model.generate(prompt, **options).sequences.tolist()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.2 * torch.randn_like(weight))

@@ -1,0 +1,189 @@
+"""The newest token of one text, read about as fast as memory hands out the weights: on a CPU most of a step's time goes
+into products of one row, which PyTorch's libraries make at a third to a half of that speed.
+
+A weight is laid out anew, in bundles of as many outputs as a vector register has lanes, and torch.compile makes of the
+plain formula a loop that reads it from front to end, one output a lane. So all models whose blocks compile have it.
+
+O outputs, D inputs, B texts, K key-value heads, G query heads of each, C positions held, d width of a head.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from types import MethodType
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
+
+from lmbase.modeling.cache import FixedRows
+from lmbase.modeling.int8 import Int8Linear
+
+LANES = 16  # 8 and 32 were slower with AVX-512, in bf16 and int8
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class RowLinear(nn.Module):
+    """A linear layer for one row, as compiled code reads it fast. Written out without a compiler it is slow.
+
+    Args:
+        weight: (O, D), copied. bias: (O,). scale: (O,), of a weight in eight bits.
+    """
+
+    bundles: Tensor
+    scale: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None):
+        super().__init__()
+        self.num_outputs, self.num_inputs = weight.shape
+        padded = F.pad(weight.detach(), (0, 0, 0, -self.num_outputs % LANES))
+        self.register_buffer("bundles", padded.view(-1, LANES, self.num_inputs).transpose(1, 2).contiguous())
+        self.register_buffer("scale", scale)
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) with one row -> (..., O)."""
+        exact = _exact(x.dtype)
+        row = made_once(x.to(exact).reshape(1, self.num_inputs, 1))
+        y = (self.bundles.to(exact) * row).sum(1).view(-1)[: self.num_outputs]
+        if self.scale is not None:
+            y = y * self.scale
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype).view(*x.shape[:-1], self.num_outputs)
+
+
+def row_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """Attention of one position, in sums that compiled code makes loops of: a product for each head costs more than the
+    keys and values that it reads.
+
+    Args:
+        query: (B, K*G, 1, d). keys, values: (B, K, C, d). mask: (B, 1, 1, C) True where it may look.
+
+    Returns:
+        (B, 1, K*G, d).
+    """
+    exact = _exact(query.dtype)
+    groups = made_once((query.to(exact) * scaling).unflatten(1, (keys.shape[1], -1)))  # (B,K,G,1,d)
+    scores = (groups * keys[:, :, None].to(exact)).sum(-1)  # (B,K,G,C)
+    scores = scores.masked_fill(~mask, torch.finfo(exact).min)
+    shares = (scores - scores.amax(-1, keepdim=True)).exp()
+    y = (shares[..., None] * values[:, :, None].to(exact)).sum(-2) / shares.sum(-1, keepdim=True)  # (B,K,G,d)
+    return y.to(query.dtype).flatten(1, 2)[:, None]
+
+
+def made_once(x: Tensor) -> Tensor:
+    """`x`, which compiled code would else make anew wherever it is read: 96 times for a norm in front of 1,536
+    outputs."""
+    x = x.contiguous()
+    return x.as_strided(x.shape, x.stride()) if torch.compiler.is_compiling() else x
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """What sums are made in, as in the libraries' products."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+@dataclass
+class _Position:
+    """What is held of one layer, as it is when the newest position is added: nothing is written, so nothing is copied.
+
+    Args:
+        keys, values: (1, K, C, d). newest: (1, 1, C, 1) True where the newest position stands.
+    """
+
+    keys: Tensor
+    values: Tensor
+    newest: Tensor
+    added: tuple[Tensor, Tensor] = ()  # type: ignore[assignment]  # (1, K, 1, d) each
+
+    def update(self, keys: Tensor, values: Tensor, *_, **__) -> tuple[Tensor, Tensor]:
+        self.added = keys, values
+        return torch.where(self.newest, keys, self.keys), torch.where(self.newest, values, self.values)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0  # the caller says positions and mask
+
+
+_twins: WeakKeyDictionary[nn.Module, tuple[list, nn.Module, RowLinear]] = WeakKeyDictionary()
+
+
+def row_twin(module: ModuleT, table: Tensor) -> tuple[ModuleT, RowLinear]:
+    """A copy of a module that reads one row at a time, for compiled code, and a layer that makes logits. The copy
+    shares all weights but those of linear layers, which it holds once more; both are made again where weights have
+    changed.
+
+    Args:
+        module: what contains blocks of a trunk. Those of the copy are compiled once, however many there are.
+        table: (V, D), what makes logits of states.
+    """
+    now = [_fingerprint(table), *fingerprints(module)]
+    if module not in _twins or _twins[module][0] != now:
+        _twins.pop(module, None)  # no memory for two
+        _twins[module] = now, _copied(module), RowLinear(table)
+    _, twin, head = _twins[module]
+    return cast(ModuleT, twin), head
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    shared: list = [*module.parameters(), *module.buffers()]
+    # one configuration of both, so that the way to attend is changed for both
+    shared += [part.config for part in module.modules() if isinstance(getattr(part, "config", None), PreTrainedConfig)]
+    memo: dict[int, object] = {id(one): one for one in shared}
+    part: Any
+    for part in module.modules():
+        if type(part) in (nn.Linear, Int8Linear):
+            memo[id(part)] = RowLinear(part.weight, part.bias, getattr(part, "scale", None))
+        elif type(part) is Conv1D:
+            memo[id(part)] = RowLinear(part.weight.T, part.bias)
+    twin = copy.deepcopy(module, memo).eval()
+    for block in twin.modules():
+        if isinstance(block, GradientCheckpointingLayer):  # Transformers' blocks
+            block.number = next(part.layer_idx for part in block.modules() if hasattr(part, "layer_idx"))
+            block.forward = MethodType(_reader(cast(Any, type(block))), block)
+    return twin
+
+
+@cache
+def _reader(kind: type[nn.Module]) -> Callable:
+    """The `forward` of blocks of a kind, compiled for one of a trunk's blocks as a region that serves all of them."""
+    names = tuple(inspect.signature(kind.forward).parameters)[2:]
+
+    def read(block, states, keys, values, newest, options):
+        position = _Position(keys, values, newest)
+        found = kind.forward(block, states, past_key_values=position, **options)
+        added = [new.clone() for new in position.added]  # GPT-2's are views of one product, which a region refuses
+        return found[0] if isinstance(found, tuple) else found, *added
+
+    region = torch.compiler.nested_compile_region(read)
+
+    def forward(block: nn.Module, states: Tensor, *args: Any, **options: Any) -> Tensor:
+        options |= dict(zip(names, args, strict=False))
+        cache = cast(FixedRows, options.pop("past_key_values"))
+        layer = cache.layers[cast(int, block.number)]
+        newest = torch.arange(layer[0].shape[2], device=states.device) == cache.starts
+        states, *added = region(block, states, *layer, newest[None, None, :, None], options)
+        for held, new in zip(layer, added, strict=True):  # written outside of the region, which would copy it all
+            held[:, :, cache.starts] = new.to(held.dtype)
+        return states
+
+    return forward
+
+
+def fingerprints(module: nn.Module) -> list[tuple]:
+    """They tell whether any weight is another, also where it was changed in place, at the price of reading all once."""
+    return [_fingerprint(weight) for weight in (*module.parameters(), *module.buffers())]
+
+
+def _fingerprint(weight: Tensor) -> tuple:
+    flat = weight.detach().reshape(-1)
+    whole = flat.nbytes % 8 == 0 and flat.storage_offset() * flat.itemsize % 8 == 0
+    return weight.dtype, weight.shape, (flat.view(torch.int64) if whole else flat).sum().item()

@@ -1,0 +1,42 @@
+"""Plain token-level models written with the step of one text that multi-token models compile on a CPU."""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from lmbase.modeling.int8 import Int8Linear
+from lmbase.modeling.one_row import fingerprints
+from multitoken import MultiTokenLM
+from sllm.evaluation.loaded import LoadedModel, Writing, Written
+
+_known: WeakKeyDictionary[PreTrainedModel, tuple[list, MultiTokenLM]] = WeakKeyDictionary()
+
+
+def with_row_steps(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: GenerationConfig
+) -> MultiTokenLM | None:
+    """The same model with one head, a copy; None where a call wants no compiled steps, or where these do not do:
+    weights in eight bits, another device."""
+    if config.cache_implementation != "static" or config.disable_compile or model.device.type != "cpu":
+        return None
+    if any(isinstance(part, Int8Linear) for part in model.modules()):
+        return None
+    now = fingerprints(model)
+    if model not in _known or _known[model][0] != now:
+        heads = MultiTokenLM.from_lm(model, 1)
+        heads.generation_config, heads.tokenizer = model.generation_config, tokenizer
+        _known[model] = now, heads
+    return _known[model][1]
+
+
+def write_by_rows(
+    loaded: LoadedModel, prompts: list[str], how: Writing, config: GenerationConfig, streamer: Any
+) -> list[Written] | None:
+    """One text of a plain model, so written; None where `with_row_steps` is, or of several texts."""
+    heads = with_row_steps(loaded.model, loaded.tokenizer, config) if len(prompts) == 1 else None
+    if heads is None:
+        return None
+    output = heads.generate(text=prompts, num_draft=1, seed=how.seed, streamer=streamer, **how.arguments)
+    (text,) = output.texts or [""]
+    return [Written(text, output.num_new_tokens[0], output.finish_reason[0])]

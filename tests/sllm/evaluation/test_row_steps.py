@@ -1,0 +1,21 @@
+"""Plain models that a compiled step of one row writes."""
+
+import pytest
+from families import loaded_as, make_lm
+from transformers import CompileConfig, GenerationConfig
+
+from sllm.evaluation.loaded import Writing
+from sllm.evaluation.row_steps import with_row_steps
+
+
+def test_compiled_steps_write_what_a_plain_model_writes():
+    """On a CPU these are a multi-token model's."""
+    captured = CompileConfig(backend="eager", fullgraph=True, mode=None)  # type: ignore[arg-type]
+    static = dict(cache_implementation="static", compile_config=captured)
+    loaded = loaded_as(make_lm("llama", max_position_embeddings=24))
+    for draw in ({}, dict(do_sample=True, top_k=5)):
+        expected = loaded.write("Hello", Writing(40, seed=3, settings=draw))
+        assert loaded.write("Hello", Writing(40, seed=3, settings=draw | static)) == expected
+    assert with_row_steps(loaded.model, loaded.tokenizer, GenerationConfig(**static)) is not None
+    with pytest.raises(ValueError, match="num_draft=2"):
+        loaded.write("Hello", Writing(4, num_draft=2, settings=static))
