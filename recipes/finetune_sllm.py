@@ -34,6 +34,7 @@ from sllm_data.open_data import open_data
 from sllm_data.prepared import PreparedData
 from sllm_recipes.graft import graft_own_layers, open_for_lm
 from sllm_recipes.model_keys import given_keys, with_keys_of
+from sllm_recipes.teaching import TeacherKeys, check_teacher_keys, open_teacher
 from sllm_recipes.training_run import Recipe, RunConfig, train_on, window_figures
 
 # what only a new graft can change
@@ -42,7 +43,7 @@ GRAFTED = ("num_memory_states", "num_memory_tokens", "next_vector", "end_flag", 
 
 @dataclass
 @with_keys_of(SLLMConfig, without=("autoencoder", "trunk"), of_model=True)
-class Config(RunConfig):
+class Config(TeacherKeys, RunConfig):
     output_dir: str = option(
         "runs/finetune-sllm", "the run's folder; the same command again continues it", may_differ=True
     )
@@ -98,6 +99,7 @@ def _further(config: Config, model: str, given: dict) -> SLLM:
 
 def main(config: Config) -> TrainingResult:
     choose_device(config.device)  # complains before the text is prepared
+    check_teacher_keys(config)
     given = given_keys(config, SLLMConfig)
     if given.get("upper_layers") and not config.model:
         if not config.lm or config.vae:
@@ -109,11 +111,15 @@ def main(config: Config) -> TrainingResult:
         data = _open_for(model, config)
     rates = config.joint_rate, config.outer_rate, config.trunk_rate, config.table_rate
     model.rates = dict(zip(("joints", "outer", "trunk", "table"), rates, strict=True))
+    context = model.config.max_sentences * model.config.max_sentence_tokens + 1
+    if teaching := open_teacher(config, data, context):
+        model.teacher_weight, model.online_teacher = teaching.weight, teaching.online
     recipe = Recipe(
         items_of=lambda split: SentenceWindowDataset(split, data.processor.pad_token_id, model.config.max_sentences),
         figures=lambda trained, valid: window_figures(trained, valid, config.eval_windows, config),
         flops=model.flops,
         parents=[config.model, config.vae, config.lm],
+        teaching=teaching,
     )
     return train_on(model, config, data, recipe)
 

@@ -1,8 +1,8 @@
 """Does the decoder use the trunk? Bits per byte of an SLLM with its sentence states as they are, set to zero, shuffled,
 and taken from another document; by own layers also with the decoder's window closed at the sentence's beginning.
 
-    sllm probe runs/sllm --data runs/data
-    sllm probe runs/sllm --data my_text/ --split valid --max_documents 20
+    sllm probe --model runs/sllm --data runs/data
+    sllm probe --model runs/sllm --data my_text/ --split valid --max_documents 20
 
 If shuffled states cost less than 1%, the trunk is decoration, and the line says so. Bits per token by the place in the
 sentence show where a state that grows old costs most. The figures are of tokens and ends of sentences, in windows that

@@ -3,7 +3,7 @@
 M rows that predict, V vocabulary.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,37 +12,16 @@ from torch.nn import functional as F
 from lmbase.modeling.losses import signed_nats, token_nats, vocabulary_loss
 
 
-class FlagLoss(NamedTuple):
-    loss: Tensor  # () nats of all flags and tokens
-    correct: Tensor  # () targets that were foreseen; without gradients only
-
-
-def flag_loss(hidden: Tensor, flags: Tensor, table: Tensor, targets: Tensor, first: Tensor, end: int) -> FlagLoss:
-    """What predicting M targets costs.
+def flag_nats(
+    hidden: Tensor, flags: Tensor, table: Tensor, targets: Tensor, first: Tensor, end: int, measure: Any
+) -> Tensor:
+    """-log p (M,) of each target.
 
     Args:
         hidden: (M, D). table: (V, D). targets: (M,) token ids, `end` where a sentence ends.
         flags: (M,) log-odds that the sentence ends there.
         first: (M,) bool, where a sentence begins and so cannot end.
-    """
-    ends, asked = targets == end, ~first
-    tokens = hidden[~ends]
-    closed = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
-    result = vocabulary_loss(tokens, table, targets[~ends], closed_rows=closed, closed_id=end)
-    nats = F.binary_cross_entropy_with_logits(flags.float(), ends.float(), reduction="none") * asked
-    goes_on = (flags <= 0) | first
-    correct = (ends & ~goes_on).sum()
-    if len(result.row_correct):
-        correct = correct + (result.row_correct & goes_on[~ends]).sum()
-    return FlagLoss(result.loss + nats.sum(), correct)
-
-
-def flag_nats(
-    hidden: Tensor, flags: Tensor, table: Tensor, targets: Tensor, first: Tensor, end: int, measure: Any
-) -> Tensor:
-    """-log p (M,) of each target; arguments as for `flag_loss`.
-
-    Args: measure: `token_nats`, or `signed_nats`, whose signs say which were the first choice.
+        measure: `token_nats`, or `signed_nats`, whose signs say which were the first choice.
     """
     ends = targets == end
     closed = torch.ones_like(ends)

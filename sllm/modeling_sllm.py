@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from lmbase.modeling.distillation import OnlineTeacher
 from lmbase.modeling.int8 import Int8Linear
-from lmbase.modeling.losses import token_nats, vocabulary_loss
+from lmbase.modeling.losses import token_nats
 from lmbase.modeling.noise import mixed
 from lmbase.modeling.stages import finish
 from lmbase.modeling.trunk import blocks, drop_table, new_trunk, run_trunk
@@ -31,11 +32,12 @@ from sentencevae.layers import Memories, init_layer
 from sllm.configuration_sllm import SLLMConfig
 from sllm.decoder_memory import memories_of_sentences, memory_of_all
 from sllm.draft_heads import DRAFT_HEAD_KINDS, Ahead, draft_losses
-from sllm.end_flag import flag_loss, flag_nats
+from sllm.end_flag import flag_nats
 from sllm.next_vector import NEXT_VECTORS
 from sllm.own_layers import OwnLayers
 from sllm.parts import flops_by_part, part_of
 from sllm.sentences import Decoded, Sentences, SLLMOutput, TextNats, cut_windows, place_in_windows
+from sllm.token_loss import Taught, token_loss
 
 
 class SLLMPreTrainedModel(PreTrainedModel):
@@ -86,6 +88,8 @@ class SLLMModel(SLLMPreTrainedModel):
         self.heads_attend = head.attends
         self.draft_transitions = nn.ModuleList(Transition(width) for _ in range(num_drafts * config.draft_transitions))
         self.rates: dict[str, float] = {}  # by parts, for training
+        self.teacher_weight = 0.0  # likewise
+        self.online_teacher: OnlineTeacher | None = None
         self.int8_table: Int8Linear | None = None  # a copy of the vocabulary table to write with, see `reading`
         self.post_init()
         self.freeze()
@@ -169,6 +173,8 @@ class SLLMModel(SLLMPreTrainedModel):
     @property
     def loss_weights(self) -> dict[str, float]:
         weights = {"token": 1.0, "stop": self.config.stop_weight}
+        if self.teacher_weight:
+            weights |= {"token": 0.0, "distilled": 1.0, "teacher": 0.0}
         return weights | {"drafts": 1.0, **dict.fromkeys(self._draft_names, 0.0)} if self._draft_names else weights
 
     @property
@@ -176,15 +182,18 @@ class SLLMModel(SLLMPreTrainedModel):
         kinds = ("head", "after") if self.config.draft_transitions else ("head",)
         return [f"{kind}_{i}" for kind in kinds for i in range(2, self.config.num_future_tokens + 1)]
 
-    def loss_counts(self, input_ids: Tensor, attention_mask: Tensor, **_) -> dict[str, Tensor]:
+    def loss_counts(self, input_ids: Tensor, attention_mask: Tensor, **given) -> dict[str, Tensor]:
         """Both sums are divided by the number of target tokens: their weighted sum is -log p of the text per token."""
         lengths = attention_mask.sum(-1)  # (B, S)
         targets = (lengths + 1).clamp(max=self.config.max_sentence_tokens) * (lengths > 0)
         tokens = targets.sum()
+        counts = {"token": tokens, "stop": tokens}
+        if {"teacher_ids", "ask_teacher"} & set(given):
+            counts |= {"distilled": tokens, "teacher": lengths.sum()}
         if not self._draft_names:
-            return {"token": tokens, "stop": tokens}
+            return counts
         heads = {name: (targets - int(name.split("_")[1]) + 1).clamp(min=0).sum() for name in self._draft_names}
-        return {"token": tokens, "stop": tokens, "drafts": tokens, **heads}
+        return counts | {"drafts": tokens, **heads}
 
     def forward(
         self,
@@ -193,7 +202,7 @@ class SLLMModel(SLLMPreTrainedModel):
         sentence_mask: Tensor,
         continues: Tensor | None = None,
         keys: Tensor | None = None,
-        **kwargs,
+        **taught: Tensor,
     ) -> SLLMOutput:
         """Predict every sentence of every text from the sentences before it.
 
@@ -202,8 +211,11 @@ class SLLMModel(SLLMPreTrainedModel):
             sentence_mask: (B, S) True on real sentences.
             continues: (B,) True where the text goes on after these sentences (a window); default: nowhere.
             keys: (B,) decide what training draws for each text; default: torch's random state does.
+            taught: in training with a teacher what it says, see `sllm.token_loss`.
         """
         sentences = self.read(input_ids, attention_mask, sentence_mask, keys)
+        teacher = Taught.of_batch(self, sentences, input_ids, attention_mask, **taught)
+        rows = [input_ids.new_zeros(0)]
         states = self.trunk_states(sentences, sentence_mask)  # (B,S+1,D)
         # Seeded with nothing: a batch of empty texts has a loss, too, that of its stop flags.
         hidden, targets = [states.new_zeros(0, self.config.hidden_size)], [input_ids.new_zeros(0)]
@@ -217,32 +229,24 @@ class SLLMModel(SLLMPreTrainedModel):
             targets.append(cut.targets[cut.mask])
             first.append(cut.first[cut.mask])
             masks.append(cut.mask)
+            if teacher is not None:
+                rows.append(teacher.rows(decoded, sentences.numbers))
             for of_head, found in zip(ahead, self.look_ahead(decoded, sentences, states, memory), strict=True):
                 of_head.append(found)
-        token, correct, choices = self._token_loss(torch.cat(hidden), torch.cat(targets), torch.cat(first))
+        of_rows = None if teacher is None else teacher.at(torch.cat(rows))
+        of_tokens = token_loss(self, torch.cat(hidden), torch.cat(targets), torch.cat(first), of_rows)
         stop_logits, stop = self._stop(states, sentence_mask, continues)
-        losses = {"token": token, "stop": stop.sum()}
+        losses = {"token": of_tokens.loss if teacher is None else of_tokens.nats, "stop": stop.sum()}
+        if teacher is not None:
+            losses |= {"distilled": of_tokens.loss, "teacher": of_tokens.divergence}
         if self.draft_heads:
             if self.config.draft_targets == "greedy":
-                self._aim_at_own_choices(ahead, masks, choices)
+                self._aim_at_own_choices(ahead, masks, of_tokens.choices)
             tables = self.get_input_embeddings(), self.output_table
             losses |= draft_losses(ahead, *tables, self.draft_transitions, self._draft_names)
         count = self.loss_counts(input_ids, attention_mask)["token"].clamp(min=1)
-        loss = torch.stack([w * losses[name] for name, w in self.loss_weights.items()]).sum() / count
-        return SLLMOutput(loss=loss, losses=losses, correct=correct, stop_logits=stop_logits, states=states)
-
-    def _token_loss(self, hidden: Tensor, targets: Tensor, first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of M targets given hidden states (M,D), how many were the first choice, and what was (without gradients,
-        and with the end as a token)."""
-        end = self.config.eos_token_id
-        if self.end_head is not None:
-            flags = self.end_head(hidden).squeeze(-1)
-            return *flag_loss(hidden, flags, self.output_table, targets, first, end), targets[:0]
-        gamma = self.config.autoencoder.focal_gamma if self.training else 0.0
-        result = vocabulary_loss(
-            hidden, self.output_table, targets, closed_rows=first, closed_id=end, focal_gamma=gamma
-        )
-        return result.loss, result.row_correct.sum(), result.row_choice
+        loss = torch.stack([w * losses[name] for name, w in self.loss_weights.items() if name in losses]).sum() / count
+        return SLLMOutput(loss=loss, losses=losses, correct=of_tokens.correct, stop_logits=stop_logits, states=states)
 
     def target_nats(self, hidden: Tensor, targets: Tensor, first: Tensor, measure: Any = token_nats) -> Tensor:
         """-log p (M,) of targets, end marks among them, given hidden states (M,D)."""

@@ -45,6 +45,11 @@ class FlatSentences:
     embeds: Tensor  # (N, H) vectors
 
     @property
+    def numbers(self) -> Tensor:
+        """(N,) they are in their order."""
+        return torch.arange(len(self.rows), device=self.rows.device)
+
+    @property
     def ends(self) -> Tensor:
         """(N,) positions of last tokens."""
         return self.before + self.mask.sum(1)

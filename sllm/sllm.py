@@ -69,7 +69,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         keys: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs,
+        **taught: Tensor,
     ) -> SLLMOutput:
         """Predict every sentence of every text from the sentences before it.
 
@@ -81,6 +81,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             keys: (B,) decide what training draws for each text; default: torch's random state does.
             labels: as Transformers' collators make them: a copy of flat ids, which are all learnt.
             num_items_in_batch: what the loss is divided by in place of the number of targets.
+            taught: of a training with a teacher, see `sllm.token_loss`.
 
         Raises:
             ValueError: padding on the left of sentences, labels that leave out tokens, too many sentences.
@@ -91,7 +92,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         else:
             batch = dict(input_ids=input_ids, attention_mask=attention_mask, sentence_mask=sentence_mask)
             batch["continues"] = continues
-        output = super().forward(**batch, keys=keys)
+        output = super().forward(**batch, keys=keys, **{name: x for name, x in taught.items() if "teacher" in name})
         if num_items_in_batch is not None:
             output.loss = per_item(cast(Tensor, output.loss), self.loss_counts(**batch)["token"], num_items_in_batch)
         return output

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from small_runs import refused, sllm
+from small_runs import make_runs, refused, sllm
 
 from sllm import SLLM
 
@@ -28,6 +28,22 @@ def test_a_graft_is_made_shown_and_trained(tmp_path, capsys):
     command = f"finetune-sllm --lm random:llama-tiny --upper_layers 1 --lower_layers 1 --max_sentences 20 --data {text}"
     sllm(f"{command} --output_dir {tmp_path}/direct {tiny}")
     assert SLLM.from_pretrained(f"{tmp_path}/direct/model").own is not None
+
+
+def test_a_graft_learns_from_the_model_that_it_was(tmp_path, capsys):
+    runs = make_runs(tmp_path)
+    data = f"--data {runs}/data"
+    graft = f"finetune-sllm --lm {runs}/opt --upper_layers 1 --lower_layers 1 {data}"
+    few = "--max_steps 2 --batch_size 4 --eval_windows 2 --warmup_steps 1 --upper_window 64"
+    sllm(f"distil-cache --lm {runs}/opt {data} --context 64 --top 8 --output_dir {tmp_path}/told")
+    losses = {}
+    for name, teacher in (("asked", f"{runs}/opt"), ("told", f"{tmp_path}/told")):
+        sllm(f"{graft} {few} --max_sentences 1 --teacher {teacher} --teacher_weight 0.5 --output_dir {tmp_path}/{name}")
+        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        losses[name] = lines[0]["losses"]
+    assert all(loss["teacher"] > 0 for loss in losses.values())
+    capsys.readouterr()
+    assert "no share of the loss" in refused(f"{graft} --teacher {runs}/opt --teacher_weight 2", capsys)
 
 
 @pytest.mark.parametrize(
