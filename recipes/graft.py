@@ -22,9 +22,9 @@ from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.modeling.trunk import blocks
 from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
-from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
+from lmbase.text.tokenizers import check_same_tokenizer, load_tokenizer, vocabulary_size
 from sllm import SLLM
-from sllm_data.open_data import open_data
+from sllm_data.open_data import load_prepared, open_data
 from sllm_data.prepared import PreparedData
 
 TOKENS_PER_SENTENCE = (8, 16)  # clauses and sentences of novels
@@ -42,6 +42,9 @@ class Config:
         None, "sentences of a window in training and scoring; default: 64, or as many as there are positions for"
     )
     end_flag: bool = option(True, "a sentence's end is a flag before the vocabulary; false: a token of it")
+    data: str | None = option(
+        None, "prepared data that it will be trained on: their rule and sentence length are taken"
+    )
     rule: str = option("auto", f"how text is cut into sentences: {', '.join(RULES)}")
     max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most")
     seed: int = option(0, "seed of random weights")
@@ -115,9 +118,23 @@ def read_per_token(model: SLLM, tokens_per_sentence: float) -> float:
     return lower + (1 + ends) * config.upper_layers * layer + ends * middle + words * model.output_table.numel()
 
 
+def _processor(config: Config) -> SentenceProcessor:
+    """How text is cut and tokenised: by the language model's own tokenizer, and as the data are, if they are given."""
+    own = own_tokenizer(config.lm)
+    if config.data is None:
+        return SentenceProcessor(load_tokenizer(own or "bytes"), config.rule, config.max_sentence_tokens)
+    prepared = load_prepared(config.data)
+    if prepared is None:
+        raise ValueError(
+            f"data={config.data!r} is no folder written by prepare: give one, or --rule and --max_sentence_tokens."
+        )
+    if own:
+        check_same_tokenizer(own, prepared.processor.tokenizer, "the data", f"the model {config.lm}")
+    return prepared.processor
+
+
 def main(config: Config) -> Path:
-    tokenizer = load_tokenizer(own_tokenizer(config.lm) or "bytes")
-    processor = SentenceProcessor(tokenizer, config.rule, config.max_sentence_tokens)
+    processor = _processor(config)
     names = ("lower_layers", "upper_layers", "lower_window", "upper_window", "max_sentences", "end_flag")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     model = graft_own_layers(config.lm, processor, config.seed, given)

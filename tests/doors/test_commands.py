@@ -24,7 +24,7 @@ CONFIGS = cli.FOLDER / "configs"
 PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "lmbase/examples/README.md"]
 PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 FAMILIES = ["small", "opt", "demo"]  # a family's headers are one page: they build on each other; see `world` for tiny
-OTHERS = ["induction", "polynomials", "mtp_bytes"]
+OTHERS = ["induction", "polynomials", "mtp_bytes", "sllm_own_layers"]
 MEASURED = ["results/README.md"]  # hours of measurements: their commands are only read
 WITH_SPANS = [*(ROOT / page for page in [*PAGES, *MEASURED, "docs/tour.ipynb"]), *sorted(CONFIGS.glob("*.yaml"))]
 
@@ -33,6 +33,7 @@ TINY = {
     "prepare": "--num_workers 1",
     "train-lm": f"{TINY_TRAINING} --context 64 --eval_windows 4",
     "distil-cache": "--context 64 --quick true --device cpu",
+    "graft": "--lower_layers 0 --upper_layers 1 --max_sentence_tokens 32",
     "finetune-mtp": f"{TINY_TRAINING} --context 64 --eval_windows 4",
     "pretrain-vae": TINY_TRAINING,
     "finetune-sllm": f"{TINY_TRAINING} --max_sentences 16",
@@ -147,7 +148,7 @@ def world(tmp_path_factory):
         (folder / "my_text" / f"{split}.txt").write_text(text, encoding="utf-8")
     shutil.copytree(folder / "my_text", folder / "books")
     for size in ("125m", "350m"):
-        make_opt(max_position_embeddings=128).save_pretrained(folder / "facebook" / f"opt-{size}")
+        make_opt(max_position_embeddings=1100).save_pretrained(folder / "facebook" / f"opt-{size}")
         make_processor().tokenizer.save_pretrained(folder / "facebook" / f"opt-{size}")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

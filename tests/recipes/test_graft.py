@@ -33,6 +33,11 @@ def test_a_graft_is_made_shown_and_trained(tmp_path, capsys):
 def test_a_graft_learns_from_the_model_that_it_was(tmp_path, capsys):
     runs = make_runs(tmp_path)
     data = f"--data {runs}/data"
+    sllm(
+        f"graft --lm {runs}/opt {data} --lower_layers 1 --upper_layers 1 --upper_window 64 --output_dir {tmp_path}/own"
+    )
+    assert SLLM.from_pretrained(f"{tmp_path}/own/model").processor.rule == "punctuation"
+    assert "no folder written by prepare" in refused(f"graft --lm {runs}/opt --data {tmp_path}", capsys)
     graft = f"finetune-sllm --lm {runs}/opt --upper_layers 1 --lower_layers 1 {data}"
     few = "--max_steps 2 --batch_size 4 --eval_windows 2 --warmup_steps 1 --upper_window 64"
     sllm(f"distil-cache --lm {runs}/opt {data} --context 64 --top 8 --output_dir {tmp_path}/told")
