@@ -114,8 +114,8 @@ def read_per_token(model: SLLM, tokens_per_sentence: float) -> float:
     ends = 1 / tokens_per_sentence
     middle = len(own.middle(model.trunk)) * layer + own.mean.weight.numel()
     lower = config.lower_layers * layer + own.carry.weight.numel()
-    words = 1.0 if config.end_flag else 1 + ends
-    return lower + (1 + ends) * config.upper_layers * layer + ends * middle + words * model.output_table.numel()
+    upper = config.upper_layers * layer + model.output_table.numel()
+    return lower + (1 + ends) * upper + ends * middle
 
 
 def _processor(config: Config) -> SentenceProcessor:

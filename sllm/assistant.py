@@ -197,6 +197,8 @@ class _Drafter:
     """The SLLM's side: what it has read of the text, and greedy guesses of what follows in the sentence."""
 
     def __init__(self, model: SLLM):
+        if model.own is not None:
+            raise ValueError("An SLLM grafted by own layers drafts for no other model: give a published one.")
         self.model, self.vocab_size = model, model.config.vocab_size
         self.greedy = Sampler(GenerationConfig(), model.config.vocab_size, model.device)
         # End marks and ids that no token has are in no sentence of an SLLM; the other model may write them.

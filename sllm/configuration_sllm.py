@@ -23,7 +23,8 @@ class SLLMConfig(PreTrainedConfig):
     Args:
         autoencoder, trunk: nested configurations (or dicts of their fields). By own layers `trunk` is the whole
             language model, and of `autoencoder` only the ids and the longest sentence count.
-        max_sentences: sentences of a window in training and scoring; the trunk needs one position more.
+        max_sentences: sentences of a window in training and scoring; the trunk needs one position more. By own layers
+            it needs one for each token that they may have.
         num_memory_states: the decoder reads this many of the latest trunk states; 1 is the published design.
         num_memory_tokens: the decoder also attends to the encoder's states of so many tokens before its sentence; as
             many as a sentence may have cover the whole previous one.
@@ -146,9 +147,11 @@ class SLLMConfig(PreTrainedConfig):
 
     def latest_half(self, lengths: Sequence[int]) -> int:
         """How many of the latest sentences take at most half of the positions."""
-        half = self.trunk.max_position_embeddings // 2
+        positions = self.trunk.max_position_embeddings
+        half = positions // 2
         if not self.own_layers:
             return half
+        half = min(half, positions - 1 - self.max_sentence_tokens)  # the next sentence needs room
         return sum(total <= half for total in accumulate(reversed(lengths)))
 
     def check(self) -> None:
@@ -189,6 +192,8 @@ class SLLMConfig(PreTrainedConfig):
         for name in ("draft_transitions", "train_draft_heads_only"):
             if getattr(self, name) and self.num_future_tokens < 2:
                 faults.append(f"{name}: there are no drafting heads; set num_future_tokens to 2 or more")
+        if self.draft_targets == "greedy" and self.end_flag:
+            faults.append("draft_targets='greedy': with end_flag drafting heads learn the text; leave one of them out")
         faults += self._own_layer_faults()
         faults += draft_target_faults(self.draft_targets, self.train_draft_heads_only, "train_draft_heads_only")
         refuse("SLLM", faults)
@@ -230,6 +235,11 @@ class SLLMConfig(PreTrainedConfig):
             faults.append("num_memory_states, num_memory_tokens: own layers see their windows of tokens instead")
         if self.freeze_autoencoder:
             faults.append("freeze_autoencoder: a graft by own layers has no autoencoder")
+        if self.num_future_tokens > 1 and vector_width(self.trunk) != self.trunk.hidden_size:
+            faults.append(
+                f"num_future_tokens={self.num_future_tokens}: this model's vocabulary table is narrower than its "
+                "layers, which drafting heads of a graft by own layers do not know; leave them out"
+            )
         if self.num_future_tokens > 1 and self.draft_head_kind == "block":
             faults.append("draft_head_kind='block': drafting heads of a graft by own layers are 'residual' ones")
         return faults

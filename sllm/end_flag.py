@@ -36,8 +36,9 @@ def flag_nats(
     likeliest = tokens.signbit() & ((total <= ending[~ends]) | first[~ends])
     found = ending.masked_scatter(~ends, torch.where(likeliest, -total, total))
     # An end was the first choice where even the likeliest token falls behind it.
-    at_ends = hidden[ends]
-    rivals = vocabulary_loss(at_ends, table, targets[ends] * 0, closed_rows=closed[ends], closed_id=end).row_choice
+    at_ends, table = hidden[ends].detach(), table.detach()
+    anything = torch.zeros_like(targets[ends])
+    rivals = vocabulary_loss(at_ends, table, anything, closed_rows=closed[ends], closed_id=end).row_choice
     best = token_nats(at_ends, table, rivals, closed_rows=closed[ends], closed_id=end) + goes_on[ends]
     return found.masked_scatter(ends, torch.where(ending[ends] < best, -ending[ends], ending[ends]))
 

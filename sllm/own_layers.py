@@ -6,12 +6,12 @@ model's own width, D width of its vocabulary table.
 
     </s> x1 .. xL --lower blocks, each token sees a window--> s (B,L+1,H)
     vector k = s at the last token of sentence k + mean over it --middle blocks--> z (B,S+1,H), one a sentence
-    token t of sentence k+1: A s_t + (z_k - A s_e(k)) + O_offset --upper blocks, a window of their own--> vocabulary
+    token t of sentence k+1: z_k + A (s_t - s_e(k)) + O_offset --upper blocks, a window of their own--> vocabulary
 
 e(k) is where sentence k ends; e(0) is the opening token. With one token a sentence t is e(k), the upper blocks read
-z_k, and the whole is the language model itself. At the last token of a sentence the upper blocks run twice: with z_k
-they tell that the sentence ends, and with z_{k+1}, made of that token, they predict the next one. Later tokens see the
-second run only.
+z_k, and the whole is the language model itself, as long as a text fits into the windows. At the last token of a
+sentence the upper blocks run twice: with z_k they tell that the sentence ends, and with z_{k+1}, made of that token,
+they predict the next one. Later tokens see the second run only.
 """
 
 from collections.abc import Iterator
@@ -97,14 +97,14 @@ class OwnLayers(nn.Module):
         """What the upper blocks read at tokens: (..., H).
 
         Args:
-            states, ends: (..., H) carried states (A s) of the token, and of the last one that the trunk has read.
+            states, ends: (..., H) states s of the token, and of the last one that the trunk has read.
             vectors: (..., H) the trunk's latest state.
             offsets: (...) tokens between the two.
         """
         # A token that the trunk has just read is read as the trunk's state, to the last bit.
         inside = offsets[..., None] > 0
         shift = F.embedding((offsets - 1).clamp(0, len(self.offsets) - 1), self.offsets)
-        return vectors + (states - ends + shift) * inside
+        return vectors + (self.carry(states - ends) + shift) * inside
 
     # -- all sentences at once -----------------------------------------------------------------------------------------
 
@@ -156,10 +156,10 @@ class OwnLayers(nn.Module):
         )
         state = passed.cumsum(1)  # (B,L+1) number of the latest state
         rows = torch.arange(b, device=ends.device)[:, None]
-        carried = self.carry(sentences.states)
         end = ends[rows, state]  # (B,L+1)
         offsets = torch.arange(num_rows, device=ends.device) - end
-        return self.upper_inputs(carried, states[rows, state], carried[rows, end], offsets)
+        own = sentences.states
+        return self.upper_inputs(own, states[rows, state], own[rows, end], offsets)
 
     def seen(self, positions: Tensor, num_rows: int, ends: Tensor) -> Tensor:
         """(B, R, L+1) bool: which tokens the rows at these positions (B, R) see in the upper blocks.
@@ -187,8 +187,8 @@ class OwnLayers(nn.Module):
         within = self.rows_within(sentences, states)  # (B,L+1,H)
         # At last tokens once more, with the state before: these rows see what the others do, and nobody sees them.
         rows = torch.arange(b, device=ends.device)[:, None]
-        carried = self.carry(sentences.states[rows, ends])  # (B,S+1,H)
-        closing = self.upper_inputs(carried[:, 1:], states[:, :-1], carried[:, :-1], ends[:, 1:] - ends[:, :-1])
+        last = sentences.states[rows, ends]  # (B,S+1,H)
+        closing = self.upper_inputs(last[:, 1:], states[:, :-1], last[:, :-1], ends[:, 1:] - ends[:, :-1])
         index = torch.arange(num_rows, device=ends.device)
         positions = torch.cat([index.expand(b, -1), ends[:, 1:]], dim=1)  # (B,R), R = L+1+S
         seen = self.seen(positions, num_rows, ends)

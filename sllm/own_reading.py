@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.stages import band, embed, run_blocks
@@ -47,8 +48,12 @@ class OwnWriting:
 
     def __init__(self, model: SLLMModel, state: OwnState):
         self.model, self.state, self.texts = model, state, list(range(len(state.ends)))
+        # What an earlier beginning has read behind the latest sentence is forgotten.
+        state.lower.lengths, state.upper.lengths = list(state.lower_held), list(state.upper_held)
         self.lower, self.upper = state.lower, state.upper
         self.opened = False
+        self.kept: list[list[int]] = [[] for _ in self.texts]  # ids of all texts that stand in the lower cache
+        self.latest: list[list[int]] = []  # (b, R) of the last pass
 
     def select(self, texts: Sequence[int]) -> None:
         """Go on with these texts only, in this order."""
@@ -66,7 +71,7 @@ class OwnWriting:
     def read(self, ids: Tensor, tree: TreeMask | None = None) -> Tensor:
         """States (b, R, H) of the upper blocks at R more rows (b, R), the first of a sentence's first pass being the
         token before it."""
-        opening = not self.opened
+        opening, self.latest = not self.opened, ids.tolist()
         state, own = self.state, _own(self.model)
         within = tree.visible if tree is not None else band(ids.shape[1], ids.shape[1], ids.device)
         depths = tree.depths if tree is not None else torch.arange(ids.shape[1], device=ids.device)
@@ -78,13 +83,15 @@ class OwnWriting:
             states = torch.cat([last[:, None], states], dim=1)
         held = [state.upper_held[b] for b in self.texts]
         offsets = self._offsets(self.upper, held) + depths  # (b,R)
-        inputs = own.upper_inputs(own.carry(states), vectors[:, None], own.carry(last)[:, None], offsets)
+        inputs = own.upper_inputs(states, vectors[:, None], last[:, None], offsets)
         visible = windowed(self.upper, within, depths, own.config.upper_window)
         upper = own.upper(self.model.trunk)
         return run_blocks(self.model.trunk, upper, inputs, visible, ends[:, None] + offsets, self.upper)
 
     def keep(self, rows: Sequence[Sequence[int]]) -> None:
         """Of the rows just read those that stand."""
+        for text, ids, kept in zip(self.texts, self.latest, rows, strict=True):
+            self.kept[text] += [ids[row] for row in kept if self.opened or row]
         self.upper.keep(rows)
         self.lower.keep(rows if self.opened else [[row - 1 for row in kept if row] for kept in rows])
         self.opened = True
@@ -92,6 +99,8 @@ class OwnWriting:
     def _read_lower(self, ids: Tensor, within: Tensor, depths: Tensor, ends: Tensor) -> Tensor:
         held = [self.state.lower_held[b] for b in self.texts]
         positions = ends[:, None] + 1 + self._offsets(self.lower, held) + depths  # (b,R)
+        # Guesses may lie behind the last position; what becomes of them is thrown away.
+        positions = positions.clamp(max=self.model.config.trunk.max_position_embeddings - 1)
         return read_lower(self.model, ids, positions, self.lower, within, depths)
 
     def _offsets(self, cache: RowCache, held: Sequence[int]) -> Tensor:
@@ -127,7 +136,8 @@ def prefill(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, sentenc
     b, num_rows = sentences.states.shape[:2]
     ends = (attention_mask & sentence_mask[..., None]).sum((1, 2)).tolist()
     # The lower blocks run once more, to fill their cache: reading is a small share of writing.
-    lower, upper, middle = (RowCache(b, num_rows + SLACK, device) for _ in range(3))
+    lower, upper = (RowCache(b, num_rows + SLACK, device) for _ in range(2))
+    middle = RowCache(b, sentence_mask.shape[1] + 1 + SLACK, device)
     _remember(lower, own.read_flat(trunk, sentences.flat, lower))
     states = own.trunk_states(trunk, sentences, sentence_mask, middle)  # (B,S+1,H)
     counts = sentence_mask.sum(1)
@@ -146,14 +156,19 @@ def prefill(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, sentenc
 
 
 def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: OwnState) -> None:
-    """`reading.step`: what writing the sentence has not read of it is read now."""
+    """`reading.step`: what writing has not read of the sentence, or has read otherwise, is read now."""
     own, trunk, device = _own(model), model.trunk, input_ids.device
+    lengths = attention_mask.sum(1)  # (B,)
+    known = [0] * len(lengths)
     if state.writing is not None:
         state.writing.give_back()
+        known = [_shared(*of_text) for of_text in zip(state.writing.kept, input_ids.tolist(), strict=True)]
         state.writing = None
-    lengths = attention_mask.sum(1)  # (B,)
+    if not lengths.any():
+        state.lower.lengths, state.upper.lengths = list(state.lower_held), list(state.upper_held)
+        return
     ends = torch.tensor(state.ends, device=device)
-    missing, first = _missing(state.lower, state.lower_held, lengths)
+    missing, first = _missing(state.lower, state.lower_held, lengths, known)
     if missing:
         at = (first[:, None] + torch.arange(missing, device=device)).clamp(max=input_ids.shape[1] - 1)
         depths = torch.arange(missing, device=device)
@@ -161,12 +176,12 @@ def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: Own
         read_lower(model, input_ids.gather(1, at), positions, state.lower, within, depths)
     state.lower.lengths = [held + n for held, n in zip(state.lower_held, lengths.tolist(), strict=True)]
     states = _recall(state.lower, state.lower_held, int(lengths.max()))  # (B,T,H)
-    missing, first = _missing(state.upper, state.upper_held, lengths)
+    missing, first = _missing(state.upper, state.upper_held, lengths, [1 + n for n in known])
     if missing:
         offsets = first[:, None] + torch.arange(missing, device=device)  # (B,R)
         rows = torch.cat([state.last[:, None], states], dim=1)
         rows = rows.gather(1, offsets.clamp(max=rows.shape[1] - 1)[..., None].expand(-1, -1, rows.shape[-1]))
-        inputs = own.upper_inputs(own.carry(rows), state.states, own.carry(state.last)[:, None], offsets)
+        inputs = own.upper_inputs(rows, state.states, state.last[:, None], offsets)
         depths = torch.arange(missing, device=device)
         visible = windowed(state.upper, band(missing, missing, device), depths, own.config.upper_window)
         run_blocks(trunk, own.upper(trunk), inputs, visible, ends[:, None] + offsets, state.upper)
@@ -186,11 +201,18 @@ def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: Own
     _settle(model, state)
 
 
-def _missing(cache: RowCache, held: list[int], lengths: Tensor) -> tuple[int, Tensor]:
+def _shared(read: list[int], wanted: list[int]) -> int:
+    """How many ids two lists begin with alike."""
+    differing = (place for place, pair in enumerate(zip(read, wanted, strict=False)) if pair[0] != pair[1])
+    return next(differing, min(len(read), len(wanted)))
+
+
+def _missing(cache: RowCache, held: list[int], lengths: Tensor, known: list[int]) -> tuple[int, Tensor]:
     """How many rows of a sentence at most are not in a cache yet, and the first of them of each text (B,). What is
     behind them in the cache is not the sentence's."""
     read = [
-        min(have - before, wanted) for have, before, wanted in zip(cache.lengths, held, lengths.tolist(), strict=True)
+        min(have - before, wanted, true)
+        for have, before, wanted, true in zip(cache.lengths, held, lengths.tolist(), known, strict=True)
     ]
     cache.lengths = [before + n for before, n in zip(held, read, strict=True)]
     first = torch.tensor(read, device=lengths.device)
@@ -213,11 +235,11 @@ def _forget(cache: RowCache, window: int) -> None:
     first = torch.tensor(cache.lengths, device=cache.device) - torch.tensor(kept, device=cache.device)
     at = first[:, None] + torch.arange(max(kept), device=cache.device)  # (B,W)
     rows = torch.arange(len(kept), device=cache.device)[:, None]
-    for layer in cache.layers.values():
-        for held in layer:
-            moved = held[rows, :, at.clamp(max=held.shape[2] - 1)]  # (B,W,heads,d)
-            held[:, :, : moved.shape[1]] = moved.transpose(1, 2)
-    cache.lengths = kept
+    for number, layer in cache.layers.items():
+        moved = [held[rows, :, at.clamp(max=held.shape[2] - 1)].transpose(1, 2) for held in layer]  # (B,heads,W,d)
+        keys, values = (F.pad(held, (0, 0, 0, 2 * SLACK)) for held in moved)
+        cache.layers[number] = keys, values
+    cache.lengths, cache.capacity = kept, max(kept) + 2 * SLACK
 
 
 STATES = -1  # the layer of the lower cache that holds states instead of keys
@@ -245,7 +267,8 @@ def _part(cache: RowCache, texts: Sequence[int]) -> RowCache:
 def _put(part: RowCache, whole: RowCache, texts: Sequence[int]) -> None:
     for number, layer in part.layers.items():
         filled = []
-        for own, held in zip(layer, whole.layers[number], strict=True):
+        nothing = tuple(x.new_zeros(len(whole.lengths), *x.shape[1:]) for x in layer)
+        for own, held in zip(layer, whole.layers.get(number, nothing), strict=True):
             more = own.shape[2] - held.shape[2]
             if more > 0:
                 held = torch.cat([held, held.new_zeros(*held.shape[:2], more, held.shape[3])], dim=2)

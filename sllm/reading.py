@@ -120,8 +120,10 @@ def lm_logits(model: SLLMModel, states: Tensor, ahead: Sequence[Tensor]) -> tupl
 
 def write_in_int8(model: SLLMModel) -> None:
     """`SLLM.write_in_int8`."""
+    table, head = Int8Linear(model.output_table.detach()), model.lm_head
+    model.lm_head = None  # it stays as it is: drafting heads' guesses look into it
     linear_layers_to_int8(model)
-    model.int8_table = Int8Linear(model.output_table.detach())
+    model.lm_head, model.int8_table = head, table
 
 
 def start_sentence(model: SLLMModel, state: AnyState) -> AnyWriting:

@@ -48,7 +48,8 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
     @classmethod
     def graft_own_layers(cls, lm: PreTrainedModel, max_sentence_tokens: int = 64, **options) -> "SLLM":
         """Make a sentence model of a decoder-only language model alone, which is copied: its lower layers become the
-        encoder, its upper layers the decoder (`sllm.own_layers`). With one token a sentence it is the model itself.
+        encoder, its upper layers the decoder (`sllm.own_layers`). With one token a sentence it is the model itself,
+        as long as a text fits into the windows.
 
         Args:
             lm: a language model of Transformers, with its vocabulary head.

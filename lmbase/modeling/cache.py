@@ -73,7 +73,7 @@ class RowCache:
         stop = max(self.lengths) + r
         held_keys, held_values = self.layers[layer_idx]
         if stop > held_keys.shape[2]:  # the longest text and the most rows may be of two texts, so no bound is sharp
-            room = max(stop, self.capacity) - held_keys.shape[2] + r
+            room = max(stop + r, 2 * held_keys.shape[2]) - held_keys.shape[2]
             held_keys, held_values = (F.pad(held, (0, 0, 0, room)) for held in (held_keys, held_values))
             self.layers[layer_idx] = (held_keys, held_values)
         place = self.places(r)

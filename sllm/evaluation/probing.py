@@ -4,6 +4,7 @@ B windows, S sentences of one, H width of states.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ SEED = 0
 
 
 class ClosedWindow(OwnLayers):
-    """Upper blocks that see the tokens of their own sentence only, and the state before it."""
+    """Upper blocks that see the tokens of their own sentence only, and the state before it. (Lower blocks see on.)"""
 
     def seen(self, positions: Tensor, num_rows: int, ends: Tensor) -> Tensor:
         seen = super().seen(positions, num_rows, ends)
@@ -64,18 +65,19 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
     bits per token by place in the sentence.
 
     Args:
-        documents: sentences of token ids; of each its first windows of `max_sentences` are read, not overlapping.
+        documents: sentences of token ids; they are read in windows of `max_sentences`, not overlapping.
 
     Raises:
         ValueError: fewer than two windows, which there must be to exchange states.
     """
     size = model.config.max_sentences
-    pieces = [document[at : at + size] for document in documents for at in range(0, len(document), size)]
+    by_document = [[document[at : at + size] for at in range(0, len(document), size)] for document in documents]
+    # In turns, so that neighbours in a batch are of different documents, as far as there are several.
+    pieces = [piece for turn in zip_longest(*by_document) for piece in turn if piece]
     if len(pieces) < 2:
         raise ValueError(
             "One window of text only, and states are exchanged between windows: give more texts, or longer ones."
         )
-    # Neighbours in a batch are of different documents, as far as there are some.
     batches = [pieces[at : at + batch_size] for at in range(0, len(pieces), batch_size)]
     if len(batches[-1]) < 2:
         batches[-2:] = [batches[-2] + batches[-1]]

@@ -25,6 +25,7 @@ from lmbase.modeling.cache import RowCache
 from lmbase.modeling.trunk import position_bytes
 from lmbase.text.tokenizers import decode_ids, encode_text
 from sllm.evaluation.loaded import LoadedModel
+from sllm.own_reading import SLACK
 from sllm.sllm import SLLM
 
 NUM_COPIED = 5  # prompt_lookup_num_tokens while that is measured
@@ -86,8 +87,12 @@ def decoder_cache_bytes(model: SLLM, num_tokens: int | None = None) -> int:
     own = model.config
     if own.own_layers:
         layers = ((own.lower_layers, own.lower_window), (own.upper_layers, own.upper_window))
-        rows = sum(n * (window if num_tokens is None else min(window, num_tokens + 1)) for n, window in layers)
-        return rows * position_bytes(own.trunk, model.dtype, 1)
+        # Up to so many rows behind the windows wait to be dropped together.
+        most = [window + SLACK + own.max_sentence_tokens for _, window in layers]
+        held = [most_rows if num_tokens is None else min(most_rows, num_tokens + 1) for most_rows in most]
+        states = held[0] * own.trunk.hidden_size * model.dtype.itemsize
+        rows = sum(n * of_layer for (n, _), of_layer in zip(layers, held, strict=True))
+        return rows * position_bytes(own.trunk, model.dtype, 1) + states
     config = own.autoencoder
     positions = config.max_sentence_tokens + 1 + config.memory_size
     layers = config.num_decoder_layers + model.heads_attend * len(model.draft_heads)

@@ -24,7 +24,7 @@ CONFIGS = cli.FOLDER / "configs"
 PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "lmbase/examples/README.md"]
 PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 FAMILIES = ["small", "opt", "demo"]  # a family's headers are one page: they build on each other; see `world` for tiny
-OTHERS = ["induction", "polynomials", "mtp_bytes", "sllm_own_layers"]
+OTHERS = ["induction", "polynomials", "mtp_bytes"]
 MEASURED = ["results/README.md"]  # hours of measurements: their commands are only read
 WITH_SPANS = [*(ROOT / page for page in [*PAGES, *MEASURED, "docs/tour.ipynb"]), *sorted(CONFIGS.glob("*.yaml"))]
 
@@ -70,7 +70,8 @@ def commands_of(page: str) -> list[str]:
     if page.endswith(".md"):
         return commands(blocks((ROOT / page).read_text(encoding="utf-8")))
     steps = ["data", "lm", "vae", "sllm", "lm_*_tuned", "evaluate", "mtp", "sllm_*_drafting"]
-    names = [f"{step}_{page}" if "*" not in step else step.replace("*", page) for step in steps]
+    names = [step.replace("*", page) if "*" in step else f"{step}_{page}" for step in steps]
+    names += ["sllm_own_layers"] * (page == "opt")
     paths = [path for name in ([page] if page in OTHERS else names) if (path := CONFIGS / f"{name}.yaml").exists()]
     return [one for path in paths for one in commands(header(path.read_text(encoding="utf-8")))]
 
@@ -148,7 +149,8 @@ def world(tmp_path_factory):
         (folder / "my_text" / f"{split}.txt").write_text(text, encoding="utf-8")
     shutil.copytree(folder / "my_text", folder / "books")
     for size in ("125m", "350m"):
-        make_opt(max_position_embeddings=1100).save_pretrained(folder / "facebook" / f"opt-{size}")
+        opt = make_opt(max_position_embeddings=1100, num_hidden_layers=11)
+        opt.save_pretrained(folder / "facebook" / f"opt-{size}")
         make_processor().tokenizer.save_pretrained(folder / "facebook" / f"opt-{size}")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -105,6 +105,8 @@ def test_it_comes_back_from_its_folder(tmp_path):
         (dict(num_memory_tokens=4), "windows of tokens instead"),
         (dict(freeze_autoencoder=True), "has no autoencoder"),
         (dict(upper_layers=0), "needs upper_layers"),
+        (dict(num_future_tokens=3, draft_targets="greedy", train_draft_heads_only=True), "with end_flag"),
+        (dict(num_future_tokens=3, shape="opt-350m"), "narrower than its layers"),
     ],
 )
 def test_what_cannot_be_built_is_told(options, told):

@@ -4,6 +4,8 @@ import pytest
 import torch
 from tiny import make_own, pad
 
+from sllm.reading import lm_logits
+
 TEXTS = [
     [[10, 11, 12], [13]],
     [[14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25], [26, 27], [28], [29, 30, 31, 32]] * 3,
@@ -81,3 +83,74 @@ def test_caches_hold_windows_only():
 def test_compiled_steps_are_refused():
     with pytest.raises(ValueError, match="no compiled steps yet"):
         written(make_own(), [TEXTS[0]], cache_implementation="static")
+
+
+def test_what_was_begun_otherwise_is_forgotten():
+    """A sentence may be begun anew, or another one read than was written."""
+    model = make_own().double()
+    other = [44, 45, 46, 47]
+    with torch.no_grad():
+        states = []
+        for written in ([], [44, 50], other, [44, 45, 46, 47, 48]):
+            state = model.prefill(**pad([TEXTS[0]]))
+            model.start_sentence(state).read(torch.tensor([[2, 99]]))
+            writing = model.start_sentence(state)
+            for i in [2, *written] if written else []:
+                writing.read(torch.tensor([[i]]))
+                writing.keep([[0]])
+            model.step(torch.tensor([other]), torch.ones(1, 4, dtype=torch.bool), state)
+            states.append(torch.cat([state.states[0, 0], model.start_sentence(state).read(torch.tensor([[2]]))[0, 0]]))
+        whole = model.prefill(**pad([[*TEXTS[0], other]]))
+        states.append(torch.cat([whole.states[0, 0], model.start_sentence(whole).read(torch.tensor([[2]]))[0, 0]]))
+    for found in states:
+        assert torch.allclose(found, states[-1], atol=1e-9)
+
+
+def test_a_step_without_a_sentence_changes_nothing():
+    model = make_own()
+    state = model.prefill(**pad([TEXTS[0]]))
+    before = state.states.clone()
+    model.step(torch.ones(1, 1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.bool), state)
+    assert torch.equal(state.states, before)
+
+
+def test_empty_prompts_of_which_most_end_at_once():
+    model = make_own(stop_bias=0.5).double()
+    together, _ = written(model, [[]] * 8, do_sample=True, seed=1)
+    assert {reason for *_, reason in together} >= {"stop"}
+    for number, found in enumerate(together):
+        assert written(model, [[]], do_sample=True, seed=[(1, number)])[0] == [found]
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "opt"])
+def test_a_context_slides_and_drafts_reach_over_its_end(shape):
+    model = make_own(shape, stop_bias=-30.0, num_future_tokens=3, draft_head_kind="residual", max_sentences=4)
+    model.config.trunk.max_position_embeddings = 64  # fewer than there are: what lies behind them shows in positions
+    _, output = written(model, TEXTS[:1] + TEXTS[3:4], num_draft=3, overflow="slide")
+    assert output.num_new_tokens == [80, 80]
+    assert output.past_key_values.get_seq_length() < 64
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_eight_bits_say_about_the_same(tied):
+    model = make_own(stop_bias=-30.0, lm=dict(tie_word_embeddings=tied))
+
+    def said():
+        state = model.prefill(**pad([TEXTS[1]]))
+        rows = model.start_sentence(state).read(torch.tensor([[2, 50]]))
+        return lm_logits(model, rows, [])[1][0, 1, 0]
+
+    with torch.no_grad():
+        plain = said()
+        model.write_in_int8()
+        eight = said()
+    assert not torch.equal(plain, eight)
+    assert torch.corrcoef(torch.stack([plain, eight]))[0, 1] > 0.98
+    assert written(model, TEXTS[:2])[1].num_new_tokens == [80, 80]
+
+
+def test_without_lower_layers_it_is_the_same_alone_and_beside_others():
+    model = make_own(lower_layers=0, stop_bias=-30.0).double()
+    together, _ = written(model, TEXTS)
+    for text, found in zip(TEXTS, together, strict=True):
+        assert written(model, [text])[0] == [found]
