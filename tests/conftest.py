@@ -1,5 +1,7 @@
 """Fixtures that several test files share: tiny random models, read-only."""
 
+import signal
+
 import pytest
 import torch
 from hypothesis import settings
@@ -9,6 +11,7 @@ from soak_table import pytest_runtest_logreport as pytest_runtest_logreport
 from soak_table import pytest_sessionfinish as pytest_sessionfinish
 from tiny import SLLMS, make_mtp, make_opt, make_processor, make_vae
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests send it, and may have been started under nohup
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 settings.register_profile("default", deadline=None)  # the first example of a test pays for caches
 settings.load_profile("default")
