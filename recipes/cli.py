@@ -78,14 +78,18 @@ def run_recipe(name: str, argv: Sequence[str]) -> None:
     `config_class` makes of the command line. A recipe without shipped configurations may name the key that words
     without one are values of, as POSITIONAL, or several keys for a word each."""
     from lmbase.config import class_of_keys, run
-    from lmbase.processes import signals_handled, stop_at_once, stopped_by, tell_stopped
+    from lmbase.processes import Stopped, signals_handled, stop_at_once, stopped_by, tell_stopped
 
     stopped_by.clear()
     try:
         with signals_handled(stop_at_once):  # an import takes seconds
             recipe = importlib.import_module(f"{__package__}.{name}")
-    except KeyboardInterrupt as error:
-        raise SystemExit(tell_stopped(error)) from None
+    except BaseException as error:  # an import that a signal interrupts may raise something else
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(tell_stopped(error)) from None
+        if stopped_by:
+            raise SystemExit(tell_stopped(Stopped(stopped_by[0]))) from None
+        raise
     argv = _with_keys(argv, getattr(recipe, "POSITIONAL", ()))
     run(class_of_keys(recipe, argv), recipe.main, argv)
 

@@ -76,10 +76,14 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
         status = 2
     except KeyboardInterrupt as error:
         status = tell_stopped(error)
-    except RuntimeError:
-        if not (several and stopped_by):
+    except SystemExit:
+        raise
+    except BaseException:  # what a signal interrupts may raise something else, as extension modules do
+        if not stopped_by:
             raise
-        status = Stopped(stopped_by[0]).status  # another process went first, and could not be reached any more
+        stop = Stopped(stopped_by[0])
+        # Of several, another process went first, and could not be reached any more.
+        status = stop.status if several else tell_stopped(stop)
     if several:
         leave_processes(status)
     if status:

@@ -93,3 +93,21 @@ def test_folders_are_compared_with_their_checksums_unless_a_key_says_no(tmp_path
     with pytest.raises(SystemExit):
         run(Checked, lambda config: verify_once(tmp_path / "a"), [])
     assert "weights is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", [SystemError, RuntimeError, GeneratorExit])
+def test_a_stop_that_was_turned_into_something_else_is_a_stop(capsys, other):
+    """As extension modules do that were interrupted."""
+
+    def main(config):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise other("interrupted") from None
+
+    with pytest.raises(SystemExit) as leave:
+        run(Config, main, [])
+    assert leave.value.code == 143
+    assert "Stopped by SIGTERM. To continue:" in capsys.readouterr().err
+    with pytest.raises(RuntimeError):  # and without a stop it is what it is
+        run(Config, lambda config: (_ for _ in ()).throw(RuntimeError("a fault")), [])
