@@ -62,6 +62,10 @@ def build(config: Config) -> SLLM:
     """The model to train, its processor with it."""
     torch.manual_seed(config.seed)
     given = given_keys(config, SLLMConfig)
+    if given.get("lower_layers") and not (given.get("upper_layers") or config.model):
+        raise ValueError(
+            f"lower_layers={given['lower_layers']}: a graft by own layers needs a decoder, too; give --upper_layers."
+        )
     if config.model:
         return _further(config, config.model, given)
     if not (config.vae and config.lm):

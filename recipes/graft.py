@@ -134,11 +134,13 @@ def _processor(config: Config) -> SentenceProcessor:
 
 
 def main(config: Config) -> Path:
+    folder = Path(config.output_dir) / "model"
+    if folder.exists():
+        raise ValueError(f"{folder} is there already, and nothing is overwritten: give another --output_dir.")
     processor = _processor(config)
     names = ("lower_layers", "upper_layers", "lower_window", "upper_window", "max_sentences", "end_flag")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     model = graft_own_layers(config.lm, processor, config.seed, given)
-    folder = Path(config.output_dir) / "model"
     write_folder(folder, model.save_pretrained)
     print(describe(model))
     print(f"wrote {folder}; next: sllm finetune-sllm --model {folder} --data YOUR_TEXT")

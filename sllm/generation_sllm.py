@@ -177,7 +177,8 @@ def _open_writer(model: SLLMModel, call: Call, texts: list[_Text], limits: _Limi
     steps = None
     if call.fixed and model.own is not None:
         raise ValueError(
-            "cache_implementation='static': a graft by own layers has no compiled steps yet; leave the setting out."
+            "cache_implementation='static': a graft by own layers has no compiled steps yet; leave it out "
+            "(and --compile)."
         )
     if call.fixed:
         rows, tokens = len(call.drafting.tree.nodes), max(text.limit for text in texts)

@@ -37,11 +37,6 @@ class OwnState:
     upper_held: list[int] = field(default_factory=list)
     writing: "OwnWriting | None" = None
 
-    @property
-    def window_bytes(self) -> int:
-        """Bytes of keys, values and states of the tokens in both windows."""
-        return self.lower.num_bytes + self.upper.num_bytes
-
 
 class OwnWriting:
     """Some texts of a state while their next sentence is written. It reads behind what the state holds."""

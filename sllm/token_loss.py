@@ -75,11 +75,15 @@ class Taught:
         return row[decoded.cut.mask]
 
     def at(self, rows: Tensor) -> Teacher:
-        if isinstance(self.teacher, SparseTeacher):
-            found = self.teacher.ids[rows], self.teacher.log_probs[rows], self.teacher.weights[rows]
-            return SparseTeacher(*found)
-        assert isinstance(self.teacher, ExactTeacher)
-        return replace(self.teacher, hidden=self.teacher.hidden[rows], weights=self.teacher.weights[rows])
+        return rows_of(self.teacher, rows)
+
+
+def rows_of(teacher: Teacher, rows: Tensor) -> Teacher:
+    """What a teacher says of some of its rows (M,)."""
+    if isinstance(teacher, SparseTeacher):
+        return SparseTeacher(teacher.ids[rows], teacher.log_probs[rows], teacher.weights[rows])
+    assert isinstance(teacher, ExactTeacher)
+    return replace(teacher, hidden=teacher.hidden[rows], weights=teacher.weights[rows])
 
 
 def _asked(model: Any, input_ids: Tensor, attention_mask: Tensor) -> ExactTeacher:
@@ -105,7 +109,7 @@ def token_loss(model: Any, hidden: Tensor, targets: Tensor, first: Tensor, teach
     tokens = torch.ones_like(first) if model.end_head is None else targets != end
     closed = first if model.end_head is None else torch.ones_like(first)[tokens]
     if teacher is not None:
-        teacher = Taught(teacher, first, first).at(tokens.nonzero()[:, 0])
+        teacher = teacher if model.end_head is None else rows_of(teacher, tokens.nonzero()[:, 0])
         result = taught_loss(
             hidden[tokens], model.output_table, targets[tokens], teacher, closed_rows=closed, closed_id=end
         )

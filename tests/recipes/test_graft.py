@@ -14,6 +14,9 @@ def test_a_graft_is_made_shown_and_trained(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "trunk         2" in told
     assert "parameters are read per token" in told
+    assert "nothing is overwritten" in refused(f"graft --lm random:llama-tiny --output_dir {made}", capsys)
+    alone = f"finetune-sllm --lm random:llama-tiny --lower_layers 1 --output_dir {tmp_path}/none"
+    assert "give --upper_layers" in refused(alone, capsys)
     text = tmp_path / "text"
     text.mkdir()
     for split in ("train", "valid"):
