@@ -16,13 +16,14 @@ split: nats per token, nats of the stop flag, bits per byte in training windows;
 audited figures beside the baselines.
 """
 
+import os
 from dataclasses import dataclass
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from lmbase.config import option, run
-from lmbase.modeling.devices import choose_device
+from lmbase.modeling.devices import choose_device, moved
 from lmbase.modeling.folders import model_folder, quiet_loading
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.text.tokenizers import check_same_tokenizer
@@ -32,13 +33,14 @@ from sllm import SLLM, SLLMConfig
 from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.open_data import open_data
 from sllm_data.prepared import PreparedData
-from sllm_recipes.graft import graft_own_layers, open_for_lm
+from sllm_recipes.graft import FIT_KEY, FIT_TOKENS, fit_to, graft_own_layers, open_for_lm
 from sllm_recipes.model_keys import given_keys, with_keys_of
 from sllm_recipes.teaching import TeacherKeys, check_teacher_keys, open_teacher
 from sllm_recipes.training_run import Recipe, RunConfig, train_on, window_figures
 
 # what only a new graft can change
-GRAFTED = ("num_memory_states", "num_memory_tokens", "next_vector", "end_flag", "upper_layers", "lower_layers")
+GRAFTED = ("num_memory_states", "num_memory_tokens", "next_vector", "end_flag")
+GRAFTED += ("upper_layers", "lower_layers", "use_trunk")
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Config(TeacherKeys, RunConfig):
     trunk_rate: PositiveFloat = option(1.0, "that of the trunk")
     table_rate: PositiveFloat = option(1.0, "that of the vocabulary table")
     layers: PositiveInt | None = option(None, "layers of encoder and decoder that `vae` has to have", may_differ=True)
+    fit_tokens: NonNegativeInt = option(FIT_TOKENS, FIT_KEY)
     eval_windows: PositiveInt = option(64, "windows of the valid split that the log's figures are taken from")
 
 
@@ -102,7 +105,9 @@ def _further(config: Config, model: str, given: dict) -> SLLM:
 
 
 def main(config: Config) -> TrainingResult:
-    choose_device(config.device)  # complains before the text is prepared
+    device = choose_device(config.device)  # complains before the text is prepared
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     check_teacher_keys(config)
     given = given_keys(config, SLLMConfig)
     if given.get("upper_layers") and not config.model:
@@ -110,6 +115,9 @@ def main(config: Config) -> TrainingResult:
             raise ValueError("A graft by own layers (--upper_layers) needs --lm, and no --vae: the model is its own.")
         data = open_for_lm(config, config.lm)
         model = graft_own_layers(config.lm, data.processor, config.seed, given)
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bf16"):
+            fit_to(moved(model, device), data, config.fit_tokens, config.seed)
+        moved(model, "cpu")  # where training takes a model from, to shard it perhaps
     else:
         model = build(config)
         data = _open_for(model, config)

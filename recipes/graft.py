@@ -3,18 +3,22 @@ decoder, and the layers between them the trunk, which runs once a sentence.
 
     sllm graft --lm HuggingFaceTB/SmolLM2-135M --output_dir runs/grafted
     sllm graft --lm my_model/ --lower_layers 2 --upper_layers 14
+    sllm graft --lm model.gguf --data runs/data
     sllm graft --lm model.gguf --rule sentence --max_sentence_tokens 64
 
-Nothing is trained: `sllm finetune-sllm --model runs/grafted/model --data ...` does that, and the model is of little use
-before. The table says what was made, and how much of it is read for each token of text.
+With `data` its joints are fitted to text by least squares (`fit_tokens`), in a minute or two and without gradients;
+without, the model can say nothing yet. Then `sllm finetune-sllm --model runs/grafted/model --data ...` trains it. The
+table says what was made, and how much of it is read for each token of text.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from lmbase.config import option, run
 from lmbase.files import write_folder
@@ -23,11 +27,17 @@ from lmbase.modeling.trunk import blocks
 from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import check_same_tokenizer, load_tokenizer, vocabulary_size
+from lmbase.training.batches import Batch
 from sllm import SLLM
+from sllm.joint_fitting import JointFit, fit_flags, fit_joints
+from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.open_data import load_prepared, open_data
 from sllm_data.prepared import PreparedData
 
 TOKENS_PER_SENTENCE = (8, 16)  # clauses and sentences of novels
+SHAPE = ("lower_layers", "upper_layers", "lower_window", "upper_window", "max_sentences", "end_flag", "use_trunk")
+FIT_TOKENS = 50_000
+FIT_KEY = "tokens of the train split that the joints of a new graft by own layers are fitted to; 0: they stay silent"
 
 
 @dataclass
@@ -37,7 +47,7 @@ class Config:
     lower_layers: int = option(4, "layers that become the encoder")
     upper_layers: PositiveInt = option(8, "layers that become the decoder")
     lower_window: PositiveInt = option(128, "tokens that each token sees in the lower layers")
-    upper_window: PositiveInt = option(64, "tokens that each token sees in the upper layers")
+    upper_window: PositiveInt = option(256, "tokens that each token sees in the upper layers")
     max_sentences: PositiveInt | None = option(
         None, "sentences of a window in training and scoring; default: 64, or as many as there are positions for"
     )
@@ -47,7 +57,9 @@ class Config:
     )
     rule: str = option("auto", f"how text is cut into sentences: {', '.join(RULES)}")
     max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most")
-    seed: int = option(0, "seed of random weights")
+    fit_tokens: NonNegativeInt = option(FIT_TOKENS, FIT_KEY + " (needs `data`)")
+    use_trunk: bool = option(True, "false: leave out the layers between, the control that tells what they are worth")
+    seed: int = option(0, "seed of random weights, and of the choice of text that is fitted to")
 
 
 class DataKeys(Protocol):
@@ -78,6 +90,33 @@ def graft_own_layers(lm: str, processor: SentenceProcessor, seed: int, options: 
     return model
 
 
+def fit_to(model: SLLM, data: PreparedData, fit_tokens: int, seed: int) -> JointFit | None:
+    """Let the joints of a fresh graft begin where least squares on some text puts them, if there is enough of it."""
+    train = data.split("train")
+    needed = 2 * model.config.trunk.hidden_size
+    if not fit_tokens or train.num_sentences < needed:
+        if fit_tokens:
+            print(
+                f"The joints are not fitted: the train split has {train.num_sentences:,} sentences, and {needed:,} are "
+                "needed for a model of this width. Training has to find them alone."
+            )
+        return None
+    windows = SentenceWindowDataset(train, data.processor.pad_token_id, model.config.max_sentences)
+    order = np.random.default_rng(seed).permutation(len(windows))
+    order = order[: 1 + int(np.searchsorted(windows.lengths[order].cumsum(), fit_tokens))]
+
+    def batches() -> Iterator[Batch]:
+        return (windows.batch(order[i : i + 1]) for i in range(len(order)))
+
+    found = fit_joints(model, batches())
+    fit_flags(model, batches())
+    print(
+        f"joints fitted to {found.num_tokens:,} tokens: squared distance from what the upper layers read in the "
+        f"language model {found.after:.3f} (before: {found.before:.3f})"
+    )
+    return found
+
+
 def describe(model: SLLM) -> str:
     """What was made, as a table of a few lines."""
     own, config = model.own, model.config
@@ -86,7 +125,7 @@ def describe(model: SLLM) -> str:
     table = model.output_table.numel()
     parts = {
         "encoder": (config.lower_layers, "every token"),
-        "trunk": (len(own.middle(model.trunk)), "once a sentence"),
+        "trunk": (len(own.middle(model.trunk)), "once a sentence" if config.use_trunk else "never"),
         "decoder": (config.upper_layers, "every token, and each end"),
     }
     lines = ["part     layers  parameters  runs"]
@@ -112,35 +151,43 @@ def read_per_token(model: SLLM, tokens_per_sentence: float) -> float:
     assert own is not None
     layer = sum(p.numel() for p in blocks(model.trunk)[0].parameters())
     ends = 1 / tokens_per_sentence
-    middle = len(own.middle(model.trunk)) * layer + own.mean.weight.numel()
+    middle = config.use_trunk * len(own.middle(model.trunk)) * layer
+    middle += sum(joint.weight.numel() for joint in (own.mean, own.joint))
     lower = config.lower_layers * layer + own.carry.weight.numel()
     upper = config.upper_layers * layer + model.output_table.numel()
     return lower + (1 + ends) * upper + ends * middle
 
 
-def _processor(config: Config) -> SentenceProcessor:
-    """How text is cut and tokenised: by the language model's own tokenizer, and as the data are, if they are given."""
-    own = own_tokenizer(config.lm)
+def _data(config: Config) -> PreparedData | None:
     if config.data is None:
-        return SentenceProcessor(load_tokenizer(own or "bytes"), config.rule, config.max_sentence_tokens)
+        return None
     prepared = load_prepared(config.data)
     if prepared is None:
         raise ValueError(
             f"data={config.data!r} is no folder written by prepare: give one, or --rule and --max_sentence_tokens."
         )
+    return prepared
+
+
+def _processor(config: Config, data: PreparedData | None) -> SentenceProcessor:
+    """How text is cut and tokenised: by the language model's own tokenizer, and as the data are, if they are given."""
+    own = own_tokenizer(config.lm)
+    if data is None:
+        return SentenceProcessor(load_tokenizer(own or "bytes"), config.rule, config.max_sentence_tokens)
     if own:
-        check_same_tokenizer(own, prepared.processor.tokenizer, "the data", f"the model {config.lm}")
-    return prepared.processor
+        check_same_tokenizer(own, data.processor.tokenizer, "the data", f"the model {config.lm}")
+    return data.processor
 
 
 def main(config: Config) -> Path:
     folder = Path(config.output_dir) / "model"
     if folder.exists():
         raise ValueError(f"{folder} is there already, and nothing is overwritten: give another --output_dir.")
-    processor = _processor(config)
-    names = ("lower_layers", "upper_layers", "lower_window", "upper_window", "max_sentences", "end_flag")
-    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    model = graft_own_layers(config.lm, processor, config.seed, given)
+    data = _data(config)
+    given = {name: getattr(config, name) for name in SHAPE if getattr(config, name) is not None}
+    model = graft_own_layers(config.lm, _processor(config, data), config.seed, given)
+    if data is not None:
+        fit_to(model, data, config.fit_tokens, config.seed)
     write_folder(folder, model.save_pretrained)
     print(describe(model))
     print(f"wrote {folder}; next: sllm finetune-sllm --model {folder} --data YOUR_TEXT")

@@ -43,7 +43,9 @@ class SLLMConfig(PreTrainedConfig):
         end_flag: a sentence's end is a flag of its own before the vocabulary, instead of a token of it.
         upper_layers: blocks of the language model that are the decoder of a graft by own layers; 0: a SentenceVAE is.
         lower_layers: then those that are the encoder; what lies between is the trunk.
-        lower_window, upper_window: tokens that each token sees there, itself among them.
+        lower_window, upper_window: tokens that each token sees there, itself among them; the opening token always.
+        use_trunk: false leaves the trunk out, so that tokens go from the lower blocks to the upper ones: the control
+            that tells what the trunk is worth.
     """
 
     model_type = "sllm"
@@ -75,7 +77,8 @@ class SLLMConfig(PreTrainedConfig):
         lower_layers: int = 0,
         upper_layers: int = 0,
         lower_window: int = 128,
-        upper_window: int = 64,
+        upper_window: int = 256,
+        use_trunk: bool = True,
         **kwargs,
     ):
         check_keys(self, kwargs)
@@ -101,6 +104,7 @@ class SLLMConfig(PreTrainedConfig):
         self.upper_layers = upper_layers
         self.lower_window = lower_window
         self.upper_window = upper_window
+        self.use_trunk = use_trunk
         # The one state that predicts the sentence is read as its vector: alone it needs no attention.
         extended = num_memory_states > 1 or num_memory_tokens > 0
         self.autoencoder.memory_size = num_memory_states + num_memory_tokens if extended else 0
@@ -230,7 +234,7 @@ class SLLMConfig(PreTrainedConfig):
                     f"tokens; choose at least as many, or lower max_sentence_tokens"
                 )
         if not self.own_layers:
-            return faults
+            return faults if self.use_trunk else [*faults, "use_trunk=False: for grafts by own layers only"]
         if self.num_memory_states > 1 or self.num_memory_tokens:
             faults.append("num_memory_states, num_memory_tokens: own layers see their windows of tokens instead")
         if self.freeze_autoencoder:

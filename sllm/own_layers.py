@@ -6,12 +6,17 @@ model's own width, D width of its vocabulary table.
 
     </s> x1 .. xL --lower blocks, each token sees a window--> s (B,L+1,H)
     vector k = s at the last token of sentence k + mean over it --middle blocks--> z (B,S+1,H), one a sentence
-    token t of sentence k+1: z_k + A (s_t - s_e(k)) + O_offset --upper blocks, a window of their own--> vocabulary
+    (u_k, h_k) = J (z_k, s_e(k)): what the upper blocks read of a sentence at its end, and what tokens behind it carry
+    token t of sentence k+1: h_k + A s_t + O_offset --upper blocks, a window of their own--> vocabulary
 
-e(k) is where sentence k ends; e(0) is the opening token. With one token a sentence t is e(k), the upper blocks read
-z_k, and the whole is the language model itself, as long as a text fits into the windows. At the last token of a
-sentence the upper blocks run twice: with z_k they tell that the sentence ends, and with z_{k+1}, made of that token,
-they predict the next one. Later tokens see the second run only.
+e(k) is where sentence k ends; e(0) is the opening token. At the start u_k = z_k, h_k = z_k - s_e(k) and A = 1. So with
+one token a sentence, where t is e(k), the whole is the language model itself, as long as a text fits into the windows;
+`sllm.joint_fitting` makes of J, A and O what is best for longer ones. Of the opening token the upper blocks read z_0
+itself. Every window holds the opening token beside the latest ones: pretrained models look there when they look for
+nothing (arXiv 2309.17453).
+
+At the last token of a sentence the upper blocks run twice: with h_k they tell that the sentence ends, and with u_{k+1},
+made of that token, they predict the next one. Later tokens see the second run only.
 """
 
 from collections.abc import Iterator
@@ -68,15 +73,24 @@ class OwnLayers(nn.Module):
         width = config.trunk.hidden_size
         self.config = config
         self.mean = nn.Linear(width, width, bias=False)  # of a sentence's states, added to the last one
+        self.joint = nn.Linear(2 * width, 2 * width)  # J: trunk state and lower state of a sentence's end
         self.carry = nn.Linear(width, width, bias=False)  # A: token states as the upper blocks read them
+        self.opening = nn.Parameter(torch.empty(width))  # h_0
         self.offsets = nn.Parameter(torch.empty(config.max_sentence_tokens, width))  # O, by tokens since the last end
         self.vectors = nn.Identity()  # every sentence vector passes here: the audit listens
 
     def start(self) -> None:
         """As the language model itself."""
-        init.zeros_(self.mean.weight)
+        for silent in (self.mean.weight, self.joint.weight, self.joint.bias, self.opening, self.offsets):
+            init.zeros_(silent)
         init.eye_(self.carry.weight)
-        init.zeros_(self.offsets)
+        width = len(self.opening)
+        with torch.no_grad():
+            if self.config.use_trunk:
+                self.joint.weight[:width, :width] = self.joint.weight[width:, :width] = torch.eye(width)
+                self.joint.weight[width:, width:] = -torch.eye(width)
+            else:  # tokens alone
+                self.joint.weight[:width, width:] = torch.eye(width)
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
@@ -93,18 +107,29 @@ class OwnLayers(nn.Module):
         """Of sentences whose last state and mean state are known (..., H)."""
         return self.vectors(last + self.mean(mean))
 
-    def upper_inputs(self, states: Tensor, vectors: Tensor, ends: Tensor, offsets: Tensor) -> Tensor:
+    def joined(self, states: Tensor, ends: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., H) each: what the upper blocks read at the end of a sentence, and what tokens behind it carry.
+
+        Args:
+            states: (..., H) of the trunk.
+            ends: (..., H) states s of the last tokens that they were made of.
+            first: (...) bool, that is the opening token.
+        """
+        at_end, carried = self.joint(torch.cat([states, ends], dim=-1)).chunk(2, dim=-1)
+        first = first[..., None]
+        return torch.where(first, states, at_end), torch.where(first, self.opening, carried)
+
+    def upper_inputs(self, states: Tensor, joined: tuple[Tensor, Tensor], offsets: Tensor) -> Tensor:
         """What the upper blocks read at tokens: (..., H).
 
         Args:
-            states, ends: (..., H) states s of the token, and of the last one that the trunk has read.
-            vectors: (..., H) the trunk's latest state.
-            offsets: (...) tokens between the two.
+            states: (..., H) states s of the tokens.
+            joined: (..., H) each, of the latest sentence that the trunk has read.
+            offsets: (...) tokens since its end.
         """
-        # A token that the trunk has just read is read as the trunk's state, to the last bit.
-        inside = offsets[..., None] > 0
+        at_end, carried = joined
         shift = F.embedding((offsets - 1).clamp(0, len(self.offsets) - 1), self.offsets)
-        return vectors + (self.carry(states - ends) + shift) * inside
+        return torch.where(offsets[..., None] > 0, carried + self.carry(states) + shift, at_end)
 
     # -- all sentences at once -----------------------------------------------------------------------------------------
 
@@ -141,25 +166,36 @@ class OwnLayers(nn.Module):
     ) -> Tensor:
         """Trunk states (B, S+1, H); state k predicts sentence k+1."""
         b, s = sentence_mask.shape
+        if not self.config.use_trunk:
+            return sentences.embeds.new_zeros(b, s + 1, sentences.embeds.shape[-1])
         body = sentences.embeds.new_zeros(b, s, sentences.embeds.shape[-1])
         body = body.index_put((sentences.rows, sentences.places), sentences.embeds)
         inputs = torch.cat([sentences.states[:, :1], body], dim=1)  # (B,S+1,H)
         visible = band(s + 1, s + 1, inputs.device)[None, None]
         return run_blocks(trunk, self.middle(trunk), inputs, visible, sentences.ends_by_state(s), cache)
 
-    def rows_within(self, sentences: FlatSentences, states: Tensor) -> Tensor:
-        """What the upper blocks read at each token, the opening one first (B, L+1, H)."""
-        b, num_rows = sentences.states.shape[:2]
-        ends = sentences.ends_by_state(states.shape[1] - 1)  # (B,S+1)
+    def latest(self, sentences: FlatSentences, num_states: int) -> tuple[Tensor, Tensor]:
+        """(B, L+1) each: number of the latest of S+1 trunk states at each token, and how many tokens ago it was."""
+        b, num_rows = sentences.flat.shape
+        ends = sentences.ends_by_state(num_states - 1)  # (B,S+1)
         passed = ends.new_zeros(b, num_rows).index_put(
             (sentences.rows, sentences.ends), torch.ones_like(sentences.ends)
         )
-        state = passed.cumsum(1)  # (B,L+1) number of the latest state
-        rows = torch.arange(b, device=ends.device)[:, None]
-        end = ends[rows, state]  # (B,L+1)
-        offsets = torch.arange(num_rows, device=ends.device) - end
-        own = sentences.states
-        return self.upper_inputs(own, states[rows, state], own[rows, end], offsets)
+        state = passed.cumsum(1)
+        return state, torch.arange(num_rows, device=ends.device) - ends.gather(1, state)
+
+    def rows_within(self, sentences: FlatSentences, states: Tensor) -> Tensor:
+        """What the upper blocks read at each token, the opening one first (B, L+1, H)."""
+        state, offsets = self.latest(sentences, states.shape[1])
+        rows = torch.arange(len(states), device=states.device)[:, None]
+        at_end, carried = self.joined_at(sentences, states)
+        return self.upper_inputs(sentences.states, (at_end[rows, state], carried[rows, state]), offsets)
+
+    def joined_at(self, sentences: FlatSentences, states: Tensor) -> tuple[Tensor, Tensor]:
+        """`joined` of all trunk states (B, S+1, H)."""
+        ends = sentences.ends_by_state(states.shape[1] - 1)  # (B,S+1)
+        last = sentences.states.gather(1, ends[..., None].expand_as(states))  # (B,S+1,H)
+        return self.joined(states, last, ends == 0)
 
     def seen(self, positions: Tensor, num_rows: int, ends: Tensor) -> Tensor:
         """(B, R, L+1) bool: which tokens the rows at these positions (B, R) see in the upper blocks.
@@ -168,8 +204,9 @@ class OwnLayers(nn.Module):
             num_rows: L+1; rows behind so many are second readings, which do not see the first.
             ends: (B, S+1) where sentences end; not asked for here.
         """
-        apart = positions[:, :, None] - torch.arange(num_rows, device=positions.device)
-        seen = (apart >= 0) & (apart < self.config.upper_window)
+        place = torch.arange(num_rows, device=positions.device)
+        apart = positions[:, :, None] - place
+        seen = (apart >= 0) & ((apart < self.config.upper_window) | (place == 0))
         seen[:, num_rows:] &= apart[:, num_rows:] > 0
         return seen
 
@@ -187,8 +224,8 @@ class OwnLayers(nn.Module):
         within = self.rows_within(sentences, states)  # (B,L+1,H)
         # At last tokens once more, with the state before: these rows see what the others do, and nobody sees them.
         rows = torch.arange(b, device=ends.device)[:, None]
-        last = sentences.states[rows, ends]  # (B,S+1,H)
-        closing = self.upper_inputs(last[:, 1:], states[:, :-1], last[:, :-1], ends[:, 1:] - ends[:, :-1])
+        joined = tuple(each[:, :-1] for each in self.joined_at(sentences, states))
+        closing = self.upper_inputs(sentences.states[rows, ends[:, 1:]], joined, ends[:, 1:] - ends[:, :-1])
         index = torch.arange(num_rows, device=ends.device)
         positions = torch.cat([index.expand(b, -1), ends[:, 1:]], dim=1)  # (B,R), R = L+1+S
         seen = self.seen(positions, num_rows, ends)

@@ -71,14 +71,14 @@ class OwnWriting:
         within = tree.visible if tree is not None else band(ids.shape[1], ids.shape[1], ids.device)
         depths = tree.depths if tree is not None else torch.arange(ids.shape[1], device=ids.device)
         ends = torch.tensor([state.ends[b] for b in self.texts], device=ids.device)
-        last, vectors = state.last[self.texts], state.states[self.texts, 0]  # (b,H)
+        last, joined = state.last[self.texts], tuple(each[self.texts] for each in joined_of(own, state))  # (b,1,H)
         new = ids[:, opening:]
         states = self._read_lower(new, within[opening:, opening:], depths[: new.shape[1]], ends)
         if opening:
             states = torch.cat([last[:, None], states], dim=1)
         held = [state.upper_held[b] for b in self.texts]
         offsets = self._offsets(self.upper, held) + depths  # (b,R)
-        inputs = own.upper_inputs(states, vectors[:, None], last[:, None], offsets)
+        inputs = own.upper_inputs(states, joined, offsets)
         visible = windowed(self.upper, within, depths, own.config.upper_window)
         upper = own.upper(self.model.trunk)
         return run_blocks(self.model.trunk, upper, inputs, visible, ends[:, None] + offsets, self.upper)
@@ -108,7 +108,13 @@ def windowed(cache: RowCache, within: Tensor, depths: Tensor, window: int) -> Te
     visible = cache.visible(within)  # (B,1,R,C)
     place = torch.arange(visible.shape[-1], device=within.device)
     apart = cache.starts[:, None, None] + depths[:, None] - place  # (B,R,C) rows between, of those held before
-    return visible & ((apart < window) | (place >= cache.starts[:, None, None]))[:, None]
+    return visible & ((apart < window) | (place == 0) | (place >= cache.starts[:, None, None]))[:, None]
+
+
+def joined_of(own: OwnLayers, state: OwnState) -> tuple[Tensor, Tensor]:
+    """(B, 1, H) each: `OwnLayers.joined` of the latest sentences."""
+    first = torch.tensor(state.ends, device=state.last.device)[:, None] == 0
+    return own.joined(state.states, state.last[:, None], first)
 
 
 def read_lower(
@@ -176,7 +182,7 @@ def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: Own
         offsets = first[:, None] + torch.arange(missing, device=device)  # (B,R)
         rows = torch.cat([state.last[:, None], states], dim=1)
         rows = rows.gather(1, offsets.clamp(max=rows.shape[1] - 1)[..., None].expand(-1, -1, rows.shape[-1]))
-        inputs = own.upper_inputs(rows, state.states, state.last[:, None], offsets)
+        inputs = own.upper_inputs(rows, joined_of(own, state), offsets)
         depths = torch.arange(missing, device=device)
         visible = windowed(state.upper, band(missing, missing, device), depths, own.config.upper_window)
         run_blocks(trunk, own.upper(trunk), inputs, visible, ends[:, None] + offsets, state.upper)
@@ -186,11 +192,12 @@ def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: Own
     mean = (states * (index < lengths[:, None])[..., None]).sum(1) / lengths[:, None].clamp(min=1)
     last = states[torch.arange(len(states), device=device), (lengths - 1).clamp(min=0)]  # (B,H)
     vectors = own.vector(last, mean)[:, None]
-    seen = state.past_key_values.visible(torch.ones(1, 1, dtype=torch.bool, device=device))
-    positions = (ends + lengths)[:, None]
-    new = run_blocks(trunk, own.middle(trunk), vectors, seen, positions, state.past_key_values)
-    state.past_key_values.keep([[0]] * len(new) if alive.all() else [[0] * one for one in alive.tolist()])
-    state.states = torch.where(alive[:, None, None], new, state.states)
+    if own.config.use_trunk:
+        seen = state.past_key_values.visible(torch.ones(1, 1, dtype=torch.bool, device=device))
+        positions = (ends + lengths)[:, None]
+        new = run_blocks(trunk, own.middle(trunk), vectors, seen, positions, state.past_key_values)
+        state.past_key_values.keep([[0]] * len(new) if alive.all() else [[0] * one for one in alive.tolist()])
+        state.states = torch.where(alive[:, None, None], new, state.states)
     state.last = torch.where(alive[:, None], last, state.last)
     state.ends = (ends + lengths).tolist()
     _settle(model, state)
@@ -226,9 +233,10 @@ def _forget(cache: RowCache, window: int) -> None:
     """Drop rows that no later one sees."""
     if max(cache.lengths) <= window + SLACK:
         return
-    kept = [min(length, window - 1) for length in cache.lengths]
+    kept = [min(length, window) for length in cache.lengths]
     first = torch.tensor(cache.lengths, device=cache.device) - torch.tensor(kept, device=cache.device)
     at = first[:, None] + torch.arange(max(kept), device=cache.device)  # (B,W)
+    at[:, 0] = 0  # the opening token stays
     rows = torch.arange(len(kept), device=cache.device)[:, None]
     for number, layer in cache.layers.items():
         moved = [held[rows, :, at.clamp(max=held.shape[2] - 1)].transpose(1, 2) for held in layer]  # (B,heads,W,d)

@@ -82,10 +82,10 @@ def finish(trunk: PreTrainedModel, states: Tensor) -> Tensor:
 
 
 def band(num_rows: int, window: int, device: torch.device) -> Tensor:
-    """(R, R) bool: each row sees itself and the `window` - 1 before it."""
+    """(R, R) bool: each row sees itself, the `window` - 1 before it, and the first one."""
     index = torch.arange(num_rows, device=device)
     apart = index[:, None] - index  # (R,R)
-    return (apart >= 0) & (apart < window)
+    return (apart >= 0) & ((apart < window) | (index == 0))
 
 
 def _part(trunk: PreTrainedModel, path: str | None) -> nn.Module | None:

@@ -132,7 +132,7 @@ def make_own(
     assert model.own is not None
     with torch.no_grad():
         generator = torch.Generator().manual_seed(5)
-        joints = [model.own.mean.weight, model.own.carry.weight, model.own.offsets, model.stop_head.weight]
+        joints = [*model.own.parameters(), model.stop_head.weight]
         joints += [head.proj.weight for head in model.draft_heads]
         joints += [model.end_head.weight] if model.end_head is not None else []
         for weight in joints:

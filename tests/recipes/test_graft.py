@@ -31,6 +31,7 @@ def test_a_graft_is_made_shown_and_trained(tmp_path, capsys):
     command = f"finetune-sllm --lm random:llama-tiny --upper_layers 1 --lower_layers 1 --max_sentences 20 --data {text}"
     sllm(f"{command} --output_dir {tmp_path}/direct {tiny}")
     assert SLLM.from_pretrained(f"{tmp_path}/direct/model").own is not None
+    assert "The joints are not fitted: the train split has" in capsys.readouterr().out
 
 
 def test_a_graft_learns_from_the_model_that_it_was(tmp_path, capsys):
@@ -40,6 +41,7 @@ def test_a_graft_learns_from_the_model_that_it_was(tmp_path, capsys):
         f"graft --lm {runs}/opt {data} --lower_layers 1 --upper_layers 1 --upper_window 64 --output_dir {tmp_path}/own"
     )
     assert SLLM.from_pretrained(f"{tmp_path}/own/model").processor.rule == "punctuation"
+    assert "joints fitted to" in capsys.readouterr().out
     assert "no folder written by prepare" in refused(f"graft --lm {runs}/opt --data {tmp_path}", capsys)
     graft = f"finetune-sllm --lm {runs}/opt --upper_layers 1 --lower_layers 1 {data}"
     few = "--max_steps 2 --batch_size 4 --eval_windows 2 --warmup_steps 1 --upper_window 64"

@@ -75,8 +75,8 @@ def test_caches_hold_windows_only():
     state = model.prefill(**pad([TEXTS[1] * 5]))
     tokens = sum(map(len, TEXTS[1] * 5))
     assert tokens > 150
-    assert state.lower.lengths == [15]
-    assert state.upper.lengths == [13]
+    assert state.lower.lengths == [16]
+    assert state.upper.lengths == [14]
     assert state.past_key_values.lengths == [len(TEXTS[1] * 5) + 1]
 
 

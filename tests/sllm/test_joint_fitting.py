@@ -1,0 +1,78 @@
+"""Where the joints of a graft by own layers begin: by least squares, as near to the language model as they can be."""
+
+import pytest
+import torch
+from tiny import make_own, make_sllm, pad
+
+from sllm.evaluation.audit import audit_sentences
+from sllm.joint_fitting import LeastSquares, fit_flags, fit_joints
+
+
+def batches(number: int = 40, seed: int = 0):
+    """Texts of random sentences of 1 to 6 tokens."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int, size: int) -> list[int]:
+        return torch.randint(low, high, (size,), generator=generator).tolist()
+
+    for _ in range(number):
+        texts = [[draw(10, 90, length) for length in draw(1, 7, 12)] for _ in range(2)]
+        yield {**pad(texts), "continues": torch.tensor([True, False])}
+
+
+def test_a_planted_map_is_found_and_its_distance_is_the_true_one():
+    generator = torch.Generator().manual_seed(1)
+    planted = torch.randn(5, 3, generator=generator)
+    features = torch.randn(4000, 5, generator=generator)
+    targets = features @ planted + 5 + 0.1 * torch.randn(4000, 3, generator=generator)
+    features = torch.cat([features, torch.ones(4000, 1), torch.zeros(4000, 1)], dim=1)
+    squares = LeastSquares()
+    for part in range(0, 4000, 1000):
+        squares.add(features[part : part + 1000], targets[part : part + 1000])
+    found, apart = squares.solve()
+    assert torch.allclose(found[:5], planted, atol=0.1)
+    assert not found[-1].any()
+    true = (((features @ found - targets) / targets.norm(dim=1, keepdim=True)) ** 2).sum()
+    assert apart == pytest.approx(true.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("shape", "use_trunk"), [("llama", True), ("gpt2", True), ("opt-350m", False)])
+def test_a_fit_brings_states_nearer_and_says_by_how_much(shape, use_trunk):
+    model = make_own(shape, use_trunk=use_trunk)
+    fit = fit_joints(model, batches())
+    again = fit_joints(model, batches())
+    assert fit.after < 0.7 * fit.before
+    assert again.before == pytest.approx(fit.after, rel=0.02)
+    assert again.num_tokens == fit.num_tokens > 2000
+    elsewhere = fit_joints(model, batches(seed=1))
+    assert elsewhere.before < 0.7 * fit.before
+    audit_sentences(model, [[10, 11, 12], [13], [14, 15], [16, 17, 18, 19]], opening=3).raise_if_failed("it")
+
+
+def test_without_a_trunk_nothing_of_it_is_read():
+    model = make_own(use_trunk=False)
+    batch = pad([[[10, 11, 12], [13, 14], [15]]])
+    with torch.no_grad():
+        before = model.nats(**batch).token
+        for block in model.own.middle(model.trunk):
+            for weight in block.parameters():
+                weight.fill_(torch.nan)
+        assert torch.equal(model.nats(**batch).token, before)
+
+
+@pytest.mark.parametrize("end_flag", [True, False])
+def test_flags_know_how_often_sentences_and_texts_end(end_flag):
+    model = make_own(end_flag=end_flag)
+    before = torch.cat([model.nats(**batch).token.sum()[None] for batch in batches()]).sum()
+    fit_flags(model, batches())
+    after = torch.cat([model.nats(**batch).token.sum()[None] for batch in batches()]).sum()
+    assert after < 0.99 * before if end_flag else after == before
+    rate = model.stop_head.bias.sigmoid().item()  # half of the texts end, at one of 13 states
+    assert rate == pytest.approx(1 / 26, rel=0.1)
+
+
+def test_what_cannot_be_fitted_is_told():
+    with pytest.raises(ValueError, match="sentence ends are too few"):
+        fit_joints(make_own(), batches(2))
+    with pytest.raises(ValueError, match="has an autoencoder"):
+        fit_joints(make_sllm(), batches())
