@@ -39,8 +39,8 @@ from sllm_recipes.teaching import TeacherKeys, check_teacher_keys, open_teacher
 from sllm_recipes.training_run import Recipe, RunConfig, train_on, window_figures
 
 # what only a new graft can change
-GRAFTED = ("num_memory_states", "num_memory_tokens", "next_vector", "end_flag")
-GRAFTED += ("upper_layers", "lower_layers", "use_trunk")
+MEMORY = ("num_memory_states", "num_memory_tokens")
+GRAFTED = (*MEMORY, "next_vector", "end_flag", "upper_layers", "lower_layers", "use_trunk")
 
 
 @dataclass

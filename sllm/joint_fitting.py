@@ -140,7 +140,7 @@ def _tokens(model: SLLMModel, batch: Batch) -> _Tokens:
     wanted = (place >= FIRST) & (place <= counts)
     rows, at = wanted.nonzero(as_tuple=True)
     place, state, offsets = place[rows, at], state[rows, at], offsets[rows, at]  # (N,)
-    joined = tuple(each[rows, state] for each in own.joined_at(sentences, states))
+    at_end, carried = (each[rows, state] for each in own.joined_at(sentences, states))
     own_states, end = sentences.states[rows, place], ends[rows, state]
     return _Tokens(
         own_states,
@@ -148,7 +148,7 @@ def _tokens(model: SLLMModel, batch: Batch) -> _Tokens:
         states[rows, state],
         (end == 0)[:, None],
         offsets,
-        own.upper_inputs(own_states, joined, offsets),
+        own.upper_inputs(own_states, at_end, carried, offsets),
         targets[rows, place],
     )
 

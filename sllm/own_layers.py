@@ -119,15 +119,14 @@ class OwnLayers(nn.Module):
         first = first[..., None]
         return torch.where(first, states, at_end), torch.where(first, self.opening, carried)
 
-    def upper_inputs(self, states: Tensor, joined: tuple[Tensor, Tensor], offsets: Tensor) -> Tensor:
+    def upper_inputs(self, states: Tensor, at_end: Tensor, carried: Tensor, offsets: Tensor) -> Tensor:
         """What the upper blocks read at tokens: (..., H).
 
         Args:
             states: (..., H) states s of the tokens.
-            joined: (..., H) each, of the latest sentence that the trunk has read.
+            at_end, carried: (..., H) of the latest sentence that the trunk has read (`joined`).
             offsets: (...) tokens since its end.
         """
-        at_end, carried = joined
         shift = F.embedding((offsets - 1).clamp(0, len(self.offsets) - 1), self.offsets)
         return torch.where(offsets[..., None] > 0, carried + self.carry(states) + shift, at_end)
 
@@ -189,7 +188,7 @@ class OwnLayers(nn.Module):
         state, offsets = self.latest(sentences, states.shape[1])
         rows = torch.arange(len(states), device=states.device)[:, None]
         at_end, carried = self.joined_at(sentences, states)
-        return self.upper_inputs(sentences.states, (at_end[rows, state], carried[rows, state]), offsets)
+        return self.upper_inputs(sentences.states, at_end[rows, state], carried[rows, state], offsets)
 
     def joined_at(self, sentences: FlatSentences, states: Tensor) -> tuple[Tensor, Tensor]:
         """`joined` of all trunk states (B, S+1, H)."""
@@ -224,8 +223,8 @@ class OwnLayers(nn.Module):
         within = self.rows_within(sentences, states)  # (B,L+1,H)
         # At last tokens once more, with the state before: these rows see what the others do, and nobody sees them.
         rows = torch.arange(b, device=ends.device)[:, None]
-        joined = tuple(each[:, :-1] for each in self.joined_at(sentences, states))
-        closing = self.upper_inputs(sentences.states[rows, ends[:, 1:]], joined, ends[:, 1:] - ends[:, :-1])
+        at_end, carried = (each[:, :-1] for each in self.joined_at(sentences, states))
+        closing = self.upper_inputs(sentences.states[rows, ends[:, 1:]], at_end, carried, ends[:, 1:] - ends[:, :-1])
         index = torch.arange(num_rows, device=ends.device)
         positions = torch.cat([index.expand(b, -1), ends[:, 1:]], dim=1)  # (B,R), R = L+1+S
         seen = self.seen(positions, num_rows, ends)

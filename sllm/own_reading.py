@@ -71,14 +71,15 @@ class OwnWriting:
         within = tree.visible if tree is not None else band(ids.shape[1], ids.shape[1], ids.device)
         depths = tree.depths if tree is not None else torch.arange(ids.shape[1], device=ids.device)
         ends = torch.tensor([state.ends[b] for b in self.texts], device=ids.device)
-        last, joined = state.last[self.texts], tuple(each[self.texts] for each in joined_of(own, state))  # (b,1,H)
+        last = state.last[self.texts]  # (b,H)
+        at_end, carried = (each[self.texts] for each in joined_of(own, state))  # (b,1,H)
         new = ids[:, opening:]
         states = self._read_lower(new, within[opening:, opening:], depths[: new.shape[1]], ends)
         if opening:
             states = torch.cat([last[:, None], states], dim=1)
         held = [state.upper_held[b] for b in self.texts]
         offsets = self._offsets(self.upper, held) + depths  # (b,R)
-        inputs = own.upper_inputs(states, joined, offsets)
+        inputs = own.upper_inputs(states, at_end, carried, offsets)
         visible = windowed(self.upper, within, depths, own.config.upper_window)
         upper = own.upper(self.model.trunk)
         return run_blocks(self.model.trunk, upper, inputs, visible, ends[:, None] + offsets, self.upper)
@@ -182,7 +183,7 @@ def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: Own
         offsets = first[:, None] + torch.arange(missing, device=device)  # (B,R)
         rows = torch.cat([state.last[:, None], states], dim=1)
         rows = rows.gather(1, offsets.clamp(max=rows.shape[1] - 1)[..., None].expand(-1, -1, rows.shape[-1]))
-        inputs = own.upper_inputs(rows, joined_of(own, state), offsets)
+        inputs = own.upper_inputs(rows, *joined_of(own, state), offsets)
         depths = torch.arange(missing, device=device)
         visible = windowed(state.upper, band(missing, missing, device), depths, own.config.upper_window)
         run_blocks(trunk, own.upper(trunk), inputs, visible, ends[:, None] + offsets, state.upper)
