@@ -147,9 +147,17 @@ def point_chart(points: Sequence[tuple[str, float, float, int]], x_label: str, y
 
 
 @settings
-def point_file(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str) -> str:
-    """The same as an SVG file of its own, on a white ground that reads on dark pages too."""
-    return _svg(_points(points, x_label, y_label, width=640, height=360), "#ffffff")
+def point_file(
+    points: Sequence[tuple[str, float, float, int]],
+    x_label: str,
+    y_label: str,
+    line: Sequence[tuple[float, float]] = (),
+) -> str:
+    """The same as an SVG file of its own, on a white ground that reads on dark pages too, with a line (x, y)."""
+    axes = _points(points, x_label, y_label, width=640, height=360)
+    if line:
+        axes.plot(*zip(*line, strict=True), color=MUTED, zorder=1)
+    return _svg(axes, "#ffffff")
 
 
 def _points(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str, **size: int) -> Axes:
