@@ -1,8 +1,8 @@
 """Quality against speed: sentence-level models beside the line through token-level ones; a figure, a table, verdicts.
 
     sllm frontier --model runs/tuned small=runs/pruned runs/sllm --data runs/data
-    sllm frontier --model runs/tuned runs/sllm --lm runs/tuned --prune 8+6 10+10 --train_tokens 10000000 \
-        --teacher runs/tuned --data runs/data
+    sllm frontier --model runs/tuned runs/sllm --data runs/data --lm runs/tuned --prune 8+6 10+10 \
+        --train_tokens 10000000 --teacher runs/tuned --train="--context 1024 --learning_rate 1e-4"
 
 A token-level model can be made faster, too: by leaving layers out, by drafts, by eight bits. A sentence-level model is
 worth something where it lies beyond the line through all these: fewer bits per byte at the same tokens per second. The
@@ -33,8 +33,10 @@ from lmbase.config import option, run, single_process
 from lmbase.files import alone_in, clean_up, write_text
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.modeling.folders import model_folder, model_hashes
+from lmbase.modeling.int8 import round_to_int8
 from lmbase.modeling.pruning import layers_to_keep
 from lmbase.modeling.token_lm import DocumentNats
+from lmbase.modeling.trunk import output_table
 from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.frontier import Measurement, beside_line, best_points, told
 from lmbase.report.rows import Row, write_metrics
@@ -46,13 +48,15 @@ from sllm.evaluation.progress import Measured, identity
 from sllm.evaluation.speed import LOOKUP, generation_runners, opening, speed_columns, tell_noise, time_texts
 from sllm.evaluation.texts import Texts, make_texts, read_texts
 from sllm.evaluation.weights_read import weights_read
+from sllm.loading import load_model
 from sllm_data.open_data import load_prepared
 from sllm_recipes import cli
 from sllm_recipes.evaluate import MeasuringKeys, choose_baseline, fit_lengths, load_all
 
 BATCH = ", batch"
+INT8 = ", int8"
 UNEQUAL = 1.05  # training tokens of two models that are told
-RIVAL_KEYS = ("lm", "train_tokens", "teacher", "train_config")
+RIVAL_KEYS = ("lm", "train_tokens", "teacher", "train")
 # What the screen shows; table.md and metrics.json have every column.
 SHOWN = [
     "model", "parameters", "read_per_token", "training_tokens", "training_flops", "bits_per_byte", "ratio", "ratio_low",
@@ -66,11 +70,12 @@ class Config(MeasuringKeys):
     new_tokens: PositiveInt = option(256, "tokens written for that")
     lookup: bool = option(True, "each model that can also writes with drafts copied out of the text")
     batch_size: PositiveInt = option(1, "measure speed with so many texts at once, too; 1: one text only")
+    int8: bool = option(False, "plain models and SLLMs have further rows: with weights in eight bits, on a CPU")
     lm: str | None = option(None, "what rivals are cut out of: a run, a folder or a hub id")
     prune: list[str] = option([], "rivals to make of it: the first and last layers that each keeps, such as 8+6 10+10")
     train_tokens: PositiveInt | None = option(None, "tokens that each rival is trained on")
     teacher: str | None = option(None, "what rivals learn from, as in train-lm")
-    train_config: str | None = option(None, "a configuration of train-lm, for everything else about their training")
+    train: str = option("", "a configuration and keys of train-lm for everything else about their training", prose=True)
     output_dir: str = option("runs/frontier", "where metrics.json, table.md and frontier.svg go, and the rivals' runs")
 
 
@@ -89,7 +94,7 @@ def check_keys(config: Config) -> None:
     Raises:
         ValueError: too few models, a rival given twice or in another notation, keys of rivals without one.
     """
-    if idle := [key for key in RIVAL_KEYS if getattr(config, key) is not None and not config.prune]:
+    if idle := [key for key in RIVAL_KEYS if getattr(config, key) and not config.prune]:
         raise ValueError(f"{', '.join(idle)}: these are for rivals that are made here; give --prune 8+6, say, too.")
     if config.prune and config.lm is None:
         raise ValueError(f"prune={' '.join(config.prune)}: name the model that is cut down, --lm RUN.")
@@ -97,6 +102,8 @@ def check_keys(config: Config) -> None:
         raise ValueError(f"prune names {', '.join(sorted(twice))} twice: each rival once.")
     for layers in config.prune:
         layers_to_keep(layers)
+    if config.int8 and choose_device(config.device) != "cpu":
+        raise ValueError(f"int8=true is for CPUs, and device is {choose_device(config.device)}: give --device cpu.")
     if len(config.model) + len(config.prune) < 2:
         raise ValueError(
             f"{' '.join(config.model) or 'No model'} alone makes no line: give --model two or more, token-level ones "
@@ -112,13 +119,28 @@ def make_rivals(config: Config) -> list[str]:
     data = [config.data] if isinstance(config.data, str) else config.data
     for layers in config.prune:
         folder = Path(config.output_dir) / f"rival-{layers}"
-        words = ["train-lm", *([config.train_config] if config.train_config else [])]
-        words += ["--lm", str(config.lm), "--keep_layers", layers, "--data", *data, "--text_field", config.text_field]
+        words = ["train-lm", *shlex.split(config.train), "--lm", str(config.lm), "--keep_layers", layers]
+        words += ["--data", *data, "--text_field", config.text_field]
         words += ["--train_tokens", str(config.train_tokens)] if config.train_tokens else []
         words += ["--teacher", config.teacher] if config.teacher else []
         cli.run_command(shlex.join([*words, "--device", config.device, "--output_dir", str(folder)]))
         specs.append(f"{folder.name}={folder}")
     return specs
+
+
+def load_models(config: Config, specs: list[str], device: str) -> tuple[list[LoadedModel], dict[str, str]]:
+    """Those that are named, first of all, then the same with a window and in eight bits; and where each comes from."""
+    models = load_all(replace(config, model=specs), device)
+    of_weights = {id(one.model): spec.partition("=")[2] or spec for one, spec in zip(models, specs, strict=False)}
+    sources = {loaded.name: of_weights[id(loaded.model)] for loaded in models}  # one with a window shares weights
+    for loaded in models[: len(specs)] if config.int8 else []:
+        if loaded.plain or loaded.by_sentence:
+            twin = load_model(f"{loaded.name}{INT8}={sources[loaded.name]}")
+            twin.to(device)
+            round_to_int8(twin.model, twin.model.output_table if twin.by_sentence else output_table(twin.model))
+            models.append(twin)
+            sources[twin.name] = sources[loaded.name]
+    return models, sources
 
 
 def check_models(models: Sequence[LoadedModel], baseline: LoadedModel) -> None:
@@ -137,6 +159,7 @@ def check_models(models: Sequence[LoadedModel], baseline: LoadedModel) -> None:
 
 
 def score(loaded: LoadedModel, data: Texts) -> list[tuple[Row, list[DocumentNats]]]:
+    print(f"scoring {loaded.name}", flush=True)
     report = audit_loaded(loaded, data.texts)
     report.raise_if_failed(loaded.name)
     found = evaluate_likelihood(loaded, data)
@@ -148,7 +171,6 @@ def score(loaded: LoadedModel, data: Texts) -> list[tuple[Row, list[DocumentNats
 def scored(loaded: LoadedModel, source: str, data: Texts, measured: Measured) -> Scored:
     """With the row of its own full window; what it reads for a token stands in it, too."""
     state = hashlib.sha256(json.dumps(identity(source)).encode()).hexdigest()[:12]
-    print(f"scoring {loaded.name}", flush=True)
     by_protocol = {
         row.protocol: (row, found)
         for row, found in measured.scores(f"{loaded.name} ({state})", partial(score, loaded, data))
@@ -169,11 +191,13 @@ def timed(models: Sequence[LoadedModel], texts: Sequence[str], config: Config) -
     """All models in turns; from here on nothing may be scored."""
     for loaded in models:
         loaded.to(dtype=DTYPES[config.dtype])
+        if loaded.name.endswith(INT8):
+            loaded.in_int8()
     longest = sorted(texts[:100], key=len, reverse=True)
     runners = generation_runners(models, longest[0], config.prompt_tokens, config.new_tokens, config.lookup)
     if config.batch_size > 1:
         several = [longest[number % len(longest)] for number in range(config.batch_size)]
-        prompts = [opening(models[0], text, config.prompt_tokens).rstrip() for text in several]
+        prompts = [opening(models[0], text, config.prompt_tokens) for text in several]
         for loaded in models:
             runners[loaded.name + BATCH] = partial(time_texts, loaded, prompts, config.new_tokens)
     print(f"timing {len(models)} models: a warm-up and {config.rounds} rounds", flush=True)
@@ -235,7 +259,7 @@ def main(config: Config) -> list[Row]:
     trained = None if config.prune and load_prepared(config.data) is None else config.model
     texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, trained)
     specs = [*config.model, *make_rivals(config)]
-    models = load_all(replace(config, model=specs), device)
+    models, sources = load_models(config, specs, device)
     baseline = choose_baseline(models[: len(specs)][::-1], None)
     check_models(models, baseline)
     fit_lengths(models, config)
@@ -246,15 +270,13 @@ def main(config: Config) -> list[Row]:
         of = {"corpus": corpus, "texts": [config.split, config.max_documents], "made_on": environment()}
         measured = Measured(folder, of | {"baseline": [baseline.name, baseline.window]})
         measured.tell()
-        named = zip(models, specs, strict=False)  # those with a window have the weights of theirs
-        sources = {id(loaded.model): spec.partition("=")[2] or spec for loaded, spec in named}
-        all_scored = [scored(loaded, sources[id(loaded.model)], data, measured) for loaded in models]
+        all_scored = [scored(loaded, sources[loaded.name], data, measured) for loaded in models]
         (reference,) = (one.documents for one in all_scored if one.loaded is baseline)
         for one in all_scored:
             if one.loaded is not baseline:
                 compare(one.row, one.documents, reference, baseline.name, config.seed)
         rows = rows_of(all_scored, timed(models, data.texts, config), config)
-        about = {loaded.name: {"weights": model_hashes(sources[id(loaded.model)])} for loaded in models}
+        about = {loaded.name: {"weights": model_hashes(sources[loaded.name])} for loaded in models}
         seconds = time.perf_counter() - started
         write_text(folder / "table.md", markdown_table(rows) + "\n")
         path = write_metrics(

@@ -60,3 +60,14 @@ def linear_layers_to_int8(model: nn.Module) -> None:
                 continue
             if weight.shape[1] % WIDTH_STEP == 0:
                 setattr(module, name, Int8Linear(weight.detach(), None if bias is None else bias.detach()))
+
+
+@torch.no_grad()
+def round_to_int8(model: nn.Module, table: Tensor) -> None:
+    """Round what `linear_layers_to_int8` would replace, and a vocabulary table, to values that eight bits hold; the
+    dtype stays, so that a likelihood can be computed as ever."""
+    layers = [layer for layer in model.modules() if type(layer) in (nn.Linear, Conv1D)]
+    for weight in [table, *(layer.weight.T if type(layer) is Conv1D else layer.weight for layer in layers)]:
+        if weight.shape[1] % WIDTH_STEP == 0:
+            rounded = Int8Linear(weight.detach())
+            weight.copy_(rounded.weight * rounded.scale[:, None])

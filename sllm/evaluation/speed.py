@@ -127,8 +127,8 @@ def generation_runners(
 
 
 def opening(loaded: LoadedModel, text: str, num_tokens: int) -> str:
-    """The first tokens of a text."""
-    return decode_ids(loaded.tokenizer, encode_text(loaded.tokenizer, text)[:num_tokens])
+    """The first tokens of a text, without space behind them."""
+    return decode_ids(loaded.tokenizer, encode_text(loaded.tokenizer, text)[:num_tokens]).rstrip()
 
 
 def time_texts(loaded: LoadedModel, prompts: Sequence[str], num_new_tokens: int) -> Generation:
