@@ -57,13 +57,14 @@ def test_errors_say_what_to_do(monkeypatch):
 
 def test_rounded_weights_give_what_eight_bits_give():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 32), Conv1D(40, 32), nn.Linear(40, 3))
+    narrow = nn.Linear(40, 3)
+    model = nn.Sequential(nn.Linear(64, 32), Conv1D(40, 32), narrow)
     table, x = torch.randn(9, 64), torch.randn(5, 64)
     before = table.clone()
-    kept = model[2].weight.clone()
+    kept = narrow.weight.clone()
     round_to_int8(model, table)
     whole = model(x)
     assert 0 < (table - before).abs().max() < 0.02
-    assert torch.equal(model[2].weight, kept)  # of a width that stays
+    assert torch.equal(narrow.weight, kept)  # of a width that stays
     linear_layers_to_int8(model)
     torch.testing.assert_close(model(x), whole, rtol=0, atol=1e-5)
