@@ -55,6 +55,7 @@ from sllm_recipes.evaluate import MeasuringKeys, choose_baseline, fit_lengths, l
 
 BATCH = ", batch"
 INT8 = ", int8"
+WAYS = (BATCH, INT8, LOOKUP)
 UNEQUAL = 1.05  # training tokens of two models that are told
 RIVAL_KEYS = ("lm", "train_tokens", "teacher", "train")
 # What the screen shows; table.md and metrics.json have every column.
@@ -110,7 +111,10 @@ def check_keys(config: Config) -> None:
             "among them, or --lm and --prune."
         )
     for spec in config.model:
-        model_folder(spec.partition("=")[2] or spec)
+        name, _, source = spec.partition("=")
+        if name.endswith(WAYS):
+            raise ValueError(f"The name {name!r} ends as those of further rows do ({' '.join(WAYS)}): choose another.")
+        model_folder(source or spec)
 
 
 def make_rivals(config: Config) -> list[str]:
@@ -168,12 +172,15 @@ def score(loaded: LoadedModel, data: Texts) -> list[tuple[Row, list[DocumentNats
     return found
 
 
-def scored(loaded: LoadedModel, source: str, data: Texts, measured: Measured) -> Scored:
-    """With the row of its own full window; what it reads for a token stands in it, too."""
-    state = hashlib.sha256(json.dumps(identity(source)).encode()).hexdigest()[:12]
+def scored(loaded: LoadedModel, state: list, data: Texts, measured: Measured) -> Scored:
+    """With the row of its own full window; what it reads for a token stands in it, too.
+
+    Args: state: what its score depends on beside its name and the data.
+    """
+    digest = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]
     by_protocol = {
         row.protocol: (row, found)
-        for row, found in measured.scores(f"{loaded.name} ({state})", partial(score, loaded, data))
+        for row, found in measured.scores(f"{loaded.name} ({digest})", partial(score, loaded, data))
     }
     row, documents = by_protocol["full window"]
     if "equal context" in by_protocol:
@@ -235,13 +242,13 @@ def rows_of(all_scored: Sequence[Scored], found: dict[str, list[Generation]], co
 
 
 def tell(rows: Sequence[Row], baseline: str) -> None:
-    """The table, the verdicts, and what makes a comparison unfair."""
+    """The table, what makes a comparison unfair, and the verdicts."""
     shown = [name for name in SHOWN if name in filled_columns(rows)]
     print(markdown_table(rows, shown))
     tokens = {row.model: row.training_tokens for row in rows if row.training_tokens}
     for name, number in tokens.items():
         low, high = sorted((number, tokens.get(baseline, number)))
-        if high > UNEQUAL * low and not name.endswith(LOOKUP):
+        if high > UNEQUAL * low and not name.endswith(WAYS):
             print(f"{name} was trained on {number:,} tokens, {baseline} on {tokens[baseline]:,}")
     for row in rows:
         if row.extra["level"] == "sentence":
@@ -270,7 +277,8 @@ def main(config: Config) -> list[Row]:
         of = {"corpus": corpus, "texts": [config.split, config.max_documents], "made_on": environment()}
         measured = Measured(folder, of | {"baseline": [baseline.name, baseline.window]})
         measured.tell()
-        all_scored = [scored(loaded, sources[loaded.name], data, measured) for loaded in models]
+        states = {loaded.name: [identity(sources[loaded.name]), config.keep_ends] for loaded in models}
+        all_scored = [scored(loaded, states[loaded.name], data, measured) for loaded in models]
         (reference,) = (one.documents for one in all_scored if one.loaded is baseline)
         for one in all_scored:
             if one.loaded is not baseline:

@@ -91,26 +91,30 @@ def beside_line(
     nats = {rival.name: np.asarray(rival.nats, dtype=float) for rival in rivals}
     of_line = (1 - share) * nats[slow.name] + share * nats[fast.name]
     bits = bits_per_byte(of_line, sizes)
-    columns = {"line_bits_per_byte": bits, "over_line": point.bits / bits}
-    if len(sizes) < 2:
-        return columns | {"verdict": "one document is too few to say"}
+    columns: dict[str, Any] = {"line_bits_per_byte": bits, "over_line": point.bits / bits}
+    if len(sizes) < 2 or len(model.speeds) < 2:
+        few = "one document" if len(sizes) < 2 else "one round"
+        return columns | {"verdict": f"{few} is too little to say"}
     _, low, high = paired_bootstrap(model.nats, sizes, of_line, sizes, seed=seed)
+    rounds = [
+        _over(model.point(sizes, number), best_points([rival.point(sizes, number) for rival in rivals]))
+        for number in range(len(model.speeds))
+    ]
     columns |= {"over_line_low": low, "over_line_high": high}
-    rounds = []
-    for number in range(len(model.speeds)):
-        one = model.point(sizes, number)
-        then = bits_at(best_points([rival.point(sizes, number) for rival in rivals]), one.speed)
-        if then is not None:
-            rounds.append(one.bits / then)
-    if rounds:
-        columns |= {"over_line_rounds_low": min(rounds), "over_line_rounds_high": max(rounds)}
-    if max([high, *rounds]) < 1:
-        verdict = "beyond"
-    elif min([low, *rounds]) > 1:
-        verdict = "behind"
-    else:
-        verdict = "level"
-    return columns | {"verdict": verdict}
+    columns |= {"over_line_rounds_low": min(rounds), "over_line_rounds_high": max(rounds)}
+    beyond, behind = max([high, *rounds]) < 1, min([low, *rounds]) > 1
+    return columns | {"verdict": "beyond" if beyond else "behind" if behind else "level"}
+
+
+def _over(point: Point, line: Sequence[Point]) -> float:
+    """Bits per byte over the line's; beyond its ends over those of the end if it loses, or is lost to, in both figures,
+    else 1: nothing is known."""
+    at = bits_at(line, point.speed)
+    if at is not None:
+        return point.bits / at
+    if point.speed > line[-1].speed:
+        return min(1.0, point.bits / line[-1].bits)
+    return max(1.0, point.bits / line[0].bits)
 
 
 def _beyond_the_ends(point: Point, line: Sequence[Point]) -> str:

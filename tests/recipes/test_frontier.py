@@ -120,6 +120,12 @@ def test_mistakes_end_with_a_message_before_anything_is_scored(words, told, runs
     assert not (out / "measured.json").exists()
 
 
+def test_a_name_that_ends_as_a_further_row_s_is_refused(runs, capsys):
+    with pytest.raises(SystemExit):
+        frontier.cli.main(["frontier", "--model", f"{runs}/opt", f"small, int8={runs}/sllm"])
+    assert "ends as those of further rows do" in capsys.readouterr().err
+
+
 def test_a_figure_is_drawn_again_from_its_metrics(tmp_path):
     """The picture of a page is made by `sllm report` from what was measured, with the line."""
     text = tmp_path / "text.txt"

@@ -84,8 +84,21 @@ def test_beyond_the_ends_nothing_is_extrapolated(bits, speed, told_so):
     assert told_so in told("sllm", found)
 
 
+def test_a_round_beyond_the_ends_counts_where_one_is_better_in_both():
+    """In the second round the model is faster than all."""
+    fast_once = (1.0, 1.2, 1.0)
+    for bits, verdict in ((1.3, "beyond"), (1.7, "level")):
+        assert beside_line(measured("sllm", bits, 380.0, fast_once), RIVALS, SIZES)["verdict"] == verdict
+    assert beside_line(measured("sllm", 1.1, 101.0, (1.0, 0.9, 1.0)), RIVALS, SIZES)["verdict"] == "behind"
+
+
+def test_one_round_has_no_verdict():
+    one = [Measurement(m.name, m.nats, m.speeds[:1]) for m in [measured("sllm", 1.05, 141.4), *RIVALS]]
+    assert "one round is too little" in told("sllm", beside_line(one[0], one[1:], SIZES))
+
+
 def test_one_document_has_no_verdict():
     one = [Measurement(m.name, m.nats[:1], m.speeds) for m in [measured("sllm", 1.05, 141.4), *RIVALS]]
     found = beside_line(one[0], one[1:], SIZES[:1])
     assert found["over_line"] < 1
-    assert "too few" in told("sllm", found)
+    assert "too little" in told("sllm", found)
