@@ -45,11 +45,10 @@ from sllm_recipes.training_run import VERIFY
 
 
 @dataclass
-class Config:
+class MeasuringKeys:
+    """Keys of what scores and times models side by side."""
+
     model: list[str] = option([], "runs, folders or hub ids, each as PATH or NAME=PATH")
-    baseline: str | None = option(
-        None, "name of the plain token-level model to compare with; default: the last one in `model`"
-    )
     keep_window: list[int] | None = option(
         None, "plain models have further rows: with so many newest tokens, the opening one and sentence ends only"
     )
@@ -60,18 +59,26 @@ class Config:
     split: str = option("test", "train, valid or test; files that have no splits and were not trained on: whole")
     text_field: str = option("text", "the field of a record that holds the text")
     max_documents: PositiveInt | None = option(None, "score the split's first documents only")
-    protocol: Literal["exact", "paper"] = option("exact", "paper: as the published evaluation meant to")
-    max_sentences: PositiveInt = option(4096, "sentences that an autoencoder reconstructs, evenly spread")
-    speed: bool = option(True, "measure generation too")
-    prompt_tokens: NonNegativeInt = option(128, "tokens of the prompt for that")
+    prompt_tokens: NonNegativeInt = option(128, "tokens of the prompt when speed is measured")
     new_tokens: PositiveInt = option(128, "tokens written for that")
-    rounds: PositiveInt = option(5, "timed rounds, after a warm-up; two or more if they would take over five minutes")
+    rounds: PositiveInt = option(5, "timed rounds, after a warm-up")
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights while speed and cache are measured")
-    samples: NonNegativeInt = option(3, "texts to show: continuations, an autoencoder's reconstructions (samples.json)")
     quick: bool = option(False, "two documents, one timed round, few tokens, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     seed: int = option(0, "of the bootstrap")
     verify: bool = option(True, VERIFY)
+
+
+@dataclass
+class Config(MeasuringKeys):
+    rounds: PositiveInt = option(5, "timed rounds, after a warm-up; two or more if they would take over five minutes")
+    baseline: str | None = option(
+        None, "name of the plain token-level model to compare with; default: the last one in `model`"
+    )
+    protocol: Literal["exact", "paper"] = option("exact", "paper: as the published evaluation meant to")
+    max_sentences: PositiveInt = option(4096, "sentences that an autoencoder reconstructs, evenly spread")
+    speed: bool = option(True, "measure generation too")
+    samples: NonNegativeInt = option(3, "texts to show: continuations, an autoencoder's reconstructions (samples.json)")
     output_dir: str = option("runs/evaluate", "where metrics.json and table.md go")
 
 
@@ -93,7 +100,7 @@ def choose_baseline(models: list[LoadedModel], name: str | None) -> LoadedModel:
     return candidates[-1]
 
 
-def load_all(config: Config, device: str) -> list[LoadedModel]:
+def load_all(config: MeasuringKeys, device: str) -> list[LoadedModel]:
     if not config.model:
         raise ValueError("Nothing to evaluate: give --model PATH [PATH ...].")
     models = [load_model(spec) for spec in config.model]
@@ -112,7 +119,7 @@ def load_all(config: Config, device: str) -> list[LoadedModel]:
     return models
 
 
-def fit_lengths(models: list[LoadedModel], config: Config) -> None:
+def fit_lengths(models: list[LoadedModel], config: MeasuringKeys) -> None:
     """Have a prompt and what is written after it fit the positions of every model.
 
     Raises:
@@ -120,7 +127,7 @@ def fit_lengths(models: list[LoadedModel], config: Config) -> None:
     """
     rooms = {loaded.room: loaded.name for loaded in models if loaded.room is not None}
     room = min(rooms, default=None)
-    if room is None or config.prompt_tokens + config.new_tokens <= room or not (config.speed or config.samples):
+    if room is None or config.prompt_tokens + config.new_tokens <= room:
         return
     if room < 2 or {"prompt_tokens", "new_tokens"} & given_on_command_line(config):
         raise ValueError(
@@ -173,7 +180,8 @@ def main(config: Config) -> list[Row]:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
     models = load_all(config, choose_device(config.device))
     baseline = choose_baseline(models[: len(config.model)], config.baseline)
-    fit_lengths(models, config)
+    if config.speed or config.samples:
+        fit_lengths(models, config)
     texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, config.model)
     data = make_texts(texts, corpus["name"], baseline)
     language_models = [m for m in models if m.predicts]

@@ -29,6 +29,7 @@ from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import check_same_tokenizer, load_tokenizer, vocabulary_size
 from lmbase.training.batches import Batch
 from sllm import SLLM
+from sllm.evaluation.weights_read import read_by_sentences
 from sllm.joint_fitting import JointFit, fit_flags, fit_joints
 from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.open_data import load_prepared, open_data
@@ -137,25 +138,12 @@ def describe(model: SLLM) -> str:
     ]
     whole = config.trunk.num_hidden_layers * layer + table
     for tokens in TOKENS_PER_SENTENCE:
-        read = read_per_token(model, tokens)
+        read = read_by_sentences(model, tokens)
         lines.append(
             f"at {tokens} tokens a sentence {read / 1e6:.0f} of {whole / 1e6:.0f} M parameters are read per token: at "
             f"most {whole / read:.1f} times as fast, where reading weights takes the time"
         )
     return "\n".join(lines)
-
-
-def read_per_token(model: SLLM, tokens_per_sentence: float) -> float:
-    """Parameters that are read to write a token of text, one after another."""
-    own, config = model.own, model.config
-    assert own is not None
-    layer = sum(p.numel() for p in blocks(model.trunk)[0].parameters())
-    ends = 1 / tokens_per_sentence
-    middle = config.use_trunk * len(own.middle(model.trunk)) * layer
-    middle += sum(joint.weight.numel() for joint in (own.mean, own.joint))
-    lower = config.lower_layers * layer + own.carry.weight.numel()
-    upper = config.upper_layers * layer + model.output_table.numel()
-    return lower + (1 + ends) * upper + ends * middle
 
 
 def _data(config: Config) -> PreparedData | None:

@@ -60,3 +60,19 @@ def linear_layers_to_int8(model: nn.Module) -> None:
                 continue
             if weight.shape[1] % WIDTH_STEP == 0:
                 setattr(module, name, Int8Linear(weight.detach(), None if bias is None else bias.detach()))
+
+
+@torch.no_grad()
+def round_to_int8(model: nn.Module, table: Tensor) -> None:
+    """Round what `linear_layers_to_int8` would replace, and a vocabulary table, to values that eight bits hold; the
+    dtype stays, so that a likelihood can be computed as ever."""
+    weights = [table]
+    for layer in model.modules():
+        if type(layer) is nn.Linear:
+            weights.append(layer.weight)
+        elif type(layer) is Conv1D:
+            weights.append(layer.weight.T)
+    for weight in weights:
+        if weight.shape[1] % WIDTH_STEP == 0:
+            rounded = Int8Linear(weight.detach())
+            weight.copy_(rounded.weight * rounded.scale[:, None])

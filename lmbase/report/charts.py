@@ -39,6 +39,8 @@ SETTINGS: dict[Any, Any] = {
 }
 HOVER = "hover-"
 MOST_POINTS = 160
+MANY_NAMES = 8  # more of them are written smaller
+SIDES = np.array([(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)])  # of a dot, for its name
 settings = matplotlib.rc_context(SETTINGS)
 ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
@@ -147,27 +149,55 @@ def point_chart(points: Sequence[tuple[str, float, float, int]], x_label: str, y
 
 
 @settings
-def point_file(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str) -> str:
-    """The same as an SVG file of its own, on a white ground that reads on dark pages too."""
-    return _svg(_points(points, x_label, y_label, width=640, height=360), "#ffffff")
+def point_file(
+    points: Sequence[tuple[str, float, float, int]],
+    x_label: str,
+    y_label: str,
+    line: Sequence[tuple[float, float]] = (),
+) -> str:
+    """The same as an SVG file of its own, on a white ground that reads on dark pages too, with a line (x, y)."""
+    axes = _points(points, x_label, y_label, width=640, height=360 if len(points) <= MANY_NAMES else 480)
+    if line:
+        axes.plot(*zip(*line, strict=True), color=MUTED, zorder=1)
+    return _svg(axes, "#ffffff")
 
 
 def _points(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str, **size: int) -> Axes:
     axes = _axes(x_label, y_label, **size)
-    xs, ys = zip(*[(x, y) for _, x, y, _ in points], strict=True)
+    xs = [x for _, x, _, _ in points]
     left = min(0.0, *xs)  # not the first point: noise must not look like a difference
-    wide, high = max(xs) - left, max(ys) - min(ys)
-    above: list[tuple[float, float]] = []
-    for name, x, y, tint in sorted(points, key=lambda point: -point[2]):
-        beside = any(abs(x - other) < 0.2 * wide and abs(y - its) < 0.1 * high for other, its in above)
-        if not beside:  # names of neighbours do not cover each other
-            above.append((x, y))
+    for _, x, y, tint in points:
         axes.plot(x, y, "o", markersize=9, color=_tint(tint))
-        gap, va = (-9, "top") if beside else (9, "bottom")
-        axes.annotate(_short(name), (x, y), (0, gap), ha="center", va=va, color=INK, textcoords="offset points")
     axes.margins(y=0.16)
-    axes.set_xlim(left, (left + 1.12 * wide) or 1)
+    axes.set_xlim(left, (left + 1.12 * (max(xs) - left)) or 1)
+    _name_dots(axes, sorted(points, key=lambda point: -point[2]))
     return axes
+
+
+def _name_dots(axes: Axes, points: Sequence[tuple[str, float, float, int]]) -> None:
+    """Write each name beside its dot, where it covers least of the dots and names there are."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    font = 11 if len(points) <= MANY_NAMES else 8.5
+    frame = 72 * figure.get_size_inches() - (60, 50)  # in points, about: beside the frame stand ticks and labels
+    low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
+    dots = [(np.array([x, y]) - low) / (high - low) * frame for _, x, y, _ in points]
+    beyond = ((-9 * frame, frame * (0, 9)), (frame * (1, -9), 9 * frame))  # left and right of the frame
+    taken = [*beyond, *((dot - 6, dot + 6) for dot in dots)]
+    for (name, x, y, _), dot in zip(points, dots, strict=True):
+        half = np.array([0.29 * font * len(_short(name)), 0.6 * font])  # of the text's box
+        boxes = [(dot + side * (half + 9) - half, dot + side * (half + 9) + half) for side in SIDES]
+        covered = [
+            sum(np.prod(np.clip(np.minimum(b, d) - np.maximum(a, c), 0, None)) for c, d in taken) for a, b in boxes
+        ]
+        best = int(np.argmin(covered))
+        taken.append(boxes[best])
+        (right, up), gap = SIDES[best], 9 * SIDES[best]
+        places: dict[str, Any] = {
+            "ha": ("right", "center", "left")[right + 1],
+            "va": ("top", "center", "bottom")[up + 1],
+        }
+        axes.annotate(_short(name), (x, y), tuple(gap), color=INK, textcoords="offset points", fontsize=font, **places)
 
 
 @settings

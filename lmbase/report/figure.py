@@ -1,4 +1,5 @@
-"""Quality against speed as a picture for a README: bits per byte over tokens per second, a dot per model."""
+"""Quality against speed as a picture for a README: bits per byte over tokens per second, a dot per model, and, of rows
+that `sllm frontier` wrote, the line through the best token-level models."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +7,10 @@ from pathlib import Path
 
 from lmbase.files import write_text
 from lmbase.report.charts import point_file
+from lmbase.report.frontier import Point, best_points, curve
 from lmbase.report.rows import Row, read_metrics
 
+LEVELS = ("token", "sentence")  # of a model that a row of the frontier is about
 AXES = ("tokens per second", "bits per byte (less is better)")
 
 
@@ -24,13 +27,17 @@ def write_figure(path: str | Path, metrics: Sequence[str | Path]) -> Path:
     if path.suffix != ".svg":
         raise ValueError(f"figure={path}: the picture is an SVG file; give a name that ends in .svg.")
     rows = [row for file in metrics for row in read_metrics(file)["rows"] if row.comparable]
-    points = [(name, x, y, tint) for tint, (name, (x, y)) in enumerate(speed_points(rows).items())]
+    found = speed_points(rows)
+    level = {row.model: row.extra["level"] for row in rows if "level" in row.extra}
+    tints = {name: list(LEVELS).index(level[name]) if name in level else n for n, name in enumerate(found)}
+    points = [(name, x, y, tints[name]) for name, (x, y) in found.items()]
     if not points:
         raise ValueError(
             f"No row of {', '.join(map(str, metrics)) or 'no file'} has both bits_per_byte and tokens_per_second; "
             "name metrics files of `sllm evaluate` after --metrics."
         )
-    write_text(path, point_file(points, *AXES))
+    line = best_points([Point(name, x, y) for name, x, y, _ in points if level.get(name) == LEVELS[0]])
+    write_text(path, point_file(points, *AXES, line=curve(line)))
     return path
 
 

@@ -93,6 +93,12 @@ def paired_bootstrap(
     return float(_ratio(sums.sum(axis=0))), float(low), float(high)
 
 
+def bits_interval(nats: ArrayLike, num_bytes: ArrayLike, seed: int = 0) -> tuple[float, float]:
+    """The 95% interval of bits per byte over documents, by the draws of `paired_bootstrap`; one number per document."""
+    sizes = _numbers(num_bytes, "bytes")
+    return paired_bootstrap(nats, sizes, sizes * math.log(2), sizes, seed)[1:]
+
+
 def _ratio(sums: np.ndarray) -> np.ndarray:
     nats_a, bytes_a, nats_b, bytes_b = np.moveaxis(sums, -1, 0)
     return (nats_a / bytes_a) / (nats_b / bytes_b)

@@ -6,6 +6,7 @@ B texts, S sentences, T tokens of a sentence.
 """
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
@@ -24,7 +25,7 @@ from lmbase.benchmarking.timing import (
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.trunk import position_bytes
 from lmbase.text.tokenizers import decode_ids, encode_text
-from sllm.evaluation.loaded import LoadedModel
+from sllm.evaluation.loaded import LoadedModel, Writing
 from sllm.own_reading import SLACK
 from sllm.sllm import SLLM
 
@@ -99,6 +100,47 @@ def decoder_cache_bytes(model: SLLM, num_tokens: int | None = None) -> int:
     return 2 * layers * positions * config.hidden_size * model.start_state.element_size()
 
 
+def generation_runners(
+    models: Sequence[LoadedModel], text: str, prompt_tokens: int, num_new_tokens: int, lookup: bool = True
+) -> dict[str, Callable[[], Generation]]:
+    """Timed calls by the names of models; with `LOOKUP` at the end of a name, the same with copied drafts.
+
+    Args: as `compare_generation`.
+
+    Raises:
+        ValueError: a model with too few positions.
+    """
+    for loaded in models:
+        # the opening token, the prompt, and every new token but the last, which is not read
+        if loaded.room is not None and prompt_tokens + num_new_tokens > loaded.room:
+            raise ValueError(
+                f"{loaded.name} has {loaded.room} positions, too few for </s>, {prompt_tokens} prompt tokens and "
+                f"{num_new_tokens} new ones: lower prompt_tokens or new_tokens, or give --speed false."
+            )
+    prompt = opening(models[0], text, prompt_tokens)
+    runners: dict[str, Callable[[], Generation]] = {}
+    for loaded in models:
+        runners[loaded.name] = functools.partial(loaded.time, prompt, num_new_tokens)
+        if lookup and loaded.can_copy(prompt_tokens + num_new_tokens, NUM_COPIED):
+            runners[loaded.name + LOOKUP] = functools.partial(loaded.time, prompt, num_new_tokens, NUM_COPIED)
+    return runners
+
+
+def opening(loaded: LoadedModel, text: str, num_tokens: int) -> str:
+    """The first tokens of a text, without space behind them."""
+    return decode_ids(loaded.tokenizer, encode_text(loaded.tokenizer, text)[:num_tokens]).rstrip()
+
+
+def time_texts(loaded: LoadedModel, prompts: Sequence[str], num_new_tokens: int) -> Generation:
+    """Texts continued together, greedily; end marks are disabled."""
+    how = Writing(num_new_tokens, settings={"min_new_tokens": num_new_tokens, "do_sample": False})
+    how.overflow = "slide" if loaded.by_sentence else how.overflow
+    started = time.perf_counter()
+    written = loaded.write_texts([*prompts], how)
+    seconds = time.perf_counter() - started
+    return Generation(seconds, seconds, sum(text.num_tokens for text in written), batch_size=len(prompts))
+
+
 def compare_generation(
     models: Sequence[LoadedModel],
     baseline: LoadedModel,
@@ -117,28 +159,15 @@ def compare_generation(
     Raises:
         ValueError: a model with too few positions.
     """
-    for loaded in models:
-        # the opening token, the prompt, and every new token but the last, which is not read
-        if loaded.room is not None and prompt_tokens + num_new_tokens > loaded.room:
-            raise ValueError(
-                f"{loaded.name} has {loaded.room} positions, too few for </s>, {prompt_tokens} prompt tokens and "
-                f"{num_new_tokens} new ones: lower prompt_tokens or new_tokens, or give --speed false."
-            )
-    tokenizer = models[0].tokenizer
-    prompt = decode_ids(tokenizer, encode_text(tokenizer, text)[:prompt_tokens])
-    runners: dict[str, Callable[[], Generation]] = {}
-    for loaded in models:
-        runners[loaded.name] = functools.partial(loaded.time, prompt, num_new_tokens)
-        if loaded.can_copy(prompt_tokens + num_new_tokens, NUM_COPIED):
-            runners[loaded.name + LOOKUP] = functools.partial(loaded.time, prompt, num_new_tokens, NUM_COPIED)
+    runners = generation_runners(models, text, prompt_tokens, num_new_tokens)
     print(f"timing {len(models)} models: a warm-up and up to {num_rounds} rounds", flush=True)
     found = alternate(runners, num_rounds, most_seconds=MOST_SECONDS)
-    _tell_noise(found, num_rounds)
+    tell_noise(found, num_rounds)
     reference = speeds(found[baseline.name])
     figures: dict[str, dict] = {}
     for loaded in models:
         runs, copied = found[loaded.name], found.get(loaded.name + LOOKUP)
-        figures[loaded.name] = _columns(runs) | loaded.cache_columns()
+        figures[loaded.name] = speed_columns(runs) | loaded.cache_columns()
         if loaded is not baseline:
             figures[loaded.name] |= ratio_columns("speed_ratio", speeds(runs), reference)
         if copied is not None:
@@ -147,7 +176,8 @@ def compare_generation(
     return figures
 
 
-def _tell_noise(found: Mapping[str, Sequence[Generation]], num_rounds: int) -> None:
+def tell_noise(found: Mapping[str, Sequence[Generation]], num_rounds: int) -> None:
+    """Say which figures to trust less: few rounds, and rounds far apart."""
     done = min(map(len, found.values()))
     if done < num_rounds:
         print(f"{done} rounds of {num_rounds}: more would have taken longer than {MOST_SECONDS / 60:.0f} minutes")
@@ -157,7 +187,8 @@ def _tell_noise(found: Mapping[str, Sequence[Generation]], num_rounds: int) -> N
             print(f"noisy: {name} wrote {low:.3g} to {high:.3g} tokens per second; measure again on an idle machine")
 
 
-def _columns(runs: Sequence[Generation]) -> dict[str, float | None]:
+def speed_columns(runs: Sequence[Generation]) -> dict[str, float | None]:
+    """Figures of one model's rounds."""
     columns: dict[str, float | None] = {
         **spread_columns("tokens_per_second", speeds(runs)),
         "rounds": len(runs),

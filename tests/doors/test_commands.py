@@ -38,6 +38,8 @@ TINY = {
     "pretrain-vae": TINY_TRAINING,
     "finetune-sllm": f"{TINY_TRAINING} --max_sentences 16",
     "evaluate": "--quick true --device cpu --dtype fp32",
+    "frontier": "--quick true --device cpu --dtype fp32 --prune 2+1 --train "
+    f"'lm_tiny_tuned {TINY_TRAINING} --context 64 --eval_windows 4'",
     "generate": "--max_new_tokens 4 --device cpu",
     "story": "--quick true --minutes 0.01 --device cpu",
     "synthetic-tasks": "--quick true --sizes 1M --num_future_tokens 1 --device cpu --dtype fp32",
@@ -69,7 +71,7 @@ def commands_of(page: str) -> list[str]:
     """Those of a page, or of the headers of a family of configurations."""
     if page.endswith(".md"):
         return commands(blocks((ROOT / page).read_text(encoding="utf-8")))
-    steps = ["data", "lm", "vae", "sllm", "lm_*_tuned", "evaluate", "mtp", "sllm_*_drafting"]
+    steps = ["data", "lm", "vae", "sllm", "lm_*_tuned", "evaluate", "frontier", "mtp", "sllm_*_drafting"]
     names = [step.replace("*", page) if "*" in step else f"{step}_{page}" for step in steps]
     names += ["sllm_own_layers"] * (page == "opt")
     paths = [path for name in ([page] if page in OTHERS else names) if (path := CONFIGS / f"{name}.yaml").exists()]

@@ -169,6 +169,6 @@ def test_G5_a_device_that_is_not_there_is_one_sentence(tmp_path, capsys, recipe,
 def test_G11_no_line_of_the_list_ends_in_mid_sentence(capsys):
     cli.main(["list"])
     text = " ".join(capsys.readouterr().out.partition("configurations:")[0].split())
-    assert "reads and predicts one vector per sentence. generate" in text
+    assert "reads and predicts one vector per sentence. frontier" in text
     for name in cli.recipes():
         assert cli._first_sentence(cli.FOLDER / f"{name}.py")[-1] in ".?!"

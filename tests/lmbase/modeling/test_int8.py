@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lmbase.modeling.int8 import FEW_ROWS, Int8Linear, linear_layers_to_int8
+from lmbase.modeling.int8 import FEW_ROWS, Int8Linear, linear_layers_to_int8, round_to_int8
 
 
 @pytest.mark.parametrize("rows", [(), (0,), (1,), (FEW_ROWS,), (3, FEW_ROWS)])
@@ -53,3 +53,18 @@ def test_errors_say_what_to_do(monkeypatch):
     monkeypatch.delattr(torch, "_weight_int8pack_mm")
     with pytest.raises(ValueError, match="install"):
         Int8Linear(torch.zeros(4, 32))
+
+
+def test_rounded_weights_give_what_eight_bits_give():
+    torch.manual_seed(0)
+    narrow = nn.Linear(40, 3)
+    model = nn.Sequential(nn.Linear(64, 32), Conv1D(40, 32), narrow)
+    table, x = torch.randn(9, 64), torch.randn(5, 64)
+    before = table.clone()
+    kept = narrow.weight.clone()
+    round_to_int8(model, table)
+    whole = model(x)
+    assert 0 < (table - before).abs().max() < 0.02
+    assert torch.equal(narrow.weight, kept)  # of a width that stays
+    linear_layers_to_int8(model)
+    torch.testing.assert_close(model(x), whole, rtol=0, atol=1e-5)

@@ -1,5 +1,6 @@
 """The picture of quality against speed, made from metrics files."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -30,6 +31,20 @@ def test_every_model_with_both_figures_is_a_named_dot(tmp_path):
     assert "var(--" not in source  # it stands alone, on dark pages too
     assert "fill: #ffffff" in source
     assert write_figure(path, [first, second]).read_text(encoding="utf-8") == source
+
+
+def test_rows_of_a_frontier_have_a_line_through_the_best_token_level_ones(tmp_path):
+    told = {"level": "token"}
+    rivals = [row("a", 2.1, 1000.0, extra=told), row("b", 2.4, 2000.0, extra=told)]
+    sentence = row("s", 2.0, 1500.0, extra={"level": "sentence"})
+
+    def longest(name, *rows):
+        source = write_figure(tmp_path / f"{name}.svg", [write(tmp_path / name, *rows)]).read_text(encoding="utf-8")
+        return max(re.findall(r' d="(M[^"]*)"', source), key=lambda path: path.count("L"))
+
+    alone, line = longest("one", rivals[0], sentence), longest("both", *rivals, sentence)
+    assert alone.count("L") < 5 < line.count("L")
+    assert longest("worse", *rivals, sentence, row("c", 2.3, 999.0, extra=told)) == line
 
 
 @pytest.mark.parametrize(

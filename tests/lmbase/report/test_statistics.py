@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmbase.report.statistics import bits_per_byte, paired_bootstrap, perplexity
+from lmbase.report.statistics import bits_interval, bits_per_byte, paired_bootstrap, perplexity
 
 
 def mean_of_batch_means(nats, tokens):
@@ -40,6 +40,17 @@ def test_nothing_scored_is_an_error():
         bits_per_byte([], [])
     with pytest.raises(ValueError, match="no finite perplexity"):
         perplexity(1e6, 1)
+
+
+def test_the_interval_of_bits_per_byte_holds_it_and_narrows_with_documents():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(500, 1500, 400)
+    nats = sizes * rng.uniform(0.5, 1.5, 400)
+    low, high = bits_interval(nats, sizes)
+    assert low < bits_per_byte(nats, sizes) < high
+    few_low, few_high = bits_interval(nats[:20], sizes[:20])
+    assert few_high - few_low > 2 * (high - low)
+    assert bits_interval(sizes[:3] * math.log(2), sizes[:3]) == pytest.approx((1.0, 1.0))
 
 
 def test_bootstrap_of_equal_models_is_one_without_spread():

@@ -5,7 +5,7 @@ import torch
 from families import loaded_as, make_family_heads, make_family_sllm, make_lm
 
 from multitoken.benchmarks.measuring import bytes_of_heads
-from sllm.evaluation.speed import compare_generation, time_sllm
+from sllm.evaluation.speed import compare_generation, opening, time_sllm, time_texts
 
 TEXT = "One, two, three. Four and five! " * 3
 
@@ -37,6 +37,17 @@ def test_figures_of_every_kind(models):
     for name in ("heads", "sllm"):
         assert found[name]["speed_ratio_low"] <= found[name]["speed_ratio"] <= found[name]["speed_ratio_high"]
     assert all(figures["lookup_ratio"] > 0 for figures in found.values())
+
+
+def test_several_texts_are_timed_together(models):
+    for loaded in models:
+        found = time_texts(loaded, ["One, two", "Three"], 5)
+        assert (found.num_new_tokens, found.batch_size) == (10, 2)
+        assert found.tokens_per_second > 0
+
+
+def test_a_prompt_ends_without_space(models):
+    assert opening(models[0], "One two", 4) == "One"  # which many tokenizers put in front of the next word
 
 
 def test_F2_the_cache_of_a_multi_token_model_is_that_of_a_position_however_much_was_drafted(models):

@@ -1,0 +1,301 @@
+"""Quality against speed: sentence-level models beside the line through token-level ones; a figure, a table, verdicts.
+
+    sllm frontier --model runs/tuned small=runs/pruned runs/sllm --data runs/data
+    sllm frontier --model runs/tuned runs/sllm --data runs/data --lm runs/tuned --prune 8+6 10+10 \
+        --train_tokens 10000000 --teacher runs/tuned --train="--context 1024 --learning_rate 1e-4"
+
+A token-level model can be made faster, too: by leaving layers out, by drafts, by eight bits. A sentence-level model is
+worth something where it lies beyond the line through all these: fewer bits per byte at the same tokens per second. The
+line is straight between neighbours over the logarithm of speed; where it ends, nothing is said.
+
+Likelihoods are those of `sllm evaluate`: audited, exact, in fp32. Speed is measured with all models in one process, in
+turns, prompt text in and text out; with --lookup true also with drafts copied out of the text, with --batch_size 8 also
+of so many texts at once. With --prune the rivals are trained first, each by `sllm train-lm` into OUTPUT_DIR/rival-8+6.
+
+The same command again goes on where it stopped, and a further model costs its own scoring only: scores are kept in
+OUTPUT_DIR/measured.json as long as text, code and machine are the same. Speed is measured anew each time.
+"""
+
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from lmbase.benchmarking.environment import environment
+from lmbase.benchmarking.timing import Generation, alternate, speeds, spread_columns
+from lmbase.config import option, run, single_process
+from lmbase.files import alone_in, clean_up, write_text
+from lmbase.modeling.devices import DTYPES, choose_device
+from lmbase.modeling.folders import model_folder, model_hashes
+from lmbase.modeling.int8 import round_to_int8
+from lmbase.modeling.pruning import layers_to_keep
+from lmbase.modeling.token_lm import DocumentNats
+from lmbase.modeling.trunk import output_table
+from lmbase.report.columns import filled_columns, markdown_table
+from lmbase.report.frontier import Measurement, beside_line, best_points, told
+from lmbase.report.rows import Row, write_metrics
+from lmbase.report.statistics import bits_interval
+from lmbase.text.tokenizers import tokenizer_hash
+from sllm.evaluation.likelihood import audit_loaded, compare, evaluate_likelihood
+from sllm.evaluation.loaded import LoadedModel
+from sllm.evaluation.progress import Measured, identity
+from sllm.evaluation.speed import LOOKUP, generation_runners, opening, speed_columns, tell_noise, time_texts
+from sllm.evaluation.texts import Texts, make_texts, read_texts
+from sllm.evaluation.weights_read import weights_read
+from sllm.loading import load_model
+from sllm_data.open_data import load_prepared
+from sllm_recipes import cli
+from sllm_recipes.evaluate import MeasuringKeys, choose_baseline, fit_lengths, load_all
+
+BATCH = ", batch"
+INT8 = ", int8"
+WAYS = (BATCH, INT8, LOOKUP)
+UNEQUAL = 1.05  # training tokens of two models that are told
+RIVAL_KEYS = ("lm", "train_tokens", "teacher", "train")
+# What the screen shows; table.md and metrics.json have every column.
+SHOWN = [
+    "model", "parameters", "read_per_token", "training_tokens", "training_flops", "bits_per_byte", "ratio", "ratio_low",
+    "ratio_high", "tokens_per_second", "batch_tokens_per_second", "kv_bytes_per_token", "over_line", "verdict",
+]  # fmt: skip
+
+
+@dataclass
+class Config(MeasuringKeys):
+    prompt_tokens: NonNegativeInt = option(256, "tokens of the prompt when speed is measured")
+    new_tokens: PositiveInt = option(256, "tokens written for that")
+    lookup: bool = option(True, "each model that can also writes with drafts copied out of the text")
+    batch_size: PositiveInt = option(1, "measure speed with so many texts at once, too; 1: one text only")
+    int8: bool = option(False, "plain models and SLLMs have further rows: with weights in eight bits, on a CPU")
+    lm: str | None = option(None, "what rivals are cut out of: a run, a folder or a hub id")
+    prune: list[str] = option([], "rivals to make of it: the first and last layers that each keeps, such as 8+6 10+10")
+    train_tokens: PositiveInt | None = option(None, "tokens that each rival is trained on")
+    teacher: str | None = option(None, "what rivals learn from, as in train-lm")
+    train: str = option("", "a configuration and keys of train-lm for everything else about their training", prose=True)
+    output_dir: str = option("runs/frontier", "where metrics.json, table.md and frontier.svg go, and the rivals' runs")
+
+
+@dataclass
+class Scored:
+    """A model with its row and what documents cost it."""
+
+    loaded: LoadedModel
+    row: Row
+    documents: list[DocumentNats]
+
+
+def check_keys(config: Config) -> None:
+    """Before anything is trained or scored.
+
+    Raises:
+        ValueError: too few models, a rival given twice or in another notation, keys of rivals without one.
+    """
+    if idle := [key for key in RIVAL_KEYS if getattr(config, key) and not config.prune]:
+        raise ValueError(f"{', '.join(idle)}: these are for rivals that are made here; give --prune 8+6, say, too.")
+    if config.prune and config.lm is None:
+        raise ValueError(f"prune={' '.join(config.prune)}: name the model that is cut down, --lm RUN.")
+    if twice := {layers for layers in config.prune if config.prune.count(layers) > 1}:
+        raise ValueError(f"prune names {', '.join(sorted(twice))} twice: each rival once.")
+    for layers in config.prune:
+        layers_to_keep(layers)
+    if config.int8 and choose_device(config.device) != "cpu":
+        raise ValueError(f"int8=true is for CPUs, and device is {choose_device(config.device)}: give --device cpu.")
+    if len(config.model) + len(config.prune) < 2:
+        raise ValueError(
+            f"{' '.join(config.model) or 'No model'} alone makes no line: give --model two or more, token-level ones "
+            "among them, or --lm and --prune."
+        )
+    for spec in config.model:
+        name, _, source = spec.partition("=")
+        if name.endswith(WAYS):
+            raise ValueError(f"The name {name!r} ends as those of further rows do ({' '.join(WAYS)}): choose another.")
+        model_folder(source or spec)
+
+
+def make_rivals(config: Config) -> list[str]:
+    """Train token-level models with fewer layers, each in a run of its own; returns them as `--model` takes them."""
+    specs = []
+    data = [config.data] if isinstance(config.data, str) else config.data
+    for layers in config.prune:
+        folder = Path(config.output_dir) / f"rival-{layers}"
+        words = ["train-lm", *shlex.split(config.train), "--lm", str(config.lm), "--keep_layers", layers]
+        words += ["--data", *data, "--text_field", config.text_field]
+        words += ["--train_tokens", str(config.train_tokens)] if config.train_tokens else []
+        words += ["--teacher", config.teacher] if config.teacher else []
+        cli.run_command(shlex.join([*words, "--device", config.device, "--output_dir", str(folder)]))
+        specs.append(f"{folder.name}={folder}")
+    return specs
+
+
+def load_models(config: Config, specs: list[str], device: str) -> tuple[list[LoadedModel], dict[str, str]]:
+    """Those that are named, first of all, then the same with a window and in eight bits; and where each comes from."""
+    models = load_all(replace(config, model=specs), device)
+    of_weights = {id(one.model): spec.partition("=")[2] or spec for one, spec in zip(models, specs, strict=False)}
+    sources = {loaded.name: of_weights[id(loaded.model)] for loaded in models}  # one with a window shares weights
+    for loaded in models[: len(specs)] if config.int8 else []:
+        if loaded.plain or loaded.by_sentence:
+            twin = load_model(f"{loaded.name}{INT8}={sources[loaded.name]}")
+            twin.to(device)
+            round_to_int8(twin.model, twin.model.output_table if twin.by_sentence else output_table(twin.model))
+            models.append(twin)
+            sources[twin.name] = sources[loaded.name]
+    return models, sources
+
+
+def check_models(models: Sequence[LoadedModel], baseline: LoadedModel) -> None:
+    """
+    Raises:
+        ValueError: a model that predicts no text, or one with another tokenizer.
+    """
+    for loaded in models:
+        if not loaded.predicts:
+            raise ValueError(f"{loaded.name} is {loaded.shown}: it has no bits per byte. Leave it out.")
+        if tokenizer_hash(loaded.tokenizer) != tokenizer_hash(baseline.tokenizer):
+            raise ValueError(
+                f"{loaded.name} and {baseline.name} have different tokenizers, and tokens per second of the two do not "
+                "compare: leave one out, or make a frontier for each (sllm evaluate has both in one table)."
+            )
+
+
+def score(loaded: LoadedModel, data: Texts) -> list[tuple[Row, list[DocumentNats]]]:
+    print(f"scoring {loaded.name}", flush=True)
+    report = audit_loaded(loaded, data.texts)
+    report.raise_if_failed(loaded.name)
+    found = evaluate_likelihood(loaded, data)
+    for row, _ in found:
+        row.extra["audit_checks"] = report.num_checks
+    return found
+
+
+def scored(loaded: LoadedModel, state: list, data: Texts, measured: Measured) -> Scored:
+    """With the row of its own full window; what it reads for a token stands in it, too.
+
+    Args: state: what its score depends on beside its name and the data.
+    """
+    digest = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]
+    by_protocol = {
+        row.protocol: (row, found)
+        for row, found in measured.scores(f"{loaded.name} ({digest})", partial(score, loaded, data))
+    }
+    row, documents = by_protocol["full window"]
+    if "equal context" in by_protocol:
+        row.extra["equal_context_bits_per_byte"] = by_protocol["equal context"][0].bits_per_byte
+    if len(documents) > 1:
+        interval = bits_interval([d.nats for d in documents], [d.num_bytes for d in documents])
+        row.extra["bits_per_byte_low"], row.extra["bits_per_byte_high"] = interval
+    lengths = [len(sentence) for text in data.texts for sentence in loaded.split(text)]
+    row.extra["level"] = "sentence" if loaded.by_sentence else "token"
+    row.extra["read_per_token"] = weights_read(loaded, sum(lengths) / len(lengths))
+    return Scored(loaded, row, documents)
+
+
+def timed(models: Sequence[LoadedModel], texts: Sequence[str], config: Config) -> dict[str, list[Generation]]:
+    """All models in turns; from here on nothing may be scored."""
+    for loaded in models:
+        loaded.to(dtype=DTYPES[config.dtype])
+        if loaded.name.endswith(INT8):
+            loaded.in_int8()
+    longest = sorted(texts[:100], key=len, reverse=True)
+    runners = generation_runners(models, longest[0], config.prompt_tokens, config.new_tokens, config.lookup)
+    if config.batch_size > 1:
+        several = [longest[number % len(longest)] for number in range(config.batch_size)]
+        prompts = [opening(models[0], text, config.prompt_tokens) for text in several]
+        for loaded in models:
+            runners[loaded.name + BATCH] = partial(time_texts, loaded, prompts, config.new_tokens)
+    print(f"timing {len(models)} models: a warm-up and {config.rounds} rounds", flush=True)
+    found = alternate(runners, config.rounds)
+    tell_noise(found, config.rounds)
+    return found
+
+
+def rows_of(all_scored: Sequence[Scored], found: dict[str, list[Generation]], config: Config) -> list[Row]:
+    """A row for each model in each way of writing, sentence-level ones with their place beside the line."""
+    rows, token_level, measurements = [], [], []
+    sizes = [d.num_bytes for d in all_scored[0].documents]
+    for one in all_scored:
+        for way in ("", LOOKUP):
+            runs = found.get(one.row.model + way)
+            if runs is None:
+                continue
+            figures = speed_columns(runs) | one.loaded.cache_columns()
+            row = replace(one.row, model=one.row.model + way, extra=dict(one.row.extra))
+            for name in ("tokens_per_second", "seconds_to_first_sentence", "kv_bytes_per_token"):
+                setattr(row, name, figures.pop(name))
+            if together := found.get(row.model + BATCH):
+                figures |= spread_columns("batch_tokens_per_second", speeds(together))
+            row.extra |= {"speed_dtype": config.dtype, **figures}
+            measurements.append(Measurement(row.model, [d.nats for d in one.documents], speeds(runs)))
+            token_level += [] if one.loaded.by_sentence else measurements[-1:]
+            rows.append(row)
+    line = {point.name for point in best_points([rival.point(sizes) for rival in token_level])}
+    for row, measurement in zip(rows, measurements, strict=True):
+        if row.extra["level"] == "token":
+            row.extra["on_line"] = row.model in line
+        else:
+            row.extra |= beside_line(measurement, token_level, sizes, config.seed)
+    return rows
+
+
+def tell(rows: Sequence[Row], baseline: str) -> None:
+    """The table, what makes a comparison unfair, and the verdicts."""
+    shown = [name for name in SHOWN if name in filled_columns(rows)]
+    print(markdown_table(rows, shown))
+    tokens = {row.model: row.training_tokens for row in rows if row.training_tokens}
+    for name, number in tokens.items():
+        low, high = sorted((number, tokens.get(baseline, number)))
+        if high > UNEQUAL * low and not name.endswith(WAYS):
+            print(f"{name} was trained on {number:,} tokens, {baseline} on {tokens[baseline]:,}")
+    for row in rows:
+        if row.extra["level"] == "sentence":
+            print(told(row.model, row.extra))
+
+
+@single_process
+def main(config: Config) -> list[Row]:
+    started = time.perf_counter()
+    if config.quick:
+        config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
+    check_keys(config)
+    device = choose_device(config.device)
+    # Raw text that rivals are trained on below is read as a training divides it.
+    trained = None if config.prune and load_prepared(config.data) is None else config.model
+    texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, trained)
+    specs = [*config.model, *make_rivals(config)]
+    models, sources = load_models(config, specs, device)
+    baseline = choose_baseline(models[: len(specs)][::-1], None)
+    check_models(models, baseline)
+    fit_lengths(models, config)
+    data = make_texts(texts, corpus["name"], baseline)
+    folder = Path(config.output_dir)
+    with alone_in(folder):
+        clean_up(folder)
+        of = {"corpus": corpus, "texts": [config.split, config.max_documents], "made_on": environment()}
+        measured = Measured(folder, of | {"baseline": [baseline.name, baseline.window]})
+        measured.tell()
+        states = {loaded.name: [identity(sources[loaded.name]), config.keep_ends] for loaded in models}
+        all_scored = [scored(loaded, states[loaded.name], data, measured) for loaded in models]
+        (reference,) = (one.documents for one in all_scored if one.loaded is baseline)
+        for one in all_scored:
+            if one.loaded is not baseline:
+                compare(one.row, one.documents, reference, baseline.name, config.seed)
+        rows = rows_of(all_scored, timed(models, data.texts, config), config)
+        about = {loaded.name: {"weights": model_hashes(sources[loaded.name])} for loaded in models}
+        seconds = time.perf_counter() - started
+        write_text(folder / "table.md", markdown_table(rows) + "\n")
+        path = write_metrics(
+            folder, rows, config=asdict(config), seed=config.seed, wall_seconds=seconds, corpus=corpus, models=about
+        )
+        from lmbase.report.figure import write_figure  # here: its plotting library takes a second to import
+
+        print(f"wrote {write_figure(folder / 'frontier.svg', [path])}")
+    tell(rows, baseline.name)
+    return rows
+
+
+if __name__ == "__main__":
+    run(Config, main)

@@ -1,0 +1,37 @@
+"""How many weights are read to write a token: what a step costs where reading them takes the time."""
+
+from torch import nn
+
+from lmbase.modeling.trunk import blocks, input_table, trunk_of
+from sllm.evaluation.loaded import LoadedModel
+from sllm.sllm import SLLM
+
+
+def weights_read(loaded: LoadedModel, tokens_per_sentence: float) -> float:
+    """Weights that a token of text reads, written one after another: layers and vocabulary table; of an SLLM as
+    `read_by_sentences`, of a multi-token model with its first head only."""
+    model = loaded.model
+    if loaded.by_sentence:
+        return read_by_sentences(model, tokens_per_sentence)
+    table = input_table(model).numel()  # as large as the one that makes logits
+    return table + _size(*((blocks(model.trunk), model.heads[0]) if loaded.num_heads else [blocks(trunk_of(model))]))
+
+
+def read_by_sentences(model: SLLM, tokens_per_sentence: float) -> float:
+    """Of an SLLM: the decoder and the vocabulary table at every token and each end, encoder and trunk once a sentence;
+    by own layers the lower ones at every token, too."""
+    own, config, ends = model.own, model.config, 1 / tokens_per_sentence
+    if own is None:
+        between = (model.sentence_in, model.sentence_out, model.stop_head)
+        once = _size(blocks(model.trunk), model.autoencoder.encoder, *between)
+        return (1 + ends) * (_size(model.autoencoder.decoder) + model.output_table.numel()) + ends * once
+    layer = _size(blocks(model.trunk)[0])
+    middle = config.use_trunk * len(own.middle(model.trunk)) * layer
+    middle += sum(joint.weight.numel() for joint in (own.mean, own.joint))
+    lower = config.lower_layers * layer + own.carry.weight.numel()
+    upper = config.upper_layers * layer + model.output_table.numel()
+    return lower + (1 + ends) * upper + ends * middle
+
+
+def _size(*modules: nn.Module) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
