@@ -117,6 +117,13 @@ def check_keys(config: Config) -> None:
         model_folder(source or spec)
 
 
+def level_of(loaded: LoadedModel) -> str:
+    """`sentence` or `token`: a graft whose trunk was left out is a smaller token-level model that tells where sentences
+    end."""
+    by_sentence = loaded.by_sentence and loaded.model.config.use_trunk
+    return "sentence" if by_sentence else "token"
+
+
 def make_rivals(config: Config) -> list[str]:
     """Train token-level models with fewer layers, each in a run of its own; returns them as `--model` takes them."""
     specs = []
@@ -189,7 +196,7 @@ def scored(loaded: LoadedModel, state: list, data: Texts, measured: Measured) ->
         interval = bits_interval([d.nats for d in documents], [d.num_bytes for d in documents])
         row.extra["bits_per_byte_low"], row.extra["bits_per_byte_high"] = interval
     lengths = [len(sentence) for text in data.texts for sentence in loaded.split(text)]
-    row.extra["level"] = "sentence" if loaded.by_sentence else "token"
+    row.extra["level"] = level_of(loaded)
     row.extra["read_per_token"] = weights_read(loaded, sum(lengths) / len(lengths))
     return Scored(loaded, row, documents)
 
@@ -230,7 +237,7 @@ def rows_of(all_scored: Sequence[Scored], found: dict[str, list[Generation]], co
                 figures |= spread_columns("batch_tokens_per_second", speeds(together))
             row.extra |= {"speed_dtype": config.dtype, **figures}
             measurements.append(Measurement(row.model, [d.nats for d in one.documents], speeds(runs)))
-            token_level += [] if one.loaded.by_sentence else measurements[-1:]
+            token_level += measurements[-1:] if one.row.extra["level"] == "token" else []
             rows.append(row)
     line = {point.name for point in best_points([rival.point(sizes) for rival in token_level])}
     for row, measurement in zip(rows, measurements, strict=True):

@@ -40,5 +40,5 @@ def test_with_a_cache_it_is_the_same(shape):
     assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
 
 
-def test_a_band_sees_itself_and_what_stands_before():
-    assert band(4, 2, torch.device("cpu")).int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+def test_a_band_sees_itself_what_stands_before_and_the_first():
+    assert band(4, 2, torch.device("cpu")).int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 1, 1]]
