@@ -32,8 +32,9 @@ from multitoken.request import (
 from sllm import reading
 from sllm.compiled_steps import CompiledSteps
 from sllm.modeling_sllm import SLLMModel
+from sllm.own_row_steps import OwnRowSteps
 from sllm.reading import AnyState
-from sllm.sentence_writer import SentenceWriter
+from sllm.sentence_writer import AnySteps, SentenceWriter
 
 OVERFLOWS = ("stop", "slide")
 ENDLESS = 2**62
@@ -174,20 +175,24 @@ def _check_prompts_fit(model: SLLMModel, texts: list[_Text]) -> None:
 
 
 def _open_writer(model: SLLMModel, call: Call, texts: list[_Text], limits: _Limits) -> SentenceWriter:
-    steps = None
-    if call.fixed and model.own is not None:
-        raise ValueError(
-            "cache_implementation='static': a graft by own layers has no compiled steps yet; leave it out "
-            "(and --compile)."
-        )
-    if call.fixed:
-        rows, tokens = len(call.drafting.tree.nodes), max(text.limit for text in texts)
-        steps = CompiledSteps(model, call.config, len(texts), rows, tokens, limits.sentences)
+    steps = _steps(model, call, texts, limits) if call.fixed else None
     writer = SentenceWriter(model, len(texts), call.sampler, call.drafting, call.endings, steps)
     if call.stream.shows_drafts:  # then what a pass brings is shown at once, else a sentence is shown whole
         writer.loop.show_draft = call.stream.put_draft
         writer.after_pass = lambda sentences: call.stream.follow(sentences[0])
     return writer
+
+
+def _steps(model: SLLMModel, call: Call, texts: list[_Text], limits: _Limits) -> AnySteps:
+    tokens = max(text.limit for text in texts)
+    if model.own is None:
+        return CompiledSteps(model, call.config, len(texts), len(call.drafting.tree.nodes), tokens, limits.sentences)
+    if model.device.type != "cpu":
+        raise ValueError(
+            f"cache_implementation='static': a graft by own layers has compiled steps on CPUs, none on {model.device}; "
+            "leave it out (and --compile)."
+        )
+    return OwnRowSteps(model, call.config, tokens, limits.sentences) if len(texts) == 1 else None
 
 
 def _read_ids(
@@ -317,7 +322,7 @@ def _slide_or_stop(model: SLLMModel, texts: list[_Text], slides: bool) -> bool:
     return slid
 
 
-def _read_all(model: SLLMModel, texts: list[_Text], steps: CompiledSteps | None) -> AnyState:
+def _read_all(model: SLLMModel, texts: list[_Text], steps: AnySteps) -> AnyState:
     kept = [t.sentences[t.first_kept :] if not t.finish_reason else [] for t in texts]
     batch = pad_sentences(kept, model.config.pad_token_id)
     device = model.device
