@@ -90,7 +90,7 @@ class OwnRowSteps:
         written, (ids,) = state.writing, input_ids.tolist()
         length = int(attention_mask.sum())
         if written is not None and written.opened and shared(written.kept[0], ids[:length]) == length - 1:
-            self._read(input_ids[:, length - 1 : length], written)  # the last token of a full sentence
+            self._read(torch.tensor([[ids[length - 1]]]), written)  # the last token of a full sentence
             written.keep([[0]])
         own_reading.step(self.model, input_ids, attention_mask, state, self._read_vector)
         self._fix_windows(state)  # a cache that has dropped rows is a new one
