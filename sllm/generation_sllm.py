@@ -30,11 +30,9 @@ from multitoken.request import (
     warn_of_last_space,
 )
 from sllm import reading
-from sllm.compiled_steps import CompiledSteps
 from sllm.modeling_sllm import SLLMModel
-from sllm.own_row_steps import OwnRowSteps
 from sllm.reading import AnyState
-from sllm.sentence_writer import AnySteps, SentenceWriter
+from sllm.sentence_writer import AnySteps, SentenceWriter, open_steps
 
 OVERFLOWS = ("stop", "slide")
 ENDLESS = 2**62
@@ -175,24 +173,15 @@ def _check_prompts_fit(model: SLLMModel, texts: list[_Text]) -> None:
 
 
 def _open_writer(model: SLLMModel, call: Call, texts: list[_Text], limits: _Limits) -> SentenceWriter:
-    steps = _steps(model, call, texts, limits) if call.fixed else None
+    steps = None
+    if call.fixed:
+        rows, tokens = len(call.drafting.tree.nodes), max(text.limit for text in texts)
+        steps = open_steps(model, call.config, len(texts), rows, tokens, limits.sentences)
     writer = SentenceWriter(model, len(texts), call.sampler, call.drafting, call.endings, steps)
     if call.stream.shows_drafts:  # then what a pass brings is shown at once, else a sentence is shown whole
         writer.loop.show_draft = call.stream.put_draft
         writer.after_pass = lambda sentences: call.stream.follow(sentences[0])
     return writer
-
-
-def _steps(model: SLLMModel, call: Call, texts: list[_Text], limits: _Limits) -> AnySteps:
-    tokens = max(text.limit for text in texts)
-    if model.own is None:
-        return CompiledSteps(model, call.config, len(texts), len(call.drafting.tree.nodes), tokens, limits.sentences)
-    if model.device.type != "cpu":
-        raise ValueError(
-            f"cache_implementation='static': a graft by own layers has compiled steps on CPUs, none on {model.device}; "
-            "leave it out (and --compile)."
-        )
-    return OwnRowSteps(model, call.config, tokens, limits.sentences) if len(texts) == 1 else None
 
 
 def _read_ids(

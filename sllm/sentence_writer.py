@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.decoding import Sampler
@@ -21,9 +22,27 @@ from sllm import reading
 from sllm.compiled_steps import CompiledSteps
 from sllm.modeling_sllm import SLLMModel
 from sllm.own_row_steps import OwnRowSteps
-from sllm.reading import AnyState
+from sllm.reading import AnyState, AnyWriting
 
 AnySteps = CompiledSteps | OwnRowSteps | None
+
+
+def open_steps(
+    model: SLLMModel, config: GenerationConfig, num_texts: int, num_rows: int, num_tokens: int, num_sentences: int
+) -> AnySteps:
+    """What a call that wants caches of fixed size reads and writes with, see `CompiledSteps`; None: as without.
+
+    Raises:
+        ValueError: attention that takes no mask, a graft by own layers on another device than a CPU.
+    """
+    if model.own is None:
+        return CompiledSteps(model, config, num_texts, num_rows, num_tokens, num_sentences)
+    if model.device.type != "cpu":
+        raise ValueError(
+            f"cache_implementation='static': a graft by own layers has compiled steps on CPUs, none on {model.device}; "
+            "leave it out (and --compile)."
+        )
+    return OwnRowSteps(model, config, num_tokens, num_sentences) if num_texts == 1 else None
 
 
 class SentenceReader:
@@ -50,7 +69,7 @@ class SentenceReader:
     def begin(self, state: AnyState) -> None:
         """Begin the next sentence of each text that was read."""
         self.state = state
-        self.written = (
+        self.written: AnyWriting = (
             reading.start_sentence(self.model, state) if self.steps is None else self.steps.start_sentence(state)
         )
         self.texts = list(range(len(state.states)))

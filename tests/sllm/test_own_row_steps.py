@@ -115,8 +115,9 @@ def test_other_devices_are_refused():
 
 @pytest.mark.parametrize("way", [{}, FIXED])
 def test_a_sure_end_needs_no_vocabulary(way, monkeypatch):
-    made, logits = [], reading.vocabulary_logits
-    monkeypatch.setattr(reading, "vocabulary_logits", lambda *args: made.append(0) or logits(*args))
+    made: list[int] = []
+    logits = reading.vocabulary_logits
+    monkeypatch.setattr(reading, "vocabulary_logits", lambda *args: (made.append(0), logits(*args))[1])  # type: ignore[func-returns-value]
     model = make(end_bias=1.0).double()
     lengths = written(model, [], max_new_tokens=20, **way)[1]
     assert lengths == [1] * 20
@@ -156,9 +157,8 @@ def read_through(model, steps, sentences):
                     found.append(steps.write_row(row, writing, False)[2])
                 writing.keep([[0]])
             row = torch.tensor([ids])
-            (reading.step if steps is None else steps.step)(
-                *([model] if steps is None else []), row, torch.ones_like(row, dtype=torch.bool), state
-            )
+            sentence = row, torch.ones_like(row, dtype=torch.bool), state
+            model.step(*sentence) if steps is None else steps.step(*sentence)
     return torch.cat(found)
 
 
@@ -167,12 +167,12 @@ def test_each_step_is_one_graph_and_shapes_recur(shape, eight_bits, monkeypatch)
     monkeypatch.setattr(own_row_steps, "PLACES", 64)
     graphs = []
 
-    def backend(graph, inputs):
+    def backend(graph, inputs, **settings):
         graphs.append(graph)
         return graph.forward
 
-    traced = dict(cache_implementation="static", compile_config=CompileConfig(backend=backend, mode=None))
-    model = make(shape).double()
+    traced = dict(cache_implementation="static", compile_config=CompileConfig(backend=backend))
+    model = make(shape)
     if eight_bits:
         model.write_in_int8()
     same(model, TEXTS[1], traced, max_new_tokens=60)
