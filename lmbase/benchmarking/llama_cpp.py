@@ -42,6 +42,7 @@ class LlamaCpp:
         package = open_llama_cpp(file, device)
         params = package.CommonParams()
         params.model.path, params.n_ctx, params.n_parallel, params.n_gpu_layers = file, num_positions, 1, 0
+        params.verbosity = 0  # else each request is logged
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
         try:
             self.server = package.Server(params)
