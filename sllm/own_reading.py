@@ -74,7 +74,7 @@ class OwnWriting:
         depths = tree.depths if tree is not None else torch.arange(ids.shape[1], device=ids.device)
         ends = torch.tensor([state.ends[b] for b in self.texts], device=ids.device)
         last = state.last[self.texts]  # (b,H)
-        at_end, carried = (each[self.texts] for each in joined_of(own, state))  # (b,1,H)
+        at_end, carried = (each[self.texts] for each in self.joined)  # (b,1,H)
         new = ids[:, opening:]
         states = self._read_lower(new, within[opening:, opening:], depths[: new.shape[1]], ends)
         if opening:

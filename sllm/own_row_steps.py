@@ -101,7 +101,7 @@ class OwnRowSteps:
         starts = state.lower.lengths[0], state.upper.lengths[0]
         at = torch.tensor([state.ends[0], state.upper.lengths[0] - state.upper_held[0], *starts])
         layers = _blocks_only(state.lower), _blocks_only(state.upper)
-        found = self._row(self.twin, None if opening else ids, at, state.last, state.states, *layers)
+        found = self._row(self.twin, None if opening else ids, at, state.last, written.joined, *layers)
         if not opening:
             remember(state.lower, found[0])
         return found
@@ -115,13 +115,19 @@ class OwnRowSteps:
 
 
 def _read_row(
-    twin: SLLMModel, ids: Tensor | None, at: Tensor, last: Tensor, vector: Tensor, lower: Layers, upper: Layers
+    twin: SLLMModel,
+    ids: Tensor | None,
+    at: Tensor,
+    last: Tensor,
+    joined: tuple[Tensor, Tensor],
+    lower: Layers,
+    upper: Layers,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """
     Args:
         ids: (1, 1) a token of the sentence; None: the one before it, of which the trunk's state was made.
         at: (4,) where the latest sentence ends, tokens since then, where the caches' new rows stand.
-        last, vector: (1, H), (1, 1, H) the lower blocks' state at that end, and the trunk's.
+        last: (1, H) the lower blocks' state at that end. joined: (1, 1, H) each, see `OwnLayers.joined`.
 
     Returns:
         states (1, 1, H) of the lower blocks, those that the vocabulary reads (1, 1, D), the flag's log-odds (1, 1).
@@ -135,7 +141,7 @@ def _read_row(
         cache = FixedRows(lower, lower_start[0])
         states = embed(trunk, ids, positions)
         states = _run(twin, own.lower(trunk), states, positions, cache, own.config.lower_window)
-    inputs = own.upper_inputs(states, vector, last[:, None], offset)
+    inputs = own.upper_inputs(states, *joined, offset)
     cache = FixedRows(upper, upper_start[0])
     found = _run(twin, own.upper(trunk), inputs, end + offset, cache, own.config.upper_window)
     hidden = twin.finish(found)

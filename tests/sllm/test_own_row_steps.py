@@ -90,9 +90,12 @@ def test_an_unfinished_sentence_and_the_last_position():
         same(model, TEXTS[0], max_new_tokens=90, overflow=overflow)
 
 
-@pytest.mark.parametrize("lm", [dict(attn_implementation="eager"), dict(tie_word_embeddings=False)])
-def test_other_ways_to_attend_and_a_head_apart(lm):
-    same(make(lm=lm).double(), TEXTS[0])
+@pytest.mark.parametrize(
+    "options",
+    [dict(lm=dict(attn_implementation="eager")), dict(lm=dict(tie_word_embeddings=False)), dict(use_trunk=False)],
+)
+def test_other_ways_to_attend_a_head_apart_and_no_trunk(options):
+    same(make(**options).double(), TEXTS[0])
 
 
 def test_several_texts_and_drafts_go_the_plain_way(rows):
