@@ -51,3 +51,16 @@ def joint_logits(logits: Tensor, flags: Tensor, end: int) -> Tensor:
     joint = logits.log_softmax(-1) + F.logsigmoid(-flags)
     joint[..., end] = F.logsigmoid(flags[..., 0])
     return joint
+
+
+def ends_for_sure(flags: Tensor) -> bool:
+    """Whether in all rows the end is likelier than any token can be, given log-odds (...)."""
+    flags = flags.float()
+    return bool((F.logsigmoid(flags) > F.logsigmoid(-flags)).all())
+
+
+def only_end(flags: Tensor, vocab_size: int, end: int) -> Tensor:
+    """(..., V) as of `joint_logits` where an end is certain, without logits of tokens."""
+    logits = flags.new_full((*flags.shape, vocab_size), -torch.inf, dtype=torch.float32)
+    logits[..., end] = F.logsigmoid(flags.float())
+    return logits

@@ -30,10 +30,9 @@ from multitoken.request import (
     warn_of_last_space,
 )
 from sllm import reading
-from sllm.compiled_steps import CompiledSteps
 from sllm.modeling_sllm import SLLMModel
 from sllm.reading import AnyState
-from sllm.sentence_writer import SentenceWriter
+from sllm.sentence_writer import AnySteps, SentenceWriter, open_steps
 
 OVERFLOWS = ("stop", "slide")
 ENDLESS = 2**62
@@ -175,14 +174,9 @@ def _check_prompts_fit(model: SLLMModel, texts: list[_Text]) -> None:
 
 def _open_writer(model: SLLMModel, call: Call, texts: list[_Text], limits: _Limits) -> SentenceWriter:
     steps = None
-    if call.fixed and model.own is not None:
-        raise ValueError(
-            "cache_implementation='static': a graft by own layers has no compiled steps yet; leave it out "
-            "(and --compile)."
-        )
     if call.fixed:
         rows, tokens = len(call.drafting.tree.nodes), max(text.limit for text in texts)
-        steps = CompiledSteps(model, call.config, len(texts), rows, tokens, limits.sentences)
+        steps = open_steps(model, call.config, len(texts), rows, tokens, limits.sentences)
     writer = SentenceWriter(model, len(texts), call.sampler, call.drafting, call.endings, steps)
     if call.stream.shows_drafts:  # then what a pass brings is shown at once, else a sentence is shown whole
         writer.loop.show_draft = call.stream.put_draft
@@ -317,7 +311,7 @@ def _slide_or_stop(model: SLLMModel, texts: list[_Text], slides: bool) -> bool:
     return slid
 
 
-def _read_all(model: SLLMModel, texts: list[_Text], steps: CompiledSteps | None) -> AnyState:
+def _read_all(model: SLLMModel, texts: list[_Text], steps: AnySteps) -> AnyState:
     kept = [t.sentences[t.first_kept :] if not t.finish_reason else [] for t in texts]
     batch = pad_sentences(kept, model.config.pad_token_id)
     device = model.device

@@ -50,7 +50,8 @@ class SLLMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         # Transformers asks for modules that hold weights themselves, after those inside them.
         if isinstance(module, SLLMModel):
-            module.start_joints()
+            if module.own is None:  # else it holds none itself, but Transformers 5.3 asks anyway
+                module.start_joints()
         elif isinstance(module, OwnLayers):
             module.start()
         else:  # layers of drafting heads; the parts of the model look after their own

@@ -7,16 +7,17 @@ state, then the tokens of the sentence that is written. Caches of both hold a wi
 position a sentence. In step k a text's lower cache ends at e(k), its upper cache in front of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lmbase.modeling.cache import RowCache
+from lmbase.modeling.cache import FixedRows, RowCache
 from lmbase.modeling.stages import band, embed, run_blocks
 from sentencevae.layers import TreeMask
+from sllm.configuration_sllm import SLLMConfig
 from sllm.modeling_sllm import SLLMModel
 from sllm.own_layers import OwnLayers
 
@@ -46,6 +47,7 @@ class OwnWriting:
         # What an earlier beginning has read behind the latest sentence is forgotten.
         state.lower.lengths, state.upper.lengths = list(state.lower_held), list(state.upper_held)
         self.lower, self.upper = state.lower, state.upper
+        self.joined = joined_of(_own(model), state)  # (B,1,H) each
         self.opened = False
         self.kept: list[list[int]] = [[] for _ in self.texts]  # ids of all texts that stand in the lower cache
         self.latest: list[list[int]] = []  # (b, R) of the last pass
@@ -72,7 +74,7 @@ class OwnWriting:
         depths = tree.depths if tree is not None else torch.arange(ids.shape[1], device=ids.device)
         ends = torch.tensor([state.ends[b] for b in self.texts], device=ids.device)
         last = state.last[self.texts]  # (b,H)
-        at_end, carried = (each[self.texts] for each in joined_of(own, state))  # (b,1,H)
+        at_end, carried = (each[self.texts] for each in self.joined)  # (b,1,H)
         new = ids[:, opening:]
         states = self._read_lower(new, within[opening:, opening:], depths[: new.shape[1]], ends)
         if opening:
@@ -104,7 +106,7 @@ class OwnWriting:
         return (cache.starts - torch.tensor(held, device=cache.device))[:, None]
 
 
-def windowed(cache: RowCache, within: Tensor, depths: Tensor, window: int) -> Tensor:
+def windowed(cache: RowCache | FixedRows, within: Tensor, depths: Tensor, window: int) -> Tensor:
     """(B, 1, R, C) bool: what each of R new rows at these depths (R,) sees of all that is held, and of the new ones."""
     visible = cache.visible(within)  # (B,1,R,C)
     place = torch.arange(visible.shape[-1], device=within.device)
@@ -127,7 +129,7 @@ def read_lower(
         return torch.zeros(len(ids), 0, trunk.config.hidden_size, device=ids.device, dtype=model.dtype)
     visible = windowed(cache, within, depths, own.config.lower_window)
     states = run_blocks(trunk, own.lower(trunk), embed(trunk, ids, positions), visible, positions, cache)
-    _remember(cache, states)
+    remember(cache, states)
     return states
 
 
@@ -140,7 +142,7 @@ def prefill(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, sentenc
     # The lower blocks run once more, to fill their cache: reading is a small share of writing.
     lower, upper = (RowCache(b, num_rows + SLACK, device) for _ in range(2))
     middle = RowCache(b, sentence_mask.shape[1] + 1 + SLACK, device)
-    _remember(lower, own.read_flat(trunk, sentences.flat, lower))
+    remember(lower, own.read_flat(trunk, sentences.flat, lower))
     states = own.trunk_states(trunk, sentences, sentence_mask, middle)  # (B,S+1,H)
     counts = sentence_mask.sum(1)
     inputs = own.rows_within(sentences, states)[:, :-1]  # (B,L,H)
@@ -157,14 +159,23 @@ def prefill(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, sentenc
     return state
 
 
-def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: OwnState) -> None:
-    """`reading.step`: what writing has not read of the sentence, or has read otherwise, is read now."""
+def step(
+    model: SLLMModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    state: OwnState,
+    run: Callable[[Tensor, Tensor, RowCache], Tensor] | None = None,
+) -> None:
+    """`reading.step`: what writing has not read of the sentence, or has read otherwise, is read now.
+
+    Args: run: makes the trunk's states (B, 1, H) of vectors (B, 1, H) at positions (B, 1); default: as it is written.
+    """
     own, trunk, device = _own(model), model.trunk, input_ids.device
     lengths = attention_mask.sum(1)  # (B,)
     known = [0] * len(lengths)
     if state.writing is not None:
         state.writing.give_back()
-        known = [_shared(*of_text) for of_text in zip(state.writing.kept, input_ids.tolist(), strict=True)]
+        known = [shared(*of_text) for of_text in zip(state.writing.kept, input_ids.tolist(), strict=True)]
         state.writing = None
     if not lengths.any():
         state.lower.lengths, state.upper.lengths = list(state.lower_held), list(state.upper_held)
@@ -194,17 +205,20 @@ def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: Own
     last = states[torch.arange(len(states), device=device), (lengths - 1).clamp(min=0)]  # (B,H)
     vectors = own.vector(last, mean)[:, None]
     if own.config.use_trunk:
-        seen = state.past_key_values.visible(torch.ones(1, 1, dtype=torch.bool, device=device))
-        positions = (ends + lengths)[:, None]
-        new = run_blocks(trunk, own.middle(trunk), vectors, seen, positions, state.past_key_values)
-        state.past_key_values.keep([[0]] * len(new) if alive.all() else [[0] * one for one in alive.tolist()])
+        positions, cache = (ends + lengths)[:, None], state.past_key_values
+        if run is None:
+            seen = cache.visible(torch.ones(1, 1, dtype=torch.bool, device=device))
+            new = run_blocks(trunk, own.middle(trunk), vectors, seen, positions, cache)
+        else:
+            new = run(vectors, positions, cache)
+        cache.keep([[0]] * len(new) if alive.all() else [[0] * one for one in alive.tolist()])
         state.states = torch.where(alive[:, None, None], new, state.states)
     state.last = torch.where(alive[:, None], last, state.last)
     state.ends = (ends + lengths).tolist()
     _settle(model, state)
 
 
-def _shared(read: list[int], wanted: list[int]) -> int:
+def shared(read: list[int], wanted: list[int]) -> int:
     """How many ids two lists begin with alike."""
     differing = (place for place, pair in enumerate(zip(read, wanted, strict=False)) if pair[0] != pair[1])
     return next(differing, min(len(read), len(wanted)))
@@ -225,31 +239,36 @@ def _missing(cache: RowCache, held: list[int], lengths: Tensor, known: list[int]
 def _settle(model: SLLMModel, state: OwnState) -> None:
     """Drop what has left the windows; what is held now is what the next sentence begins behind."""
     own = _own(model).config
-    _forget(state.lower, own.lower_window)
-    _forget(state.upper, own.upper_window)
+    _forget(state.lower, own, own.lower_window)
+    _forget(state.upper, own, own.upper_window)
     state.lower_held, state.upper_held = list(state.lower.lengths), list(state.upper.lengths)
 
 
-def _forget(cache: RowCache, window: int) -> None:
+def rows_of_window(config: SLLMConfig, window: int) -> int:
+    """The most rows of a text that a cache of a window holds, those of a sentence that is written among them."""
+    return window + SLACK + config.max_sentence_tokens
+
+
+def _forget(cache: RowCache, config: SLLMConfig, window: int) -> None:
     """Drop rows that no later one sees."""
-    if max(cache.lengths) <= window + SLACK:
+    if max(cache.lengths) < window + SLACK:
         return
     kept = [min(length, window) for length in cache.lengths]
     first = torch.tensor(cache.lengths, device=cache.device) - torch.tensor(kept, device=cache.device)
     at = first[:, None] + torch.arange(max(kept), device=cache.device)  # (B,W)
     at[:, 0] = 0  # the opening token stays
     rows = torch.arange(len(kept), device=cache.device)[:, None]
+    cache.lengths, cache.capacity = kept, rows_of_window(config, window)
     for number, layer in cache.layers.items():
         moved = [held[rows, :, at.clamp(max=held.shape[2] - 1)].transpose(1, 2) for held in layer]  # (B,heads,W,d)
-        keys, values = (F.pad(held, (0, 0, 0, 2 * SLACK)) for held in moved)
+        keys, values = (F.pad(held, (0, 0, 0, cache.capacity - held.shape[2])) for held in moved)
         cache.layers[number] = keys, values
-    cache.lengths, cache.capacity = kept, max(kept) + 2 * SLACK
 
 
 STATES = -1  # the layer of the lower cache that holds states instead of keys
 
 
-def _remember(cache: RowCache, states: Tensor) -> None:
+def remember(cache: RowCache, states: Tensor) -> None:
     cache.update(states[:, None], states.new_empty(*states.shape[:1], 1, states.shape[1], 0), STATES)
 
 

@@ -21,7 +21,7 @@ from sentencevae.decoder import DecoderState
 from sentencevae.layers import CachedLayer, LayerMemory, Memories, TreeMask, memory_keys_values
 from sllm import own_reading
 from sllm.decoder_memory import latest
-from sllm.end_flag import joint_logits
+from sllm.end_flag import ends_for_sure, joint_logits, only_end
 from sllm.modeling_sllm import SLLMModel
 from sllm.own_reading import OwnState, OwnWriting
 
@@ -106,16 +106,21 @@ def vocabulary_logits(model: SLLMModel, hidden: Tensor) -> Tensor:
     return hidden @ table.T if model.int8_table is None else model.int8_table(hidden)
 
 
-def lm_logits(model: SLLMModel, states: Tensor, ahead: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def lm_logits(model: SLLMModel, states: Tensor, ahead: Sequence[Tensor], early: bool = False) -> tuple[Tensor, Tensor]:
     """Of the decoder's states (B, R, D) and those of k drafting heads there: all after the last norm
-    (B, R, 1+k, D), and their logits (B, R, 1+k, V)."""
-    hidden = model.finish(torch.stack([states, *ahead], dim=2))
+    (B, R, 1+k, D), and their logits (B, R, 1+k, V).
+
+    Args: early: where all sentences end by their flags, tokens need no logits.
+    """
+    hidden, end = model.finish(torch.stack([states, *ahead], dim=2)), model.config.eos_token_id
+    if model.end_head is None:
+        return hidden, vocabulary_logits(model, hidden)
+    flags = model.end_head(hidden[:, :, 0]).squeeze(-1)  # (B,R)
+    if early and not ahead and ends_for_sure(flags):
+        return hidden, only_end(flags, model.config.vocab_size, end)[:, :, None]
     logits = vocabulary_logits(model, hidden)
-    if model.end_head is not None:
-        flags = model.end_head(hidden[:, :, 0]).squeeze(-1)  # (B,R)
-        own = joint_logits(logits[:, :, 0], flags, model.config.eos_token_id)
-        logits = torch.cat([own[:, :, None], logits[:, :, 1:]], dim=2)
-    return hidden, logits
+    own = joint_logits(logits[:, :, 0], flags, end)
+    return hidden, torch.cat([own[:, :, None], logits[:, :, 1:]], dim=2)
 
 
 def write_in_int8(model: SLLMModel) -> None:

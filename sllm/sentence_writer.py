@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.decoding import Sampler
@@ -20,7 +21,28 @@ from sentencevae.layers import TreeMask
 from sllm import reading
 from sllm.compiled_steps import CompiledSteps
 from sllm.modeling_sllm import SLLMModel
-from sllm.reading import AnyState
+from sllm.own_row_steps import OwnRowSteps
+from sllm.reading import AnyState, AnyWriting
+
+AnySteps = CompiledSteps | OwnRowSteps | None
+
+
+def open_steps(
+    model: SLLMModel, config: GenerationConfig, num_texts: int, num_rows: int, num_tokens: int, num_sentences: int
+) -> AnySteps:
+    """What a call that wants caches of fixed size reads and writes with, see `CompiledSteps`; None: as without.
+
+    Raises:
+        ValueError: attention that takes no mask, a graft by own layers on another device than a CPU.
+    """
+    if model.own is None:
+        return CompiledSteps(model, config, num_texts, num_rows, num_tokens, num_sentences)
+    if model.device.type != "cpu":
+        raise ValueError(
+            f"cache_implementation='static': a graft by own layers has compiled steps on CPUs, none on {model.device}; "
+            "leave it out (and --compile)."
+        )
+    return OwnRowSteps(model, config, num_tokens, num_sentences) if num_texts == 1 else None
 
 
 class SentenceReader:
@@ -29,22 +51,25 @@ class SentenceReader:
     Args:
         drafts: the largest draft that heads make.
         steps: what runs the passes whose shapes recur; by default they run as they are written.
+        greedy: the likeliest is chosen, so that a sure end needs no rivals.
     """
 
     framed = True
 
-    def __init__(self, model: SLLMModel, drafts: DraftTree, steps: CompiledSteps | None):
+    def __init__(self, model: SLLMModel, drafts: DraftTree, steps: AnySteps = None, greedy: bool = False):
         config = model.config
-        self.model, self.steps = model, steps
+        self.model, self.greedy = model, greedy
+        self.row_steps = steps if isinstance(steps, OwnRowSteps) else None
+        self.steps = steps if isinstance(steps, CompiledSteps) else None
         self.end, self.opening, self.pad = config.eos_token_id, config.bos_token_id, config.pad_token_id
         self.longest = config.max_sentence_tokens
-        self.fixed = steps is not None
+        self.fixed = self.steps is not None
         self.drafting = model.draft_heads[: drafts.pruned(max(self.longest - 3, 0)).depth]
 
     def begin(self, state: AnyState) -> None:
         """Begin the next sentence of each text that was read."""
         self.state = state
-        self.written = (
+        self.written: AnyWriting = (
             reading.start_sentence(self.model, state) if self.steps is None else self.steps.start_sentence(state)
         )
         self.texts = list(range(len(state.states)))
@@ -55,6 +80,10 @@ class SentenceReader:
         self, ids: Tensor, tree: DraftTree | None, num_heads: int, last: Sequence[int] | None, recurs: bool
     ) -> Read:
         model, mask = self.model, self._tree_mask(tree)
+        early = self.greedy and last is None  # no sentence ends before its first token
+        if self.row_steps is not None and ids.shape == (1, 1) and not num_heads:
+            states, hidden, logits = self.row_steps.write_row(ids, self.written, early)
+            return Read(hidden, logits, num_heads, states)
         if self.steps is not None and recurs and not (model.heads_attend and num_heads):
             states, hidden, logits = self.steps.write_rows(ids.to(model.device), self.written, mask, num_heads)
             return Read(hidden, logits, num_heads, states)
@@ -62,7 +91,7 @@ class SentenceReader:
         ahead = self._look_ahead(states, num_heads, mask)  # (B,R,k,D)
         if last is not None:
             states, ahead = (x[range(len(ids)), last][:, None] for x in (states, ahead))
-        return Read(*reading.lm_logits(model, states, ahead.unbind(2)), num_heads, every)
+        return Read(*reading.lm_logits(model, states, ahead.unbind(2), early), num_heads, every)
 
     def keep(self, read: Read, rows: Sequence[Sequence[int]]) -> None:
         """Of the rows just read those that stand; heads that have not read them will, before their next draft."""
@@ -143,11 +172,12 @@ class SentenceWriter:
         sampler: Sampler,
         drafting: Drafting,
         endings: Endings | None = None,
-        steps: CompiledSteps | None = None,
+        steps: AnySteps = None,
     ):
         self.steps = steps
         self.state: AnyState | None = None  # what was read of the texts
-        self.reader = SentenceReader(model, DraftTree.chain(0) if drafting.lookups else drafting.tree, steps)
+        drafts = DraftTree.chain(0) if drafting.lookups else drafting.tree
+        self.reader = SentenceReader(model, drafts, steps, sampler.takes_largest)
         self.loop = model.draft_loop(self.reader, num_texts, sampler, drafting, endings)
         self.after_pass: Callable[[Sequence[Stretch]], None] | None = None
 

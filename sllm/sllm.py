@@ -147,7 +147,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         disable_compile) gives caches of fixed size and compiled steps: the first call takes up to minutes, later ones
         are faster where one text is written at a time, and the caches stay with the model. Rounding apart the text is
         the same. Drafts of heads with attention (`draft_head_kind: block`), or of other than the largest size, are made
-        uncompiled.
+        uncompiled; so are all drafts and several texts by own layers, whose compiled steps are for CPUs only.
 
         An unfinished last sentence of a prompt is not encoded: it is forced as the decoder's first tokens.
 

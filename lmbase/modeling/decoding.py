@@ -160,6 +160,11 @@ class Sampler:
                 if (value := getattr(config, name)) not in neutral:
                     self.warpers.append(WARPERS[name](value))
 
+    @property
+    def takes_largest(self) -> bool:
+        """Whether the largest of the model's logits is the choice, whatever the others are."""
+        return self.noise is None and not self.processors
+
     def process(self, logits: Tensor, before: Callable[[int], list[int]]) -> Tensor:
         """Logits (R, V) after the user's processors; `before` has the ids that stand before row r's token."""
         if not self.processors:

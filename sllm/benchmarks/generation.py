@@ -9,6 +9,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import mean, median
 from typing import Literal, NamedTuple, cast
 
@@ -17,6 +18,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lmbase.benchmarking.llama_cpp import LlamaCpp, open_llama_cpp
 from lmbase.benchmarking.roofline import Machine, Shape, linear_shapes
 from lmbase.benchmarking.timing import COMPILED, Generation, alternate, compared_settings, speeds, time_lm
 from lmbase.config import option
@@ -51,6 +53,7 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
     weights: Literal["dtype", "int8"] = option("dtype", "of the subset generate: int8, all models' in eight bits")
     batch_size: list[PositiveInt] = option([1], "texts written at once")
     drafts_from: str | None = option(None, "a trained SLLM with drafting heads: as many of its drafts are accepted")
+    llama_cpp: str | None = option(None, "a GGUF file that llama.cpp writes with in turns (pip install 'sllm[llama]')")
 
     @functools.cached_property
     def drafts(self) -> Drafts | None:
@@ -72,6 +75,10 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
         options = {name: getattr(model.config, name) for name in COPIED}
         return Drafts(f"drafts of {loaded.name}", options, measured_acceptance(model, texts, self.new_tokens))
 
+    @property
+    def llama_name(self) -> str:
+        return f"llama.cpp {Path(self.llama_cpp or '').stem}"
+
     def cases(self) -> list[tuple[int, int]]:
         """Every prompt length with the first batch size, and every batch size with the first prompt length."""
         first, *longer = self.prompt_tokens
@@ -80,6 +87,8 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
     def parts(self, build: Build, lengths: Sequence[int]) -> Iterator[Callable[[], list[Row]]]:
         if self.weights == "int8" and self.device != "cpu":
             raise ValueError(f"weights=int8 are for CPUs, and device is {self.device}: measure bf16 there.")
+        if self.llama_cpp is not None:
+            open_llama_cpp(self.llama_cpp, self.device)
         models = functools.cache(functools.partial(self.models, build))  # none where all parts are known already
 
         def compare(case: tuple[int, int]) -> list[Row]:
@@ -161,6 +170,8 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
                 row.extra |= limit_columns(runs, parts[plain], limits[plain], self.machine)
             row.extra["tokens_per_position"] = median([run.tokens_per_position for run in runs])
             row.kv_bytes_per_token = median([run.cache_bytes_per_token for run in runs])
+            if name == self.llama_name:  # the file says what its weights are, and it tells of no cache
+                row.dtype = row.kv_bytes_per_token = row.extra["tokens_per_position"] = None
             if batch_size == 1:
                 row.seconds_to_first_sentence = median([run.seconds_to_first_sentence for run in runs])
             rows.append(row)
@@ -186,6 +197,11 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
             for way in self.ways():
                 name = sllm_name + (f", {way.name}" if way.name else "") + kind
                 runners[name] = functools.partial(write, way, itertools.cycle(way.counts), settings)
+        if self.llama_cpp is not None and batch_size == 1:
+            # Ids that every vocabulary has: which they are does not matter.
+            prompt = [20 + i % 200 for i in ids]
+            llama = LlamaCpp(self.llama_cpp, len(ids) + self.new_tokens, self.device)
+            runners[self.llama_name] = functools.partial(llama.time, prompt, self.new_tokens)
         return runners
 
 

@@ -80,11 +80,6 @@ def test_caches_hold_windows_only():
     assert state.past_key_values.lengths == [len(TEXTS[1] * 5) + 1]
 
 
-def test_compiled_steps_are_refused():
-    with pytest.raises(ValueError, match="no compiled steps yet"):
-        written(make_own(), [TEXTS[0]], cache_implementation="static")
-
-
 def test_what_was_begun_otherwise_is_forgotten():
     """A sentence may be begun anew, or another one read than was written."""
     model = make_own().double()

@@ -3,6 +3,7 @@
 import pytest
 from tiny import CAP
 
+from lmbase.benchmarking.timing import Generation
 from multitoken import DraftTree
 from multitoken.benchmarks.measuring import Way
 from multitoken.benchmarks.replaying import Drafts
@@ -57,3 +58,27 @@ def test_rows_of_generation(monkeypatch):
     assert beyond[0].tokens_per_second is None
     assert beyond[0].extra["note"] == "has 40 positions"
     assert "speed_ratio" not in beyond[1].extra
+
+
+def test_a_row_of_llama_cpp(monkeypatch, tmp_path):
+    calls = []
+
+    class Llama:
+        def __init__(self, file, num_positions, device):
+            calls.append((file, num_positions))
+
+        def time(self, prompt, num_new_tokens):
+            return Generation(2.0, 1.0, num_new_tokens)
+
+    monkeypatch.setattr("sllm.benchmarks.generation.LlamaCpp", Llama)
+    opt = BUILD.lm().eval()
+    models = Models(BUILD.lm_name, opt, BUILD.sllm_name, BUILD.sllm(opt).eval())
+    file = str(tmp_path / "x.Q4_1.gguf")
+    subset = Generate(new_tokens=8, rounds=1, dtype="fp32", device="cpu", llama_cpp=file)
+    row = subset.compare(models, LENGTHS, 10, 1)[-1]
+    assert (row.model, row.tokens_per_second, row.dtype) == ("llama.cpp x.Q4_1", 4.0, None)
+    assert row.extra["speed_ratio"] > 0
+    assert calls == [(file, 10 + 1 + 8)]
+    assert len(subset.compare(models, LENGTHS, 10, 2)) == 2  # several texts at once: none
+    with pytest.raises(ValueError, match="no such file"):
+        next(subset.parts(BUILD, LENGTHS))

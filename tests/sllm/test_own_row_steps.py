@@ -1,0 +1,196 @@
+"""Compiled steps of a graft by own layers: one text is what the model itself writes."""
+
+import itertools
+import shutil
+
+import pytest
+import torch
+from tiny import CAP, make_own, make_processor, pad
+from transformers import CompileConfig, GenerationConfig, LogitsProcessor
+
+from sllm import own_reading, own_row_steps, reading
+from sllm.own_row_steps import OwnRowSteps
+
+# The steps as they are written; what torch.compile makes of them is asked at the end.
+FIXED: dict = dict(cache_implementation="static", disable_compile=True)
+TEXTS = [
+    [[10, 11, 12], [13]],
+    [[14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25], [26, 27], [28], [29, 30, 31, 32]] * 3,
+    [],
+]
+
+
+@pytest.fixture(autouse=True)
+def little_room(monkeypatch):
+    """So that windows are shifted after most sentences, and the trunk's cache is outgrown."""
+    monkeypatch.setattr(own_row_steps, "PLACES", 1)
+    monkeypatch.setattr(own_reading, "SLACK", 3)
+
+
+def make(shape="llama", end_bias=-30.0, **options):
+    """Sentences of the longest length; sampled ones end earlier with a lesser `end_bias`."""
+    model = make_own(shape, stop_bias=-30.0, **dict(end_flag=True) | options)
+    with torch.no_grad():
+        if model.end_head is not None:
+            model.end_head.bias += end_bias
+    return model
+
+
+def written(model, text, **settings):
+    batch = pad([text])
+    output = model.generate(batch["input_ids"], batch["attention_mask"], **dict(max_new_tokens=50) | settings)
+    return output.sequences.tolist(), output.sentence_lengths[0], output.finish_reason, output.statistics
+
+
+def same(model, text, fixed=FIXED, **settings):
+    found = written(model, text, **settings, **fixed)
+    assert found == written(model, text, **settings)
+    return found[1]
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """How many rows were read by steps."""
+    count = itertools.count()
+    read = OwnRowSteps._read
+    monkeypatch.setattr(OwnRowSteps, "_read", lambda *args: (next(count), read(*args))[1])
+    return lambda: next(count)
+
+
+@pytest.mark.parametrize("lower_layers", [1, 0])
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "opt"])
+def test_texts_are_the_same(shape, lower_layers, rows):
+    model = make(shape, lower_layers=lower_layers).double()
+    for text in TEXTS:
+        assert same(model, text)[-2] == CAP
+    sampling = make(shape, -1.0, lower_layers=lower_layers).double()
+    lengths = [same(sampling, text, do_sample=True, seed=3, temperature=2.0) for text in TEXTS]
+    assert len({length for of_text in lengths for length in of_text}) > 4
+    assert rows() > 250
+
+
+def test_an_end_mark_of_the_vocabulary(rows):
+    model = make(end_flag=False).double()
+    assert len(set(same(model, TEXTS[1], do_sample=True, seed=1, temperature=3.0))) > 3
+    assert rows() > 40
+
+
+@pytest.mark.parametrize("num", [1, 5, CAP, CAP + 1, 2 * CAP])
+def test_a_limit_within_a_sentence_and_at_its_end(num):
+    assert sum(same(make().double(), TEXTS[2], max_new_tokens=num)) == num
+
+
+def test_an_unfinished_sentence_and_the_last_position():
+    model = make("opt").double()
+    model.processor = make_processor()
+    written = [model.generate(text="It rained. Nob", max_new_tokens=30, **way) for way in ({}, FIXED)]
+    assert written[0].texts == written[1].texts
+    model.config.trunk.max_position_embeddings = 64  # fewer than there are: what lies behind them shows
+    for overflow in ("stop", "slide"):
+        same(model, TEXTS[0], max_new_tokens=90, overflow=overflow)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(lm=dict(attn_implementation="eager")), dict(lm=dict(tie_word_embeddings=False)), dict(use_trunk=False)],
+)
+def test_other_ways_to_attend_a_head_apart_and_no_trunk(options):
+    same(make(**options).double(), TEXTS[0])
+
+
+def test_several_texts_and_drafts_go_the_plain_way(rows):
+    model = make(num_future_tokens=3, draft_head_kind="residual").double()
+    batch = pad(TEXTS[:2])
+    way = dict(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=40)
+    assert model.generate(**way).sequences.tolist() == model.generate(**way, **FIXED).sequences.tolist()
+    same(model, TEXTS[1], num_draft=3)
+    assert rows() < 10
+    copying = dict(prompt_lookup_num_tokens=4)  # how often depends on the time it takes
+    assert written(model, TEXTS[1], **copying)[:3] == written(model, TEXTS[1], **copying, **FIXED)[:3]
+    same(model, TEXTS[1], num_draft=1)
+    assert rows() > 40
+
+
+def test_other_devices_are_refused():
+    with pytest.raises(ValueError, match="compiled steps on CPUs, none on meta"):
+        make().to("meta").generate(torch.ones(1, 0, 0, dtype=torch.long), max_new_tokens=2, **FIXED)
+
+
+@pytest.mark.parametrize("way", [{}, FIXED])
+def test_a_sure_end_needs_no_vocabulary(way, monkeypatch):
+    made: list[int] = []
+    logits = reading.vocabulary_logits
+    monkeypatch.setattr(reading, "vocabulary_logits", lambda *args: (made.append(0), logits(*args))[1])  # type: ignore[func-returns-value]
+    model = make(end_bias=1.0).double()
+    lengths = written(model, [], max_new_tokens=20, **way)[1]
+    assert lengths == [1] * 20
+    assert len(made) == 20  # of the first tokens, not of the ends behind them
+    monkeypatch.setattr(reading, "ends_for_sure", lambda flags: False)
+    monkeypatch.setattr(own_row_steps, "ends_for_sure", lambda flags: False)
+    assert written(model, [], max_new_tokens=20, **way)[1] == lengths
+    assert len(made) == 20 + 39  # the last token's limit ends it
+
+
+class Never(LogitsProcessor):
+    """No sentence ends."""
+
+    def __call__(self, input_ids, scores):
+        return scores.index_fill(1, torch.tensor([2]), -torch.inf)
+
+
+def test_who_changes_logits_sees_them_all():
+    model = make(end_bias=1.0).double()
+    assert set(same(model, [], logits_processor=[Never()])[:-1]) == {CAP}
+    assert len(set(same(model, [], do_sample=True, seed=1))) > 1
+
+
+def read_through(model, steps, sentences):
+    """Logits at all tokens and ends of sentences that are not chosen."""
+    found = []
+    with torch.no_grad():
+        state = model.prefill(**pad([TEXTS[0]]))
+        state = state if steps is None else steps.fix(state)
+        for ids in sentences:
+            writing = model.start_sentence(state)
+            for i in [2, *ids]:
+                row = torch.tensor([[i]])
+                if steps is None:
+                    found.append(reading.lm_logits(model, reading.write_rows(model, row, writing), [])[1])
+                else:
+                    found.append(steps.write_row(row, writing, False)[2])
+                writing.keep([[0]])
+            row = torch.tensor([ids])
+            sentence = row, torch.ones_like(row, dtype=torch.bool), state
+            model.step(*sentence) if steps is None else steps.step(*sentence)
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize(("shape", "eight_bits"), [("llama", False), ("gpt2", True)])
+def test_each_step_is_one_graph_and_shapes_recur(shape, eight_bits, monkeypatch):
+    monkeypatch.setattr(own_row_steps, "PLACES", 64)
+    graphs = []
+
+    def backend(graph, inputs, **settings):
+        graphs.append(graph)
+        return graph.forward
+
+    traced = dict(cache_implementation="static", compile_config=CompileConfig(backend=backend))
+    model = make(shape)
+    if eight_bits:
+        model.write_in_int8()
+    same(model, TEXTS[1], traced, max_new_tokens=60)
+    assert len(graphs) == 4  # opening, token, closing, vocabulary
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_kernels_are_made_and_say_about_the_same(monkeypatch):
+    monkeypatch.setattr(own_row_steps, "PLACES", 64)
+    model = make(num_hidden_layers=3, upper_layers=1, end_bias=-1.0)
+    sentences = [[50, 51, 52], [60] * CAP, [70], [80, 81]] * 2
+    exact = read_through(model, None, sentences).log_softmax(-1)
+    model.to(torch.bfloat16)
+    plain = read_through(model, None, sentences).log_softmax(-1)
+    steps = OwnRowSteps(model, GenerationConfig(cache_implementation="static"), 100, 20)
+    found = read_through(model, steps, sentences).log_softmax(-1)
+    assert (found - exact).abs().mean() < 1.2 * (plain - exact).abs().mean()
+    assert (found - plain).abs().max() < 0.3
