@@ -9,8 +9,9 @@ worth something where it lies beyond the line through all these: fewer bits per 
 line is straight between neighbours over the logarithm of speed; where it ends, nothing is said.
 
 Likelihoods are those of `sllm evaluate`: audited, exact, in fp32. Speed is measured with all models in one process, in
-turns, prompt text in and text out; with --lookup true also with drafts copied out of the text, with --batch_size 8 also
-of so many texts at once. With --prune the rivals are trained first, each by `sllm train-lm` into OUTPUT_DIR/rival-8+6.
+turns, prompt text in and text out; with --lookup true also with drafts copied out of the text, with --compile true also
+in compiled steps, with --llama_cpp FILE also by llama.cpp, with --batch_size 8 also of so many texts at once. With
+--prune the rivals are trained first, each by `sllm train-lm` into OUTPUT_DIR/rival-8+6.
 
 The same command again goes on where it stopped, and a further model costs its own scoring only: scores are kept in
 OUTPUT_DIR/measured.json as long as text, code and machine are the same. Speed is measured anew each time.
@@ -28,6 +29,7 @@ from pathlib import Path
 from pydantic import NonNegativeInt, PositiveInt
 
 from lmbase.benchmarking.environment import environment
+from lmbase.benchmarking.llama_cpp import LlamaCpp, open_llama_cpp
 from lmbase.benchmarking.timing import Generation, alternate, speeds, spread_columns
 from lmbase.config import option, run, single_process
 from lmbase.files import alone_in, clean_up, write_text
@@ -41,7 +43,8 @@ from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.frontier import Measurement, beside_line, best_points, told
 from lmbase.report.rows import Row, write_metrics
 from lmbase.report.statistics import bits_interval
-from lmbase.text.tokenizers import tokenizer_hash
+from lmbase.text.tokenizers import encode_text, opening_id, tokenizer_hash
+from sllm.evaluation.kept_window import KeptWindowLM
 from sllm.evaluation.likelihood import audit_loaded, compare, evaluate_likelihood
 from sllm.evaluation.loaded import LoadedModel
 from sllm.evaluation.progress import Measured, identity
@@ -55,7 +58,9 @@ from sllm_recipes.evaluate import MeasuringKeys, choose_baseline, fit_lengths, l
 
 BATCH = ", batch"
 INT8 = ", int8"
-WAYS = (BATCH, INT8, LOOKUP)
+COMPILED = ", compiled"
+LLAMA_CPP = ", llama.cpp"
+WAYS = (BATCH, INT8, LOOKUP, COMPILED, LLAMA_CPP)
 UNEQUAL = 1.05  # training tokens of two models that are told
 RIVAL_KEYS = ("lm", "train_tokens", "teacher", "train")
 # What the screen shows; table.md and metrics.json have every column.
@@ -70,6 +75,10 @@ class Config(MeasuringKeys):
     prompt_tokens: NonNegativeInt = option(256, "tokens of the prompt when speed is measured")
     new_tokens: PositiveInt = option(256, "tokens written for that")
     lookup: bool = option(True, "each model that can also writes with drafts copied out of the text")
+    compile: bool = option(False, "each model also writes in compiled steps, which takes minutes to begin with")
+    llama_cpp: str | None = option(
+        None, "a GGUF file, one of `model`, that llama.cpp writes with, too (pip install 'sllm[llama]')"
+    )
     batch_size: PositiveInt = option(1, "measure speed with so many texts at once, too; 1: one text only")
     int8: bool = option(False, "plain models and SLLMs have further rows: with weights in eight bits, on a CPU")
     lm: str | None = option(None, "what rivals are cut out of: a run, a folder or a hub id")
@@ -110,11 +119,22 @@ def check_keys(config: Config) -> None:
             f"{' '.join(config.model) or 'No model'} alone makes no line: give --model two or more, token-level ones "
             "among them, or --lm and --prune."
         )
+    if config.llama_cpp is not None:
+        open_llama_cpp(config.llama_cpp, choose_device(config.device))
+        if config.llama_cpp not in map(source_of, config.model):
+            raise ValueError(
+                f"llama_cpp={config.llama_cpp!r} is none of --model: name the file there, too, so that it has "
+                "bits per byte."
+            )
     for spec in config.model:
-        name, _, source = spec.partition("=")
+        name = spec.partition("=")[0]
         if name.endswith(WAYS):
             raise ValueError(f"The name {name!r} ends as those of further rows do ({' '.join(WAYS)}): choose another.")
-        model_folder(source or spec)
+        model_folder(source_of(spec))
+
+
+def source_of(spec: str) -> str:
+    return spec.partition("=")[2] or spec
 
 
 def level_of(loaded: LoadedModel) -> str:
@@ -142,7 +162,7 @@ def make_rivals(config: Config) -> list[str]:
 def load_models(config: Config, specs: list[str], device: str) -> tuple[list[LoadedModel], dict[str, str]]:
     """Those that are named, first of all, then the same with a window and in eight bits; and where each comes from."""
     models = load_all(replace(config, model=specs), device)
-    of_weights = {id(one.model): spec.partition("=")[2] or spec for one, spec in zip(models, specs, strict=False)}
+    of_weights = {id(one.model): source_of(spec) for one, spec in zip(models, specs, strict=False)}
     sources = {loaded.name: of_weights[id(loaded.model)] for loaded in models}  # one with a window shares weights
     for loaded in models[: len(specs)] if config.int8 else []:
         if loaded.plain or loaded.by_sentence:
@@ -209,6 +229,18 @@ def timed(models: Sequence[LoadedModel], texts: Sequence[str], config: Config) -
             loaded.in_int8()
     longest = sorted(texts[:100], key=len, reverse=True)
     runners = generation_runners(models, longest[0], config.prompt_tokens, config.new_tokens, config.lookup)
+    prompt = opening(models[0], longest[0], config.prompt_tokens)
+    if config.llama_cpp is not None:
+        sources = [*map(source_of, config.model)]
+        read = models[sources.index(config.llama_cpp)]
+        ids = [opening_id(read.tokenizer), *encode_text(read.tokenizer, prompt)]
+        llama = LlamaCpp(config.llama_cpp, len(ids) + config.new_tokens)
+        runners[read.name + LLAMA_CPP] = partial(llama.time, ids, config.new_tokens)
+    if config.compile:
+        for loaded in models:
+            if isinstance(loaded, KeptWindowLM):  # forgets while it writes, which no compiled step does
+                continue
+            runners[loaded.name + COMPILED] = partial(time_texts, loaded, [prompt], config.new_tokens, compiled=True)
     if config.batch_size > 1:
         several = [longest[number % len(longest)] for number in range(config.batch_size)]
         prompts = [opening(models[0], text, config.prompt_tokens) for text in several]
@@ -225,17 +257,19 @@ def rows_of(all_scored: Sequence[Scored], found: dict[str, list[Generation]], co
     rows, token_level, measurements = [], [], []
     sizes = [d.num_bytes for d in all_scored[0].documents]
     for one in all_scored:
-        for way in ("", LOOKUP):
+        for way in ("", LOOKUP, COMPILED, LLAMA_CPP):
             runs = found.get(one.row.model + way)
             if runs is None:
                 continue
-            figures = speed_columns(runs) | one.loaded.cache_columns()
+            plain = way in ("", LOOKUP)  # of the others only the speed is known
+            figures = speed_columns(runs) if plain else spread_columns("tokens_per_second", speeds(runs))
+            figures |= one.loaded.cache_columns() if plain else {}
             row = replace(one.row, model=one.row.model + way, extra=dict(one.row.extra))
             for name in ("tokens_per_second", "seconds_to_first_sentence", "kv_bytes_per_token"):
-                setattr(row, name, figures.pop(name))
+                setattr(row, name, figures.pop(name, None))
             if together := found.get(row.model + BATCH):
                 figures |= spread_columns("batch_tokens_per_second", speeds(together))
-            row.extra |= {"speed_dtype": config.dtype, **figures}
+            row.extra |= {"speed_dtype": "GGUF" if way == LLAMA_CPP else config.dtype, **figures}
             measurements.append(Measurement(row.model, [d.nats for d in one.documents], speeds(runs)))
             token_level += measurements[-1:] if one.row.extra["level"] == "token" else []
             rows.append(row)

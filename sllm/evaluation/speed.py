@@ -131,9 +131,10 @@ def opening(loaded: LoadedModel, text: str, num_tokens: int) -> str:
     return decode_ids(loaded.tokenizer, encode_text(loaded.tokenizer, text)[:num_tokens]).rstrip()
 
 
-def time_texts(loaded: LoadedModel, prompts: Sequence[str], num_new_tokens: int) -> Generation:
+def time_texts(loaded: LoadedModel, prompts: Sequence[str], num_new_tokens: int, compiled: bool = False) -> Generation:
     """Texts continued together, greedily; end marks are disabled."""
     how = Writing(num_new_tokens, settings={"min_new_tokens": num_new_tokens, "do_sample": False})
+    how.settings |= {"cache_implementation": "static"} if compiled else {}
     how.overflow = "slide" if loaded.by_sentence else how.overflow
     started = time.perf_counter()
     written = loaded.write_texts([*prompts], how)

@@ -8,6 +8,7 @@ from families import make_lm
 from small_runs import other_tokenizer, refused, sllm
 from tiny import make_processor
 
+from lmbase.benchmarking.timing import Generation
 from lmbase.processes import Stopped
 from lmbase.report.rows import read_metrics
 from sllm.evaluation.likelihood import evaluate_likelihood
@@ -49,6 +50,29 @@ def test_every_model_in_every_way_beside_the_line(runs, tmp_path, capsys):
     assert f"sllm: {rows['sllm'].extra['verdict']}" in told
     assert "sllm was trained on" in told  # more than the baseline
     assert "tuned" in (out / "frontier.svg").read_text()
+
+
+def test_compiled_steps_and_llama_cpp_are_further_rows(runs, tmp_path, monkeypatch, capsys):
+    """A stand-in for the package; the model is read from a folder in place of a file."""
+
+    class Llama:
+        def __init__(self, file, num_positions):
+            assert file == f"{runs}/opt"
+
+        def time(self, ids, num_new_tokens):
+            return Generation(0.001, 0.001, num_new_tokens)
+
+    monkeypatch.setattr(frontier, "LlamaCpp", Llama)
+    monkeypatch.setattr(frontier, "open_llama_cpp", lambda file, device: None)
+    keys = f"--data {runs}/data --output_dir {tmp_path} {FEW} --lookup false --keep_window 8"
+    sllm(f"frontier --model {runs}/opt {runs}/sllm --compile true --llama_cpp {runs}/opt {keys}")
+    rows = rows_in(tmp_path)
+    assert set(rows) == {"opt", "opt, window 8", "opt, compiled", "opt, llama.cpp", "sllm", "sllm, compiled"}
+    assert rows["opt, llama.cpp"].tokens_per_second == pytest.approx(6000)
+    assert rows["opt, llama.cpp"].bits_per_byte == rows["opt"].bits_per_byte
+    assert rows["sllm, compiled"].tokens_per_second > 0
+    told = refused(f"frontier --model {runs}/opt {runs}/sllm --llama_cpp x.gguf {keys}", capsys)
+    assert "is none of --model" in told
 
 
 def test_rivals_are_trained_once_and_join_the_line(runs, tmp_path, capsys):

@@ -52,9 +52,9 @@ def test_a_tree_of_drafts_does_not_change_the_text():
     assert written(model, TEXTS, tree=[[0], [1], [0, 0], [0, 1]])[0] == plain
 
 
-@pytest.mark.parametrize("end_flag", [True, False])
-def test_what_is_written_is_what_scores_say_is_likeliest(end_flag):
-    model = make_own(stop_bias=-30.0, end_flag=end_flag).double()
+@pytest.mark.parametrize("options", [dict(end_flag=True), dict(end_flag=False), dict(use_trunk=False)])
+def test_what_is_written_is_what_scores_say_is_likeliest(options):
+    model = make_own(stop_bias=-30.0, **options).double()
     (found, lengths, _) = written(model, [TEXTS[0]])[0][0]
     sentences, at = [], 0
     for length in lengths[:8]:

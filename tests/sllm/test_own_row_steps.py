@@ -69,6 +69,11 @@ def test_texts_are_the_same(shape, lower_layers, rows):
     assert rows() > 250
 
 
+def test_without_a_trunk(rows):
+    same(make(use_trunk=False).double(), TEXTS[1])
+    assert rows() > 40
+
+
 def test_an_end_mark_of_the_vocabulary(rows):
     model = make(end_flag=False).double()
     assert len(set(same(model, TEXTS[1], do_sample=True, seed=1, temperature=3.0))) > 3
