@@ -20,7 +20,7 @@ import os
 from dataclasses import dataclass
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from lmbase.config import option, run
 from lmbase.modeling.devices import choose_device, moved
@@ -52,10 +52,12 @@ class Config(TeacherKeys, RunConfig):
     model: str | None = option(None, "an SLLM to train further; default: graft `vae` onto `lm`")
     vae: str | None = option(None, "a run of pretrain-vae")
     lm: str | None = option(None, "the trunk: hub id, folder, GGUF file, random:SIZE or random:FAMILY-SIZE", also="opt")
-    joint_rate: PositiveFloat = option(1.0, "learning rate of what joins the parts, as a multiple of learning_rate")
-    outer_rate: PositiveFloat = option(1.0, "that of encoder and decoder")
-    trunk_rate: PositiveFloat = option(1.0, "that of the trunk")
-    table_rate: PositiveFloat = option(1.0, "that of the vocabulary table")
+    joint_rate: NonNegativeFloat = option(
+        1.0, "learning rate of what joins the parts, as a multiple of learning_rate; 0 leaves a part as it is"
+    )
+    outer_rate: NonNegativeFloat = option(1.0, "that of encoder and decoder")
+    trunk_rate: NonNegativeFloat = option(1.0, "that of the trunk")
+    table_rate: NonNegativeFloat = option(1.0, "that of the vocabulary table")
     layers: PositiveInt | None = option(None, "layers of encoder and decoder that `vae` has to have", may_differ=True)
     fit_tokens: NonNegativeInt = option(FIT_TOKENS, FIT_KEY)
     eval_windows: PositiveInt = option(64, "windows of the valid split that the log's figures are taken from")
@@ -121,8 +123,7 @@ def main(config: Config) -> TrainingResult:
     else:
         model = build(config)
         data = _open_for(model, config)
-    rates = config.joint_rate, config.outer_rate, config.trunk_rate, config.table_rate
-    model.rates = dict(zip(("joints", "outer", "trunk", "table"), rates, strict=True))
+    set_rates(model, config)
     context = model.config.max_sentences * model.config.max_sentence_tokens + 1
     if teaching := open_teacher(config, data, context):
         model.teacher_weight, model.online_teacher = teaching.weight, teaching.online
@@ -134,6 +135,24 @@ def main(config: Config) -> TrainingResult:
         teaching=teaching,
     )
     return train_on(model, config, data, recipe)
+
+
+def set_rates(model: SLLM, config: Config) -> None:
+    """Learning rates by part; a part whose rate is 0 is frozen, and costs no gradients.
+
+    Raises:
+        ValueError: nothing is left to train.
+    """
+    rates = config.joint_rate, config.outer_rate, config.trunk_rate, config.table_rate
+    model.rates = dict(zip(("joints", "outer", "trunk", "table"), rates, strict=True))
+    for name, weight in model.named_parameters():
+        if model.rate_of(name) == 0:
+            weight.requires_grad_(False)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ValueError(
+            f"joint_rate, outer_rate, trunk_rate and table_rate are {rates}: nothing is left to train. Give one of a "
+            "part that is there more than 0."
+        )
 
 
 def _open_for(model: SLLM, config: Config) -> PreparedData:

@@ -111,6 +111,9 @@ class SLLMModel(SLLMPreTrainedModel):
             self.draft_heads.requires_grad_(True)
             self.draft_transitions.requires_grad_(True)
             return
+        if self.own is not None and not self.config.use_trunk:  # what never runs would make processes wait for it
+            self.own.middle(self.trunk).requires_grad_(False)
+            self.own.mean.requires_grad_(False)
         kept = self.config.freeze_trunk_layers
         if kept is not None:
             layers = blocks(self.trunk)

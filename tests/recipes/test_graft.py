@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from small_runs import make_runs, refused, sllm
 
 from sllm import SLLM
@@ -32,6 +33,16 @@ def test_a_graft_is_made_shown_and_trained(tmp_path, capsys):
     sllm(f"{command} --output_dir {tmp_path}/direct {tiny}")
     assert SLLM.from_pretrained(f"{tmp_path}/direct/model").own is not None
     assert "The joints are not fitted: the train split has" in capsys.readouterr().out
+    stage = f"finetune-sllm --model {made}/model --data {text} --output_dir {tmp_path}/joints {tiny}"
+    sllm(f"{stage} --outer_rate 0 --trunk_rate 0 --table_rate 0")
+    before, after = (
+        SLLM.from_pretrained(folder).state_dict() for folder in (f"{made}/model", f"{tmp_path}/joints/model")
+    )
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert "own.carry.weight" in changed
+    assert not any(name.startswith("trunk.") for name in changed)
+    stage = f"finetune-sllm --model {made}/model --data {text} --output_dir {tmp_path}/nothing {tiny} --joint_rate 0"
+    assert "nothing is left to train" in refused(f"{stage} --outer_rate 0 --trunk_rate 0 --table_rate 0", capsys)
 
 
 def test_a_graft_learns_from_the_model_that_it_was(tmp_path, capsys):
