@@ -18,6 +18,7 @@ audited figures beside the baselines.
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -27,13 +28,15 @@ from lmbase.modeling.devices import choose_device, moved
 from lmbase.modeling.folders import model_folder, quiet_loading
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.text.tokenizers import check_same_tokenizer
+from lmbase.training.checkpoint import newest_checkpoint
 from lmbase.training.loop import TrainingResult
+from lmbase.training.run_folder import CHECKPOINTS, MODEL
 from sentencevae import SentenceVAE
 from sllm import SLLM, SLLMConfig
 from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.open_data import open_data
 from sllm_data.prepared import PreparedData
-from sllm_recipes.graft import FIT_KEY, FIT_TOKENS, fit_to, graft_own_layers, open_for_lm
+from sllm_recipes.graft import FIT_KEY, fit_to, graft_own_layers, open_for_lm
 from sllm_recipes.model_keys import given_keys, with_keys_of
 from sllm_recipes.teaching import TeacherKeys, check_teacher_keys, open_teacher
 from sllm_recipes.training_run import Recipe, RunConfig, train_on, window_figures
@@ -59,7 +62,7 @@ class Config(TeacherKeys, RunConfig):
     trunk_rate: NonNegativeFloat = option(1.0, "that of the trunk")
     table_rate: NonNegativeFloat = option(1.0, "that of the vocabulary table")
     layers: PositiveInt | None = option(None, "layers of encoder and decoder that `vae` has to have", may_differ=True)
-    fit_tokens: NonNegativeInt = option(FIT_TOKENS, FIT_KEY)
+    fit_tokens: NonNegativeInt | None = option(None, FIT_KEY)
     eval_windows: PositiveInt = option(64, "windows of the valid split that the log's figures are taken from")
 
 
@@ -117,9 +120,11 @@ def main(config: Config) -> TrainingResult:
             raise ValueError("A graft by own layers (--upper_layers) needs --lm, and no --vae: the model is its own.")
         data = open_for_lm(config, config.lm)
         model = graft_own_layers(config.lm, data.processor, config.seed, given)
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bf16"):
-            fit_to(moved(model, device), data, config.fit_tokens, config.seed)
-        moved(model, "cpu")  # where training takes a model from, to shard it perhaps
+        folder = Path(config.output_dir)
+        if newest_checkpoint(folder / CHECKPOINTS)[0] is None and not (folder / MODEL).exists():
+            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bf16"):
+                fit_to(moved(model, device), data, config.fit_tokens, config.seed)
+            moved(model, "cpu")  # where training takes a model from, to shard it perhaps
     else:
         model = build(config)
         data = _open_for(model, config)
@@ -168,8 +173,8 @@ def _open_for(model: SLLM, config: Config) -> PreparedData:
     )
     if data.processor.fingerprint != processor.fingerprint:
         raise ValueError(
-            f"{config.data} was prepared with another tokenizer, rule or sentence length than the autoencoder was "
-            f"trained with ({processor.rule}, {processor.max_sentence_tokens} tokens). Prepare it again with "
+            f"{config.data} was prepared with another tokenizer, rule or sentence length than the model was made "
+            f"with ({processor.rule}, {processor.max_sentence_tokens} tokens). Prepare it again with "
             f"--tokenizer {config.model or config.vae}/model --rule {processor.rule}."
         )
     return data

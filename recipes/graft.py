@@ -6,9 +6,9 @@ decoder, and the layers between them the trunk, which runs once a sentence.
     sllm graft --lm model.gguf --data runs/data
     sllm graft --lm model.gguf --rule sentence --max_sentence_tokens 64
 
-With `data` its joints are fitted to text by least squares (`fit_tokens`), in a minute or two and without gradients;
-without, the model can say nothing yet. Then `sllm finetune-sllm --model runs/grafted/model --data ...` trains it. The
-table says what was made, and how much of it is read for each token of text.
+With `data` its joints are fitted to text by least squares (`fit_tokens`), without gradients: minutes of a CPU for a
+model of 135M. Without, the model can say nothing yet. `sllm finetune-sllm --model runs/grafted/model --data ...` trains
+it. The table says what was made, and how much of it is read for each token of text.
 """
 
 from collections.abc import Iterator
@@ -30,15 +30,18 @@ from lmbase.text.tokenizers import check_same_tokenizer, load_tokenizer, vocabul
 from lmbase.training.batches import Batch
 from sllm import SLLM
 from sllm.evaluation.weights_read import read_by_sentences
-from sllm.joint_fitting import JointFit, fit_flags, fit_joints
+from sllm.joint_fitting import fit_flags, fit_joints
 from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.open_data import load_prepared, open_data
 from sllm_data.prepared import PreparedData
 
 TOKENS_PER_SENTENCE = (8, 16)  # clauses and sentences of novels
 SHAPE = ("lower_layers", "upper_layers", "lower_window", "upper_window", "max_sentences", "end_flag", "use_trunk")
-FIT_TOKENS = 50_000
-FIT_KEY = "tokens of the train split that the joints of a new graft by own layers are fitted to; 0: they stay silent"
+FIT_TOKENS_PER_WIDTH = 90
+FIT_KEY = (
+    "tokens of the train split that the joints of a new graft by own layers are fitted to; 0: no fit; default: 90 "
+)
+FIT_KEY += "times the model's width"
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Config:
     )
     rule: str = option("auto", f"how text is cut into sentences: {', '.join(RULES)}")
     max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most")
-    fit_tokens: NonNegativeInt = option(FIT_TOKENS, FIT_KEY + " (needs `data`)")
+    fit_tokens: NonNegativeInt | None = option(None, FIT_KEY + " (needs `data`)")
     use_trunk: bool = option(True, "false: leave out the layers between, the control that tells what they are worth")
     seed: int = option(0, "seed of random weights, and of the choice of text that is fitted to")
 
@@ -91,31 +94,30 @@ def graft_own_layers(lm: str, processor: SentenceProcessor, seed: int, options: 
     return model
 
 
-def fit_to(model: SLLM, data: PreparedData, fit_tokens: int, seed: int) -> JointFit | None:
+def fit_to(model: SLLM, data: PreparedData, fit_tokens: int | None, seed: int) -> None:
     """Let the joints of a fresh graft begin where least squares on some text puts them, if there is enough of it."""
-    train = data.split("train")
-    needed = 2 * model.config.trunk.hidden_size
-    if not fit_tokens or train.num_sentences < needed:
-        if fit_tokens:
-            print(
-                f"The joints are not fitted: the train split has {train.num_sentences:,} sentences, and {needed:,} are "
-                "needed for a model of this width. Training has to find them alone."
-            )
-        return None
-    windows = SentenceWindowDataset(train, data.processor.pad_token_id, model.config.max_sentences)
+    if fit_tokens == 0:
+        return
+    wanted = FIT_TOKENS_PER_WIDTH * model.config.trunk.hidden_size if fit_tokens is None else fit_tokens
+    windows = SentenceWindowDataset(data.split("train"), data.processor.pad_token_id, model.config.max_sentences)
     order = np.random.default_rng(seed).permutation(len(windows))
-    order = order[: 1 + int(np.searchsorted(windows.lengths[order].cumsum(), fit_tokens))]
+    order = order[: 1 + int(np.searchsorted(windows.lengths[order].cumsum(), wanted))]
 
     def batches() -> Iterator[Batch]:
         return (windows.batch(order[i : i + 1]) for i in range(len(order)))
 
-    found = fit_joints(model, batches())
+    try:
+        found = fit_joints(model, batches())
+    except ValueError as error:
+        print(f"The joints are not fitted, and training takes far longer from there. {error}")
+        return
     fit_flags(model, batches())
     print(
-        f"joints fitted to {found.num_tokens:,} tokens: squared distance from what the upper layers read in the "
-        f"language model {found.after:.3f} (before: {found.before:.3f})"
+        f"joints fitted to {found.num_tokens:,} tokens: relative squared error of what the upper layers read, on text "
+        f"held out: {found.before:.3f} before, {found.after:.3f} after"
     )
-    return found
+    if found.after > found.before:
+        print("The fit was worse, so the joints stay as they were: give more text, or a larger --fit_tokens.")
 
 
 def describe(model: SLLM) -> str:
@@ -126,7 +128,7 @@ def describe(model: SLLM) -> str:
     table = model.output_table.numel()
     parts = {
         "encoder": (config.lower_layers, "every token"),
-        "trunk": (len(own.middle(model.trunk)), "once a sentence" if config.use_trunk else "never"),
+        "trunk": (len(own.middle(model.trunk)), "once a sentence"),
         "decoder": (config.upper_layers, "every token, and each end"),
     }
     lines = ["part     layers  parameters  runs"]
@@ -176,6 +178,8 @@ def main(config: Config) -> Path:
     model = graft_own_layers(config.lm, _processor(config, data), config.seed, given)
     if data is not None:
         fit_to(model, data, config.fit_tokens, config.seed)
+    elif config.fit_tokens:
+        raise ValueError(f"fit_tokens={config.fit_tokens}: there is no text to fit to; give --data, prepared.")
     write_folder(folder, model.save_pretrained)
     print(describe(model))
     print(f"wrote {folder}; next: sllm finetune-sllm --model {folder} --data YOUR_TEXT")

@@ -18,13 +18,18 @@ from lmbase.training.batches import Batch
 from sllm.modeling_sllm import SLLMModel
 
 RIDGE = 0.01  # of a feature's own mean square
+FEW = 20  # rows
+HELD_OUT = 10  # of so many batches one says how good the fit is
+ENDS_PER_WIDTH = 4  # sentence ends that a fit takes at least, over a state's width: with fewer it is worse than none
 NEWTON_STEPS = 8
+MOST_ODDS = 10.0  # log-odds of a flag: no text says more
 FIRST = 8  # tokens of a text that are left out: the first states of pretrained models are unlike all others
 
 
 @dataclass
 class JointFit:
-    """How near a fit came: mean squared distance between states over that of the language model's states from 0."""
+    """How near a fit came, on text that it did not see: mean squared distance between states, each over the squared
+    size of the language model's."""
 
     num_tokens: int
     before: float
@@ -32,30 +37,35 @@ class JointFit:
 
 
 class LeastSquares:
-    """The linear map from features (N, F) to states (N, H) that is best for all tokens added."""
+    """The linear map from features (N, F) to states (N, H) that is best for all rows added."""
 
     def __init__(self) -> None:
         self.squares: Tensor | float = 0.0  # (F, F)
         self.products: Tensor | float = 0.0  # (F, H)
-        self.num_tokens = 0
+        self.weights = 0.0  # of all rows
+        self.num_rows = 0
 
     def add(self, features: Tensor, targets: Tensor) -> None:
-        # As what follows is normalised, a token counts by how far its state is off in proportion to its size.
-        size = targets.norm(dim=-1, keepdim=True).double()
+        # As what follows is normalised, a row counts by how far its state is off in proportion to its size.
+        size = targets.norm(dim=-1, keepdim=True).double().clamp(min=1e-6)
         features, targets = features.double() / size, targets.double() / size
         self.squares = self.squares + features.T @ features
         self.products = self.products + features.T @ targets
-        self.num_tokens += len(targets)
+        self.weights += (1 / size**2).sum().item()
+        self.num_rows += len(targets)
 
-    def solve(self) -> tuple[Tensor, float]:
-        """The map (F, H), and the sum of its squared distances, each in proportion to its target."""
+    def solve(self) -> Tensor:
+        """(F, H)."""
         assert isinstance(self.squares, Tensor)
         assert isinstance(self.products, Tensor)
-        own = self.squares.diagonal()
-        ridge = RIDGE * own + 1e-6 * own.mean()  # a feature that never occurs gets no weight
-        found = torch.linalg.solve(self.squares + ridge.diag(), self.products)
-        apart = (found * (self.squares @ found - 2 * self.products)).sum().item() + self.num_tokens
-        return found.float(), apart
+        # What is seen in a few rows, such as a distance from the last end, has to be seen in more to count.
+        ridge = RIDGE * self.squares.diagonal() + FEW * self.weights / self.num_rows
+        return torch.linalg.solve(self.squares + ridge.diag(), self.products)
+
+    def apart(self, found: Tensor) -> float:
+        """The sum of a map's squared distances, each in proportion to its target."""
+        assert isinstance(self.squares, Tensor)
+        return (found * (self.squares @ found - 2 * self.products)).sum().item() + self.num_rows
 
 
 @dataclass
@@ -86,33 +96,43 @@ def fit_joints(model: SLLMModel, batches: Iterable[Batch]) -> JointFit:
     if model.own is None:
         raise ValueError("Only the joints of a graft by own layers are fitted; this model has an autoencoder.")
     own, width = model.own, len(model.own.opening)
-    inside, at_end, before = LeastSquares(), LeastSquares(), 0.0
-    for batch in batches:
+    inside, at_end = (LeastSquares(), LeastSquares()), (LeastSquares(), LeastSquares())  # learned from, and held out
+    before = 0.0
+    for number, batch in enumerate(batches):
+        held_out = number % HELD_OUT == 1
         tokens = _tokens(model, batch)
-        apart = (tokens.read - tokens.targets).double().norm(dim=-1) / tokens.targets.double().norm(dim=-1)
-        before += (apart**2).sum().item()
+        size = tokens.targets.double().norm(dim=-1).clamp(min=1e-6)
+        apart = (tokens.read - tokens.targets).double().norm(dim=-1) / size
+        before += held_out * (apart**2).sum().item()
         behind = tokens.offsets > 0
         known = ~tokens.first * torch.cat([tokens.trunk, tokens.ends], dim=1)  # (N,2H)
-        places = F.one_hot((tokens.offsets - 1).clamp(min=0), len(own.offsets)).float()
-        features = torch.cat([tokens.states, known, places, tokens.first], dim=1)
-        inside.add(features[behind], tokens.targets[behind])
         constant = torch.ones_like(tokens.states[:, :1])
-        at_end.add(torch.cat([known, constant], dim=1)[~behind], tokens.targets[~behind])
-    num_tokens = inside.num_tokens + at_end.num_tokens
-    if at_end.num_tokens < 2 * width:
+        places = F.one_hot((tokens.offsets - 1).clamp(min=0), len(own.offsets)).float()
+        features = torch.cat([tokens.states, known, places, tokens.first, constant], dim=1)
+        inside[held_out].add(features[behind], tokens.targets[behind])
+        at_end[held_out].add(torch.cat([known, constant], dim=1)[~behind], tokens.targets[~behind])
+    num_held_out, num_ends = inside[1].num_rows + at_end[1].num_rows, at_end[0].num_rows
+    if num_ends < ENDS_PER_WIDTH * width or not num_held_out:
         raise ValueError(
-            f"{num_tokens} tokens with {at_end.num_tokens} sentence ends are too few to fit the joints of a model of "
-            f"width {width}, which takes {2 * width} ends: give more text or a larger fit_tokens, or fit_tokens 0 to "
-            "begin without."
+            f"{num_ends} sentence ends are too few to fit the joints of a model of width {width}, which takes "
+            f"{ENDS_PER_WIDTH * width}: texts of {FIRST} tokens and more count; give more text, or a larger fit_tokens."
         )
-    (of_tokens, apart_inside), (of_ends, apart_at_end) = inside.solve(), at_end.solve()
-    a, j, o, h = of_tokens.split([width, 2 * width, len(own.offsets), 1])
+    of_tokens, of_ends = inside[0].solve(), at_end[0].solve()
+    fit = JointFit(
+        inside[0].num_rows + num_ends,
+        before / num_held_out,
+        (inside[1].apart(of_tokens) + at_end[1].apart(of_ends)) / num_held_out,
+    )
+    if fit.after > fit.before:
+        return fit
+    a, j, o, h, constant = of_tokens.float().split([width, 2 * width, len(own.offsets), 1, 1])
+    of_ends = of_ends.float()
     own.carry.weight.copy_(a.T)
     own.joint.weight.copy_(torch.cat([of_ends[:-1].T, j.T]))
-    own.joint.bias.copy_(torch.cat([of_ends[-1], torch.zeros_like(of_ends[-1])]))
+    own.joint.bias.copy_(torch.cat([of_ends[-1], constant[0]]))
     own.offsets.copy_(o)
-    own.opening.copy_(h[0])
-    return JointFit(num_tokens, before / num_tokens, (apart_inside + apart_at_end) / num_tokens)
+    own.opening.copy_(h[0] + constant[0])
+    return fit
 
 
 def _tokens(model: SLLMModel, batch: Batch) -> _Tokens:
@@ -127,7 +147,7 @@ def _tokens(model: SLLMModel, batch: Batch) -> _Tokens:
     states = own.trunk_states(trunk, sentences, sentence_mask)  # (B,S+1,H)
     (b, num_rows), num_states = sentences.flat.shape, states.shape[1]
     place = torch.arange(num_rows, device=states.device).expand(b, -1)
-    blocks = [*own.lower(trunk), *own.middle(trunk)]
+    blocks = [*own.lower(trunk), *own.between(trunk)]
     visible = band(num_rows, num_rows, states.device)[None, None]
     targets = run_blocks(trunk, blocks, embed(trunk, sentences.flat, place), visible, place)  # (B,L+1,H)
     ends = sentences.ends_by_state(num_states - 1)
@@ -163,29 +183,38 @@ def fit_flags(model: SLLMModel, batches: Iterable[Batch]) -> None:
     """
     hidden, ends, num_states, num_stops = [], [], 0, 0
     for batch in batches:
+        num_states += int(batch["sentence_mask"].sum()) + len(batch["input_ids"])
+        num_stops += int((~batch["continues"]).sum())
+        if model.end_head is None:
+            continue
         inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "sentence_mask")}
         sentences = model.read(**inputs)
-        num_states += int(inputs["sentence_mask"].sum()) + len(inputs["input_ids"])
-        num_stops += int((~batch["continues"]).sum())
         for decoded in model.decode(sentences, model.trunk_states(sentences, inputs["sentence_mask"])):
             wanted = decoded.cut.mask & ~decoded.cut.first
             hidden.append(decoded.hidden[wanted].float())
             ends.append(decoded.cut.targets[wanted] == model.config.eos_token_id)
     model.stop_head.bias.fill_(_log_odds(num_stops, num_states))
-    if model.end_head is None:
+    if model.end_head is None or not hidden:
         return
-    x, y = torch.cat(hidden), torch.cat(ends).float()  # (N,D), (N,)
+    with torch.autocast(model.device.type, enabled=False):
+        weight = _logistic(torch.cat(hidden), torch.cat(ends).float())
+    model.end_head.weight.copy_(weight[None, :-1])
+    model.end_head.bias.fill_(float(weight[-1].clamp(-MOST_ODDS, MOST_ODDS)))
+
+
+def _logistic(x: Tensor, y: Tensor) -> Tensor:
+    """Weights (D+1,), the bias last, of the logistic regression of y (N,), 0 or 1, on features (N, D)."""
     x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
     weight = torch.zeros_like(x[0])
     weight[-1] = _log_odds(int(y.sum()), len(y))
-    ridge = (RIDGE * (x**2).mean(0)).diag()
-    ridge[-1, -1] = 0.0
+    ridge = RIDGE * (x**2).mean(0)
+    ridge[-1] = 0.0
+    ridge += 1e-6 * ridge.mean() + 1e-9
     for _ in range(NEWTON_STEPS):
         p = (x @ weight).sigmoid()
-        slope = x.T @ (p - y) / len(y) + ridge @ weight
-        weight -= torch.linalg.solve((x * (p * (1 - p))[:, None]).T @ x / len(y) + ridge, slope)
-    model.end_head.weight.copy_(weight[None, :-1])
-    model.end_head.bias.fill_(weight[-1])
+        slope = x.T @ (p - y) / len(y) + ridge * weight
+        weight -= torch.linalg.solve((x * (p * (1 - p))[:, None]).T @ x / len(y) + ridge.diag(), slope)
+    return weight
 
 
 def _log_odds(count: int, total: int) -> float:

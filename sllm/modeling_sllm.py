@@ -111,9 +111,6 @@ class SLLMModel(SLLMPreTrainedModel):
             self.draft_heads.requires_grad_(True)
             self.draft_transitions.requires_grad_(True)
             return
-        if self.own is not None and not self.config.use_trunk:  # what never runs would make processes wait for it
-            self.own.middle(self.trunk).requires_grad_(False)
-            self.own.mean.requires_grad_(False)
         kept = self.config.freeze_trunk_layers
         if kept is not None:
             layers = blocks(self.trunk)
@@ -125,6 +122,9 @@ class SLLMModel(SLLMPreTrainedModel):
             for name, weight in self.autoencoder.named_parameters():
                 if "memory_" in name:  # the memory is a joint: it came with the graft
                     weight.requires_grad_(True)
+        if self.own is not None and not self.config.use_trunk:  # what never runs would make processes wait for it
+            for unused in (self.own.between(self.trunk), self.own.mean):
+                unused.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "SLLMModel":
         super().train(mode)

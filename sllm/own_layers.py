@@ -97,8 +97,12 @@ class OwnLayers(nn.Module):
     def lower(self, trunk: PreTrainedModel) -> nn.ModuleList:
         return blocks(trunk)[: self.config.lower_layers]
 
-    def middle(self, trunk: PreTrainedModel) -> nn.ModuleList:
+    def between(self, trunk: PreTrainedModel) -> nn.ModuleList:
         return blocks(trunk)[self.config.lower_layers : -self.config.upper_layers]
+
+    def middle(self, trunk: PreTrainedModel) -> nn.ModuleList:
+        """Those of the trunk, if it is used."""
+        return self.between(trunk) if self.config.use_trunk else blocks(trunk)[:0]
 
     def upper(self, trunk: PreTrainedModel) -> nn.ModuleList:
         return blocks(trunk)[-self.config.upper_layers :]

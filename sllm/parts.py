@@ -43,7 +43,7 @@ def _of_own_layers(model: Any, num_tokens: int, num_sentences: int) -> dict[str,
     upper += attention_flops(width, config.upper_layers, config.upper_window)
     trunk = linear_flops(middle) + attention_flops(width, len(middle), config.max_sentences / 2)
     return {
-        "trunk": num_sentences * (trunk + linear_flops(own.mean)),
+        "trunk": num_sentences * (trunk + linear_flops(own.mean) + linear_flops(own.joint)),
         "encoder": num_tokens * lower,
         "decoder": written * upper,
         "vocabulary": (num_tokens if config.end_flag else written) * 2.0 * model.output_table.numel(),

@@ -335,7 +335,7 @@ class SentenceLM(LoadedModel):
 
     def cache_bytes(self, num_tokens: int, num_sentences: int) -> int:
         config = self.model.config
-        layers = config.trunk.num_hidden_layers - config.lower_layers - config.upper_layers
+        layers = config.use_trunk * (config.trunk.num_hidden_layers - config.lower_layers - config.upper_layers)
         trunk = (num_sentences + 1) * position_bytes(config.trunk, self.model.dtype, layers)
         return trunk + decoder_cache_bytes(self.model, num_tokens)
 

@@ -30,15 +30,21 @@ class ClosedWindow(OwnLayers):
         rows = torch.arange(len(ends), device=ends.device)[:, None]
         of_rows = number[rows, positions]
         of_rows[:, num_rows:] -= 1  # second readings of last tokens belong to the sentence that ends
-        return seen & (of_rows[:, :, None] == number[:, None])
+        opening = torch.arange(num_rows, device=ends.device) == 0  # where attention rests, whatever is read
+        return seen & ((of_rows[:, :, None] == number[:, None]) | opening)
 
 
 def controls(num_states: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What is done to the trunk's states (B, S+1, H), of which each window has so many (B,)."""
+    """What is done to the trunk's states (B, S+1, H), of which each window has so many (B,). The first one, which no
+    sentence was read for, stays: it is the same in every window, and attention rests there."""
     generator = torch.Generator().manual_seed(SEED)
+
+    def zero(states: Tensor) -> Tensor:
+        return torch.cat([states[:, :1], torch.zeros_like(states[:, 1:])], dim=1)
 
     def shuffled(states: Tensor) -> Tensor:
         real = torch.arange(states.shape[1]) < num_states[:, None].cpu()  # (B,S+1)
+        real[:, 0] = False
         order = torch.randperm(int(real.sum()), generator=generator).to(states.device)
         real = real.to(states.device)
         found = states.clone()
@@ -46,14 +52,14 @@ def controls(num_states: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
         return found
 
     def of_another(states: Tensor) -> Tensor:
-        at = torch.arange(states.shape[1], device=states.device)
+        at = torch.arange(1, states.shape[1], device=states.device)
         others = num_states.roll(1)[:, None].to(states.device)
         rows = torch.arange(len(states), device=states.device).roll(1)[:, None]
-        return states[rows, at % others]
+        return torch.cat([states[:, :1], states[rows, 1 + (at - 1) % (others - 1)]], dim=1)
 
     return {
         "as_it_is": lambda states: states,
-        "zero": torch.zeros_like,
+        "zero": zero,
         "shuffled": shuffled,
         "another_document": of_another,
     }

@@ -26,8 +26,8 @@ def read_by_sentences(model: SLLM, tokens_per_sentence: float) -> float:
         once = _size(blocks(model.trunk), model.autoencoder.encoder, *between)
         return (1 + ends) * (_size(model.autoencoder.decoder) + model.output_table.numel()) + ends * once
     layer = _size(blocks(model.trunk)[0])
-    middle = config.use_trunk * len(own.middle(model.trunk)) * layer
-    middle += sum(joint.weight.numel() for joint in (own.mean, own.joint))
+    middle = len(own.middle(model.trunk)) * layer + own.joint.weight.numel()
+    middle += config.use_trunk * own.mean.weight.numel()
     lower = config.lower_layers * layer + own.carry.weight.numel()
     upper = config.upper_layers * layer + model.output_table.numel()
     return lower + (1 + ends) * upper + ends * middle
