@@ -1,7 +1,7 @@
 # make demo          the whole story on a laptop: train, graft, finetune, compare; writes runs/demo/report.html
 # make test          the tests, with the versions that were tested (constraints.txt)
 # make test-browser  the pages in Chromium, which comes from the system's packages
-# make test-doors    every command of the pages typed with tiny settings, the notebook, the pictures
+# make test-doors    every command of the pages typed with tiny settings, the notebook, the pictures, kernels
 # make pictures      the pictures of README, in docs/figures
 # make soak          the long tier of all instruments: takes hours, fills the table of docs/reliability.md
 # make check         ruff and mypy

@@ -41,3 +41,12 @@ def sllm(request):
 @pytest.fixture
 def mtp():
     return make_mtp()
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """The functions that torch.compile is asked for; they run as they are written. Kernels would take a minute."""
+    asked = []
+    monkeypatch.setattr("torch.compile", lambda function, **_: (asked.append(function), function)[1])
+    monkeypatch.setattr("lmbase.modeling.compiling._known", {})  # else later tests would get what is made here
+    return asked

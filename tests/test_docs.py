@@ -70,11 +70,10 @@ def demo(tmp_path_factory):
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda path: path.name)
-def test_G6_python_of_the_pages_runs(page, demo, monkeypatch):
+def test_G6_python_of_the_pages_runs(page, demo, monkeypatch, uncompiled):
     if "sentence_transformers" in snippets(page):
         pytest.importorskip("sentence_transformers")
     monkeypatch.chdir(demo)
-    monkeypatch.setattr("torch.compile", lambda step, **_: step)  # which would take a minute
     exec(compile(snippets(page), page.name, "exec"), {"__name__": "page"})
 
 

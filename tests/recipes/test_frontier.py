@@ -15,7 +15,13 @@ from sllm.evaluation.likelihood import evaluate_likelihood
 from sllm.evaluation.speed import LOOKUP
 from sllm_recipes import frontier
 
-FEW = "--prompt_tokens 8 --new_tokens 6 --rounds 1 --device cpu"
+FEW = "--prompt_tokens 8 --new_tokens 6 --rounds 1 --device cpu --max_documents 2"
+
+
+@pytest.fixture(autouse=True)
+def little_text(monkeypatch):
+    """Audits take a few sentences, and so less time than all else."""
+    monkeypatch.setattr("sllm.evaluation.likelihood.AUDIT_CHARACTERS", 120)
 
 
 def rows_in(folder):
@@ -52,7 +58,7 @@ def test_every_model_in_every_way_beside_the_line(runs, tmp_path, capsys):
     assert "tuned" in (out / "frontier.svg").read_text()
 
 
-def test_compiled_steps_and_llama_cpp_are_further_rows(runs, tmp_path, monkeypatch, capsys):
+def test_compiled_steps_and_llama_cpp_are_further_rows(runs, tmp_path, monkeypatch, uncompiled, capsys):
     """A stand-in for the package; the model is read from a folder in place of a file."""
 
     class Llama:
@@ -71,6 +77,8 @@ def test_compiled_steps_and_llama_cpp_are_further_rows(runs, tmp_path, monkeypat
     assert rows["opt, llama.cpp"].tokens_per_second == pytest.approx(6000)
     assert rows["opt, llama.cpp"].bits_per_byte == rows["opt"].bits_per_byte
     assert rows["sllm, compiled"].tokens_per_second > 0
+    asked_by = {function.__module__ for function in uncompiled}
+    assert {"sllm.compiled_steps", "multitoken.compiled_step"} <= asked_by
     told = refused(f"frontier --model {runs}/opt {runs}/sllm --llama_cpp x.gguf {keys}", capsys)
     assert "is none of --model" in told
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from small_runs import make_runs, refused, sllm
+from small_runs import refused, sllm
 
 from sllm import SLLM, joint_fitting
 
@@ -45,9 +45,8 @@ def test_a_graft_is_made_shown_and_trained(tmp_path, capsys):
     assert "nothing is left to train" in refused(f"{stage} --outer_rate 0 --trunk_rate 0 --table_rate 0", capsys)
 
 
-def test_a_graft_learns_from_the_model_that_it_was(tmp_path, capsys, monkeypatch):
+def test_a_graft_learns_from_the_model_that_it_was(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(joint_fitting, "ENDS_PER_WIDTH", 1)
-    runs = make_runs(tmp_path)
     data = f"--data {runs}/data"
     sllm(
         f"graft --lm {runs}/opt {data} --lower_layers 1 --upper_layers 1 --upper_window 64 --output_dir {tmp_path}/own"
@@ -59,8 +58,10 @@ def test_a_graft_learns_from_the_model_that_it_was(tmp_path, capsys, monkeypatch
     few = "--max_steps 2 --batch_size 4 --eval_windows 2 --warmup_steps 1 --upper_window 64"
     sllm(f"distil-cache --lm {runs}/opt {data} --context 64 --top 8 --output_dir {tmp_path}/told")
     losses = {}
-    for name, teacher in (("asked", f"{runs}/opt"), ("told", f"{tmp_path}/told")):
-        sllm(f"{graft} {few} --max_sentences 1 --teacher {teacher} --teacher_weight 0.5 --output_dir {tmp_path}/{name}")
+    for name, teacher, begin in (("asked", f"{runs}/opt", ""), ("told", f"{tmp_path}/told", "--fit_tokens 0")):
+        learns = f"--teacher {teacher} --teacher_weight 0.5 {begin} --output_dir {tmp_path}/{name}"
+        sllm(f"{graft} {few} --max_sentences 1 {learns}")
+        assert ("joints fitted to" in capsys.readouterr().out) == (name == "asked")
         lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         losses[name] = lines[0]["losses"]
     assert all(loss["teacher"] > 0 for loss in losses.values())

@@ -9,14 +9,13 @@ from tiny import CAP, MEMORY, SLLMS, make_opt, make_sllm, make_vae
 from transformers import CompileConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from lmbase.modeling import compiling
-from lmbase.modeling.compiling import compile_settings
 from lmbase.text.padding import pad_sentences, pad_tokens
 from sllm import compiled_steps
 from sllm.benchmarks.replaying import ReplayedSLLM
 from sllm.compiled_steps import CompiledSteps
 
 PAD = 1
-# The steps as they are written; what torch.compile makes of them is asked at the end.
+# The steps as they are written; what torch.compile makes of them: tests/doors/test_kernels.py.
 FIXED: dict = dict(cache_implementation="static", disable_compile=True)
 PROMPTS = [[[10, 11, 12], [20, 21]], [[30, 31, 32, 33]], []]
 TREE = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)]
@@ -192,20 +191,3 @@ def test_each_step_is_one_graph(tree):
     for num_draft in (1, 4):
         same(model, PROMPTS, captured, max_new_tokens=30, min_new_tokens=30, num_draft=num_draft, tree=tree)
     assert compiled_steps._write_rows in {function for function, _ in compiling._known}
-
-
-def compiler_is_here() -> bool:
-    try:
-        return bool(compile_settings("cpu"))
-    except ValueError:
-        return False
-
-
-@pytest.mark.skipif(not compiler_is_here(), reason="torch.compile needs a C++ compiler")
-def test_kernels_are_made_and_write_the_same(monkeypatch):
-    monkeypatch.setattr(compiled_steps, "FEWEST_POSITIONS", 64)
-    model = make_sllm(**MEMORY, num_future_tokens=2, draft_head_kind="residual", draft_transitions=True).double()
-    ids = pad_sentences(PROMPTS[:1], PAD).input_ids
-    plain = model.generate(ids, max_new_tokens=30, min_new_tokens=30, num_draft=2)
-    made = model.generate(ids, max_new_tokens=30, min_new_tokens=30, num_draft=2, cache_implementation="static")
-    assert plain.sequences.tolist() == made.sequences.tolist()

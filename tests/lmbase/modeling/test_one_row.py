@@ -1,12 +1,16 @@
 """Blocks and vocabularies that read one row: the results are the model's own."""
 
+import shutil
+
 import pytest
 import torch
 from tiny import make_lm
 from torch import nn
+from transformers import GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from lmbase.modeling.cache import FixedRows
+from lmbase.modeling.compiling import compiled
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.one_row import RowLinear, row_twin
 from lmbase.modeling.stages import BlockRunner
@@ -22,6 +26,16 @@ def test_a_row_is_what_the_layer_makes_of_it(dtype):
     torch.testing.assert_close(found, layer(x))
     with pytest.raises(RuntimeError):  # two rows
         RowLinear(layer.weight)(x.expand(2, 1, 24))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_kernel_is_made_and_gives_the_same():
+    """Those of whole steps: tests/doors/test_kernels.py."""
+    layer, norm, x = nn.Linear(24, 37), nn.LayerNorm(24), torch.randn(1, 1, 24)
+    row = RowLinear(layer.weight, layer.bias)
+    with torch.no_grad():
+        found = compiled(lambda x: row(norm(x)), GenerationConfig())(x)
+        torch.testing.assert_close(found, layer(norm(x)), rtol=1e-4, atol=1e-5)
 
 
 def test_weights_in_eight_bits_stay_so():
