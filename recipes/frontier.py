@@ -128,6 +128,8 @@ def check_keys(config: Config) -> None:
             )
     for spec in config.model:
         name = spec.partition("=")[0]
+        if name.removeprefix("rival-") in config.prune:
+            raise ValueError(f"The name {name!r} is that of a rival that is made here: choose another.")
         if name.endswith(WAYS):
             raise ValueError(f"The name {name!r} ends as those of further rows do ({' '.join(WAYS)}): choose another.")
         model_folder(source_of(spec))
@@ -301,6 +303,7 @@ def main(config: Config) -> list[Row]:
     started = time.perf_counter()
     if config.quick:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
+        config.train_tokens = 1000 if config.prune else None
     check_keys(config)
     device = choose_device(config.device)
     # Raw text that rivals are trained on below is read as a training divides it.

@@ -182,6 +182,8 @@ def main(config: Config) -> Path:
         raise ValueError(f"fit_tokens={config.fit_tokens}: there is no text to fit to; give --data, prepared.")
     write_folder(folder, model.save_pretrained)
     print(describe(model))
+    if data is None:
+        print("the joints are as the language model alone would have them; --data (prepared) fits them to text")
     print(f"wrote {folder}; next: sllm finetune-sllm --model {folder} --data YOUR_TEXT")
     return folder
 
