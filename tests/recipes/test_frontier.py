@@ -10,6 +10,7 @@ from tiny import make_processor
 
 from lmbase.benchmarking.timing import Generation
 from lmbase.processes import Stopped
+from lmbase.report.frontier import beside_line
 from lmbase.report.rows import read_metrics
 from sllm.evaluation.likelihood import evaluate_likelihood
 from sllm.evaluation.speed import LOOKUP
@@ -28,8 +29,14 @@ def rows_in(folder):
     return {row.model: row for row in read_metrics(folder)["rows"]}
 
 
-def test_every_model_in_every_way_beside_the_line(runs, tmp_path, capsys):
-    out = tmp_path / "out"
+def test_every_model_in_every_way_beside_the_line(runs, tmp_path, monkeypatch, capsys):
+    out, of_line = tmp_path / "out", set()
+
+    def watched(model, rivals, *args):
+        of_line.update(rival.name for rival in rivals)
+        return beside_line(model, rivals, *args)
+
+    monkeypatch.setattr(frontier, "beside_line", watched)
     models = f"tuned={runs}/opt-tuned {runs}/mtp {runs}/sllm"
     more = "--batch_size 2 --int8 true --keep_window 8"
     sllm(f"frontier --model {models} --data {runs}/data --output_dir {out} {FEW} {more}")
@@ -52,6 +59,7 @@ def test_every_model_in_every_way_beside_the_line(runs, tmp_path, capsys):
         assert ("verdict" in row.extra) == name.startswith("sllm")
         assert ("on_line" in row.extra) != name.startswith("sllm")
     assert any(row.extra.get("on_line") for row in rows.values())
+    assert of_line == {name for name in rows if not name.startswith("sllm")}
     told = capsys.readouterr().out
     assert f"sllm: {rows['sllm'].extra['verdict']}" in told
     assert "sllm was trained on" in told  # more than the baseline
