@@ -30,7 +30,8 @@ def rows_in(folder):
 
 
 def test_every_model_in_every_way_beside_the_line(runs, tmp_path, monkeypatch, capsys):
-    out, of_line = tmp_path / "out", set()
+    out = tmp_path / "out"
+    of_line: set[str] = set()
 
     def watched(model, rivals, *args):
         of_line.update(rival.name for rival in rivals)
