@@ -59,7 +59,8 @@ class LeastSquares:
         assert isinstance(self.squares, Tensor)
         assert isinstance(self.products, Tensor)
         # What is seen in a few rows, such as a distance from the last end, has to be seen in more to count.
-        ridge = RIDGE * self.squares.diagonal() + FEW * self.weights / self.num_rows
+        few = FEW * self.weights / max(1, self.num_rows) + 1e-12  # not 0 where nothing was seen
+        ridge = RIDGE * self.squares.diagonal() + few
         return torch.linalg.solve(self.squares + ridge.diag(), self.products)
 
     def apart(self, found: Tensor) -> float:

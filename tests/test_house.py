@@ -1,9 +1,5 @@
 """The measures that are promises. Exceptions are named here, so that a new one is a decision."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import measures
 from rooms import hidden_imports, import_circle, read_modules
 from ways import ways
@@ -51,12 +47,3 @@ def test_a_test_file_mirrors_the_rooms():
 def test_a_module_that_only_imports_holds_no_logic():
     assert not measures.holds_logic("sllm/__init__.py")
     assert measures.holds_logic("sllm/sllm.py")
-
-
-def test_the_script_prints_one_table():
-    script = Path(__file__).with_name("house.py")
-    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
-    first, rule, *rest = printed.splitlines()
-    assert (first, rule) == ("| measure | value |", "|---|---|")
-    assert len(rest) > 20
-    assert all(line.count(" | ") == 1 for line in rest)

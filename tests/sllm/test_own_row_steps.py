@@ -148,8 +148,7 @@ def test_who_changes_logits_sees_them_all():
     assert len(set(same(model, [], do_sample=True, seed=1))) > 1
 
 
-@pytest.mark.parametrize(("shape", "eight_bits"), [("llama", False), ("gpt2", True)])
-def test_each_step_is_one_graph_and_shapes_recur(shape, eight_bits, monkeypatch):
+def test_each_step_is_one_graph_and_shapes_recur(monkeypatch):
     monkeypatch.setattr(own_row_steps, "PLACES", 64)
     graphs = []
 
@@ -158,8 +157,7 @@ def test_each_step_is_one_graph_and_shapes_recur(shape, eight_bits, monkeypatch)
         return graph.forward
 
     traced = dict(cache_implementation="static", compile_config=CompileConfig(backend=backend))
-    model = make(shape, **SMALL)
-    if eight_bits:
-        model.write_in_int8()
+    model = make("gpt2", **SMALL)
+    model.write_in_int8()
     same(model, TEXTS[1], traced, max_new_tokens=40)
     assert len(graphs) == 4  # opening, token, closing, vocabulary
