@@ -303,7 +303,7 @@ def main(config: Config) -> list[Row]:
     started = time.perf_counter()
     if config.quick:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
-        config.train_tokens = 1000 if config.prune else None
+        config.train_tokens = config.train_tokens and min(config.train_tokens, 1000)
     check_keys(config)
     device = choose_device(config.device)
     # Raw text that rivals are trained on below is read as a training divides it.
