@@ -152,11 +152,7 @@ def _tokens(model: SLLMModel, batch: Batch) -> _Tokens:
     visible = band(num_rows, num_rows, states.device)[None, None]
     targets = run_blocks(trunk, blocks, embed(trunk, sentences.flat, place), visible, place)  # (B,L+1,H)
     ends = sentences.ends_by_state(num_states - 1)
-    state, offsets = own.latest(sentences, num_states)
-    again = torch.arange(num_states - 1, device=states.device).expand(b, -1)  # (B,S)
-    place = torch.cat([place, ends[:, 1:]], dim=1)  # (B,R), R = L+1+S
-    state = torch.cat([state, again], dim=1)
-    offsets = torch.cat([offsets, ends[:, 1:] - ends[:, :-1]], dim=1)
+    place, state, offsets = own.upper_rows(sentences, num_states)  # (B,R)
     counts = mask.sum((1, 2))[:, None]
     wanted = (place >= FIRST) & (place <= counts)
     rows, at = wanted.nonzero(as_tuple=True)

@@ -177,22 +177,26 @@ class OwnLayers(nn.Module):
         visible = band(s + 1, s + 1, inputs.device)[None, None]
         return run_blocks(trunk, self.middle(trunk), inputs, visible, sentences.ends_by_state(s), cache)
 
-    def latest(self, sentences: FlatSentences, num_states: int) -> tuple[Tensor, Tensor]:
-        """(B, L+1) each: number of the latest of S+1 trunk states at each token, and how many tokens ago it was."""
+    def upper_rows(self, sentences: FlatSentences, num_states: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, R) each, of the R = L+1+S rows that the upper blocks read: every token, the opening one first, with the
+        latest of S+1 trunk states; then the last tokens of sentences once more, with the state before. Position,
+        number of the state, and tokens since that was made."""
         b, num_rows = sentences.flat.shape
         ends = sentences.ends_by_state(num_states - 1)  # (B,S+1)
         passed = ends.new_zeros(b, num_rows).index_put(
             (sentences.rows, sentences.ends), torch.ones_like(sentences.ends)
         )
-        state = passed.cumsum(1)
-        return state, torch.arange(num_rows, device=ends.device) - ends.gather(1, state)
+        index = torch.arange(max(num_rows, num_states), device=ends.device)
+        places = torch.cat([index[:num_rows].expand(b, -1), ends[:, 1:]], dim=1)
+        state = torch.cat([passed.cumsum(1), index[: num_states - 1].expand(b, -1)], dim=1)
+        return places, state, places - ends.gather(1, state)
 
-    def rows_within(self, sentences: FlatSentences, states: Tensor) -> Tensor:
-        """What the upper blocks read at each token, the opening one first (B, L+1, H)."""
-        state, offsets = self.latest(sentences, states.shape[1])
+    def inputs_of_rows(self, sentences: FlatSentences, states: Tensor) -> Tensor:
+        """What the upper blocks read at `upper_rows` (B, R, H)."""
+        places, state, offsets = self.upper_rows(sentences, states.shape[1])
         rows = torch.arange(len(states), device=states.device)[:, None]
         at_end, carried = self.joined_at(sentences, states)
-        return self.upper_inputs(sentences.states, at_end[rows, state], carried[rows, state], offsets)
+        return self.upper_inputs(sentences.states[rows, places], at_end[rows, state], carried[rows, state], offsets)
 
     def joined_at(self, sentences: FlatSentences, states: Tensor) -> tuple[Tensor, Tensor]:
         """`joined` of all trunk states (B, S+1, H)."""
@@ -224,17 +228,12 @@ class OwnLayers(nn.Module):
             return
         (b, num_rows), s = sentences.states.shape[:2], states.shape[1] - 1
         own, ends = self.config, sentences.ends_by_state(s)
-        within = self.rows_within(sentences, states)  # (B,L+1,H)
-        # At last tokens once more, with the state before: these rows see what the others do, and nobody sees them.
-        rows = torch.arange(b, device=ends.device)[:, None]
-        at_end, carried = (each[:, :-1] for each in self.joined_at(sentences, states))
-        closing = self.upper_inputs(sentences.states[rows, ends[:, 1:]], at_end, carried, ends[:, 1:] - ends[:, :-1])
-        index = torch.arange(num_rows, device=ends.device)
-        positions = torch.cat([index.expand(b, -1), ends[:, 1:]], dim=1)  # (B,R), R = L+1+S
+        # Second readings of last tokens see what the others do, and nobody sees them.
+        positions, *_ = self.upper_rows(sentences, s + 1)  # (B,R)
         seen = self.seen(positions, num_rows, ends)
         itself = torch.eye(s, dtype=torch.bool, device=ends.device)
         visible = torch.cat([seen, F.pad(itself, (0, 0, num_rows, 0)).expand(b, -1, -1)], dim=2)[:, None]
-        found = run_blocks(trunk, self.upper(trunk), torch.cat([within, closing], dim=1), visible, positions)
+        found = run_blocks(trunk, self.upper(trunk), self.inputs_of_rows(sentences, states), visible, positions)
         lengths = sentences.mask.sum(1, keepdim=True)  # (N,1)
         place = torch.arange(sentences.ids.shape[1] + 1, device=ends.device)
         at = sentences.before[:, None] + place  # (N,T+1)

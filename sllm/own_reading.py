@@ -145,7 +145,7 @@ def prefill(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, sentenc
     remember(lower, own.read_flat(trunk, sentences.flat, lower))
     states = own.trunk_states(trunk, sentences, sentence_mask, middle)  # (B,S+1,H)
     counts = sentence_mask.sum(1)
-    inputs = own.rows_within(sentences, states)[:, :-1]  # (B,L,H)
+    inputs = own.inputs_of_rows(sentences, states)[:, : num_rows - 1]  # (B,L,H)
     if inputs.shape[1]:
         positions = torch.arange(num_rows - 1, device=device).expand(b, -1)
         visible = band(num_rows - 1, own.config.upper_window, device)[None, None]
