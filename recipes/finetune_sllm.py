@@ -102,7 +102,11 @@ def _further(config: Config, model: str, given: dict) -> SLLM:
     for name in fixed:
         own = getattr(model_config, name)
         if given.get(name, own) != own:
-            remedy = "make a new graft (--lm, and --vae or --upper_layers)" if name in GRAFTED else "its heads are there already"
+            remedy = (
+                "make a new graft (--lm, and --vae or --upper_layers)"
+                if name in GRAFTED
+                else "its heads are there already"
+            )
             raise ValueError(f"{name}={given[name]}: {model} was made with {own}; {remedy}, or leave the key out.")
     for name, value in given.items():
         setattr(model_config, name, value)

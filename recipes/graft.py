@@ -142,7 +142,7 @@ def describe(model: SLLM) -> str:
     for tokens in TOKENS_PER_SENTENCE:
         read = read_by_sentences(model, tokens)
         lines.append(
-            f"at {tokens} tokens a sentence {read / 1e6:.0f} of {whole / 1e6:.0f} M parameters are read per token: at "
+            f"at {tokens} tokens a sentence {read / 1e6:.1f} of {whole / 1e6:.1f} M parameters are read per token: at "
             f"most {whole / read:.1f} times as fast, where reading weights takes the time"
         )
     return "\n".join(lines)
