@@ -37,6 +37,7 @@ from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.open_data import open_data
 from sllm_data.prepared import PreparedData
 from sllm_recipes.graft import FIT_KEY, fit_to, graft_own_layers, open_for_lm
+from sllm_recipes.keeping import KeepingKeys, check_keeping_keys, set_keeping
 from sllm_recipes.model_keys import given_keys, with_keys_of
 from sllm_recipes.teaching import TeacherKeys, check_teacher_keys, open_teacher
 from sllm_recipes.training_run import Recipe, RunConfig, train_on, window_figures
@@ -48,7 +49,7 @@ GRAFTED = (*MEMORY, "next_vector", "end_flag", "upper_layers", "lower_layers", "
 
 @dataclass
 @with_keys_of(SLLMConfig, without=("autoencoder", "trunk"), of_model=True)
-class Config(TeacherKeys, RunConfig):
+class Config(KeepingKeys, TeacherKeys, RunConfig):
     output_dir: str = option(
         "runs/finetune-sllm", "the run's folder; the same command again continues it", may_differ=True
     )
@@ -118,6 +119,7 @@ def main(config: Config) -> TrainingResult:
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     check_teacher_keys(config)
+    check_keeping_keys(config)
     given = given_keys(config, SLLMConfig)
     if given.get("upper_layers") and not config.model:
         if not config.lm or config.vae:
@@ -136,12 +138,14 @@ def main(config: Config) -> TrainingResult:
     context = model.config.max_sentences * model.config.max_sentence_tokens + 1
     if teaching := open_teacher(config, data, context):
         model.teacher_weight, model.online_teacher = teaching.weight, teaching.online
+    cuts = set_keeping(model, config, data, teaching)
     recipe = Recipe(
         items_of=lambda split: SentenceWindowDataset(split, data.processor.pad_token_id, model.config.max_sentences),
         figures=lambda trained, valid: window_figures(trained, valid, config.eval_windows, config),
         flops=model.flops,
         parents=[config.model, config.vae, config.lm],
         teaching=teaching,
+        cuts=cuts,
     )
     return train_on(model, config, data, recipe)
 

@@ -108,7 +108,7 @@ def check_teacher_keys(config: Any) -> None:
                 f"teacher_weight={weight:g}: there is no teacher; give one (--teacher), or leave this out."
             )
         return
-    if weight == 0:
+    if weight == 0 and not getattr(config, "state_weight", 0):
         raise ValueError(
             f"teacher_weight=0: the teacher {config.teacher!r} would say nothing; leave both keys out to train without."
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import PositiveInt
+from torch import Tensor
 
 from lmbase.config import given_on_command_line, option
 from lmbase.modeling.devices import choose_device
@@ -13,7 +14,7 @@ from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import check_same_tokenizer
-from lmbase.training.batches import Dataset, Items, steps_for
+from lmbase.training.batches import Batch, Dataset, Items, steps_for
 from lmbase.training.cost import write_training
 from lmbase.training.loop import Hooks, TrainingConfig, TrainingData, TrainingResult, train
 from lmbase.training.validation import validation_loss
@@ -21,6 +22,7 @@ from sllm.evaluation.kept_window import as_configured
 from sllm.evaluation.kinds import kind_of
 from sllm.evaluation.loaded import Writing
 from sllm_data.datasets import TokenWindowDataset
+from sllm_data.extra_cuts import ExtraCuts
 from sllm_data.open_data import open_data
 from sllm_data.prepared import PreparedData, PreparedSplit
 from sllm_recipes.teaching import Teaching
@@ -93,6 +95,7 @@ class Recipe:
     before_step: Callable[[Any, int], None] | None = None  # as in `Hooks`
     writer: Callable[[Any], Any] = lambda model: model  # the part of a model that `generate` is asked of
     teaching: Teaching | None = None  # what the model's batches bring of a teacher
+    cuts: ExtraCuts | None = None  # sentences are cut further
 
 
 def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) -> TrainingResult:
@@ -118,8 +121,17 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
         parents, flops = [*parents, recipe.teaching.source], recipe.teaching.flops_beside(flops)
         recipe.teaching.check_covers(items, config.max_steps, config.batch_size, config.seed)
         read, data_hash = recipe.teaching.items(items), recipe.teaching.data_hash(data.hash)
-    result = train(model, TrainingData(read, items.lengths, hash=data_hash), config, config.output_dir, hooks)
+    cuts, change = recipe.cuts, None
+    if cuts is not None:
+
+        def change(batch: Batch, keys: Tensor, step: int) -> Batch:
+            return cuts(batch, keys, step / config.max_steps)
+
+    prepared = TrainingData(read, items.lengths, hash=data_hash, change=change)
+    result = train(model, prepared, config, config.output_dir, hooks)
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
+    if cuts is not None:
+        num_sentences += round(cuts.mean_probability * (result.tokens - num_sentences))
     spent = FORWARD_AND_BACKWARD * flops(result.tokens, num_sentences)
     write_training(config.output_dir, result.tokens, result.seconds, spent, parents, seed=config.seed)
     return result

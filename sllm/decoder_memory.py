@@ -30,7 +30,10 @@ def memories_of_sentences(model: Any, sentences: Sentences, states: Tensor, inde
     state = sentences.places[index, None] - latest(model.config.num_memory_states, states.device) + 1  # (n,K)
     token = sentences.starts[number, None] - latest(model.config.num_memory_tokens, states.device)  # (n,W)
     text_start = sentences.starts[number - sentences.places[index]]  # (n,): sentences of a text follow each other
-    mask = torch.cat([state >= 0, token >= text_start[:, None]], dim=1)  # (n,K+W)
+    real = token >= text_start[:, None]
+    if sentences.closed is not None:
+        real &= ~sentences.closed[rows, None]
+    mask = torch.cat([state >= 0, real], dim=1)  # (n,K+W)
     place = torch.cat([rows[:, None] * s + state.clamp(min=0), b * s + token.clamp(min=0)], dim=1)  # (n,K+W)
     return [LayerMemory((k[0][:, place].transpose(0, 1), v[0][:, place].transpose(0, 1)), mask) for k, v in memory]
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lmbase.modeling.stages import band, embed, run_blocks
 from lmbase.training.batches import Batch
+from sllm.matched_states import FIRST, compared_rows, distances
 from sllm.modeling_sllm import SLLMModel
 
 RIDGE = 0.01  # of a feature's own mean square
@@ -23,7 +24,6 @@ HELD_OUT = 10  # of so many batches one says how good the fit is
 ENDS_PER_WIDTH = 4  # sentence ends that a fit takes at least, over a state's width: with fewer it is worse than none
 NEWTON_STEPS = 8
 MOST_ODDS = 10.0  # log-odds of a flag: no text says more
-FIRST = 8  # tokens of a text that are left out: the first states of pretrained models are unlike all others
 
 
 @dataclass
@@ -102,9 +102,7 @@ def fit_joints(model: SLLMModel, batches: Iterable[Batch]) -> JointFit:
     for number, batch in enumerate(batches):
         held_out = number % HELD_OUT == 1
         tokens = _tokens(model, batch)
-        size = tokens.targets.double().norm(dim=-1).clamp(min=1e-6)
-        apart = (tokens.read - tokens.targets).double().norm(dim=-1) / size
-        before += held_out * (apart**2).sum().item()
+        before += held_out * distances(tokens.read.double(), tokens.targets.double()).sum().item()
         behind = tokens.offsets > 0
         known = ~tokens.first * torch.cat([tokens.trunk, tokens.ends], dim=1)  # (N,2H)
         constant = torch.ones_like(tokens.states[:, :1])
@@ -153,19 +151,16 @@ def _tokens(model: SLLMModel, batch: Batch) -> _Tokens:
     targets = run_blocks(trunk, blocks, embed(trunk, sentences.flat, place), visible, place)  # (B,L+1,H)
     ends = sentences.ends_by_state(num_states - 1)
     place, state, offsets = own.upper_rows(sentences, num_states)  # (B,R)
-    counts = mask.sum((1, 2))[:, None]
-    wanted = (place >= FIRST) & (place <= counts)
-    rows, at = wanted.nonzero(as_tuple=True)
+    rows, at = compared_rows(place, mask.sum((1, 2))).nonzero(as_tuple=True)
     place, state, offsets = place[rows, at], state[rows, at], offsets[rows, at]  # (N,)
-    at_end, carried = (each[rows, state] for each in own.joined_at(sentences, states))
-    own_states, end = sentences.states[rows, place], ends[rows, state]
+    read, end = own.inputs_of_rows(sentences, states)[rows, at], ends[rows, state]
     return _Tokens(
-        own_states,
+        sentences.states[rows, place],
         sentences.states[rows, end],
         states[rows, state],
         (end == 0)[:, None],
         offsets,
-        own.upper_inputs(own_states, at_end, carried, offsets),
+        read,
         targets[rows, place],
     )
 

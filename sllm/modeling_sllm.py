@@ -8,6 +8,7 @@ K trunk states that the decoder reads, M memory vectors.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -19,9 +20,9 @@ from transformers import initialization as init
 from lmbase.modeling.distillation import OnlineTeacher
 from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.losses import token_nats
-from lmbase.modeling.noise import mixed
+from lmbase.modeling.noise import mixed, new_keys, uniform
 from lmbase.modeling.stages import finish
-from lmbase.modeling.trunk import blocks, drop_table, new_trunk, run_trunk
+from lmbase.modeling.trunk import drop_table, new_trunk, run_trunk
 from lmbase.text.padding import right_padded
 from multitoken.draft_loop import DraftLoop
 from multitoken.transitions import Transition
@@ -33,11 +34,12 @@ from sllm.configuration_sllm import SLLMConfig
 from sllm.decoder_memory import memories_of_sentences, memory_of_all
 from sllm.draft_heads import DRAFT_HEAD_KINDS, Ahead, draft_losses
 from sllm.end_flag import flag_nats
+from sllm.matched_states import matching_loss
 from sllm.next_vector import NEXT_VECTORS
 from sllm.own_layers import OwnLayers
-from sllm.parts import flops_by_part, part_of
+from sllm.parts import flops_by_part, freeze_parts, part_of
 from sllm.sentences import Decoded, Sentences, SLLMOutput, TextNats, cut_windows, place_in_windows
-from sllm.token_loss import Taught, token_loss
+from sllm.token_loss import Taught, draft_names, loss_counts, loss_weights, token_loss, without_cut_ends
 
 
 class SLLMPreTrainedModel(PreTrainedModel):
@@ -89,7 +91,7 @@ class SLLMModel(SLLMPreTrainedModel):
         self.heads_attend = head.attends
         self.draft_transitions = nn.ModuleList(Transition(width) for _ in range(num_drafts * config.draft_transitions))
         self.rates: dict[str, float] = {}  # by parts, for training
-        self.teacher_weight = 0.0  # likewise
+        self.teacher_weight = self.state_weight = self.window_dropout = 0.0  # likewise
         self.online_teacher: OnlineTeacher | None = None
         self.int8_table: Int8Linear | None = None  # a copy of the vocabulary table to write with, see `reading`
         self.post_init()
@@ -105,26 +107,7 @@ class SLLMModel(SLLMPreTrainedModel):
         NEXT_VECTORS[self.config.next_vector].start(self.sentence_out)
 
     def freeze(self) -> None:
-        """Parts that the configuration leaves as they are need no gradients."""
-        if self.config.train_draft_heads_only:
-            self.requires_grad_(False)
-            self.draft_heads.requires_grad_(True)
-            self.draft_transitions.requires_grad_(True)
-            return
-        kept = self.config.freeze_trunk_layers
-        if kept is not None:
-            layers = blocks(self.trunk)
-            self.trunk.requires_grad_(False)
-            for layer in [*layers[:kept], *layers[len(layers) - kept :]]:
-                layer.requires_grad_(True)
-        if self.config.freeze_autoencoder:
-            self.autoencoder.requires_grad_(False)
-            for name, weight in self.autoencoder.named_parameters():
-                if "memory_" in name:  # the memory is a joint: it came with the graft
-                    weight.requires_grad_(True)
-        if self.own is not None and not self.config.use_trunk:  # what never runs would make processes wait for it
-            for unused in (self.own.between(self.trunk), self.own.mean):
-                unused.requires_grad_(False)
+        freeze_parts(self)
 
     def train(self, mode: bool = True) -> "SLLMModel":
         super().train(mode)
@@ -172,32 +155,14 @@ class SLLMModel(SLLMPreTrainedModel):
 
     @property
     def draws(self) -> bool:
-        return self.own is None and self.autoencoder.latent_kind.has_kl
+        return self.window_dropout > 0 or (self.own is None and self.autoencoder.latent_kind.has_kl)
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        weights = {"token": 1.0, "stop": self.config.stop_weight}
-        if self.teacher_weight:
-            weights |= {"token": 0.0, "distilled": 1.0, "teacher": 0.0}
-        return weights | {"drafts": 1.0, **dict.fromkeys(self._draft_names, 0.0)} if self._draft_names else weights
-
-    @property
-    def _draft_names(self) -> list[str]:
-        kinds = ("head", "after") if self.config.draft_transitions else ("head",)
-        return [f"{kind}_{i}" for kind in kinds for i in range(2, self.config.num_future_tokens + 1)]
+        return loss_weights(self)
 
     def loss_counts(self, input_ids: Tensor, attention_mask: Tensor, **given) -> dict[str, Tensor]:
-        """Both sums are divided by the number of target tokens: their weighted sum is -log p of the text per token."""
-        lengths = attention_mask.sum(-1)  # (B, S)
-        targets = (lengths + 1).clamp(max=self.config.max_sentence_tokens) * (lengths > 0)
-        tokens = targets.sum()
-        counts = {"token": tokens, "stop": tokens}
-        if {"teacher_ids", "ask_teacher"} & set(given):
-            counts |= {"distilled": tokens, "teacher": lengths.sum()}
-        if not self._draft_names:
-            return counts
-        heads = {name: (targets - int(name.split("_")[1]) + 1).clamp(min=0).sum() for name in self._draft_names}
-        return counts | {"drafts": tokens, **heads}
+        return loss_counts(self, attention_mask, **given)
 
     def forward(
         self,
@@ -206,6 +171,7 @@ class SLLMModel(SLLMPreTrainedModel):
         sentence_mask: Tensor,
         continues: Tensor | None = None,
         keys: Tensor | None = None,
+        cut_short: Tensor | None = None,
         **taught: Tensor,
     ) -> SLLMOutput:
         """Predict every sentence of every text from the sentences before it.
@@ -215,6 +181,7 @@ class SLLMModel(SLLMPreTrainedModel):
             sentence_mask: (B, S) True on real sentences.
             continues: (B,) True where the text goes on after these sentences (a window); default: nowhere.
             keys: (B,) decide what training draws for each text; default: torch's random state does.
+            cut_short: (B, S) True on sentences that training ends early, whose ends are not learnt.
             taught: in training with a teacher what it says, see `sllm.token_loss`.
         """
         sentences = self.read(input_ids, attention_mask, sentence_mask, keys)
@@ -227,7 +194,8 @@ class SLLMModel(SLLMPreTrainedModel):
         memory = self.memory_of_heads(sentences, states)
         ahead: list[list[Ahead]] = [[] for _ in self.draft_heads]
         masks = []
-        for decoded in self.decode(sentences, states):
+        for each in self.decode(sentences, states):
+            decoded = without_cut_ends(each, sentences, cut_short, self.config.eos_token_id)
             cut = decoded.cut
             hidden.append(decoded.hidden[cut.mask])
             targets.append(cut.targets[cut.mask])
@@ -243,12 +211,14 @@ class SLLMModel(SLLMPreTrainedModel):
         losses = {"token": of_tokens.loss if teacher is None else of_tokens.nats, "stop": stop.sum()}
         if teacher is not None:
             losses |= {"distilled": of_tokens.loss, "teacher": of_tokens.divergence}
+            if self.state_weight and self.own is not None and teacher.states is not None:
+                losses["states"] = matching_loss(self.own, sentences, states, teacher.states)
         if self.draft_heads:
             if self.config.draft_targets == "greedy":
                 self._aim_at_own_choices(ahead, masks, of_tokens.choices)
             tables = self.get_input_embeddings(), self.output_table
-            losses |= draft_losses(ahead, *tables, self.draft_transitions, self._draft_names)
-        count = self.loss_counts(input_ids, attention_mask)["token"].clamp(min=1)
+            losses |= draft_losses(ahead, *tables, self.draft_transitions, draft_names(self.config))
+        count = self.loss_counts(input_ids, attention_mask, cut_short=cut_short)["token"].clamp(min=1)
         loss = torch.stack([w * losses[name] for name, w in self.loss_weights.items() if name in losses]).sum() / count
         return SLLMOutput(loss=loss, losses=losses, correct=of_tokens.correct, stop_logits=stop_logits, states=states)
 
@@ -317,8 +287,9 @@ class SLLMModel(SLLMPreTrainedModel):
 
     def read(self, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor, keys: Tensor | None = None) -> Any:
         """Gather the real sentences of B texts and encode them: `Sentences`, or `FlatSentences` by own layers."""
+        closed = self._closed(input_ids, keys)
         if self.own is not None:
-            return self.own.read(self.trunk, input_ids, attention_mask, sentence_mask)
+            return replace(self.own.read(self.trunk, input_ids, attention_mask, sentence_mask), closed=closed)
         rows, places = right_padded(sentence_mask, "sentence_mask").nonzero(as_tuple=True)  # (N,)
         ids, mask = input_ids[rows, places], right_padded(attention_mask[rows, places])  # (N,T)
         tokens = self.autoencoder.pack(ids, mask)
@@ -326,7 +297,15 @@ class SLLMModel(SLLMPreTrainedModel):
         embeds, token_states = self.autoencoder.encode_packed(tokens, ids, mask, own)  # (N,D), (L,D)
         lengths = mask.sum(1)
         numbers = torch.arange(len(rows), device=rows.device)
-        return Sentences(rows, places, numbers, ids, mask, tokens, lengths.cumsum(0) - lengths, embeds, token_states)
+        starts = lengths.cumsum(0) - lengths
+        return Sentences(rows, places, numbers, ids, mask, tokens, starts, embeds, token_states, closed)
+
+    def _closed(self, input_ids: Tensor, keys: Tensor | None) -> Tensor | None:
+        """(B,) texts whose decoder has to do without the tokens of earlier sentences."""
+        if not (self.training and self.window_dropout):
+            return None
+        keys = new_keys(len(input_ids), input_ids.device) if keys is None else keys
+        return uniform(mixed(keys), 1)[:, 0] < self.window_dropout
 
     def trunk_inputs(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
         """The start state and each text's sentence vectors, as the trunk reads them (B, S+1, D)."""

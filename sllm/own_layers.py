@@ -48,6 +48,7 @@ class FlatSentences:
     flat: Tensor  # (B, L+1) ids, the opening one first
     states: Tensor  # (B, L+1, H) of the lower blocks
     embeds: Tensor  # (N, H) vectors
+    closed: Tensor | None = None  # (B,) texts whose upper blocks see no tokens of sentences before their own
 
     @property
     def numbers(self) -> Tensor:
@@ -204,18 +205,26 @@ class OwnLayers(nn.Module):
         last = sentences.states.gather(1, ends[..., None].expand_as(states))  # (B,S+1,H)
         return self.joined(states, last, ends == 0)
 
-    def seen(self, positions: Tensor, num_rows: int, ends: Tensor) -> Tensor:
+    def seen(self, positions: Tensor, num_rows: int, ends: Tensor, closed: Tensor | None = None) -> Tensor:
         """(B, R, L+1) bool: which tokens the rows at these positions (B, R) see in the upper blocks.
 
         Args:
             num_rows: L+1; rows behind so many are second readings, which do not see the first.
-            ends: (B, S+1) where sentences end; not asked for here.
+            ends: (B, S+1) where sentences end.
+            closed: (B,) texts whose windows reach back to the beginning of the sentence only.
         """
         place = torch.arange(num_rows, device=positions.device)
         apart = positions[:, :, None] - place
         seen = (apart >= 0) & ((apart < self.config.upper_window) | (place == 0))
         seen[:, num_rows:] &= apart[:, num_rows:] > 0
-        return seen
+        if closed is None:
+            return seen
+        # The token that the newest state was made of stands where the sentence's first token is predicted.
+        number = ((ends[:, 1:, None] <= place) & (ends[:, 1:, None] > 0)).sum(1)  # (B,L+1) sentence that is predicted
+        of_rows = number.gather(1, positions)
+        of_rows[:, num_rows:] -= 1  # second readings of last tokens belong to the sentence that ends
+        own = (of_rows[:, :, None] == number[:, None]) | (place == 0)  # attention rests at the opening token
+        return seen & (own | ~closed[:, None, None])
 
     def decode(
         self, trunk: PreTrainedModel, sentences: FlatSentences, states: Tensor, wanted: Tensor | None = None
@@ -230,7 +239,7 @@ class OwnLayers(nn.Module):
         own, ends = self.config, sentences.ends_by_state(s)
         # Second readings of last tokens see what the others do, and nobody sees them.
         positions, *_ = self.upper_rows(sentences, s + 1)  # (B,R)
-        seen = self.seen(positions, num_rows, ends)
+        seen = self.seen(positions, num_rows, ends, sentences.closed)
         itself = torch.eye(s, dtype=torch.bool, device=ends.device)
         visible = torch.cat([seen, F.pad(itself, (0, 0, num_rows, 0)).expand(b, -1, -1)], dim=2)[:, None]
         found = run_blocks(trunk, self.upper(trunk), self.inputs_of_rows(sentences, states), visible, positions)

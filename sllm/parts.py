@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmbase.modeling.flops import attention_flops, linear_flops
-from lmbase.modeling.trunk import attention_width
+from lmbase.modeling.trunk import attention_width, blocks
 from sllm.configuration_sllm import SLLMConfig
 
 
@@ -19,6 +19,29 @@ def part_of(name: str, config: SLLMConfig) -> str:
     last = config.trunk.num_hidden_layers - config.upper_layers
     inside = number is not None and config.lower_layers <= number < last
     return "trunk" if inside or not config.own_layers else "outer"
+
+
+def freeze_parts(model: Any) -> None:
+    """Parts that the configuration leaves as they are need no gradients."""
+    if model.config.train_draft_heads_only:
+        model.requires_grad_(False)
+        model.draft_heads.requires_grad_(True)
+        model.draft_transitions.requires_grad_(True)
+        return
+    kept = model.config.freeze_trunk_layers
+    if kept is not None:
+        layers = blocks(model.trunk)
+        model.trunk.requires_grad_(False)
+        for layer in [*layers[:kept], *layers[len(layers) - kept :]]:
+            layer.requires_grad_(True)
+    if model.config.freeze_autoencoder:
+        model.autoencoder.requires_grad_(False)
+        for name, weight in model.autoencoder.named_parameters():
+            if "memory_" in name:  # the memory is a joint: it came with the graft
+                weight.requires_grad_(True)
+    if model.own is not None and not model.config.use_trunk:  # what never runs would make processes wait for it
+        for unused in (model.own.between(model.trunk), model.own.mean):
+            unused.requires_grad_(False)
 
 
 def flops_by_part(model: Any, num_tokens: int, num_sentences: int) -> dict[str, float]:

@@ -55,6 +55,7 @@ class Sentences:
     starts: Tensor  # (N,) tokens of the batch before each sentence, padding not counted
     embeds: Tensor  # (N, D)
     token_states: Tensor  # (L, D) of the encoder, for all L tokens of the batch one after another
+    closed: Tensor | None = None  # (B,) texts whose decoder sees no tokens of sentences before its own
 
 
 @dataclass

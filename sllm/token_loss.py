@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from lmbase.modeling.distillation import ExactTeacher, SparseTeacher
 from lmbase.modeling.losses import Teacher, taught_loss, vocabulary_loss
+from sllm.configuration_sllm import SLLMConfig
+from sllm.matched_states import num_compared
 from sllm.sentences import Decoded
 
 
@@ -77,6 +79,20 @@ class Taught:
     def at(self, rows: Tensor) -> Teacher:
         return rows_of(self.teacher, rows)
 
+    @property
+    def states(self) -> Tensor | None:
+        """(B, L'+1, H) of a model at the depth where it is matched; None of others."""
+        return getattr(self.teacher, "states", None)
+
+
+def without_cut_ends(decoded: Decoded, sentences: Any, cut_short: Tensor | None, end_id: int) -> Decoded:
+    """Sentences (B, S) that training has cut short end nowhere, so that there is no end to learn."""
+    if cut_short is None:
+        return decoded
+    short = cut_short[sentences.rows[decoded.index], sentences.places[decoded.index]]  # (n,)
+    mask = decoded.cut.mask & ~(short[:, None] & (decoded.cut.targets == end_id))
+    return replace(decoded, cut=replace(decoded.cut, mask=mask))
+
 
 def rows_of(teacher: Teacher, rows: Tensor) -> Teacher:
     """What a teacher says of some of its rows (M,)."""
@@ -96,6 +112,42 @@ def _asked(model: Any, input_ids: Tensor, attention_mask: Tensor) -> ExactTeache
     weights = torch.full((int(counts.sum()),), model.teacher_weight, device=mask.device)
     found = model.online_teacher.of_rows(flat, mask, wanted, weights)
     return replace(found, hidden=F.pad(found.hidden, (0, 0, 0, 1)), weights=F.pad(found.weights, (0, 1)))
+
+
+def loss_weights(model: Any) -> dict[str, float]:
+    """What each loss of an SLLM counts in the objective."""
+    weights = {"token": 1.0, "stop": model.config.stop_weight}
+    if model.online_teacher is not None or model.teacher_weight:
+        weights |= {"token": 0.0, "distilled": 1.0, "teacher": 0.0}
+    if model.state_weight:
+        weights["states"] = model.state_weight
+    names = draft_names(model.config)
+    return weights | {"drafts": 1.0, **dict.fromkeys(names, 0.0)} if names else weights
+
+
+def draft_names(config: SLLMConfig) -> list[str]:
+    """Losses of drafting heads."""
+    kinds = ("head", "after") if config.draft_transitions else ("head",)
+    return [f"{kind}_{i}" for kind in kinds for i in range(2, config.num_future_tokens + 1)]
+
+
+def loss_counts(model: Any, attention_mask: Tensor, cut_short: Tensor | None = None, **given: Any) -> dict[str, Tensor]:
+    """Sums of tokens and of flags are divided by the number of target tokens: their weighted sum is -log p of the text
+    per token."""
+    lengths = attention_mask.sum(-1)  # (B, S)
+    targets = (lengths + 1).clamp(max=model.config.max_sentence_tokens) * (lengths > 0)
+    if cut_short is not None:
+        targets = torch.where(cut_short, lengths, targets)
+    tokens = targets.sum()
+    counts = {"token": tokens, "stop": tokens}
+    if {"teacher_ids", "ask_teacher"} & set(given):
+        counts |= {"distilled": tokens, "teacher": lengths.sum()}
+    if model.state_weight and "ask_teacher" in given:
+        counts["states"] = num_compared(attention_mask)
+    if not (names := draft_names(model.config)):
+        return counts
+    heads = {name: (targets - int(name.split("_")[1]) + 1).clamp(min=0).sum() for name in names}
+    return counts | {"drafts": tokens, **heads}
 
 
 def token_loss(model: Any, hidden: Tensor, targets: Tensor, first: Tensor, teacher: Teacher | None) -> TokenLoss:

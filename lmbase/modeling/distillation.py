@@ -70,6 +70,7 @@ class ExactTeacher:
     hidden: Tensor  # (M, D')
     table: Tensor  # (V', D')
     weights: Tensor  # (M,) fp32
+    states: Tensor | None = None  # (B, L+1, H) at the depth that was asked for, of all tokens and not these rows only
 
     def chunk(self, rows: slice) -> "_WholeRows":
         return _WholeRows(self.hidden[rows] @ self.table.T, self.weights[rows])
@@ -115,10 +116,14 @@ class OnlineTeacher:
         lm: any token-level model.
         num_ids: how many ids its tokenizer has: those of a longer table stand for nothing.
         keep: what of a text it keeps; default: all.
+
+    Attributes:
+        depth: after so many blocks its states are told, too; default: nowhere. Not with `keep`.
     """
 
     def __init__(self, lm: PreTrainedModel, num_ids: int, keep: KeptWindow | None = None):
         self.keep = keep
+        self.depth: int | None = None
         self.lm = lm.eval().requires_grad_(False)
         self.table = output_table(lm)[:num_ids]
 
@@ -139,11 +144,13 @@ class OnlineTeacher:
             self.table = output_table(self.lm)[: len(self.table)]
         read = F.pad(input_ids, (1, 0), value=special_ids(self.lm.config).opening)
         seen = F.pad(attention_mask, (1, 0), value=True).long()
-        if self.keep is None:
-            hidden = trunk_of(self.lm)(read, attention_mask=seen, use_cache=False).last_hidden_state  # (B,L+1,D')
-        else:
+        if self.keep is not None:
             hidden = self.keep.states(trunk_of(self.lm), read, seen.sum(1).tolist())
-        return ExactTeacher(hidden[mask], self.table, weights)
+            return ExactTeacher(hidden[mask], self.table, weights)
+        asked = {} if self.depth is None else {"output_hidden_states": True}
+        found = trunk_of(self.lm)(read, attention_mask=seen, use_cache=False, **asked)
+        states = None if self.depth is None else found.hidden_states[self.depth]
+        return ExactTeacher(found.last_hidden_state[mask], self.table, weights, states)  # hidden (B,L+1,D')
 
     @torch.no_grad()
     def most_probable(self, input_ids: Tensor, attention_mask: Tensor, mask: Tensor, top: int) -> tuple[Tensor, Tensor]:

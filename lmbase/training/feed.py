@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from lmbase.modeling.noise import sample_keys
 from lmbase.training import batches
@@ -26,12 +27,14 @@ class TrainingData:
         lengths: (num_items,) any measure of length; groups items of like length into a micro-batch.
         count_tokens: real tokens of a batch (no padding).
         hash: says which text the items are made of; a run is not continued on another.
+        change: makes another batch of a step's batch, given a key of each item (`lmbase.modeling.noise`) and the step.
     """
 
     items: Items
     lengths: np.ndarray | None = None
     count_tokens: Callable[[Batch], int] = batches.count_tokens
     hash: str | None = None
+    change: Callable[[Batch, Tensor, int], Batch] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,10 @@ class StepFeed:
     def batch(self, share: np.ndarray, step: int) -> Batch:
         """Items as the model takes them, with what decides its draws for each if it draws for each."""
         made = self.data.items.batch(share)
-        return made | {"keys": sample_keys(self.seed, step, torch.from_numpy(share))} if self.draws else made
+        keys = sample_keys(self.seed, step, torch.from_numpy(share))
+        if self.data.change is not None:
+            made = self.data.change(made, keys, step)
+        return made | {"keys": keys} if self.draws else made
 
     def _prepare(self, step: int) -> PreparedStep:
         items = self.order.items(step)

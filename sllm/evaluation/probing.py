@@ -4,6 +4,7 @@ B windows, S sentences of one, H width of states.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -13,25 +14,9 @@ from torch import Tensor
 from lmbase.modeling.inference import inference_method
 from lmbase.text.padding import pad_sentences
 from sllm.modeling_sllm import SLLMModel
-from sllm.own_layers import OwnLayers
 
 PLACES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)  # first tokens of the classes of places in a sentence
 SEED = 0
-
-
-class ClosedWindow(OwnLayers):
-    """Upper blocks that see the tokens of their own sentence only, and the state before it. (Lower blocks see on.)"""
-
-    def seen(self, positions: Tensor, num_rows: int, ends: Tensor) -> Tensor:
-        seen = super().seen(positions, num_rows, ends)
-        # The token that the newest state was made of stands where the sentence's first token is predicted.
-        passed = (ends[:, 1:, None] <= torch.arange(num_rows, device=ends.device)) & (ends[:, 1:, None] > 0)
-        number = passed.sum(1)  # (B,L+1) sentence that each row helps to predict
-        rows = torch.arange(len(ends), device=ends.device)[:, None]
-        of_rows = number[rows, positions]
-        of_rows[:, num_rows:] -= 1  # second readings of last tokens belong to the sentence that ends
-        opening = torch.arange(num_rows, device=ends.device) == 0  # where attention rests, whatever is read
-        return seen & ((of_rows[:, :, None] == number[:, None]) | opening)
 
 
 def controls(num_states: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -101,13 +86,10 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
                     number = torch.bucketize(place + 1, torch.tensor(PLACES), right=True) - 1
                     places[0].index_add_(0, number, nats.double().cpu())
                     places[1].index_add_(0, number, torch.ones(len(nats), dtype=torch.double))
-        if model.own is not None:
-            own, model.own.__class__ = model.own.__class__, ClosedWindow
-            try:
-                for nats, _ in _token_nats(model, sentences, states):
-                    sums["closed_window"] = sums.get("closed_window", 0.0) + float(nats.double().sum())
-            finally:
-                model.own.__class__ = own
+        if model.own is not None or model.config.num_memory_tokens:
+            closed = torch.ones(len(states), dtype=torch.bool, device=states.device)
+            for nats, _ in _token_nats(model, replace(sentences, closed=closed), states):
+                sums["closed_window"] = sums.get("closed_window", 0.0) + float(nats.double().sum())
     bits = {name: total / torch.tensor(2.0).log().item() / sum(num_bytes) for name, total in sums.items()}
     by_place = {
         f"from_{first}": (total / count / torch.tensor(2.0).log()).item()

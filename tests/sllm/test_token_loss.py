@@ -30,6 +30,19 @@ def test_without_a_teacher_it_is_the_nats(kind):
         assert found is None or torch.allclose(found, wanted, atol=1e-4), name
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_ends_that_training_makes_are_not_learnt(kind):
+    """Text, and so all that is read, is as with true ends; what the model says of the cut is left out."""
+    model, batch = MAKERS[kind](), pad(TEXTS)
+    short = torch.tensor([[True, False, True], [False] * 3, [False] * 3])
+    with torch.no_grad():
+        output, nats = model(**batch, cut_short=short), model.nats(**batch).token
+    lengths = batch["attention_mask"].sum(-1)
+    ends = nats.gather(2, lengths[..., None])[..., 0]
+    assert torch.allclose(output.losses["token"], nats.sum() - ends[short].sum(), rtol=1e-5)
+    assert int(model.loss_counts(**batch, cut_short=short)["token"]) == 8 + 4 - 2
+
+
 def by_hand(model, lm, batch, weight):
     """(1 - w) nats + w KL of all tokens, ends of sentences by nats alone."""
     nats, divergence = model.nats(**batch), torch.zeros(())

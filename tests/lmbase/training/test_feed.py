@@ -1,5 +1,7 @@
 """Shares of a step, made ahead: all items once, their targets and tokens counted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from accelerate import Accelerator
@@ -42,3 +44,19 @@ def test_one_step_is_made_ahead_and_none_behind_the_last():
 def test_without_items_nothing_begins():
     with pytest.raises(ValueError, match="no training items"):
         feed(ToyItems(num_items=0))
+
+
+def test_a_batch_is_changed_by_its_items_and_step_however_it_is_shared_out():
+    def change(batch, keys, step):
+        return batch | {"told": [(int(key), step, len(batch["ids"])) for key in keys]}
+
+    def told(step, **keys):
+        data = replace(toy_data(ToyItems()), change=change)
+        (prepared,) = StepFeed(ToyModel(), data, toy_config(**keys), Accelerator(cpu=True)).steps(step, step + 1)
+        by_item = zip(prepared.items, prepared.batches, strict=True)
+        return {int(item): found[:2] for items, one in by_item for item, found in zip(items, one["told"], strict=True)}
+
+    assert told(3) == told(3, micro_batch_size=3)
+    assert all(step == 3 for _, step in told(3).values())
+    assert len({key for key, _ in told(3).values()}) == len(told(3))
+    assert not {key for key, _ in told(3).values()} & {key for key, _ in told(4).values()}

@@ -1,10 +1,12 @@
 """Controls: a model that uses its trunk is told from one that does not."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny import make_own, make_sllm, pad
+from tiny import MEMORY, make_own, make_sllm, pad
 
-from sllm.evaluation.probing import ClosedWindow, controls, probe
+from sllm.evaluation.probing import controls, probe
 
 DOCUMENTS = [[[10 + k, 40 - k, 50 + k] for k in range(7)], [[60 + k, 90 - k] for k in range(9)], [[100], [101]]]
 SIZES = [100, 80, 10]
@@ -40,8 +42,6 @@ def test_shuffled_states_are_all_there():
 
 def test_a_closed_window_ends_where_the_sentence_begins():
     model = make_own()
-    assert model.own is not None
-    model.own.__class__ = ClosedWindow
     changed, batch = pad([[[30, 31], [12], [13, 14, 15]]]), pad([[[10, 11], [12], [13, 14, 15]]])
     with torch.no_grad():
         sentences, others = model.read(**batch), model.read(**changed)
@@ -50,11 +50,25 @@ def test_a_closed_window_ends_where_the_sentence_begins():
         lower = sentences.states.clone()
         lower[:, 1:3] = others.states[:, 1:3]
         others.states[:] = lower
-        (one,), (other,) = model.decode(sentences, states), model.decode(others, states)
+        closed = torch.tensor([True])
+        (one,), (other,) = (model.decode(replace(each, closed=closed), states) for each in (sentences, others))
+        (opened,) = model.decode(replace(others, closed=~closed), states)
     assert torch.allclose(one.hidden[2], other.hidden[2], atol=1e-6)
+    assert not torch.allclose(opened.hidden[2], other.hidden[2], atol=1e-4)
     assert not torch.allclose(one.hidden[1], other.hidden[1], atol=1e-4) or not torch.allclose(
         one.hidden[0], other.hidden[0], atol=1e-4
     )
+
+
+def test_the_memory_of_the_published_design_is_closed_too():
+    model = make_sllm(max_sentences=8, **MEMORY)
+    found = probe(model, DOCUMENTS, SIZES)["bits_per_byte"]
+    assert found["closed_window"] != pytest.approx(found["as_it_is"], rel=1e-5)
+    with torch.no_grad():
+        for layer in model.autoencoder.decoder.layers:
+            layer.memory_attention.out_proj.weight.zero_()
+    found = probe(model, DOCUMENTS, SIZES)["bits_per_byte"]
+    assert found["closed_window"] == pytest.approx(found["as_it_is"], rel=1e-6)
 
 
 def test_one_window_is_too_little():
