@@ -1,6 +1,6 @@
 """How far what the upper blocks of a graft by own layers read is from what those of a language model do at that depth.
 
-B texts, S sentences of one, L tokens of the longest text, R = L+1+S rows that the upper blocks read, H width of states.
+B texts, S sentences of one, L tokens of the longest text, R rows that the upper blocks read, H width of states.
 """
 
 import torch
@@ -17,10 +17,8 @@ def compared_rows(places: Tensor, num_tokens: Tensor) -> Tensor:
 
 
 def num_compared(attention_mask: Tensor) -> Tensor:
-    """() how many these are in a batch of sentences (B, S, T): tokens, and last tokens of sentences once more."""
-    lengths = attention_mask.sum(-1)  # (B,S)
-    ends = (lengths > 0) & (lengths.cumsum(1) >= FIRST)
-    return ends.sum() + (lengths.sum(1) - FIRST + 1).clamp(min=0).sum()
+    """() tokens of a batch of sentences (B, S, T) that `matching_loss` compares."""
+    return (attention_mask.sum((1, 2)) - FIRST + 1).clamp(min=0).sum()
 
 
 def distances(states: Tensor, targets: Tensor) -> Tensor:
@@ -30,14 +28,16 @@ def distances(states: Tensor, targets: Tensor) -> Tensor:
 
 
 def matching_loss(own: OwnLayers, sentences: FlatSentences, states: Tensor, targets: Tensor) -> Tensor:
-    """() sum of `distances` over all compared rows.
+    """() sum of `distances` over tokens, each with the latest state of the trunk: that, with which the next token is
+    predicted. Last tokens with the state before, which say no more than that a sentence ends, are left out.
 
     Args:
         states: (B, S+1, H) of the trunk.
         targets: (B, L+1, H) what the language model's upper blocks read, the opening token first.
     """
-    places, *_ = own.upper_rows(sentences, states.shape[1])
-    num_tokens = torch.zeros_like(places[:, 0]).index_add(0, sentences.rows, sentences.mask.sum(1))
-    rows, at = compared_rows(places, num_tokens).nonzero(as_tuple=True)
-    read = own.inputs_of_rows(sentences, states)[rows, at]
-    return distances(read.float(), targets[rows, places[rows, at]].float()).sum()
+    b, num_rows = sentences.flat.shape
+    num_tokens = sentences.before.new_zeros(b).index_add(0, sentences.rows, sentences.mask.sum(1))
+    places = torch.arange(num_rows, device=states.device).expand(b, -1)  # (B,L+1)
+    wanted = compared_rows(places, num_tokens)
+    read = own.inputs_of_rows(sentences, states)[:, :num_rows]
+    return distances(read[wanted].float(), targets[wanted].float()).sum()

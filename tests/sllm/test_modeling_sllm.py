@@ -5,8 +5,9 @@ from itertools import product
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import CAP, MEMORY, make_sllm, pad, read
+from tiny import CAP, MEMORY, make_own, make_sllm, pad, read
 
+from lmbase.modeling.noise import sample_keys
 from lmbase.text.padding import pad_sentences
 from sllm import SLLM
 
@@ -233,3 +234,30 @@ def test_a_batch_of_empty_texts_trains_the_stop_head(sllm):
     assert output.losses["token"] == 0
     assert output.losses["stop"] > 0
     assert sllm.stop_head.bias.grad.abs().sum() > 0
+
+
+# -- window dropout ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [make_own, lambda: make_sllm(**MEMORY)])
+def test_windows_are_closed_by_their_keys_and_in_training_only(make):
+    model, texts = make(), [[[10 + i, 11 + i, 12], [13], [14 + i, 15]] for i in range(8)]
+    keys = sample_keys(0, 3, torch.arange(8))
+
+    def loss(numbers, dropout=0.5):
+        model.window_dropout = dropout
+        with torch.no_grad():
+            return float(model(**pad([texts[i] for i in numbers]), keys=keys[numbers]).losses["token"])
+
+    evaluated = [loss([i]) for i in range(8)]
+    model.train()
+    opened, closed = [loss([i], 0.0) for i in range(8)], [loss([i], 1.0) for i in range(8)]
+    assert opened == pytest.approx(evaluated)  # the dropout was there, and did nothing
+    drawn = [loss([i]) for i in range(8)]
+    is_closed = [abs(one - other) < 1e-4 for one, other in zip(drawn, closed, strict=True)]
+    assert drawn == pytest.approx([(opened, closed)[which][i] for i, which in enumerate(is_closed)])
+    assert 0 < sum(is_closed) < 8
+    assert loss(list(range(8))) == pytest.approx(sum(drawn))
+    assert model.draws
+    model.window_dropout = 0.0
+    assert not model.draws

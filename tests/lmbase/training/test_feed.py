@@ -47,14 +47,20 @@ def test_without_items_nothing_begins():
 
 
 def test_a_batch_is_changed_by_its_items_and_step_however_it_is_shared_out():
-    def change(batch, keys, step):
-        return batch | {"told": [(int(key), step, len(batch["ids"])) for key in keys]}
-
     def told(step, **keys):
+        seen = []
+
+        def change(batch, keys, step):
+            seen.append([(int(key), step) for key in keys])
+            return batch
+
         data = replace(toy_data(ToyItems()), change=change)
         (prepared,) = StepFeed(ToyModel(), data, toy_config(**keys), Accelerator(cpu=True)).steps(step, step + 1)
-        by_item = zip(prepared.items, prepared.batches, strict=True)
-        return {int(item): found[:2] for items, one in by_item for item, found in zip(items, one["told"], strict=True)}
+        return {
+            int(item): found
+            for items, one in zip(prepared.items, seen, strict=True)
+            for item, found in zip(items, one, strict=True)
+        }
 
     assert told(3) == told(3, micro_batch_size=3)
     assert all(step == 3 for _, step in told(3).values())
