@@ -1,5 +1,5 @@
 """Does the decoder use the trunk? Bits per byte of an SLLM with its sentence states as they are, set to zero, shuffled,
-and taken from another document; by own layers also with the decoder's window closed at the sentence's beginning.
+and taken from another document; where the decoder sees tokens of earlier sentences, also without these.
 
     sllm probe --model runs/sllm --data runs/data
     sllm probe --model runs/sllm --data my_text/ --split valid --max_documents 20

@@ -70,8 +70,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         keys: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        cut_short: Tensor | None = None,
-        **taught: Tensor,
+        **told: Tensor,
     ) -> SLLMOutput:
         """Predict every sentence of every text from the sentences before it.
 
@@ -83,8 +82,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             keys: (B,) decide what training draws for each text; default: torch's random state does.
             labels: as Transformers' collators make them: a copy of flat ids, which are all learnt.
             num_items_in_batch: what the loss is divided by in place of the number of targets.
-            cut_short: (B, S) True on sentences that training ends early, whose ends are not learnt.
-            taught: of a training with a teacher, see `sllm.token_loss`.
+            told: what only training has: `cut_short`, see `SLLMModel.forward`, and of a teacher, see `sllm.token_loss`.
 
         Raises:
             ValueError: padding on the left of sentences, labels that leave out tokens, too many sentences.
@@ -95,8 +93,8 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         else:
             batch = dict(input_ids=input_ids, attention_mask=attention_mask, sentence_mask=sentence_mask)
             batch["continues"] = continues
-        said = {name: x for name, x in taught.items() if "teacher" in name}
-        output = super().forward(**batch, keys=keys, cut_short=cut_short, **said)
+        told = {name: x for name, x in told.items() if name == "cut_short" or "teacher" in name}
+        output = super().forward(**batch, keys=keys, **told)
         if num_items_in_batch is not None:
             output.loss = per_item(cast(Tensor, output.loss), self.loss_counts(**batch)["token"], num_items_in_batch)
         return output

@@ -52,7 +52,7 @@ def test_shares_are_shares(keys, told):
 def test_states_need_a_model_to_ask():
     alone = config(state_weight=0.5)
     alone.teacher = None
-    with pytest.raises(ValueError, match="state_weight=0.5: there is no teacher .*--teacher"):
+    with pytest.raises(ValueError, match=r"state_weight=0.5: there is no teacher .*--teacher"):
         check_keeping_keys(alone)
 
 
