@@ -22,7 +22,8 @@ RIDGE = 0.01  # of a feature's own mean square
 FEW = 20  # rows
 HELD_OUT = 10  # of so many batches one says how good the fit is
 ENDS_PER_WIDTH = 4  # sentence ends that a fit takes at least, over a state's width: with fewer it is worse than none
-NEWTON_STEPS = 8
+NEWTON_STEPS = 12
+HALVINGS = 10
 MOST_ODDS = 10.0  # log-odds of a flag: no text says more
 
 
@@ -202,10 +203,17 @@ def _logistic(x: Tensor, y: Tensor) -> Tensor:
     ridge = RIDGE * (x**2).mean(0)
     ridge[-1] = 0.0
     ridge += 1e-6 * ridge.mean() + 1e-9
+
+    def cost(weight: Tensor) -> float:
+        return float(F.binary_cross_entropy_with_logits(x @ weight, y) + (ridge * weight**2).sum() / 2)
+
     for _ in range(NEWTON_STEPS):
         p = (x @ weight).sigmoid()
         slope = x.T @ (p - y) / len(y) + ridge * weight
-        weight -= torch.linalg.solve((x * (p * (1 - p))[:, None]).T @ x / len(y) + ridge.diag(), slope)
+        step = torch.linalg.solve((x * (p * (1 - p))[:, None]).T @ x / len(y) + ridge.diag(), slope)
+        # Where p is near 0 or 1 there is hardly a curvature, and a whole step may go far too far.
+        shorter = (weight - step * 0.5**halvings for halvings in range(HALVINGS))
+        weight = next((found for found in shorter if cost(found) < cost(weight)), weight)
     return weight
 
 

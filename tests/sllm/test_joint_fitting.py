@@ -5,7 +5,7 @@ import torch
 from tiny import make_own, make_sllm, pad
 
 from sllm.evaluation.audit import audit_sentences
-from sllm.joint_fitting import LeastSquares, fit_flags, fit_joints
+from sllm.joint_fitting import LeastSquares, _logistic, fit_flags, fit_joints
 
 
 def batches(number: int = 40, seed: int = 0):
@@ -88,6 +88,17 @@ def test_sentences_of_one_kind_leave_the_flag_within_bounds():
     model = make_own()
     fit_flags(model, [{**pad([[[10, 11]]]), "continues": torch.tensor([True])}])
     assert model.end_head.bias.abs() <= 10
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_a_flag_that_states_tell_for_sure_is_found_without_overshooting(scale):
+    generator = torch.Generator().manual_seed(3)
+    x = scale * torch.randn(400, 20, generator=generator)
+    y = (x[:, 0] > 0.5 * scale).float()
+    x[:, 0] += 3 * scale * y
+    weight = _logistic(x, y)
+    assert torch.nn.functional.binary_cross_entropy_with_logits(x @ weight[:-1] + weight[-1], y) < 0.05
+    assert (x @ weight[:-1]).abs().max() < 100
 
 
 def test_what_cannot_be_fitted_is_told():

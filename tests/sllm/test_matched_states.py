@@ -23,6 +23,7 @@ def test_a_graft_that_is_the_model_itself_has_its_states(shape):
     lm = make_lm(shape, num_hidden_layers=5, max_position_embeddings=64)
     model = SLLM.graft_own_layers(lm, 1, upper_layers=2, lower_layers=1, lower_window=64, upper_window=64)
     batch = taught(model, lm, [[[i] for i in range(10, 30)]])
+    assert model.online_teacher is not None
     with torch.no_grad():
         assert model(**batch).losses["states"] < 1e-6
         model.online_teacher.depth = 2
