@@ -171,8 +171,7 @@ class SLLMModel(SLLMPreTrainedModel):
         sentence_mask: Tensor,
         continues: Tensor | None = None,
         keys: Tensor | None = None,
-        cut_short: Tensor | None = None,
-        **taught: Tensor,
+        **told: Tensor,
     ) -> SLLMOutput:
         """Predict every sentence of every text from the sentences before it.
 
@@ -181,11 +180,12 @@ class SLLMModel(SLLMPreTrainedModel):
             sentence_mask: (B, S) True on real sentences.
             continues: (B,) True where the text goes on after these sentences (a window); default: nowhere.
             keys: (B,) decide what training draws for each text; default: torch's random state does.
-            cut_short: (B, S) True on sentences that training ends early, whose ends are not learnt.
-            taught: in training with a teacher what it says, see `sllm.token_loss`.
+            told: in training `cut_short` (B, S), True on sentences that it ends early, whose ends are not learnt; of a
+                teacher see `sllm.token_loss`.
         """
+        cut_short = told.pop("cut_short", None)
         sentences = self.read(input_ids, attention_mask, sentence_mask, keys)
-        teacher = Taught.of_batch(self, sentences, input_ids, attention_mask, **taught)
+        teacher = Taught.of_batch(self, sentences, input_ids, attention_mask, **told)
         rows = [input_ids.new_zeros(0)]
         states = self.trunk_states(sentences, sentence_mask)  # (B,S+1,D)
         # Seeded with nothing: a batch of empty texts has a loss, too, that of its stop flags.
