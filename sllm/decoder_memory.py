@@ -19,8 +19,10 @@ from sllm.vector_memory import VECTOR_MEMORIES
 def memory_vectors(model: Any, states: Tensor, tokens: Tensor, vectors: Tensor) -> Tensor:
     """Trunk states (..., K, D), the encoder's states of tokens (..., W, D) and sentence vectors (..., M, D) as a memory
     holds them: one after another, each told what it is (..., K+W+M, D). Without a memory of vectors K+W."""
-    known = states, tokens, VECTOR_MEMORIES[model.config.vector_memory].read(vectors)
-    return torch.cat([x + kind for x, kind in zip(known, model.memory_kinds, strict=False)], dim=-2)
+    known = [states, tokens]
+    if model.config.num_memory_vectors:
+        known.append(VECTOR_MEMORIES[model.config.vector_memory].read(vectors))
+    return torch.cat([x + kind for x, kind in zip(known, model.memory_kinds, strict=True)], dim=-2)
 
 
 def memory_of_all(model: Any, layers: nn.ModuleList, sentences: Sentences, states: Tensor) -> list:
