@@ -50,7 +50,7 @@ def test_a_masked_memory_is_not_read_and_each_place_has_its_worth(config):
 
 @torch.no_grad()
 def test_a_memory_of_some_sentences_is_theirs(config):
-    layers = torch.nn.ModuleList(started(DecoderLayer(config, i)).eval() for i in range(2))
+    layers = [started(DecoderLayer(config, i)).eval() for i in range(2)]
     x, read, vectors = torch.randn(3, 2, WIDTH), torch.randn(3, 1, WIDTH), torch.randn(3, MEMORY, WIDTH)
     memories = [layer.remember(vectors, torch.ones(3, MEMORY).bool()) for layer in layers]
     chosen = torch.tensor([2, 0])

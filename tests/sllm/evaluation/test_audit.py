@@ -46,7 +46,9 @@ class LeakyMemory(SLLM):
         num_states, num_tokens = self.config.num_memory_states, self.config.num_memory_tokens
         reached = sentences.starts[sentences.numbers[index], None] >= torch.arange(num_tokens, 0, -1)
         found = super()._memories(sentences, states, index, memory) or []
-        return [replace(layer, mask=torch.cat([layer.mask[:, :num_states], reached], dim=1)) for layer in found]
+        return [
+            replace(layer, mask=torch.cat([layer.mask[:, :num_states], reached], dim=1)) for layer in found if layer
+        ]
 
 
 def test_F4_a_memory_that_reaches_across_the_start_of_a_text_is_found():
