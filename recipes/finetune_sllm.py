@@ -43,7 +43,7 @@ from sllm_recipes.teaching import TeacherKeys, check_teacher_keys, open_teacher
 from sllm_recipes.training_run import Recipe, RunConfig, train_on, window_figures
 
 # what only a new graft can change
-MEMORY = ("num_memory_states", "num_memory_tokens")
+MEMORY = ("num_memory_states", "num_memory_tokens", "num_memory_vectors")
 GRAFTED = (*MEMORY, "next_vector", "end_flag", "upper_layers", "lower_layers", "use_trunk")
 
 

@@ -35,6 +35,7 @@ DECIDED = (
     "num_attention_heads",
     "max_sentence_tokens",
     "memory_size",
+    "num_memory_vectors",
     "activation_function",
     "init_std",
     "pad_token_id",

@@ -30,6 +30,7 @@ class SentenceVAEConfig(PreTrainedConfig):
         focal_gamma: 0 trains on cross-entropy, 2 on the published focal loss.
         dropout: probability, in training.
         memory_size: the decoder also attends to a memory of so many vectors (set by an SLLM; 0: none).
+        num_memory_vectors: in its last layer, and in every second one before that, to so many more (likewise).
     """
 
     model_type = "sentence_vae"
@@ -52,6 +53,7 @@ class SentenceVAEConfig(PreTrainedConfig):
         latent_dropout: float = 0.0,
         focal_gamma: float = 0.0,
         memory_size: int = 0,
+        num_memory_vectors: int = 0,
         activation_function: str = "relu",
         dropout: float = 0.0,
         init_std: float = 0.02,
@@ -75,12 +77,24 @@ class SentenceVAEConfig(PreTrainedConfig):
         self.latent_dropout = latent_dropout
         self.focal_gamma = focal_gamma
         self.memory_size = memory_size
+        self.num_memory_vectors = num_memory_vectors
         self.activation_function = activation_function
         self.dropout = dropout
         self.init_std = init_std
         kwargs.setdefault("tie_word_embeddings", True)
         kwargs |= dict(pad_token_id=pad_token_id, bos_token_id=bos_token_id, eos_token_id=eos_token_id)
         super().__init__(**kwargs)
+
+    def memory_of_layer(self, number: int) -> int:
+        """How many places of the memory a layer of the decoder reads. Where there are sentence vectors, so is the one
+        trunk state that a memory of `memory_size` 0 leaves out: the first sentence of a text has no vector to read."""
+        reads_vectors = self.num_memory_vectors > 0 and (self.num_decoder_layers - number) % 2 == 1
+        return max(self.memory_size, 1) + self.num_memory_vectors if reads_vectors else self.memory_size
+
+    @property
+    def last_memory(self) -> int:
+        """That of the last layer, which has the most."""
+        return self.memory_of_layer(self.num_decoder_layers - 1)
 
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""

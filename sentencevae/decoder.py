@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from lmbase.modeling.cache import RowCache
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sentencevae.grouping import Group
-from sentencevae.layers import CachedLayer, DecoderLayer, LayerMemory, Memories, Places, PositionGates, TreeMask
+from sentencevae.layers import (
+    CachedLayer,
+    DecoderLayer,
+    LayerMemory,
+    Memories,
+    Places,
+    PositionGates,
+    TreeMask,
+    select_memories,
+)
 
 
 @dataclass
@@ -31,7 +40,7 @@ class DecoderState:
         index = torch.tensor(sentences, device=self.cache.device)
         self.cache.select(sentences)
         self.sentence_embeds = self.sentence_embeds[index]
-        self.memories = self.memories and [memory.select(index) for memory in self.memories]
+        self.memories = select_memories(self.memories, index)
 
     def keep(self, rows: Sequence[Sequence[int]]) -> None:
         """Of the rows just read those that stand."""
@@ -63,7 +72,7 @@ class SentenceDecoder(nn.Module):
         learned = config.pooling == "learned"
         # Position t predicts token t, so it reads with the gate that token t was written with.
         self.gates = PositionGates(self.max_positions, config.hidden_size) if learned else None
-        self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_decoder_layers)])
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_decoder_layers))
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, embeds: Tensor, sentence_embeds: Tensor, memories: Memories = None) -> Tensor:

@@ -4,9 +4,8 @@ N sentences, T tokens of a sentence, D width, H heads, M memory vectors of a sen
 cache.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from einops import rearrange
@@ -44,9 +43,9 @@ class Attention(nn.Module):
 class MemoryAttention(Attention):
     """Attention to a memory of M vectors in a fixed order; each head learns what each place is worth."""
 
-    def __init__(self, config: SentenceVAEConfig):
+    def __init__(self, config: SentenceVAEConfig, num_places: int):
         super().__init__(config)
-        self.place_bias = nn.Parameter(torch.empty(config.num_attention_heads, config.memory_size))
+        self.place_bias = nn.Parameter(torch.empty(config.num_attention_heads, num_places))
 
     def read(self, x: Tensor, memory: "LayerMemory") -> Tensor:
         bias = self.place_bias[:, None, :].masked_fill(~memory.mask[:, None, None, :], float("-inf"))  # (N,H,1,M)
@@ -66,7 +65,7 @@ class LayerMemory:
         return LayerMemory((keys[index], values[index]), self.mask[index])
 
 
-Memories = list[LayerMemory] | None  # of all layers of a decoder
+Memories = Sequence[LayerMemory | None] | None  # of all layers of a decoder
 Places = slice | Tensor  # positions of a sentence: the same for all, or (N,T)
 
 
@@ -121,18 +120,22 @@ class PositionGates(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm causal layer. A memory of one vector needs no query or key: attention to it is a projection."""
+    """Pre-norm causal layer. A memory of one vector needs no query or key: attention to it is a projection.
+
+    Args: number: of the layer, which decides what it has of the memory.
+    """
 
     runs_in_parts = True  # for each group of sentences of like length, and keys of a memory before
 
-    def __init__(self, config: SentenceVAEConfig):
+    def __init__(self, config: SentenceVAEConfig, number: int):
         super().__init__()
+        self.memory_size = config.memory_of_layer(number)
         self.sentence_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.attention_norm = nn.LayerNorm(config.hidden_size)
         self.attention = Attention(config)
-        if config.memory_size:
+        if self.memory_size:
             self.memory_norm = nn.LayerNorm(config.hidden_size)
-            self.memory_attention = MemoryAttention(config)
+            self.memory_attention = MemoryAttention(config, self.memory_size)
         self.ffn_norm = nn.LayerNorm(config.hidden_size)
         self.ffn = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
@@ -155,6 +158,20 @@ class DecoderLayer(nn.Module):
             x = x + self.dropout(self.memory_attention.read(self.memory_norm(x), memory))
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
+    def remember(self, vectors: Tensor, mask: Tensor) -> LayerMemory | None:
+        """What this layer reads of a memory (N,M,D), of which (N,M) are there: as many places as it has, from the
+        first on."""
+        if not self.memory_size:
+            return None
+        return LayerMemory(
+            self.memory_attention.keys_values(vectors[:, : self.memory_size]), mask[:, : self.memory_size]
+        )
+
+
+def select_memories(memories: Memories, index: Tensor) -> Memories:
+    """Of these sentences (n,) only."""
+    return memories and [memory and memory.select(index) for memory in memories]
+
 
 @dataclass
 class CachedLayer:
@@ -171,11 +188,6 @@ class TreeMask:
 
     visible: Tensor  # (T,T) which of them each sees
     depths: Tensor  # (T,) how far behind the first each stands
-
-
-def memory_keys_values(layers: nn.ModuleList, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Vectors (N,M,D) -> each decoder layer's keys and values (N,H,M,d) of them, to be read through `LayerMemory`."""
-    return [layer.memory_attention.keys_values(vectors) for layer in cast(Iterable[DecoderLayer], layers)]
 
 
 def init_layer(module: nn.Module, std: float) -> None:

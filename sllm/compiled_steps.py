@@ -108,11 +108,11 @@ class CompiledSteps:
         alive = attention_mask.any(1)
         ids, mask = F.pad(input_ids, padding), F.pad(attention_mask, padding)
         found = self._encode(self.model, ids, mask, state.tokens, state.tokens_mask)
-        inputs, state.tokens, state.tokens_mask = (x.clone() for x in found)
+        inputs, vectors, state.tokens, state.tokens_mask = (x.clone() for x in found)
         state.attention_mask[:, held] = alive
         new = self._trunk(self.model, inputs, state.attention_mask, cache.starts, list(cache.layers.values()))
         cache.keep([[0]] * len(alive))
-        state.add(new, alive)
+        state.add(new, vectors, alive)
 
     def start_sentence(self, state: ReadingState) -> DecoderState:
         """As `reading.start_sentence`."""
@@ -154,12 +154,13 @@ def _write_rows(
 
 def _encode(
     model: SLLMModel, ids: Tensor, mask: Tensor, tokens: Tensor, tokens_mask: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the trunk reads of each sentence (B, T) -> (B, 1, D), and the memory's tokens (B, W, D) with theirs."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the trunk reads of each sentence (B, T) -> (B, 1, D), its vector (B, 1, D), and the memory's tokens
+    (B, W, D) with theirs."""
     readable = F.pad(mask[:, 1:], (1, 0), value=True)  # the encoder needs one token also where a text is over
     pooled, states = model.autoencoder.encoder(model.autoencoder.embed_tokens(ids), readable)
     embeds, _ = model.autoencoder.latent(pooled)
-    return model.sentence_in(embeds)[:, None], *newest_tokens(tokens, tokens_mask, states, mask)
+    return model.sentence_in(embeds)[:, None], embeds[:, None], *newest_tokens(tokens, tokens_mask, states, mask)
 
 
 def _read_state(

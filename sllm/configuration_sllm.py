@@ -14,6 +14,7 @@ from multitoken.configuration_multitoken import DRAFT_TARGETS, draft_target_faul
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sllm.draft_heads import DRAFT_HEAD_KINDS
 from sllm.next_vector import NEXT_VECTORS
+from sllm.vector_memory import VECTOR_MEMORIES
 
 
 class SLLMConfig(PreTrainedConfig):
@@ -28,6 +29,10 @@ class SLLMConfig(PreTrainedConfig):
         num_memory_states: the decoder reads this many of the latest trunk states; 1 is the published design.
         num_memory_tokens: the decoder also attends to the encoder's states of so many tokens before its sentence; as
             many as a sentence may have cover the whole previous one.
+        num_memory_vectors: in its last layer, and in every second one before that, the decoder also attends to the
+            vectors of so many sentences before its own (arXiv 2512.25026, which has 40; 0: none).
+        vector_memory: what it reads of them (`sllm.vector_memory`): `trained`, so that the encoder learns what later
+            sentences need; `detached`, with that gradient cut; `marker`, one constant in place of all: a control.
         freeze_trunk_layers: None trains the whole trunk, k only its first and last k layers.
         freeze_autoencoder: train the trunk and the joints only.
         next_vector: what the decoder reads of a trunk state (`sllm.next_vector`).
@@ -52,6 +57,7 @@ class SLLMConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["losses", "correct", "states"]
     choices: ClassVar[dict[str, Collection[str]]] = {
         "next_vector": NEXT_VECTORS,
+        "vector_memory": VECTOR_MEMORIES,
         "draft_head_kind": DRAFT_HEAD_KINDS,
         "draft_targets": DRAFT_TARGETS,
     }
@@ -64,6 +70,8 @@ class SLLMConfig(PreTrainedConfig):
         max_sentences: int = 64,
         num_memory_states: int = 1,
         num_memory_tokens: int = 0,
+        num_memory_vectors: int = 0,
+        vector_memory: str = "trained",
         freeze_trunk_layers: int | None = None,
         freeze_autoencoder: bool = False,
         next_vector: str = "projection",
@@ -90,6 +98,8 @@ class SLLMConfig(PreTrainedConfig):
         self.max_sentences = max_sentences
         self.num_memory_states = num_memory_states
         self.num_memory_tokens = num_memory_tokens
+        self.num_memory_vectors = num_memory_vectors
+        self.vector_memory = vector_memory
         self.freeze_trunk_layers = freeze_trunk_layers
         self.freeze_autoencoder = freeze_autoencoder
         self.next_vector = next_vector
@@ -108,6 +118,7 @@ class SLLMConfig(PreTrainedConfig):
         # The one state that predicts the sentence is read as its vector: alone it needs no attention.
         extended = num_memory_states > 1 or num_memory_tokens > 0
         self.autoencoder.memory_size = num_memory_states + num_memory_tokens if extended else 0
+        self.autoencoder.num_memory_vectors = num_memory_vectors
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             kwargs.setdefault(name, getattr(self.autoencoder, name))
         kwargs.setdefault("tie_word_embeddings", True)
@@ -180,8 +191,11 @@ class SLLMConfig(PreTrainedConfig):
             faults.append(
                 f"num_memory_states={self.num_memory_states}: at least 1, the state that predicts the sentence"
             )
-        if self.num_memory_tokens < 0:
-            faults.append(f"num_memory_tokens={self.num_memory_tokens}: must not be negative")
+        for name in ("num_memory_tokens", "num_memory_vectors"):
+            if getattr(self, name) < 0:
+                faults.append(f"{name}={getattr(self, name)}: must not be negative")
+        if self.vector_memory != "trained" and not self.num_memory_vectors:
+            faults.append(f"vector_memory={self.vector_memory!r}: there is none; set num_memory_vectors to 1 or more")
         layers = self.trunk.num_hidden_layers
         if self.freeze_trunk_layers is not None and not 0 <= self.freeze_trunk_layers <= layers:
             faults.append(f"freeze_trunk_layers={self.freeze_trunk_layers}: choose 0 to {layers}")
@@ -235,8 +249,9 @@ class SLLMConfig(PreTrainedConfig):
                 )
         if not self.own_layers:
             return faults if self.use_trunk else [*faults, "use_trunk=False: for grafts by own layers only"]
-        if self.num_memory_states > 1 or self.num_memory_tokens:
-            faults.append("num_memory_states, num_memory_tokens: own layers see their windows of tokens instead")
+        if self.num_memory_states > 1 or self.num_memory_tokens or self.num_memory_vectors:
+            names = "num_memory_states, num_memory_tokens, num_memory_vectors"
+            faults.append(f"{names}: own layers see their windows of tokens instead; leave them out")
         if self.freeze_autoencoder:
             faults.append("freeze_autoencoder: a graft by own layers has no autoencoder")
         if self.num_future_tokens > 1 and vector_width(self.trunk) != self.trunk.hidden_size:

@@ -23,7 +23,7 @@ class DraftHead(DecoderLayer):
     attends = True  # to earlier positions, so it needs a cache
 
     def __init__(self, config: SentenceVAEConfig):
-        super().__init__(config)
+        super().__init__(config, config.num_decoder_layers - 1)  # the memory of the layer that they stand on
         for name, module in self.named_modules():
             if name in ("sentence_proj", "attention.out_proj", "memory_attention.out_proj", "ffn.fc2"):
                 module.starts_silent = True
@@ -57,6 +57,21 @@ class Ahead(NamedTuple):
     hidden: Tensor  # (M,D) after the decoder's last norm
     targets: Tensor  # (M,)
     before: Tensor  # (M,) the token before each target
+
+
+def aim_at_choices(ahead: Sequence[list[Ahead]], masks: Sequence[Tensor], choices: Tensor) -> None:
+    """Replace drafting heads' targets by what the model itself would write after each of its tokens.
+
+    Args:
+        ahead: of each head, in parts.
+        masks: (n,T+1) of the parts, where a token is predicted.
+        choices: what the model would write there, of all parts.
+    """
+    by_part = choices.split([int(mask.sum()) for mask in masks])
+    for part, (mask, chosen) in enumerate(zip(masks, by_part, strict=True)):
+        own = torch.zeros_like(mask, dtype=chosen.dtype).masked_scatter(mask, chosen)  # (n,T+1)
+        for i, of_head in enumerate(ahead, start=1):
+            of_head[part] = of_head[part]._replace(targets=own[:, i:][mask[:, i:]])
 
 
 def draft_losses(

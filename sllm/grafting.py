@@ -25,7 +25,7 @@ def graft(cls: type[ModelT], vae: SentenceVAE, lm: PreTrainedModel, options: dic
     missing, _ = model.autoencoder.load_state_dict(vae.state_dict(), strict=False)
     assert all("memory" in name for name in missing), missing
     for layer in cast(Iterable[DecoderLayer], model.autoencoder.decoder.layers):
-        if model.config.autoencoder.memory_size:  # starts silent, as sentence_out does
+        if layer.memory_size:  # starts silent, as sentence_out does
             nn.init.zeros_(layer.memory_attention.out_proj.weight)
     source = trunk_of(lm)
     embeddings = source.get_input_embeddings()

@@ -32,7 +32,7 @@ from sentencevae.grouping import length_groups
 from sentencevae.layers import Memories, init_layer
 from sllm.configuration_sllm import SLLMConfig
 from sllm.decoder_memory import memories_of_sentences, memory_of_all
-from sllm.draft_heads import DRAFT_HEAD_KINDS, Ahead, draft_losses
+from sllm.draft_heads import DRAFT_HEAD_KINDS, Ahead, aim_at_choices, draft_losses
 from sllm.end_flag import flag_nats
 from sllm.matched_states import matching_loss
 from sllm.next_vector import NEXT_VECTORS
@@ -74,6 +74,7 @@ class SLLMModel(SLLMPreTrainedModel):
         if self.own is None:
             drop_table(self.trunk)
             self.start_state = nn.Parameter(torch.empty(width))
+            self.vectors = nn.Identity()  # every sentence vector passes here: the audit listens
             self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
             self.sentence_out = NEXT_VECTORS[config.next_vector].new(width)  # from states to what the decoder reads
         untied = self.own is not None and not config.trunk.tie_word_embeddings
@@ -83,8 +84,9 @@ class SLLMModel(SLLMPreTrainedModel):
         for flag in (self.stop_head, self.end_head):
             if flag is not None:
                 flag.starts_silent = True  # type: ignore[assignment]
-        # Tells states from tokens in the decoder's memory; without one it would be unused, which DDP does not allow.
-        self.memory_kinds = nn.Parameter(torch.empty(2, width)) if config.autoencoder.memory_size else None
+        # Tells states, tokens and vectors apart in the decoder's memory. What is not used DDP does not allow.
+        kinds = 3 if config.num_memory_vectors else 2
+        self.memory_kinds = nn.Parameter(torch.empty(kinds, width)) if config.autoencoder.last_memory else None
         head = DRAFT_HEAD_KINDS[config.draft_head_kind]
         num_drafts = config.num_future_tokens - 1
         self.draft_heads = nn.ModuleList(head(config.autoencoder) for _ in range(num_drafts))
@@ -135,8 +137,8 @@ class SLLMModel(SLLMPreTrainedModel):
 
     @property
     def vector_door(self) -> nn.Module:
-        """The module that every sentence vector passes on its way into the trunk."""
-        return self.sentence_in if self.own is None else self.own.vectors
+        """The module that every sentence vector passes on its way to whatever reads it."""
+        return self.vectors if self.own is None else self.own.vectors
 
     def finish(self, states: Tensor) -> Tensor:
         """The decoder's states -> what is multiplied with the vocabulary table (..., D)."""
@@ -215,7 +217,7 @@ class SLLMModel(SLLMPreTrainedModel):
                 losses["states"] = matching_loss(self.own, sentences, states, teacher.states)
         if self.draft_heads:
             if self.config.draft_targets == "greedy":
-                self._aim_at_own_choices(ahead, masks, of_tokens.choices)
+                aim_at_choices(ahead, masks, of_tokens.choices)
             tables = self.get_input_embeddings(), self.output_table
             losses |= draft_losses(ahead, *tables, self.draft_transitions, draft_names(self.config))
         count = self.loss_counts(input_ids, attention_mask, cut_short=cut_short)["token"].clamp(min=1)
@@ -229,14 +231,6 @@ class SLLMModel(SLLMPreTrainedModel):
             flags = self.end_head(hidden).squeeze(-1)
             return flag_nats(hidden, flags, self.output_table, targets, first, end, measure)
         return measure(hidden, self.output_table, targets, closed_rows=first, closed_id=end)
-
-    def _aim_at_own_choices(self, ahead: list[list[Ahead]], masks: list[Tensor], row_choice: Tensor) -> None:
-        """Replace drafting heads' targets by what the model itself would write after each of its tokens."""
-        choices = row_choice.split([int(mask.sum()) for mask in masks])
-        for group, (mask, chosen) in enumerate(zip(masks, choices, strict=True)):
-            own = torch.zeros_like(mask, dtype=chosen.dtype).masked_scatter(mask, chosen)  # (n,T+1)
-            for i, of_head in enumerate(ahead, start=1):
-                of_head[group] = of_head[group]._replace(targets=own[:, i:][mask[:, i:]])
 
     def nats(
         self,
@@ -295,7 +289,7 @@ class SLLMModel(SLLMPreTrainedModel):
         tokens = self.autoencoder.pack(ids, mask)
         own = None if keys is None else mixed(keys[rows] + places)  # (N,)
         embeds, token_states = self.autoencoder.encode_packed(tokens, ids, mask, own)  # (N,D), (L,D)
-        lengths = mask.sum(1)
+        lengths, embeds = mask.sum(1), self.vectors(embeds)
         numbers = torch.arange(len(rows), device=rows.device)
         starts = lengths.cumsum(0) - lengths
         return Sentences(rows, places, numbers, ids, mask, tokens, starts, embeds, token_states, closed)

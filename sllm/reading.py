@@ -1,13 +1,13 @@
 """Reading an SLLM's texts sentence after sentence with caches, and beginning to write the next one: the path that
 generates. Its scores are those of the parallel path, `SLLMModel.forward`.
 
-B texts, S sentences of a text, T tokens of a sentence, N sentences, D width, C states read so far, K trunk states and
-W tokens that the decoder reads, M = K + W.
+B texts, S sentences of a text, T tokens of a sentence, N sentences, D width, C states read so far, K trunk states, W
+tokens and M sentence vectors that the decoder reads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,9 @@ from lmbase.modeling.cache import RowCache
 from lmbase.modeling.int8 import Int8Linear, linear_layers_to_int8
 from lmbase.modeling.trunk import run_trunk
 from sentencevae.decoder import DecoderState
-from sentencevae.layers import CachedLayer, LayerMemory, Memories, TreeMask, memory_keys_values
+from sentencevae.layers import CachedLayer, DecoderLayer, LayerMemory, Memories, TreeMask
 from sllm import own_reading
-from sllm.decoder_memory import latest
+from sllm.decoder_memory import latest, memory_vectors
 from sllm.end_flag import ends_for_sure, joint_logits, only_end
 from sllm.modeling_sllm import SLLMModel
 from sllm.own_reading import OwnState, OwnWriting
@@ -36,11 +36,17 @@ class ReadingState:
     states_mask: Tensor  # (B, K)
     tokens: Tensor  # (B, W, D) the encoder's states of the latest tokens, newest last
     tokens_mask: Tensor  # (B, W)
+    vectors: Tensor  # (B, M, D) of the latest sentences, newest last
+    vectors_mask: Tensor  # (B, M)
 
-    def add(self, new: Tensor, alive: Tensor) -> None:
-        """The trunk's next state (B, 1, D), of those texts (B,) that go on."""
+    def add(self, new: Tensor, vectors: Tensor, alive: Tensor) -> None:
+        """The trunk's next state (B, 1, D), and the vector (B, 1, D) that it was made of, of those texts (B,) that go
+        on."""
         self.states = torch.cat([self.states, new], dim=1)[:, 1:]
         self.states_mask = torch.cat([self.states_mask, alive[:, None]], dim=1)[:, 1:]
+        if self.vectors.shape[1]:
+            self.vectors = torch.cat([self.vectors, vectors], dim=1)[:, 1:]
+            self.vectors_mask = torch.cat([self.vectors_mask, alive[:, None]], dim=1)[:, 1:]
 
 
 AnyState = Any  # ReadingState, or OwnState of a graft by own layers
@@ -70,18 +76,22 @@ def prefill(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, sentenc
     last = sentence_mask.sum(1)  # (B,)
     rows = torch.arange(len(last), device=states.device)
     wanted = last[:, None] - latest(model.config.num_memory_states, states.device) + 1  # (B,K)
-    counts = attention_mask.sum((1, 2))  # (B,)
-    ends = counts.cumsum(0)
-    token = ends[:, None] - latest(model.config.num_memory_tokens, states.device)  # (B,W)
-    token_states = F.pad(sentences.token_states, (0, 0, 0, 1))  # never empty
     return ReadingState(
         cache,
         mask,
         states[rows[:, None], wanted.clamp(min=0)],
         wanted >= 0,
-        token_states[token.clamp(min=0)],
-        token >= (ends - counts)[:, None],
+        *_newest(sentences.token_states, attention_mask.sum((1, 2)), model.config.num_memory_tokens),
+        *_newest(sentences.embeds, last, model.config.num_memory_vectors),
     )
+
+
+def _newest(x: Tensor, counts: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Of rows (L, D), so many (B,) of each text, one text after another: the newest of each, newest last
+    (B, number, D), and which of them there are (B, number)."""
+    ends = counts.cumsum(0)
+    place = ends[:, None] - latest(number, x.device)
+    return F.pad(x, (0, 0, 0, 1))[place.clamp(min=0)], place >= (ends - counts)[:, None]  # never empty
 
 
 def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: AnyState) -> None:
@@ -96,7 +106,7 @@ def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: Any
     state.attention_mask = torch.cat([state.attention_mask, alive[:, None].long()], dim=1)
     vectors = model.sentence_in(embeds)[:, None]  # (B,1,D)
     new = run_trunk(model.trunk, vectors, state.attention_mask, state.past_key_values)  # (B,1,D)
-    state.add(new, alive)
+    state.add(new, embeds[:, None], alive)
     state.tokens, state.tokens_mask = newest_tokens(state.tokens, state.tokens_mask, token_states, attention_mask)
 
 
@@ -153,10 +163,9 @@ def memories_of(model: SLLMModel, layers: nn.ModuleList, state: ReadingState) ->
     """What these layers of the decoder read beside the next sentence's vector."""
     if model.memory_kinds is None:
         return None
-    kinds = model.memory_kinds
-    vectors = torch.cat([state.states + kinds[0], state.tokens + kinds[1]], dim=1)  # (B,K+W,D)
-    mask = torch.cat([state.states_mask, state.tokens_mask], dim=1)
-    return [LayerMemory(keys_values, mask) for keys_values in memory_keys_values(layers, vectors)]
+    vectors = memory_vectors(model, state.states, state.tokens, state.vectors)  # (B,K+W+M,D)
+    mask = torch.cat([state.states_mask, state.tokens_mask, state.vectors_mask], dim=1)
+    return [layer.remember(vectors, mask) for layer in cast(Iterable[DecoderLayer], layers)]
 
 
 def draft_states(

@@ -17,7 +17,7 @@ from multitoken.draft_loop import Drafting, Read, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.transitions import Ahead, Guessers
 from sentencevae.decoder import DecoderState
-from sentencevae.layers import TreeMask
+from sentencevae.layers import TreeMask, select_memories
 from sllm import reading
 from sllm.compiled_steps import CompiledSteps
 from sllm.modeling_sllm import SLLMModel
@@ -140,9 +140,7 @@ class SentenceReader:
         if self.ahead is None:
             cache = RowCache(len(self.texts), self.written.cache.capacity, model.device)
             memories = reading.memories_of(model, self.drafting, self.state)
-            if memories:
-                rows = torch.tensor(self.texts, device=model.device)
-                memories = [memory.select(rows) for memory in memories]
+            memories = select_memories(memories, torch.tensor(self.texts, device=model.device))
             self.ahead = DecoderState(cache, self.written.sentence_embeds, memories)
         if any(self.unread):
             filled = [torch.cat(unread) if unread else states.new_empty(0, states.shape[2]) for unread in self.unread]

@@ -26,6 +26,7 @@ from sentencevae.latents import LATENTS
 from sllm import SLLM
 from sllm.draft_heads import DRAFT_HEAD_KINDS
 from sllm.next_vector import NEXT_VECTORS
+from sllm.vector_memory import VECTOR_MEMORIES
 from sllm_data.corpora import open_corpus
 from sllm_data.prepare import prepare
 from sllm_data.prepared import PreparedData
@@ -41,6 +42,7 @@ REGISTRIES: tuple[dict[str, Any], ...] = (
     HEAD_KINDS,
     DRAFT_HEAD_KINDS,
     NEXT_VECTORS,
+    VECTOR_MEMORIES,
     LATENTS,
 )
 IDS = torch.tensor([[2, 10, 11, 12, 13]])
@@ -199,7 +201,13 @@ def test_a_kind_of_heads_is_saved_and_loaded(heads, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [dict(num_future_tokens=3, draft_head_kind="gated"), dict(next_vector="two layers")], ids=str
+    "options",
+    [
+        dict(num_future_tokens=3, draft_head_kind="gated"),
+        dict(next_vector="two layers"),
+        dict(num_memory_vectors=2, vector_memory="direction"),
+    ],
+    ids=str,
 )
 def test_kinds_of_an_sllm_are_trained_written_with_and_saved(options, tmp_path):
     model = make_sllm(stop_bias=-100.0, **options)

@@ -240,7 +240,7 @@ def sllm_parts(sllm: ReplayedSLLM, batch_size: int, sentence_tokens: float) -> P
     return {
         "trunk": (once, trunk, batch_size),
         "encoder": (once, encoder, batch_size * round(sentence_tokens)),
-        "memory": (once, memory, batch_size * sllm.config.autoencoder.memory_size),
+        "memory": (once, memory, batch_size * sllm.config.autoencoder.last_memory),
         "decoder": (steps, decoder, batch_size),
         "vocabulary": (steps, _table(sllm.get_input_embeddings().weight), batch_size),
     }

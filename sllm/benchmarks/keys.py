@@ -16,7 +16,7 @@ from lmbase.benchmarking.timing import Generation, drafting_columns, ratio_colum
 from lmbase.config import option
 from lmbase.modeling.devices import DTYPES
 from lmbase.report.rows import Row
-from sllm.benchmarks.replaying import Build
+from sllm.benchmarks.replaying import MEMORY, Build
 from sllm_data.corpora import Corpus, open_corpus
 from sllm_data.open_data import is_prepared, open_data
 from sllm_data.prepared import PreparedData
@@ -115,11 +115,12 @@ class ModelKeys(SizeKeys):
     num_decoder_layers: int = option(1, "1 to 4")
     num_memory_states: PositiveInt = option(1, "trunk states that the decoder reads; with drafts_from, that model's")
     num_memory_tokens: NonNegativeInt = option(0, "tokens before its sentence that the decoder reads; likewise")
+    num_memory_vectors: NonNegativeInt = option(0, "vectors of earlier sentences that it reads; likewise")
 
     def builds(self) -> list[Build]:
         """Which models, for each size."""
-        names = ("vocab_size", "num_encoder_layers", "num_decoder_layers", "num_memory_states", "num_memory_tokens")
-        options = {name: getattr(self, name) for name in (*names, "seed")}
+        names = ("vocab_size", "num_encoder_layers", "num_decoder_layers", *MEMORY, "seed")
+        options = {name: getattr(self, name) for name in names}
         return [Build(size, **options) for size in self.size]
 
 

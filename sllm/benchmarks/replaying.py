@@ -26,7 +26,8 @@ from sllm.assistant import SentenceAssistant
 from sllm.sllm import SLLM
 
 MOST_SENTENCES = 2048  # positions of the random models
-COPIED = ("num_memory_states", "num_memory_tokens", "num_future_tokens", "draft_head_kind", "draft_transitions")
+MEMORY = ("num_memory_states", "num_memory_tokens", "num_memory_vectors")
+COPIED = (*MEMORY, "num_future_tokens", "draft_head_kind", "draft_transitions")
 
 
 class ReplayedSLLM(SLLM):
@@ -98,6 +99,7 @@ class Build:
     num_decoder_layers: int = 1
     num_memory_states: int = 1
     num_memory_tokens: int = 0
+    num_memory_vectors: int = 0
     num_future_tokens: int = 1
     draft_head_kind: str = "block"
     draft_transitions: bool = False

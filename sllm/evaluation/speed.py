@@ -95,9 +95,10 @@ def decoder_cache_bytes(model: SLLM, num_tokens: int | None = None) -> int:
         rows = sum(n * of_layer for (n, _), of_layer in zip(layers, held, strict=True))
         return rows * position_bytes(own.trunk, model.dtype, 1) + states
     config = own.autoencoder
-    positions = config.max_sentence_tokens + 1 + config.memory_size
-    layers = config.num_decoder_layers + model.heads_attend * len(model.draft_heads)
-    return 2 * layers * positions * config.hidden_size * model.start_state.element_size()
+    sizes = [config.memory_of_layer(number) for number in range(config.num_decoder_layers)]
+    sizes += [config.last_memory] * (model.heads_attend * len(model.draft_heads))
+    positions = sum(config.max_sentence_tokens + 1 + size for size in sizes)
+    return 2 * positions * config.hidden_size * model.start_state.element_size()
 
 
 def generation_runners(

@@ -158,7 +158,7 @@ def rows(output) -> list[list[int]]:
 
 SLLMS = {
     "plain": make_sllm,
-    "memory": partial(make_sllm, 3, **MEMORY),
+    "memory": partial(make_sllm, 3, vae=dict(num_decoder_layers=2), **MEMORY, num_memory_vectors=2),
 }
 
 

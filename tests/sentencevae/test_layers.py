@@ -5,7 +5,7 @@ import torch
 from tiny import WIDTH
 
 from sentencevae import SentenceVAEConfig
-from sentencevae.layers import DecoderLayer, LayerMemory, MemoryAttention, PositionGates, init_layer, memory_keys_values
+from sentencevae.layers import DecoderLayer, LayerMemory, MemoryAttention, PositionGates, init_layer
 
 MEMORY = 3
 
@@ -34,7 +34,7 @@ def test_gates_of_a_longer_table_open_with_those_of_a_shorter_one():
 
 @torch.no_grad()
 def test_a_masked_memory_is_not_read_and_each_place_has_its_worth(config):
-    attention = started(MemoryAttention(config))
+    attention = started(MemoryAttention(config, MEMORY))
     x, vectors = torch.randn(1, 2, WIDTH), torch.randn(1, MEMORY, WIDTH)
 
     def read(vectors, mask):
@@ -50,9 +50,9 @@ def test_a_masked_memory_is_not_read_and_each_place_has_its_worth(config):
 
 @torch.no_grad()
 def test_a_memory_of_some_sentences_is_theirs(config):
-    layers = torch.nn.ModuleList(started(DecoderLayer(config)).eval() for _ in range(2))
+    layers = [started(DecoderLayer(config, i)).eval() for i in range(2)]
     x, read, vectors = torch.randn(3, 2, WIDTH), torch.randn(3, 1, WIDTH), torch.randn(3, MEMORY, WIDTH)
-    memories = [LayerMemory(pair, torch.ones(3, MEMORY).bool()) for pair in memory_keys_values(layers, vectors)]
+    memories = [layer.remember(vectors, torch.ones(3, MEMORY).bool()) for layer in layers]
     chosen = torch.tensor([2, 0])
     for layer, memory in zip(layers, memories, strict=True):
         every, some = layer(x, read, memory), layer(x[chosen], read[chosen], memory.select(chosen))

@@ -21,6 +21,7 @@ def test_a_sentence_sees_states_and_tokens_before_it_only():
     memory = memory_of_all(model, layers, sentences, states)
     found = memories_of_sentences(model, sentences, states, torch.arange(4), memory)
     assert found is not None
+    assert found[0] is not None
     assert found[0].mask.int().tolist() == [
         [0, 0, 1, 0, 0, 0, 0, 0],
         [0, 1, 1, 0, 0, 0, 1, 1],

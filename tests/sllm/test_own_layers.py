@@ -103,6 +103,7 @@ def test_it_comes_back_from_its_folder(tmp_path):
         (dict(upper_window=8), "shorter than a sentence"),
         (dict(max_sentences=60), "choose 1 to 42"),
         (dict(num_memory_tokens=4), "windows of tokens instead"),
+        (dict(num_memory_vectors=4), "windows of tokens instead"),
         (dict(freeze_autoencoder=True), "has no autoencoder"),
         (dict(upper_layers=0), "needs upper_layers"),
         (dict(num_future_tokens=3, draft_targets="greedy", train_draft_heads_only=True), "with end_flag"),

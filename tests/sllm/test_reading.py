@@ -43,7 +43,7 @@ def test_reading_and_writing_with_caches_equals_the_parallel_scores(sllm):
 
 def test_writing_in_int8():
     """Every product that writing needs is one of int8 weights, and the text is that of the rounded weights."""
-    sllm = make_sllm(vae=dict(hidden_size=32), opt=dict(hidden_size=32), num_future_tokens=3)
+    sllm = make_sllm(vae=dict(hidden_size=32), opt=dict(hidden_size=32), num_future_tokens=3, num_memory_vectors=2)
     rounded = copy.deepcopy(sllm)
     for layer in [*rounded.modules()]:
         if isinstance(layer, nn.Linear):

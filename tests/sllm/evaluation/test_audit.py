@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from tiny import MEMORY, make_sllm
 
@@ -45,7 +46,9 @@ class LeakyMemory(SLLM):
         num_states, num_tokens = self.config.num_memory_states, self.config.num_memory_tokens
         reached = sentences.starts[sentences.numbers[index], None] >= torch.arange(num_tokens, 0, -1)
         found = super()._memories(sentences, states, index, memory) or []
-        return [replace(layer, mask=torch.cat([layer.mask[:, :num_states], reached], dim=1)) for layer in found]
+        return [
+            replace(layer, mask=torch.cat([layer.mask[:, :num_states], reached], dim=1)) for layer in found if layer
+        ]
 
 
 def test_F4_a_memory_that_reaches_across_the_start_of_a_text_is_found():
@@ -56,6 +59,26 @@ def test_F4_a_memory_that_reaches_across_the_start_of_a_text_is_found():
     failures = audit_sentences(model, sentences).failures
     assert "changing the texts beside it moved the score of sentence 1" in failures
     assert "changing what stands before the window from sentence 2 on moved the score of sentence 4" in failures
+
+
+class LeakyVectors(SLLM):
+    """The decoder's memory of sentence vectors ends with that of the sentence that it writes."""
+
+    def _memories(self, sentences, states, index, memory):
+        numbers = (sentences.numbers + 1).clamp(max=len(sentences.ids) - 1)
+        return super()._memories(replace(sentences, numbers=numbers), states, index, memory)
+
+
+@pytest.mark.parametrize("kind", ["trained", "detached"])
+def test_a_memory_that_holds_the_sentence_itself_is_found(kind):
+    model = make_sllm(num_memory_vectors=2, vector_memory=kind)
+    sentences = [[10 + k, 40 - k] for k in range(6)]
+    audit_sentences(model, sentences).raise_if_failed("it")
+    model.__class__ = LeakyVectors
+    failures = audit_sentences(model, sentences).failures
+    assert "sentence 2 scores otherwise when the text is read step by step with caches" in failures
+    own = "the score of sentence 2 has a gradient into its own vector or a later one"
+    assert (own in failures) == (kind == "trained")
 
 
 class LeakyFarAway(SLLM):
