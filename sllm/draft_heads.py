@@ -59,6 +59,15 @@ class Ahead(NamedTuple):
     before: Tensor  # (M,) the token before each target
 
 
+def aim_at_own_choices(ahead: list[list[Ahead]], masks: list[Tensor], row_choice: Tensor) -> None:
+    """Replace drafting heads' targets by what the model itself would write after each of its tokens."""
+    choices = row_choice.split([int(mask.sum()) for mask in masks])
+    for group, (mask, chosen) in enumerate(zip(masks, choices, strict=True)):
+        own = torch.zeros_like(mask, dtype=chosen.dtype).masked_scatter(mask, chosen)  # (n,T+1)
+        for i, of_head in enumerate(ahead, start=1):
+            of_head[group] = of_head[group]._replace(targets=own[:, i:][mask[:, i:]])
+
+
 def draft_losses(
     found: Sequence[Sequence[Ahead]],
     embed: nn.Embedding,

@@ -21,7 +21,7 @@ from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.losses import token_nats
 from lmbase.modeling.noise import mixed
 from lmbase.modeling.stages import finish
-from lmbase.modeling.trunk import blocks, drop_table, new_trunk, run_trunk
+from lmbase.modeling.trunk import drop_table, new_trunk, run_trunk
 from lmbase.text.padding import right_padded
 from multitoken.draft_loop import DraftLoop
 from multitoken.transitions import Transition
@@ -31,13 +31,14 @@ from sentencevae.grouping import length_groups
 from sentencevae.layers import Memories, init_layer
 from sllm.configuration_sllm import SLLMConfig
 from sllm.decoder_memory import memories_of_sentences, memory_of_all
-from sllm.draft_heads import DRAFT_HEAD_KINDS, Ahead, draft_losses
+from sllm.draft_heads import DRAFT_HEAD_KINDS, Ahead, aim_at_own_choices, draft_losses
 from sllm.end_flag import flag_nats
 from sllm.next_vector import NEXT_VECTORS
 from sllm.own_layers import OwnLayers
-from sllm.parts import flops_by_part, part_of
+from sllm.parts import flops_by_part, freeze, part_of
 from sllm.sentences import Decoded, Sentences, SLLMOutput, TextNats, cut_windows, place_in_windows
 from sllm.token_loss import Taught, token_loss
+from sllm.vector_losses import drawn_output, loss_counts, loss_weights, no_likelihood
 
 
 class SLLMPreTrainedModel(PreTrainedModel):
@@ -73,7 +74,7 @@ class SLLMModel(SLLMPreTrainedModel):
             drop_table(self.trunk)
             self.start_state = nn.Parameter(torch.empty(width))
             self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
-            self.sentence_out = NEXT_VECTORS[config.next_vector].new(width)  # from states to what the decoder reads
+            self.sentence_out = NEXT_VECTORS[config.next_vector].new(config)  # from states to what the decoder reads
         untied = self.own is not None and not config.trunk.tie_word_embeddings
         self.lm_head = nn.Linear(width, config.vocab_size, bias=False) if untied else None
         self.stop_head = nn.Linear(width if self.own is None else config.trunk.hidden_size, 1)
@@ -88,6 +89,7 @@ class SLLMModel(SLLMPreTrainedModel):
         self.draft_heads = nn.ModuleList(head(config.autoencoder) for _ in range(num_drafts))
         self.heads_attend = head.attends
         self.draft_transitions = nn.ModuleList(Transition(width) for _ in range(num_drafts * config.draft_transitions))
+        self.draws_vectors = NEXT_VECTORS[config.next_vector].draws  # then nothing has a likelihood
         self.rates: dict[str, float] = {}  # by parts, for training
         self.teacher_weight = 0.0  # likewise
         self.online_teacher: OnlineTeacher | None = None
@@ -106,25 +108,7 @@ class SLLMModel(SLLMPreTrainedModel):
 
     def freeze(self) -> None:
         """Parts that the configuration leaves as they are need no gradients."""
-        if self.config.train_draft_heads_only:
-            self.requires_grad_(False)
-            self.draft_heads.requires_grad_(True)
-            self.draft_transitions.requires_grad_(True)
-            return
-        kept = self.config.freeze_trunk_layers
-        if kept is not None:
-            layers = blocks(self.trunk)
-            self.trunk.requires_grad_(False)
-            for layer in [*layers[:kept], *layers[len(layers) - kept :]]:
-                layer.requires_grad_(True)
-        if self.config.freeze_autoencoder:
-            self.autoencoder.requires_grad_(False)
-            for name, weight in self.autoencoder.named_parameters():
-                if "memory_" in name:  # the memory is a joint: it came with the graft
-                    weight.requires_grad_(True)
-        if self.own is not None and not self.config.use_trunk:  # what never runs would make processes wait for it
-            for unused in (self.own.between(self.trunk), self.own.mean):
-                unused.requires_grad_(False)
+        freeze(self)
 
     def train(self, mode: bool = True) -> "SLLMModel":
         super().train(mode)
@@ -176,6 +160,8 @@ class SLLMModel(SLLMPreTrainedModel):
 
     @property
     def loss_weights(self) -> dict[str, float]:
+        if self.draws_vectors:
+            return loss_weights(self)
         weights = {"token": 1.0, "stop": self.config.stop_weight}
         if self.teacher_weight:
             weights |= {"token": 0.0, "distilled": 1.0, "teacher": 0.0}
@@ -191,6 +177,8 @@ class SLLMModel(SLLMPreTrainedModel):
         lengths = attention_mask.sum(-1)  # (B, S)
         targets = (lengths + 1).clamp(max=self.config.max_sentence_tokens) * (lengths > 0)
         tokens = targets.sum()
+        if self.draws_vectors:
+            return loss_counts(self, tokens, (lengths > 0).sum())
         counts = {"token": tokens, "stop": tokens}
         if {"teacher_ids", "ask_teacher"} & set(given):
             counts |= {"distilled": tokens, "teacher": lengths.sum()}
@@ -221,6 +209,10 @@ class SLLMModel(SLLMPreTrainedModel):
         teacher = Taught.of_batch(self, sentences, input_ids, attention_mask, **taught)
         rows = [input_ids.new_zeros(0)]
         states = self.trunk_states(sentences, sentence_mask)  # (B,S+1,D)
+        stop_logits, stop = self._stop(states, sentence_mask, continues)
+        if self.draws_vectors:
+            counts = self.loss_counts(input_ids, attention_mask)
+            return drawn_output(self, sentences, states, keys, counts, stop_logits, stop)
         # Seeded with nothing: a batch of empty texts has a loss, too, that of its stop flags.
         hidden, targets = [states.new_zeros(0, self.config.hidden_size)], [input_ids.new_zeros(0)]
         first = [sentence_mask.new_zeros(0, dtype=torch.bool)]
@@ -239,13 +231,12 @@ class SLLMModel(SLLMPreTrainedModel):
                 of_head.append(found)
         of_rows = None if teacher is None else teacher.at(torch.cat(rows))
         of_tokens = token_loss(self, torch.cat(hidden), torch.cat(targets), torch.cat(first), of_rows)
-        stop_logits, stop = self._stop(states, sentence_mask, continues)
         losses = {"token": of_tokens.loss if teacher is None else of_tokens.nats, "stop": stop.sum()}
         if teacher is not None:
             losses |= {"distilled": of_tokens.loss, "teacher": of_tokens.divergence}
         if self.draft_heads:
             if self.config.draft_targets == "greedy":
-                self._aim_at_own_choices(ahead, masks, of_tokens.choices)
+                aim_at_own_choices(ahead, masks, of_tokens.choices)
             tables = self.get_input_embeddings(), self.output_table
             losses |= draft_losses(ahead, *tables, self.draft_transitions, self._draft_names)
         count = self.loss_counts(input_ids, attention_mask)["token"].clamp(min=1)
@@ -259,14 +250,6 @@ class SLLMModel(SLLMPreTrainedModel):
             flags = self.end_head(hidden).squeeze(-1)
             return flag_nats(hidden, flags, self.output_table, targets, first, end, measure)
         return measure(hidden, self.output_table, targets, closed_rows=first, closed_id=end)
-
-    def _aim_at_own_choices(self, ahead: list[list[Ahead]], masks: list[Tensor], row_choice: Tensor) -> None:
-        """Replace drafting heads' targets by what the model itself would write after each of its tokens."""
-        choices = row_choice.split([int(mask.sum()) for mask in masks])
-        for group, (mask, chosen) in enumerate(zip(masks, choices, strict=True)):
-            own = torch.zeros_like(mask, dtype=chosen.dtype).masked_scatter(mask, chosen)  # (n,T+1)
-            for i, of_head in enumerate(ahead, start=1):
-                of_head[group] = of_head[group]._replace(targets=own[:, i:][mask[:, i:]])
 
     def nats(
         self,
@@ -288,6 +271,8 @@ class SLLMModel(SLLMPreTrainedModel):
             measure: of tokens and end marks: `token_nats`, or `signed_nats`, whose signs say which were the first
                 choice.
         """
+        if self.draws_vectors:
+            raise no_likelihood(self.config.next_vector)
         if windows is not None and self.own is not None:  # what is read in a window depends on where it begins
             input_ids, attention_mask, sentence_mask = cut_windows(input_ids, attention_mask, sentence_mask, windows)
         sentences = self.read(input_ids, attention_mask, sentence_mask)
@@ -323,10 +308,13 @@ class SLLMModel(SLLMPreTrainedModel):
         ids, mask = input_ids[rows, places], right_padded(attention_mask[rows, places])  # (N,T)
         tokens = self.autoencoder.pack(ids, mask)
         own = None if keys is None else mixed(keys[rows] + places)  # (N,)
-        embeds, token_states = self.autoencoder.encode_packed(tokens, ids, mask, own)  # (N,D), (L,D)
+        pooled, token_states = self.autoencoder.pool_packed(tokens, ids, mask)  # (N,D), (L,D)
+        embeds = self.autoencoder.vectors(pooled, own)
         lengths = mask.sum(1)
         numbers = torch.arange(len(rows), device=rows.device)
-        return Sentences(rows, places, numbers, ids, mask, tokens, lengths.cumsum(0) - lengths, embeds, token_states)
+        return Sentences(
+            rows, places, numbers, ids, mask, tokens, lengths.cumsum(0) - lengths, pooled, embeds, token_states
+        )
 
     def trunk_inputs(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
         """The start state and each text's sentence vectors, as the trunk reads them (B, S+1, D)."""
@@ -361,7 +349,8 @@ class SLLMModel(SLLMPreTrainedModel):
             index = chosen[group.index]
             state = states[sentences.rows[index], sentences.places[index]]  # (n,D): sentence k+1 is read from state k
             memories = self._memories(sentences, states, index, memory)
-            vectors = self.sentence_out(state)
+            # Where the next vector is drawn, the decoder learns from the sentence's own.
+            vectors = sentences.embeds[number[group.index]] if self.draws_vectors else self.sentence_out(state)
             decoded = decoder.states(tokens.shifted(group), vectors, memories)
             cut = group_targets(group, self.config.autoencoder)
             yield Decoded(index, group.num_real, decoded, decoder.norm(decoded), cut, vectors)

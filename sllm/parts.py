@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmbase.modeling.flops import attention_flops, linear_flops
-from lmbase.modeling.trunk import attention_width
+from lmbase.modeling.trunk import attention_width, blocks
 from sllm.configuration_sllm import SLLMConfig
 
 
@@ -21,6 +21,29 @@ def part_of(name: str, config: SLLMConfig) -> str:
     return "trunk" if inside or not config.own_layers else "outer"
 
 
+def freeze(model: Any) -> None:
+    """Parts that the configuration leaves as they are need no gradients."""
+    if model.config.train_draft_heads_only:
+        model.requires_grad_(False)
+        model.draft_heads.requires_grad_(True)
+        model.draft_transitions.requires_grad_(True)
+        return
+    kept = model.config.freeze_trunk_layers
+    if kept is not None:
+        layers = blocks(model.trunk)
+        model.trunk.requires_grad_(False)
+        for layer in [*layers[:kept], *layers[len(layers) - kept :]]:
+            layer.requires_grad_(True)
+    if model.config.freeze_autoencoder:
+        model.autoencoder.requires_grad_(False)
+        for name, weight in model.autoencoder.named_parameters():
+            if "memory_" in name:  # the memory is a joint: it came with the graft
+                weight.requires_grad_(True)
+    if model.own is not None and not model.config.use_trunk:  # what never runs would make processes wait for it
+        for unused in (model.own.between(model.trunk), model.own.mean):
+            unused.requires_grad_(False)
+
+
 def flops_by_part(model: Any, num_tokens: int, num_sentences: int) -> dict[str, float]:
     """FLOPs of an SLLM's forward pass over so many tokens and sentences, by formula; `drafts` is what drafting heads
     take."""
@@ -28,9 +51,12 @@ def flops_by_part(model: Any, num_tokens: int, num_sentences: int) -> dict[str, 
         return _of_own_layers(model, num_tokens, num_sentences)
     config = model.config.trunk
     attention = attention_flops(attention_width(config), config.num_hidden_layers, model.config.max_sentences / 2)
-    joints = sum(linear_flops(joint) for joint in (model.sentence_in, model.sentence_out))
+    draws = model.config.vector_draws if model.draws_vectors else 1
+    joints = linear_flops(model.sentence_in) + draws * linear_flops(model.sentence_out)
     trunk = linear_flops(model.trunk) + joints + attention
     parts = {"trunk": num_sentences * trunk, **model.autoencoder.flops_by_part(num_tokens, num_sentences)}
+    if model.draws_vectors and model.config.freeze_autoencoder:  # its decoder is not asked in training
+        parts |= {"decoder": 0.0, "vocabulary": 0.0}
     return parts | {"drafts": (num_tokens + num_sentences) * _of_heads(model)}
 
 

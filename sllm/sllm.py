@@ -95,7 +95,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             batch["continues"] = continues
         output = super().forward(**batch, keys=keys, **{name: x for name, x in taught.items() if "teacher" in name})
         if num_items_in_batch is not None:
-            output.loss = per_item(cast(Tensor, output.loss), self.loss_counts(**batch)["token"], num_items_in_batch)
+            output.loss = per_item(cast(Tensor, output.loss), self.loss_counts(**batch)["stop"], num_items_in_batch)
         return output
 
     @inference_method
@@ -111,6 +111,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         text: str | Sequence[str] | None = None,
         max_new_sentences: int | None = None,
         overflow: str = "stop",
+        vector_temperature: float | None = None,
         num_draft: int | str = "auto",
         tree: DraftTree | Sequence[Sequence[int]] | None = None,
         seed: Seed = None,
@@ -136,6 +137,8 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             text: a text or a list of texts.
             max_new_sentences: stop after writing this many.
             overflow: when the trunk's positions are used up: `stop`, or `slide` to drop the oldest half and read again.
+            vector_temperature: of a head that draws sentence vectors, 0 to 1; default: the configuration's. It draws
+                without do_sample, too, which is about tokens; at 0 it always takes the same vector.
             num_draft: k writes sentences with heads 1 to k of the decoder, 1 is token by token; `auto` drafts, or
                 copies, as long as it pays. The text is the same, in sampling with the same seed.
             tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth. Default:
@@ -158,7 +161,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         request = Request(*given, text, num_draft, tree, seed, kwargs)
         with ended(streamer):
             processor = self._processor if isinstance(request.prompt(), Tensor) else self.processor
-            return generation_sllm.generate(self, request, processor, max_new_sentences, overflow)
+            return generation_sllm.generate(self, request, processor, max_new_sentences, overflow, vector_temperature)
 
     def score(self, texts: str | Sequence[str], contexts: str | Sequence[str] | None = None) -> Scores:
         """Exact -log p of each text (its end included), given the context before it if there is one.
@@ -172,8 +175,9 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             Scores: nats, bytes and tokens, one entry per text.
 
         Raises:
-            ValueError: a lone surrogate (with its offset), as many contexts as there are not texts, or a context that
-                ends inside a token of the whole.
+            ValueError: a lone surrogate (with its offset), as many contexts as there are not texts, a context that
+                ends inside a token of the whole, or a head that draws sentence vectors, under which texts have no
+                likelihood.
         """
         return score_texts(self, self.processor, texts, contexts)
 
