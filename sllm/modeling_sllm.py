@@ -245,6 +245,8 @@ class SLLMModel(SLLMPreTrainedModel):
 
     def target_nats(self, hidden: Tensor, targets: Tensor, first: Tensor, measure: Any = token_nats) -> Tensor:
         """-log p (M,) of targets, end marks among them, given hidden states (M,D)."""
+        if self.draws_vectors:
+            raise no_likelihood(self.config.next_vector)
         end = self.config.eos_token_id
         if self.end_head is not None:
             flags = self.end_head(hidden).squeeze(-1)

@@ -171,7 +171,10 @@ def draw_vectors(
             read = torch.tensor([[model.config.bos_token_id, *ids[:-1]]], device=keys.device)
             hidden = model.autoencoder.decoder(model.autoencoder.embed_tokens(read).expand(CANDIDATES, -1, -1), found)
             targets = torch.tensor(ids, device=keys.device).expand(CANDIDATES, -1)
-            nats = token_nats(hidden.flatten(0, 1), model.output_table, targets.flatten()).view(CANDIDATES, -1)
+            first = torch.arange(targets.numel(), device=keys.device) % len(ids) == 0
+            first = torch.arange(targets.numel(), device=keys.device) % len(ids) == 0
+            rows = hidden.flatten(0, 1), model.output_table, targets.flatten()
+            nats = token_nats(*rows, closed_rows=first, closed_id=model.config.eos_token_id).view(CANDIDATES, -1)
             chances = (-nats.sum(1)).double().softmax(0).cumsum(0)
             chosen = int((chances < uniform(mixed(keys[row : row + 1]), 1)[0]).sum().clamp(max=CANDIDATES - 1))
             state.vectors[row] = found[chosen]

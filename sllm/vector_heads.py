@@ -117,6 +117,7 @@ class FlowHead(VectorHead):
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         self.time_in = nn.Linear(config.hidden_size, config.hidden_size)
+        self.place_in = nn.Linear(config.hidden_size, config.hidden_size)  # how far out a place is no norm may hide
 
     def field(self, x: Tensor, times: Tensor, state: Tensor) -> Tensor:
         """Velocities (N,K,D) at places x (N,K,D) and times (N,K) from 0, noise, to 1, vectors."""
@@ -124,7 +125,8 @@ class FlowHead(VectorHead):
         rates = torch.exp(torch.arange(half, device=x.device) * (math.log(1000.0) / half))
         angles = times[..., None] * rates
         waves = F.pad(torch.cat([angles.sin(), angles.cos()], -1), (0, self.config.hidden_size - 2 * half))
-        return self.run(x, state + self.time_in(waves.to(state.dtype)))
+        places = x.to(state.dtype)
+        return self.run(places, state + self.time_in(waves.to(state.dtype)) + self.place_in(places))
 
     def loss(self, states, mean, log_var, keys):
         num, (n, width) = self.config.vector_draws, mean.shape

@@ -4,6 +4,7 @@ B windows, S sentences of one, H width of states.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lmbase.modeling.inference import inference_method
+from lmbase.modeling.noise import mixed, normal
 from lmbase.text.padding import pad_sentences
 from sllm.modeling_sllm import SLLMModel
 from sllm.own_layers import OwnLayers
@@ -101,6 +103,10 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
                     number = torch.bucketize(place + 1, torch.tensor(PLACES), right=True) - 1
                     places[0].index_add_(0, number, nats.double().cpu())
                     places[1].index_add_(0, number, torch.ones(len(nats), dtype=torch.double))
+        if model.draws:
+            drawn = model.trunk_states(replace(sentences, embeds=_drawn(model, sentences)), arguments[2])
+            for nats, _ in _token_nats(model, sentences, drawn):
+                sums["drawn_vectors"] = sums.get("drawn_vectors", 0.0) + float(nats.double().sum())
         if model.own is not None:
             own, model.own.__class__ = model.own.__class__, ClosedWindow
             try:
@@ -115,6 +121,13 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
         if count
     }
     return {"bits_per_byte": bits, "bits_per_token_by_place": by_place}
+
+
+def _drawn(model: SLLMModel, sentences: Any) -> Tensor:
+    """Vectors (N, D) drawn from what a Gaussian latent says of the sentences, in place of their means."""
+    mean, log_var = model.autoencoder.posterior(sentences.pooled)
+    keys = mixed(torch.arange(len(mean), device=mean.device) + SEED)
+    return (mean + normal(keys, mean.shape[-1]) * (0.5 * log_var).exp()).to(sentences.embeds.dtype)
 
 
 def _token_nats(model: SLLMModel, sentences: Any, states: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
