@@ -104,7 +104,7 @@ def test_what_a_prompt_began_decides_which_vector_is_drawn():
 
     free = log_probs([])
     token = int(free.exp().std(0).argmax())  # what the vectors decide most
-    assert log_probs([token])[:, token].mean() > free[:, token].mean() + 0.1
+    assert log_probs([token])[:, token].mean() > free[:, token].mean() + 0.03
 
 
 @pytest.mark.parametrize("kind", KINDS)
