@@ -104,11 +104,8 @@ class SLLMConfig(PreTrainedConfig):
         self.freeze_trunk_layers = freeze_trunk_layers
         self.freeze_autoencoder = freeze_autoencoder
         self.next_vector = next_vector
-        self.vector_blocks = vector_blocks
-        self.vector_draws = vector_draws
-        self.posterior_draws = posterior_draws
-        self.flow_steps = flow_steps
-        self.vector_temperature = vector_temperature
+        self.vector_blocks, self.vector_draws, self.posterior_draws = vector_blocks, vector_draws, posterior_draws
+        self.flow_steps, self.vector_temperature = flow_steps, vector_temperature
         self.stop_weight = stop_weight
         self.num_future_tokens = num_future_tokens
         self.draft_head_kind = draft_head_kind
@@ -116,10 +113,8 @@ class SLLMConfig(PreTrainedConfig):
         self.train_draft_heads_only = train_draft_heads_only
         self.draft_targets = draft_targets
         self.end_flag = end_flag
-        self.lower_layers = lower_layers
-        self.upper_layers = upper_layers
-        self.lower_window = lower_window
-        self.upper_window = upper_window
+        self.lower_layers, self.upper_layers = lower_layers, upper_layers
+        self.lower_window, self.upper_window = lower_window, upper_window
         self.use_trunk = use_trunk
         # The one state that predicts the sentence is read as its vector: alone it needs no attention.
         extended = num_memory_states > 1 or num_memory_tokens > 0

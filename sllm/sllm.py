@@ -137,14 +137,11 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             text: a text or a list of texts.
             max_new_sentences: stop after writing this many.
             overflow: when the trunk's positions are used up: `stop`, or `slide` to drop the oldest half and read again.
-            vector_temperature: of a head that draws sentence vectors, 0 to 1; default: the configuration's. It draws
-                without do_sample, too, which is about tokens; at 0 it always takes the same vector.
+            vector_temperature: 0 (always the same) to 1, of a head that draws sentence vectors, do_sample or not.
             num_draft: k writes sentences with heads 1 to k of the decoder, 1 is token by token; `auto` drafts, or
                 copies, as long as it pays. The text is the same, in sampling with the same seed.
-            tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth. Default:
-                each head's first.
-            seed: makes sampling repeatable; a list gives each text a (seed, number) of its own: what it would be as
-                the text of that number in a call with that seed.
+            tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth.
+            seed: makes sampling repeatable; a list gives each text its (seed, number), as in a call with that seed.
 
         cache_implementation="static" (Transformers' word; with a compile_config, if that is to say how, or with
         disable_compile) gives caches of fixed size and compiled steps: the first call takes up to minutes, later ones
