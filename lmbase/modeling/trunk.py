@@ -8,6 +8,7 @@ B texts, L positions, D width of the vectors that a trunk reads, H its own width
 """
 
 import copy
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,8 +53,9 @@ class Family:
 
 
 def _grouped(size: dict) -> dict:
-    """Half as many key-value heads as query heads."""
-    return {"num_key_value_heads": max(1, size["num_attention_heads"] // 2)}
+    """Half as many key-value heads as query heads, where that goes."""
+    heads = size["num_attention_heads"]
+    return {"num_key_value_heads": heads if heads % 2 else heads // 2}
 
 
 FAMILIES: dict[str, Family] = {
@@ -83,7 +85,8 @@ FAMILIES: dict[str, Family] = {
 }
 
 # Random sizes: two small ones for CPUs, a deep and narrow one for models of bytes, and those of the published OPTs
-# (arXiv 2205.01068). `random:SIZE` is an OPT, `random:FAMILY-SIZE` one of another family with one of the first three.
+# (arXiv 2205.01068). `random:SIZE` is an OPT, `random:FAMILY-SIZE` one of another family with one of the first
+# three; WIDTHxLAYERS is a size, too.
 COMMON_SIZES: dict[str, dict] = {
     "tiny": dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, feed_forward=512),
     "small": dict(hidden_size=256, num_hidden_layers=6, num_attention_heads=4, feed_forward=1024),
@@ -147,15 +150,31 @@ def random_config(spec: str, *, vocab_size: int, max_positions: int) -> PreTrain
     name = spec.removeprefix("random:")
     family, _, small = name.rpartition("-")
     if name in OPT_SIZES or not family:
-        family, size = "opt", (COMMON_SIZES | OPT_SIZES).get(name)
+        family, size = "opt", (COMMON_SIZES | OPT_SIZES).get(name) or _own_size(name)
     else:
-        size = COMMON_SIZES.get(small)
+        size = COMMON_SIZES.get(small) or _own_size(small)
     if size is None or family not in FAMILIES:
         raise ValueError(
-            f"lm={spec!r}: random weights come in the sizes {', '.join(COMMON_SIZES | OPT_SIZES)}, and of the families "
-            f"{', '.join(FAMILIES)} as in random:llama-tiny."
+            f"lm={spec!r}: random weights come in the sizes {', '.join(COMMON_SIZES | OPT_SIZES)} or as WIDTHxLAYERS "
+            f"(random:320x8), and of the families {', '.join(FAMILIES)} as in random:llama-tiny."
         )
     return new_config(family, vocab_size=vocab_size, max_position_embeddings=max_positions, **size)
+
+
+def _own_size(name: str) -> dict | None:
+    """`300x6` is a width of 300 and 6 layers: as many heads as bring them nearest to 64 wide, feed-forward layers four
+    times as wide. None if that is not what the name says.
+
+    Raises:
+        ValueError: a width that no number of heads of even width divides.
+    """
+    if not (parts := re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,2})", name)):
+        return None
+    width, layers = map(int, parts.groups())
+    if width % 2:  # rotary positions turn pairs of values
+        raise ValueError(f"lm='random:{name}': a width of {width} has no heads of even width; an even one has.")
+    heads = min((n for n in range(1, width // 2 + 1) if width % (2 * n) == 0), key=lambda n: abs(width / n - 64))
+    return dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, feed_forward=4 * width)
 
 
 def new_config(family: str, *, feed_forward: int, **size) -> PreTrainedConfig:

@@ -162,6 +162,27 @@ def point_file(
     return _svg(axes, "#ffffff")
 
 
+@settings
+def law_file(
+    points: Sequence[tuple[float, float, int]], laws: Sequence[tuple[Series, str]], x_label: str, y_label: str
+) -> str:
+    """An SVG file: points (x, y, number of their colour) and curves over a logarithmic x axis.
+
+    Args:
+        laws: curves with the style of their line; each has its name at its end.
+    """
+    axes = _axes(x_label, y_label, width=640, height=420)
+    axes.set_xscale("log")
+    axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter=tick)
+    for x, y, tint in points:
+        axes.plot(x, y, "o", markersize=6, color=_tint(tint))
+    for line, style in laws:
+        axes.plot(*zip(*line.points, strict=True), color=_tint(line.tint), linestyle=style, zorder=1)
+        axes.annotate(_short(line.name), line.points[-1], (5, 0), va="center", textcoords="offset points", fontsize=8.5)
+    axes.margins(x=0.2)
+    return _svg(axes, "#ffffff")
+
+
 def _points(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str, **size: int) -> Axes:
     axes = _axes(x_label, y_label, **size)
     xs = [x for _, x, _, _ in points]

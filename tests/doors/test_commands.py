@@ -24,7 +24,7 @@ CONFIGS = cli.FOLDER / "configs"
 PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", "lmbase/examples/README.md"]
 PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 FAMILIES = ["small", "opt", "demo"]  # a family's headers are one page: they build on each other; see `world` for tiny
-OTHERS = ["induction", "polynomials", "mtp_bytes"]
+OTHERS = ["induction", "polynomials", "mtp_bytes", "scaling_small"]
 MEASURED = ["results/README.md"]  # hours of measurements: their commands are only read
 WITH_SPANS = [*(ROOT / page for page in [*PAGES, *MEASURED, "docs/tour.ipynb"]), *sorted(CONFIGS.glob("*.yaml"))]
 
@@ -41,6 +41,7 @@ TINY = {
     "frontier": "--quick true --device cpu --dtype fp32 --prune 2+1 --train "
     f"'lm_tiny_tuned {TINY_TRAINING} --context 64 --eval_windows 4'",
     "generate": "--max_new_tokens 4 --device cpu",
+    "scaling": "--quick true --device cpu --sizes 16x1 24x1 32x1 48x1 --tokens 1e4 --tokenizer bpe:300",
     "story": "--quick true --minutes 0.01 --device cpu",
     "synthetic-tasks": "--quick true --sizes 1M --num_future_tokens 1 --device cpu --dtype fp32",
 }

@@ -69,9 +69,27 @@ def test_names_of_random_weights(spec):
     assert check_trunk(config, "it") is config
 
 
-@pytest.mark.parametrize("name", ["huge", "llama", "llama-huge", "bert-tiny", "llama-opt-125m", "", "-tiny"])
+@pytest.mark.parametrize("family", ["opt", "gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize(("width", "heads"), [(300, 5), (128, 2), (96, 2), (22, 1)])
+def test_sizes_of_ones_own(family, width, heads):
+    lm = load_lm(f"random:{'' if family == 'opt' else family + '-'}{width}x3", vocab_size=260, max_positions=32)
+    assert (vector_width(lm.config), len(blocks(trunk_of(lm)))) == (width, 3)
+    assert getattr(lm.config, lm.config.attribute_map.get("num_attention_heads", "num_attention_heads")) == heads
+    assert lm(IDS).logits.isfinite().all()
+
+
+def test_a_width_without_heads_is_refused():
+    with pytest.raises(ValueError, match="a width of 301 has no heads of even width"):
+        random_config("random:301x6", vocab_size=260, max_positions=32)
+
+
+@pytest.mark.parametrize(
+    "name", ["huge", "llama", "llama-huge", "bert-tiny", "llama-opt-125m", "", "-tiny", "0x3", "64x0"]
+)
 def test_other_names_are_refused(name):
-    with pytest.raises(ValueError, match=rf"sizes tiny, small, bytes.*families {', '.join(FAMILIES)} as in"):
+    with pytest.raises(
+        ValueError, match=rf"sizes tiny, small, bytes.* as WIDTHxLAYERS .*families {', '.join(FAMILIES)} as in"
+    ):
         load_lm(f"random:{name}")
 
 

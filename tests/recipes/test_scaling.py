@@ -1,0 +1,115 @@
+"""A grid is trained by commands that exist, fitted and answered in one sentence; the trainings are tested elsewhere."""
+
+import json
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from lmbase.config import load_config
+from lmbase.report.rows import Row, read_metrics, write_metrics
+from lmbase.report.scaling import Law
+from sllm_recipes import cli, scaling
+
+CONFIGS = Path(scaling.__file__).parent / "configs"
+LAWS = {"opt": Law(0.9, 30, 0.3, 96, 0.35), "sllm": Law(0.9, 30, 0.3, 80, 0.35)}
+SIZES = {"32x1": 3e5, "64x2": 1e6, "96x3": 4e6}
+
+
+def planted(folder, names):
+    """What `evaluate` would have written of these models if the laws held."""
+    rows = []
+    for name in names:
+        kind, cell = name.split()
+        size, tokens = cell.split("-")
+        number = 1000 * float(tokens.removesuffix("k")) if tokens.endswith("k") else 1e6 * float(tokens[:-1])
+        parameters = SIZES[size] * (1.3 if kind == "sllm" else 1)
+        bits = LAWS[kind].bits(parameters, number)
+        full = dict(model=name, data="it", parameters=int(parameters), training_tokens=int(number), bits_per_byte=bits)
+        rows.append(Row(**full, protocol="full window"))
+        rows += [Row(**full | {"bits_per_byte": 9.0}, protocol="equal context")] if kind == "sllm" else []
+    write_metrics(folder, rows, config={}, seed=0, wall_seconds=1.0, corpus={"name": "it"})
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Commands as they would be run; `evaluate` writes planted figures."""
+    found = []
+
+    def run_command(command):
+        found.append(command)
+        recipe, *words = shlex.split(command)
+        if recipe == "evaluate":
+            models = [word for word in words[words.index("--model") + 1 :] if "=" in word]
+            planted(words[words.index("--output_dir") + 1], [model.split("=")[0] for model in models])
+
+    monkeypatch.setattr(cli, "run_command", run_command)
+    return found
+
+
+def test_a_grid_is_trained_fitted_and_answered(tmp_path, commands, capsys):
+    config = scaling.Config(sizes=[*SIZES], tokens=[5e5, 1e6, 2e6], output_dir=str(tmp_path / "it"))
+    rows = scaling.main(config)
+    assert [command.split()[0] for command in commands[:5]] == [
+        "prepare", "train-lm", "train-lm", "pretrain-vae", "finetune-sllm",
+    ]  # fmt: skip
+    assert len(commands) == 2 + 4 * 9
+    tokens = [float(command.split("--train_tokens ")[1].split()[0]) for command in commands[1:5]]
+    assert tokens[0] == sum(tokens[1:]) == 5e5
+    for command in commands:
+        recipe, *words = shlex.split(command)
+        load_config(import_module(f"sllm_recipes.{recipe.replace('-', '_')}").Config, words, CONFIGS)
+    assert len(rows) == 18
+    said = capsys.readouterr().out
+    assert "For the bits per byte of sllm 96x3-2.00M (5.20M parameters, 2.00M tokens) a token-level model needs" in said
+    last = rows[-1].extra
+    assert last["token_factor"] == pytest.approx(1.2 ** (1 / 0.35), rel=0.02)
+    assert last["token_factor_low"] <= last["token_factor"] <= last["token_factor_high"]
+    assert rows[0].extra["law_bits_per_byte"] == pytest.approx(rows[0].bits_per_byte, rel=1e-3)
+    assert "<svg" in (tmp_path / "it" / "scaling.svg").read_text()
+    assert read_metrics(tmp_path / "it")["models"]["token"]["beta"] == pytest.approx(0.35, rel=0.1)
+
+    again = scaling.main(scaling.Config(metrics=[str(tmp_path / "it" / "evaluate")], output_dir=str(tmp_path / "b")))
+    assert [row.to_dict() for row in again] == [row.to_dict() for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (dict(sizes=["64x2"], tokens=[1e6]), r"A grid of 1 size\(s\) and 1 number\(s\) of tokens has 1 point\(s\)"),
+        (dict(sizes=["64x2", "96x3"], tokens=[1e6, 2e6]), "give at least 6"),
+        (dict(sizes=["64x2", "64x2", "96x3"]), "sizes=64x2 64x2 96x3 has one twice"),
+        (dict(shares=[0.5, 0.5]), "shares=0.5 0.5: give three"),
+        (dict(shares=[0.5, 0.5, 0.0]), "above 0"),
+        (dict(shares=[0.5, 0.5, 0.5]), "add up to 1"),
+    ],
+)
+def test_bad_grids_are_refused_before_anything_is_trained(tmp_path, commands, keys, message):
+    with pytest.raises(ValueError, match=message):
+        scaling.main(scaling.Config(**keys, output_dir=str(tmp_path)))
+    assert not commands
+
+
+def test_rows_that_make_no_law_are_refused(tmp_path):
+    names = [f"{kind} {size}-{tokens}" for kind in LAWS for size in SIZES for tokens in ("500k", "1.00M", "2.00M")]
+    planted(tmp_path / "all", names)
+    planted(tmp_path / "few", [*names[:9], *names[9:11]])
+
+    def fit(folder, **keys):
+        return scaling.main(scaling.Config(metrics=[str(tmp_path / folder)], output_dir=str(tmp_path / "out"), **keys))
+
+    with pytest.raises(ValueError, match=r"sentence-level rows: 2 run\(s\)"):
+        fit("few")
+    with pytest.raises(ValueError, match=r"No row of .* is token-level, of a model whose name begins with 'lm'"):
+        fit("all", token="lm")
+    document = json.loads((tmp_path / "all" / "metrics.json").read_text())
+    rows = [Row.from_dict(row) for row in document["rows"]]
+    rows[0].data = "another"
+    write_metrics(tmp_path / "two", rows, config={}, seed=0, wall_seconds=1.0, corpus={})
+    with pytest.raises(ValueError, match=r"of several texts \(another, it\)|of several texts \(it, another\)"):
+        fit("two")
+    rows[0].data, rows[0].parameters = "it", None
+    write_metrics(tmp_path / "none", rows, config={}, seed=0, wall_seconds=1.0, corpus={})
+    with pytest.raises(ValueError, match="has no parameters or no training_tokens"):
+        fit("none")
