@@ -39,6 +39,7 @@ EXAMPLE = "example:sllm"
 SETTINGS = (  # Transformers' own
     *("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"),
     *("min_new_tokens", "stop_strings", "max_time", "prompt_lookup_num_tokens"),
+    "vector_temperature",  # but for this one, of SLLMs
 )
 
 
@@ -60,6 +61,9 @@ class Config:
         None, "draw from the distribution, or take the most probable token: what is done where a model is named"
     )
     temperature: float | None = option(None, "divides the logits before a draw")
+    vector_temperature: float | None = option(
+        None, "of an SLLM whose head draws sentence vectors (next_vector: energy, flow), 0 to 1; it draws in any case"
+    )
     top_k: int | None = option(None, "draw from the k most probable tokens")
     top_p: float | None = option(None, "draw from the most probable tokens that hold this much probability")
     min_p: float | None = option(None, "draw from tokens at least so probable, as a share of the most probable one")

@@ -1,5 +1,6 @@
 """Does the decoder use the trunk? Bits per byte of an SLLM with its sentence states as they are, set to zero, shuffled,
-and taken from another document; where the decoder sees tokens of earlier sentences, also without these.
+and taken from another document; where the decoder sees tokens of earlier sentences, also without these; of an
+autoencoder with a Gaussian latent also with the sentence vectors drawn that the trunk reads.
 
     sllm probe --model runs/sllm --data runs/data
     sllm probe --model runs/sllm --data my_text/ --split valid --max_documents 20
@@ -28,6 +29,7 @@ SHOWN = {
     "zero": "states set to zero",
     "shuffled": "states shuffled",
     "another_document": "states of another document",
+    "drawn_vectors": "vectors drawn from what the encoder says of a sentence",
     "closed_window": "window closed where the sentence begins",
 }
 

@@ -40,8 +40,13 @@ class GaussianLatent(DeterministicLatent):
     def projection(self, config: PreTrainedConfig) -> nn.Linear | None:
         return nn.Linear(config.hidden_size, 2 * config.hidden_size)
 
-    def __call__(self, pooled, projection, config, keys):
+    def posterior(self, pooled: Tensor, projection: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Mean and log of the variance (N, D)."""
         mean, log_var = projection(pooled).float().chunk(2, dim=-1)
+        return mean, log_var
+
+    def __call__(self, pooled, projection, config, keys):
+        mean, log_var = self.posterior(pooled, projection)
         kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var)  # (N,D)
         z = mean if keys is None else mean + normal(keys, mean.shape[-1]) * (0.5 * log_var).exp()
         return z.to(pooled.dtype), kl.clamp(min=config.free_bits).sum(-1)

@@ -21,7 +21,7 @@ from lmbase.text.padding import between_padding, right_padded
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sentencevae.decoder import SentenceDecoder, group_targets, sentence_targets
 from sentencevae.grouping import PackedTokens, length_groups
-from sentencevae.latents import LATENTS
+from sentencevae.latents import LATENTS, GaussianLatent
 from sentencevae.layers import EncoderLayer, PositionGates, init_layer
 
 
@@ -218,15 +218,29 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
         Args:
             keys: (N,) as for `forward`.
         """
-        if self.training and self.latent_kind.has_kl and keys is None:
-            keys = new_keys(len(input_ids), input_ids.device)
-        embeds, states, order, places = [], [], [], []
+        pooled, states = self.pool_packed(tokens, input_ids, attention_mask)
+        return self.vectors(pooled, keys), states
+
+    def pool_packed(self, tokens: PackedTokens, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What vectors are made of (N, D), and the encoder's states (L, D)."""
+        pools, states, order, places = [], [], [], []
         for group in length_groups(input_ids, attention_mask, tokens.rows, self.config.max_sentence_tokens):
             pooled, x = self.encoder(tokens.inputs(group), group.mask)
-            own = None if keys is None or not self.training else keys[group.index]
-            embeds.append(self.latent(pooled, own)[0][: group.num_real])
+            pools.append(pooled[: group.num_real])
             real = group.mask & group.real
             states.append(x[real])
             order.append(group.index[: group.num_real])
             places.append(group.rows[real])
-        return torch.cat(embeds)[torch.cat(order).argsort()], torch.cat(states)[torch.cat(places).argsort()]
+        return torch.cat(pools)[torch.cat(order).argsort()], torch.cat(states)[torch.cat(places).argsort()]
+
+    def vectors(self, pooled: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Sentence vectors (N, D) of pooled states (N, D): in training drawn if the latent is one to draw from."""
+        if self.training and self.latent_kind.has_kl and keys is None:
+            keys = new_keys(len(pooled), pooled.device)
+        return self.latent(pooled, keys if self.training else None)[0]
+
+    def posterior(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log of the variance (N, D) of a Gaussian latent."""
+        assert isinstance(self.latent_kind, GaussianLatent)
+        assert self.to_gaussian is not None
+        return self.latent_kind.posterior(pooled, self.to_gaussian)

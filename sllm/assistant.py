@@ -199,6 +199,11 @@ class _Drafter:
     def __init__(self, model: SLLM):
         if model.own is not None:
             raise ValueError("An SLLM grafted by own layers drafts for no other model: give a published one.")
+        if model.draws_vectors:
+            raise ValueError(
+                f"next_vector={model.config.next_vector!r}: guesses are what a model finds likeliest, and this one "
+                "draws sentences instead; give an SLLM with a projection."
+            )
         self.model, self.vocab_size = model, model.config.vocab_size
         self.greedy = Sampler(GenerationConfig(), model.config.vocab_size, model.device)
         # End marks and ids that no token has are in no sentence of an SLLM; the other model may write them.

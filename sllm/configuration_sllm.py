@@ -35,7 +35,13 @@ class SLLMConfig(PreTrainedConfig):
             sentences need; `detached`, with that gradient cut; `marker`, one constant in place of all: a control.
         freeze_trunk_layers: None trains the whole trunk, k only its first and last k layers.
         freeze_autoencoder: train the trunk and the joints only.
-        next_vector: what the decoder reads of a trunk state (`sllm.next_vector`).
+        next_vector: what the decoder reads of a trunk state (`sllm.next_vector`): a `projection`, or a vector that a
+            head draws, `energy` or `flow`, which needs an autoencoder with a Gaussian latent.
+        vector_blocks: layers of such a head.
+        vector_draws: its draws for each sentence of training (flow: places on the way), two or more.
+        posterior_draws: what they are compared with (energy): draws of what the encoder says.
+        flow_steps: midpoint steps from noise to a vector (flow).
+        vector_temperature: what noise is multiplied by when text is written, 0 to 1.
         stop_weight: weight of the stop flag's loss; 1 makes the objective the exact likelihood of the text.
         num_future_tokens: heads of the sentence decoder; head i predicts the i-th next token of the sentence, and those
             after the first draft what the first then verifies (arXiv 2404.19737).
@@ -75,6 +81,11 @@ class SLLMConfig(PreTrainedConfig):
         freeze_trunk_layers: int | None = None,
         freeze_autoencoder: bool = False,
         next_vector: str = "projection",
+        vector_blocks: int = 4,
+        vector_draws: int = 8,
+        posterior_draws: int = 32,
+        flow_steps: int = 8,
+        vector_temperature: float = 1.0,
         stop_weight: float = 1.0,
         num_future_tokens: int = 1,
         draft_head_kind: str = "block",
@@ -103,6 +114,8 @@ class SLLMConfig(PreTrainedConfig):
         self.freeze_trunk_layers = freeze_trunk_layers
         self.freeze_autoencoder = freeze_autoencoder
         self.next_vector = next_vector
+        self.vector_blocks, self.vector_draws, self.posterior_draws = vector_blocks, vector_draws, posterior_draws
+        self.flow_steps, self.vector_temperature = flow_steps, vector_temperature
         self.stop_weight = stop_weight
         self.num_future_tokens = num_future_tokens
         self.draft_head_kind = draft_head_kind
@@ -110,10 +123,8 @@ class SLLMConfig(PreTrainedConfig):
         self.train_draft_heads_only = train_draft_heads_only
         self.draft_targets = draft_targets
         self.end_flag = end_flag
-        self.lower_layers = lower_layers
-        self.upper_layers = upper_layers
-        self.lower_window = lower_window
-        self.upper_window = upper_window
+        self.lower_layers, self.upper_layers = lower_layers, upper_layers
+        self.lower_window, self.upper_window = lower_window, upper_window
         self.use_trunk = use_trunk
         # The one state that predicts the sentence is read as its vector: alone it needs no attention.
         extended = num_memory_states > 1 or num_memory_tokens > 0
@@ -212,6 +223,8 @@ class SLLMConfig(PreTrainedConfig):
                 faults.append(f"{name}: there are no drafting heads; set num_future_tokens to 2 or more")
         if self.draft_targets == "greedy" and self.end_flag:
             faults.append("draft_targets='greedy': with end_flag drafting heads learn the text; leave one of them out")
+        if self.next_vector in NEXT_VECTORS:
+            faults += NEXT_VECTORS[self.next_vector].faults(self)
         faults += self._own_layer_faults()
         faults += draft_target_faults(self.draft_targets, self.train_draft_heads_only, "train_draft_heads_only")
         refuse("SLLM", faults)

@@ -32,7 +32,7 @@ from multitoken.request import (
 from sllm import reading
 from sllm.modeling_sllm import SLLMModel
 from sllm.reading import AnyState
-from sllm.sentence_writer import AnySteps, SentenceWriter, open_steps
+from sllm.sentence_writer import AnySteps, SentenceWriter, VectorDraws, open_steps
 
 OVERFLOWS = ("stop", "slide")
 ENDLESS = 2**62
@@ -118,8 +118,10 @@ def generate(
     processor: SentenceProcessor | None,
     max_new_sentences: int | None,
     overflow: str,
+    vector_temperature: float | None = None,
 ) -> SentenceGenerateOutput:
     """`SLLM.generate`."""
+    draws = VectorDraws.of(model, request.seed, vector_temperature)
     if overflow not in OVERFLOWS:
         raise ValueError(f"overflow={overflow!r}: choose {' or '.join(OVERFLOWS)}.")
     max_new_sentences = check_number("max_new_sentences", max_new_sentences)
@@ -141,7 +143,7 @@ def generate(
     limits = _Limits(ENDLESS if max_new_sentences is None else max_new_sentences, overflow == "slide")
     if not limits.slides:
         _check_prompts_fit(model, texts)
-    writer = _open_writer(model, call, texts, limits)
+    writer = _open_writer(model, call, texts, limits, draws)
     call.stream.put(torch.tensor(texts[0].ids(), dtype=torch.long))
     for sentences in _sentences(model, texts, writer, limits):
         call.stream.follow(sentences[0])
@@ -172,12 +174,14 @@ def _check_prompts_fit(model: SLLMModel, texts: list[_Text]) -> None:
             )
 
 
-def _open_writer(model: SLLMModel, call: Call, texts: list[_Text], limits: _Limits) -> SentenceWriter:
+def _open_writer(
+    model: SLLMModel, call: Call, texts: list[_Text], limits: _Limits, draws: VectorDraws | None
+) -> SentenceWriter:
     steps = None
     if call.fixed:
         rows, tokens = len(call.drafting.tree.nodes), max(text.limit for text in texts)
         steps = open_steps(model, call.config, len(texts), rows, tokens, limits.sentences)
-    writer = SentenceWriter(model, len(texts), call.sampler, call.drafting, call.endings, steps)
+    writer = SentenceWriter(model, len(texts), call.sampler, call.drafting, call.endings, steps, draws)
     if call.stream.shows_drafts:  # then what a pass brings is shown at once, else a sentence is shown whole
         writer.loop.show_draft = call.stream.put_draft
         writer.after_pass = lambda sentences: call.stream.follow(sentences[0])

@@ -40,6 +40,7 @@ from sllm.own_layers import OwnLayers
 from sllm.parts import flops_by_part, freeze_parts, part_of
 from sllm.sentences import Decoded, Sentences, SLLMOutput, TextNats, cut_windows, place_in_windows
 from sllm.token_loss import Taught, draft_names, loss_counts, loss_weights, token_loss, without_cut_ends
+from sllm.vector_losses import drawn_counts, drawn_output, drawn_weights, no_likelihood
 
 
 class SLLMPreTrainedModel(PreTrainedModel):
@@ -76,7 +77,7 @@ class SLLMModel(SLLMPreTrainedModel):
             self.start_state = nn.Parameter(torch.empty(width))
             self.vectors = nn.Identity()  # every sentence vector passes here: the audit listens
             self.sentence_in = nn.Linear(width, width)  # from the encoder's scale to that of the trunk's embeddings
-            self.sentence_out = NEXT_VECTORS[config.next_vector].new(width)  # from states to what the decoder reads
+            self.sentence_out = NEXT_VECTORS[config.next_vector].new(config)  # from states to what the decoder reads
         untied = self.own is not None and not config.trunk.tie_word_embeddings
         self.lm_head = nn.Linear(width, config.vocab_size, bias=False) if untied else None
         self.stop_head = nn.Linear(width if self.own is None else config.trunk.hidden_size, 1)
@@ -92,6 +93,7 @@ class SLLMModel(SLLMPreTrainedModel):
         self.draft_heads = nn.ModuleList(head(config.autoencoder) for _ in range(num_drafts))
         self.heads_attend = head.attends
         self.draft_transitions = nn.ModuleList(Transition(width) for _ in range(num_drafts * config.draft_transitions))
+        self.draws_vectors = NEXT_VECTORS[config.next_vector].draws  # then nothing has a likelihood
         self.rates: dict[str, float] = {}  # by parts, for training
         self.teacher_weight = self.state_weight = self.window_dropout = 0.0  # likewise
         self.online_teacher: OnlineTeacher | None = None
@@ -161,10 +163,11 @@ class SLLMModel(SLLMPreTrainedModel):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        return loss_weights(self)
+        return drawn_weights(self) if self.draws_vectors else loss_weights(self)
 
     def loss_counts(self, input_ids: Tensor, attention_mask: Tensor, **given) -> dict[str, Tensor]:
-        return loss_counts(self, attention_mask, **given)
+        counts = loss_counts(self, attention_mask, **given)
+        return drawn_counts(self, counts["token"], attention_mask.any(-1).sum()) if self.draws_vectors else counts
 
     def forward(
         self,
@@ -190,6 +193,10 @@ class SLLMModel(SLLMPreTrainedModel):
         teacher = Taught.of_batch(self, sentences, input_ids, attention_mask, **told)
         rows = [input_ids.new_zeros(0)]
         states = self.trunk_states(sentences, sentence_mask)  # (B,S+1,D)
+        stop_logits, stop = self._stop(states, sentence_mask, continues)
+        if self.draws_vectors:
+            counts = self.loss_counts(input_ids, attention_mask)
+            return drawn_output(self, sentences, states, keys, counts, stop_logits, stop)
         # Seeded with nothing: a batch of empty texts has a loss, too, that of its stop flags.
         hidden, targets = [states.new_zeros(0, self.config.hidden_size)], [input_ids.new_zeros(0)]
         first = [sentence_mask.new_zeros(0, dtype=torch.bool)]
@@ -209,7 +216,6 @@ class SLLMModel(SLLMPreTrainedModel):
                 of_head.append(found)
         of_rows = None if teacher is None else teacher.at(torch.cat(rows))
         of_tokens = token_loss(self, torch.cat(hidden), torch.cat(targets), torch.cat(first), of_rows)
-        stop_logits, stop = self._stop(states, sentence_mask, continues)
         losses = {"token": of_tokens.loss if teacher is None else of_tokens.nats, "stop": stop.sum()}
         if teacher is not None:
             losses |= {"distilled": of_tokens.loss, "teacher": of_tokens.divergence}
@@ -226,6 +232,8 @@ class SLLMModel(SLLMPreTrainedModel):
 
     def target_nats(self, hidden: Tensor, targets: Tensor, first: Tensor, measure: Any = token_nats) -> Tensor:
         """-log p (M,) of targets, end marks among them, given hidden states (M,D)."""
+        if self.draws_vectors:
+            raise no_likelihood(self.config.next_vector)
         end = self.config.eos_token_id
         if self.end_head is not None:
             flags = self.end_head(hidden).squeeze(-1)
@@ -252,6 +260,8 @@ class SLLMModel(SLLMPreTrainedModel):
             measure: of tokens and end marks: `token_nats`, or `signed_nats`, whose signs say which were the first
                 choice.
         """
+        if self.draws_vectors:
+            raise no_likelihood(self.config.next_vector)
         if windows is not None and self.own is not None:  # what is read in a window depends on where it begins
             input_ids, attention_mask, sentence_mask = cut_windows(input_ids, attention_mask, sentence_mask, windows)
         sentences = self.read(input_ids, attention_mask, sentence_mask)
@@ -288,11 +298,11 @@ class SLLMModel(SLLMPreTrainedModel):
         ids, mask = input_ids[rows, places], right_padded(attention_mask[rows, places])  # (N,T)
         tokens = self.autoencoder.pack(ids, mask)
         own = None if keys is None else mixed(keys[rows] + places)  # (N,)
-        embeds, token_states = self.autoencoder.encode_packed(tokens, ids, mask, own)  # (N,D), (L,D)
-        lengths, embeds = mask.sum(1), self.vectors(embeds)
+        pooled, token_states = self.autoencoder.pool_packed(tokens, ids, mask)  # (N,D), (L,D)
+        lengths, embeds = mask.sum(1), self.vectors(self.autoencoder.vectors(pooled, own))
         numbers = torch.arange(len(rows), device=rows.device)
         starts = lengths.cumsum(0) - lengths
-        return Sentences(rows, places, numbers, ids, mask, tokens, starts, embeds, token_states, closed)
+        return Sentences(rows, places, numbers, ids, mask, tokens, starts, pooled, embeds, token_states, closed)
 
     def _closed(self, input_ids: Tensor, keys: Tensor | None) -> Tensor | None:
         """(B,) texts whose decoder has to do without the tokens of earlier sentences."""
@@ -334,7 +344,8 @@ class SLLMModel(SLLMPreTrainedModel):
             index = chosen[group.index]
             state = states[sentences.rows[index], sentences.places[index]]  # (n,D): sentence k+1 is read from state k
             memories = self._memories(sentences, states, index, memory)
-            vectors = self.sentence_out(state)
+            # Where the next vector is drawn, the decoder learns from the sentence's own.
+            vectors = sentences.embeds[number[group.index]] if self.draws_vectors else self.sentence_out(state)
             decoded = decoder.states(tokens.shifted(group), vectors, memories)
             cut = group_targets(group, self.config.autoencoder)
             yield Decoded(index, group.num_real, decoded, decoder.norm(decoded), cut, vectors)

@@ -51,9 +51,12 @@ def flops_by_part(model: Any, num_tokens: int, num_sentences: int) -> dict[str, 
         return _of_own_layers(model, num_tokens, num_sentences)
     config = model.config.trunk
     attention = attention_flops(attention_width(config), config.num_hidden_layers, model.config.max_sentences / 2)
-    joints = sum(linear_flops(joint) for joint in (model.sentence_in, model.sentence_out))
+    draws = model.config.vector_draws if model.draws_vectors else 1
+    joints = linear_flops(model.sentence_in) + draws * linear_flops(model.sentence_out)
     trunk = linear_flops(model.trunk) + joints + attention
     parts = {"trunk": num_sentences * trunk, **model.autoencoder.flops_by_part(num_tokens, num_sentences)}
+    if model.draws_vectors and model.config.freeze_autoencoder:  # its decoder is not asked in training
+        parts |= {"decoder": 0.0, "vocabulary": 0.0}
     return parts | {"drafts": (num_tokens + num_sentences) * _of_heads(model)}
 
 

@@ -16,6 +16,8 @@ from transformers import DynamicCache
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.int8 import Int8Linear, linear_layers_to_int8
+from lmbase.modeling.losses import token_nats
+from lmbase.modeling.noise import mixed, new_keys, uniform
 from lmbase.modeling.trunk import run_trunk
 from sentencevae.decoder import DecoderState
 from sentencevae.layers import CachedLayer, DecoderLayer, LayerMemory, Memories, TreeMask
@@ -24,6 +26,8 @@ from sllm.decoder_memory import latest, memory_vectors
 from sllm.end_flag import ends_for_sure, joint_logits, only_end
 from sllm.modeling_sllm import SLLMModel
 from sllm.own_reading import OwnState, OwnWriting
+
+CANDIDATES = 32  # drawn vectors for a sentence that a prompt has begun
 
 
 @dataclass
@@ -38,6 +42,7 @@ class ReadingState:
     tokens_mask: Tensor  # (B, W)
     vectors: Tensor  # (B, M, D) of the latest sentences, newest last
     vectors_mask: Tensor  # (B, M)
+    drawn: Tensor | None = None  # (B, D) vectors of the next sentences, where those are drawn
 
     def add(self, new: Tensor, vectors: Tensor, alive: Tensor) -> None:
         """The trunk's next state (B, 1, D), and the vector (B, 1, D) that it was made of, of those texts (B,) that go
@@ -47,6 +52,7 @@ class ReadingState:
         if self.vectors.shape[1]:
             self.vectors = torch.cat([self.vectors, vectors], dim=1)[:, 1:]
             self.vectors_mask = torch.cat([self.vectors_mask, alive[:, None]], dim=1)[:, 1:]
+        self.drawn = None
 
 
 AnyState = Any  # ReadingState, or OwnState of a graft by own layers
@@ -146,9 +152,41 @@ def start_sentence(model: SLLMModel, state: AnyState) -> AnyWriting:
     if isinstance(state, OwnState):
         state.writing = OwnWriting(model, state)
         return state.writing
-    decoder = model.autoencoder.decoder
-    memories = memories_of(model, decoder.layers, state)
-    return decoder.start(model.sentence_out(state.states[:, -1]), memories)
+    decoder, newest = model.autoencoder.decoder, state.states[:, -1]
+    if not model.draws_vectors:
+        return decoder.start(model.sentence_out(newest), memories_of(model, decoder.layers, state))
+    if state.drawn is None:
+        draw_vectors(model, state, new_keys(len(newest), newest.device), model.config.vector_temperature)
+    return decoder.start(cast(Tensor, state.drawn))
+
+
+def draw_vectors(
+    model: SLLMModel,
+    state: ReadingState,
+    keys: Tensor,
+    temperature: float,
+    forced: Sequence[list[int]] | None = None,
+) -> None:
+    """Draw the next sentence's vector of each text, decided by its key (B,).
+
+    A sentence that has begun (`forced` tokens) gets one of several draws, by how likely the decoder finds this
+    beginning under each: the more there are, the nearer to a draw of those that go with it.
+    """
+    state.drawn = model.sentence_out.sample(state.states[:, -1], keys, temperature)
+    for row, ids in enumerate(forced or []):
+        if ids:
+            newest = state.states[row, -1].expand(CANDIDATES, -1)
+            own = mixed(keys[row] ^ torch.arange(1, CANDIDATES + 1, device=keys.device))
+            found = model.sentence_out.sample(newest, own, temperature)
+            read = torch.tensor([[model.config.bos_token_id, *ids[:-1]]], device=keys.device)
+            hidden = model.autoencoder.decoder(model.autoencoder.embed_tokens(read).expand(CANDIDATES, -1, -1), found)
+            targets = torch.tensor(ids, device=keys.device).expand(CANDIDATES, -1)
+            first = torch.arange(targets.numel(), device=keys.device) % len(ids) == 0
+            rows = hidden.flatten(0, 1), model.output_table, targets.flatten()
+            nats = token_nats(*rows, closed_rows=first, closed_id=model.config.eos_token_id).view(CANDIDATES, -1)
+            chances = (-nats.sum(1)).double().softmax(0).cumsum(0)
+            chosen = int((chances < uniform(mixed(keys[row : row + 1]), 1)[0]).sum().clamp(max=CANDIDATES - 1))
+            state.drawn[row] = found[chosen]
 
 
 def write_rows(model: SLLMModel, ids: Tensor, written: AnyWriting, tree: TreeMask | None = None) -> Tensor:

@@ -5,14 +5,16 @@ B texts, R rows of a pass (the newest token and drafts after it), T tokens of a 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
 from lmbase.modeling.cache import RowCache
-from lmbase.modeling.decoding import Sampler
+from lmbase.modeling.decoding import Origins, Sampler, Seed
 from lmbase.modeling.endings import Endings
+from lmbase.modeling.settings import check_number
 from multitoken.draft_loop import Drafting, Read, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.transitions import Ahead, Guessers
@@ -43,6 +45,38 @@ def open_steps(
             "leave it out (and --compile)."
         )
     return OwnRowSteps(model, config, num_tokens, num_sentences) if num_texts == 1 else None
+
+
+@dataclass
+class VectorDraws:
+    """How the vectors of one call's sentences are drawn, by a model whose head draws them."""
+
+    origins: Origins
+    temperature: float
+    number: int = 0  # of the next sentence
+
+    @classmethod
+    def of(cls, model: SLLMModel, seed: Seed, temperature: float | None) -> "VectorDraws | None":
+        """Those of a call; None where no head draws.
+
+        Raises:
+            ValueError: a temperature for such a model, or one out of range.
+        """
+        if model.draws_vectors:
+            given = model.config.vector_temperature if temperature is None else temperature
+            return cls(Origins(seed), check_number("vector_temperature", given))
+        if temperature is not None:
+            raise ValueError(
+                f"vector_temperature={temperature!r}: this model's next_vector is {model.config.next_vector!r}, which "
+                "draws no vectors; temperature is that of tokens."
+            )
+        return None
+
+    def draw(self, model: SLLMModel, state: AnyState, begun: Sequence[list[int]]) -> None:
+        """Draw those of the next sentences, some of which a prompt has begun."""
+        keys = self.origins.keys(len(state.states), self.number).to(state.states.device)
+        reading.draw_vectors(model, state, keys, self.temperature, begun)
+        self.number += 1
 
 
 class SentenceReader:
@@ -158,6 +192,7 @@ class SentenceWriter:
     Args:
         endings: what ends a text beside end marks.
         steps: compiled ones, if they are wanted.
+        draws: of a model whose head draws sentence vectors.
 
     Attributes:
         after_pass: called with the sentences after each pass.
@@ -171,8 +206,9 @@ class SentenceWriter:
         drafting: Drafting,
         endings: Endings | None = None,
         steps: AnySteps = None,
+        draws: VectorDraws | None = None,
     ):
-        self.steps = steps
+        self.steps, self.draws = steps, draws
         self.state: AnyState | None = None  # what was read of the texts
         drafts = DraftTree.chain(0) if drafting.lookups else drafting.tree
         self.reader = SentenceReader(model, drafts, steps, sampler.takes_largest)
@@ -181,6 +217,8 @@ class SentenceWriter:
 
     def write(self, state: AnyState, sentences: Sequence[Stretch]) -> None:
         """Write on until no sentence is `writing`. Those that are not from the start are left alone."""
+        if self.draws is not None:
+            self.draws.draw(self.reader.model, state, [sentence.ids for sentence in sentences])
         self.reader.begin(state)
         for _ in self.loop.run(sentences):
             if self.after_pass is not None:

@@ -20,7 +20,7 @@ class SLLMOutput(ModelOutput):
         loss: () mean training loss per target token.
         losses: named sums in nats: `token` and `stop`, with drafting heads also `drafts`, their sum, and its parts
             `head_2` .. `head_n`, with transitions `after_2` .. `after_n` (a head's token, the one before it
-            known); `loss_counts` has what each is divided by.
+            known); `loss_counts` has what each is divided by. Where vectors are drawn: `sllm.vector_losses`.
         correct: () target tokens that were the most probable token.
         stop_logits: (B, S+1) log-odds that the text stops after k sentences.
         states: (B, S+1, D) trunk states; state k predicts sentence k+1.
@@ -53,6 +53,7 @@ class Sentences:
     mask: Tensor  # (N, T)
     tokens: PackedTokens
     starts: Tensor  # (N,) tokens of the batch before each sentence, padding not counted
+    pooled: Tensor  # (N, D) what vectors are made of
     embeds: Tensor  # (N, D)
     token_states: Tensor  # (L, D) of the encoder, for all L tokens of the batch one after another
     closed: Tensor | None = None  # (B,) texts whose decoder sees no tokens of sentences before its own

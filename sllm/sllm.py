@@ -96,7 +96,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         told = {name: x for name, x in told.items() if name == "cut_short" or "teacher" in name}
         output = super().forward(**batch, keys=keys, **told)
         if num_items_in_batch is not None:
-            output.loss = per_item(cast(Tensor, output.loss), self.loss_counts(**batch)["token"], num_items_in_batch)
+            output.loss = per_item(cast(Tensor, output.loss), self.loss_counts(**batch)["stop"], num_items_in_batch)
         return output
 
     @inference_method
@@ -112,6 +112,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         text: str | Sequence[str] | None = None,
         max_new_sentences: int | None = None,
         overflow: str = "stop",
+        vector_temperature: float | None = None,
         num_draft: int | str = "auto",
         tree: DraftTree | Sequence[Sequence[int]] | None = None,
         seed: Seed = None,
@@ -137,12 +138,11 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             text: a text or a list of texts.
             max_new_sentences: stop after writing this many.
             overflow: when the trunk's positions are used up: `stop`, or `slide` to drop the oldest half and read again.
+            vector_temperature: 0 (always the same) to 1, of a head that draws sentence vectors, do_sample or not.
             num_draft: k writes sentences with heads 1 to k of the decoder, 1 is token by token; `auto` drafts, or
                 copies, as long as it pays. The text is the same, in sampling with the same seed.
-            tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth. Default:
-                each head's first.
-            seed: makes sampling repeatable; a list gives each text a (seed, number) of its own: what it would be as
-                the text of that number in a call with that seed.
+            tree: draft several candidates of each head (paths, see `DraftTree`); `num_draft` limits its depth.
+            seed: makes sampling repeatable; a list gives each text its (seed, number), as in a call with that seed.
 
         cache_implementation="static" (Transformers' word; with a compile_config, if that is to say how, or with
         disable_compile) gives caches of fixed size and compiled steps: the first call takes up to minutes, later ones
@@ -159,7 +159,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         request = Request(*given, text, num_draft, tree, seed, kwargs)
         with ended(streamer):
             processor = self._processor if isinstance(request.prompt(), Tensor) else self.processor
-            return generation_sllm.generate(self, request, processor, max_new_sentences, overflow)
+            return generation_sllm.generate(self, request, processor, max_new_sentences, overflow, vector_temperature)
 
     def score(self, texts: str | Sequence[str], contexts: str | Sequence[str] | None = None) -> Scores:
         """Exact -log p of each text (its end included), given the context before it if there is one.
@@ -173,8 +173,9 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             Scores: nats, bytes and tokens, one entry per text.
 
         Raises:
-            ValueError: a lone surrogate (with its offset), as many contexts as there are not texts, or a context that
-                ends inside a token of the whole.
+            ValueError: a lone surrogate (with its offset), as many contexts as there are not texts, a context that
+                ends inside a token of the whole, or a head that draws sentence vectors, under which texts have no
+                likelihood.
         """
         return score_texts(self, self.processor, texts, contexts)
 

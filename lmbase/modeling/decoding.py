@@ -55,6 +55,21 @@ def seed_or_random(seed: int | None) -> int:
 Seed = int | list[tuple[int, int]] | None
 
 
+class Origins:
+    """What each text's draws belong to: its seed, and its number among the texts of that seed."""
+
+    def __init__(self, seed: Seed = None):
+        self.of_texts = seed if isinstance(seed, list) else None
+        self.seed = 0 if isinstance(seed, list) else seed_or_random(seed)
+
+    def of(self, text: int) -> tuple[int, int]:
+        return (self.seed, text) if self.of_texts is None else self.of_texts[text]
+
+    def keys(self, num_texts: int, number: int) -> Tensor:
+        """(B,) keys for `lmbase.modeling.noise`, of the draw of this number in each text."""
+        return torch.tensor([mixed_bits(*self.of(text), number, 2) >> 1 for text in range(num_texts)])
+
+
 class GumbelNoise:
     """What makes a draw of each token of each text: the largest of log p + noise is a draw from p.
 
@@ -64,8 +79,7 @@ class GumbelNoise:
     """
 
     def __init__(self, vocab_size: int, device: torch.device | str, seed: Seed = None):
-        self.of_texts = seed if isinstance(seed, list) else None
-        self.seed = 0 if isinstance(seed, list) else seed_or_random(seed)
+        self.origins = Origins(seed)
         self.vocab_size, self.generator = vocab_size, torch.Generator(device)
         self.held: dict[int, dict[int, Tensor]] = defaultdict(dict)  # by text: tokens are guessed, then chosen
 
@@ -75,11 +89,7 @@ class GumbelNoise:
 
     def uniform(self, text: int, number: int) -> float:
         """A draw from 0 to 1, for choices of a text beside those of tokens."""
-        return mixed_bits(*self._origin(text), number, 1) / 2**64
-
-    def _origin(self, text: int) -> tuple[int, int]:
-        """The seed of a text, and its number among the texts of that seed."""
-        return (self.seed, text) if self.of_texts is None else self.of_texts[text]
+        return mixed_bits(*self.origins.of(text), number, 1) / 2**64
 
     def _one(self, text: int, position: int) -> Tensor:
         held = self.held[text]
@@ -90,10 +100,10 @@ class GumbelNoise:
     def _waiting(self, text: int, position: int) -> Tensor:
         """(V,) draws of the exponential distribution."""
         if self.generator.device.type == "cpu":  # PyTorch's takes twice as long there, and reads half of the bits
-            draws = draws_of(*self._origin(text), position)
+            draws = draws_of(*self.origins.of(text), position)
             return torch.from_numpy(draws.standard_exponential(self.vocab_size)).float()
         waiting = torch.empty(self.vocab_size, device=self.generator.device, dtype=torch.float32)
-        self.generator.manual_seed(mixed_bits(*self._origin(text), position))
+        self.generator.manual_seed(mixed_bits(*self.origins.of(text), position))
         return waiting.exponential_(generator=self.generator)
 
     def forget(self, text: int, before: int) -> None:

@@ -117,9 +117,11 @@ RANGES: dict[str, tuple[type, float, float]] = {
     "prompt_lookup_num_tokens": (int, 1, math.inf),
     "max_matching_ngram_size": (int, 1, math.inf),
     "num_samples": (int, 0, math.inf),
+    "vector_temperature": (float, 0, 1),
 }
 HINTS = {
     "temperature": "; do_sample=False always takes the most probable token",
+    "vector_temperature": "; 0 always takes the same vector, 1 draws as was trained",
     "prompt_lookup_num_tokens": "; None looks nothing up",
 }
 

@@ -38,6 +38,11 @@ TABLE = {
     "megabytes_per_second_high": Column("MB/s high"),
     "ppl": Column("PPL per own token"),
     "kv_ratio": Column("KV ratio to OPT"),
+    "brier_lm": Column("BrierLM", "{:.2f}".format, better="higher"),
+    "brier_*": Column(show="{:.2f}".format),
+    "repeated_*": Column(show=percent),
+    "drawn_token_accuracy": Column("token accuracy, vectors drawn", percent, better="higher"),
+    "kl_nats": Column("KL nats per sentence", "{:.1f}".format),
     "exact*": Column(show=percent),
     "f1*": Column(show="{:.3f}".format),
     "published_kb_per_token": Column("KB/token as printed"),
@@ -57,6 +62,7 @@ MEANINGS = {
     "speed_ratio": "tokens per second over the baseline's, round by round; low and high are its range",
     "kv_bytes_per_token": "what the cache grows by with each token of text",
     "reconstruction_exact_match": "sentences that come back exactly from an autoencoder, which sees them",
+    "brier_lm": "how near two samples come to what the text says; higher is better, and no likelihood is needed",
     "ppl": "per token of its own, the true beginning given; not comparable between kinds of models",
 }
 

@@ -8,7 +8,8 @@ from lmbase.training.batches import Dataset
 
 @torch.no_grad()
 def validation_loss(model, items: Dataset, max_items: int, batch_size: int) -> dict[str, float]:
-    """Mean nats per target of each loss, their perplexity and bits per byte, over evenly spread items.
+    """Mean of each loss per target over evenly spread items; where tokens have a likelihood, their perplexity and
+    bits per byte, too.
 
     A quick figure to watch a run by; `evaluate` scores every byte in overlapping windows instead.
     """
@@ -26,6 +27,8 @@ def validation_loss(model, items: Dataset, max_items: int, batch_size: int) -> d
             sums[name] = sums.get(name, 0.0) + float(output.losses[name])
             counts[name] = counts.get(name, 0.0) + float(count)
     figures = {name: sums[name] / counts[name] for name in sums}
+    if "token" not in sums:
+        return figures
     figures["perplexity"] = float(np.exp(figures["token"]))
     figures["token_accuracy"] = correct / counts["token"]
     total = sums["token"] + sums.get("stop", 0.0)

@@ -29,6 +29,8 @@ def audit_sentences(model: SLLM, sentences: Sentences, opening: int | None = Non
 
     Scores are audited as a whole text has them, and as windows have them that are scored together over one reading.
 
+    Where a head draws the next sentence's vector there are no scores: what it draws and the flags are audited instead.
+
     Args: opening: sentences to audit at every place, those behind them by samples; default: all.
     """
     report = AuditReport()
@@ -63,6 +65,12 @@ def _audit_surroundings(model: SLLM, sentences: Sentences, report: AuditReport) 
 
     All that is changed keeps its number of tokens, so scores must stay equal to the last bit.
     """
+    if model.draws_vectors:
+        pairs = [_drawn(model, [beside, sentences, beside], 1) for beside in (sentences, _others(model, sentences))]
+        for k, (expected, found) in enumerate(zip(*(pair.scores for pair in pairs), strict=True)):
+            same = torch.equal(expected, found)
+            report.check(same, f"changing the texts beside it moved what is drawn for sentence {k + 1}")
+        return
     size = max(2, len(sentences) // 2)
     others = _others(model, sentences)
 
@@ -82,6 +90,8 @@ def _audit_surroundings(model: SLLM, sentences: Sentences, report: AuditReport) 
 
 def _score(model: SLLM, sentences: Sentences) -> Scored:
     """Each sentence's nats in the whole text, and behind them those in the window that scores it."""
+    if model.draws_vectors:
+        return _drawn(model, [sentences])
     batch = pad_sentences([sentences], model.config.pad_token_id)
     arguments = [t.to(model.device) for t in (batch.input_ids, batch.attention_mask, batch.sentence_mask)]
     nats = _nats(model, *arguments)
@@ -93,6 +103,22 @@ def _score(model: SLLM, sentences: Sentences) -> Scored:
         parts += [nats.token[row, place, :length], nats.stop[row, place : place + 1]]
         scores.append(torch.cat(parts))
     return Scored(scores, model(*arguments).states[0])
+
+
+def _drawn(model: SLLM, texts: list[Sentences], row: int = 0) -> Scored:
+    """Of each sentence of a text the vector that is drawn for it, by one key for all, and the nats of the flag."""
+    batch = pad_sentences(texts, model.config.pad_token_id)
+    ids, mask, sentence_mask = (
+        t.to(model.device) for t in (batch.input_ids, batch.attention_mask, batch.sentence_mask)
+    )
+    states = model.trunk_states(model.read(ids, mask, sentence_mask), sentence_mask)[row]  # (S+1,D)
+    return Scored(list(_draw(model, states)[:-1]), states)
+
+
+def _draw(model: SLLM, states: Tensor) -> Tensor:
+    """States (N, D) -> vectors and nats of the flag "the text goes on" (N, D+1)."""
+    drawn = model.sentence_out.sample(states, torch.zeros(len(states), dtype=torch.long, device=states.device))
+    return torch.cat([drawn.float(), F.softplus(model.stop_head(states).float())], dim=1)
 
 
 def _nats(model: SLLM, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> TextNats:
@@ -139,14 +165,20 @@ def _audit_gradients(model: SLLM, sentences: Sentences, report: AuditReport) -> 
     with torch.enable_grad():
         hook = model.vector_door.register_forward_pre_hook(keep)
         arguments = (batch.input_ids, batch.attention_mask, batch.sentence_mask)
-        nats = _nats(model, *(t.to(model.device) for t in arguments))
+        if model.draws_vectors:
+            drawn = _drawn(model, [sentences]).scores
+        else:
+            nats = _nats(model, *(t.to(model.device) for t in arguments))
         hook.remove()
         # Which sentence each vector is of: they are read once, or once for each window.
         numbers = torch.arange(len(sentences))
         if len(vectors[0]) > len(sentences):
             numbers = torch.cat([numbers, *(numbers[w.start : w.stop] for w in _windows(len(sentences)))])
         for k, (row, place) in enumerate(_scored_in(len(sentences))):
-            score = nats.token[0, k].sum() + nats.stop[0, k] + nats.token[row, place].sum() + nats.stop[row, place]
+            if model.draws_vectors:
+                score = drawn[k].sum()
+            else:
+                score = nats.token[0, k].sum() + nats.stop[0, k] + nats.token[row, place].sum() + nats.stop[row, place]
             (gradient,) = torch.autograd.grad(score, vectors[0], retain_graph=True, allow_unused=True)
             leaks = gradient is not None and bool(gradient[numbers >= k].any())
             report.check(not leaks, f"the score of sentence {k + 1} has a gradient into its own vector or a later one")
@@ -172,6 +204,8 @@ def _audit_steps(model: SLLM, sentences: Sentences, starts: Iterable[int], most:
 
 def _score_step(model: SLLM, ids: Tensor, mask: Tensor, state: AnyState) -> Tensor:
     """Nats of one sentence (1, T) given what was read, token by token, and of the flag that it follows."""
+    if model.draws_vectors:
+        return _draw(model, state.states[:, -1])[0]
     cut = sentence_targets(ids, mask, model.config.autoencoder)
     written = model.start_sentence(state)
     hidden = []

@@ -94,8 +94,13 @@ class TokenModel(LoadedModel):
 
     def _check_token_level(self, how: Writing) -> None:
         """Refuse what only an SLLM does."""
-        for name, unset in (("max_new_sentences", None), ("overflow", "stop")):
-            if (value := getattr(how, name)) != unset:
+        given = {
+            "max_new_sentences": how.max_new_sentences,
+            "vector_temperature": how.settings.get("vector_temperature"),
+        }
+        given["overflow"] = None if how.overflow == "stop" else how.overflow
+        for name, value in given.items():
+            if value is not None:
                 raise ValueError(
                     f"{name}={value!r} is for SLLMs, and {self.name} is {self.shown}: leave --{name} out"
                     + ("; --max_new_tokens limits what is written." if name == "max_new_sentences" else ".")

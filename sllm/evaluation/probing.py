@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lmbase.modeling.inference import inference_method
+from lmbase.modeling.noise import mixed, normal
 from lmbase.text.padding import pad_sentences
 from sllm.modeling_sllm import SLLMModel
 
@@ -90,6 +91,10 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
             closed = torch.ones(len(states), dtype=torch.bool, device=states.device)
             for nats, _ in _token_nats(model, replace(sentences, closed=closed), states):
                 sums["closed_window"] = sums.get("closed_window", 0.0) + float(nats.double().sum())
+        if model.draws:
+            drawn = model.trunk_states(replace(sentences, embeds=_drawn(model, sentences)), arguments[2])
+            for nats, _ in _token_nats(model, sentences, drawn):
+                sums["drawn_vectors"] = sums.get("drawn_vectors", 0.0) + float(nats.double().sum())
     bits = {name: total / torch.tensor(2.0).log().item() / sum(num_bytes) for name, total in sums.items()}
     by_place = {
         f"from_{first}": (total / count / torch.tensor(2.0).log()).item()
@@ -97,6 +102,13 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
         if count
     }
     return {"bits_per_byte": bits, "bits_per_token_by_place": by_place}
+
+
+def _drawn(model: SLLMModel, sentences: Any) -> Tensor:
+    """Vectors (N, D) drawn from what a Gaussian latent says of the sentences, in place of their means."""
+    mean, log_var = model.autoencoder.posterior(sentences.pooled)
+    keys = mixed(torch.arange(len(mean), device=mean.device) + SEED)
+    return (mean + normal(keys, mean.shape[-1]) * (0.5 * log_var).exp()).to(sentences.embeds.dtype)
 
 
 def _token_nats(model: SLLMModel, sentences: Any, states: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -37,7 +37,7 @@ def randomise(model: torch.nn.Module, seed: int = 0, std: float = 0.2) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "sentence_out" in name:
+            if name in ("sentence_out.weight", "sentence_out.bias"):
                 weight.copy_(torch.eye(len(weight)) if weight.ndim == 2 else torch.zeros(len(weight)))
             elif "gates" not in name:
                 offset = float(("norm" in name or ".ln_" in name) and name.endswith("weight"))

@@ -12,12 +12,20 @@ DOCUMENT = [[10 + 7 * k + i for i in range(n)] for k, n in enumerate((4, 1, CAP,
 
 @pytest.mark.parametrize("kind", NEXT_VECTORS)
 def test_a_layer_keeps_the_width_and_starts_silent(kind):
-    layer = NEXT_VECTORS[kind].new(WIDTH)
-    states = torch.randn(2, 3, WIDTH)
-    assert layer(states).any()
+    layer = NEXT_VECTORS[kind].new(make_sllm().config)
+    states = torch.randn(3, WIDTH)
+
+    def vectors():
+        return (
+            layer.field(states[:, None], torch.zeros(3, 1), layer.read(states))
+            if kind == "flow"
+            else (layer.sample(states, torch.arange(3)) if NEXT_VECTORS[kind].draws else layer(states))
+        )
+
+    assert vectors().any()
     NEXT_VECTORS[kind].start(layer)
-    assert layer(states).shape == states.shape
-    assert not layer(states).any()
+    assert vectors().shape[-1] == WIDTH
+    assert not vectors().any()
     assert any(p.requires_grad for p in layer.parameters())
 
 
