@@ -10,7 +10,6 @@ from pydantic import PositiveInt
 from lmbase.config import given_on_command_line, option
 from lmbase.modeling.devices import choose_device
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
-from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import check_same_tokenizer
 from lmbase.training.batches import Dataset, Items, steps_for
@@ -21,7 +20,7 @@ from sllm.evaluation.kept_window import as_configured
 from sllm.evaluation.kinds import kind_of
 from sllm.evaluation.loaded import Writing
 from sllm_data.datasets import TokenWindowDataset
-from sllm_data.open_data import open_data
+from sllm_data.open_data import RULE_KEY, open_data
 from sllm_data.prepared import PreparedData, PreparedSplit
 from sllm_recipes.teaching import Teaching
 
@@ -53,7 +52,7 @@ class FirstRunConfig(RunConfig):
     """Keys of a training that may begin with raw text; one that goes on takes these from the model."""
 
     tokenizer: str | None = option(None, "hub id, folder, bpe:N or bytes; default: the model's own, else bpe:8192")
-    rule: str = option("auto", f"how prepare cuts sentences: {', '.join(RULES)}")
+    rule: str = option("auto", RULE_KEY)
     max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most")
 
 
