@@ -41,7 +41,7 @@ from lmbase.text.learned import SHORTEST, LearnedCuts
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.segmentation import LEARNED, is_unicode
 from lmbase.text.tokenizers import check_same_tokenizer, load_tokenizer, vocabulary_size
-from sllm.cuts.fitting import AGES, HORIZON, Text, fit
+from sllm.cuts.fitting import REACH, Text, fit
 from sllm.cuts.prices import Prices
 from sllm.cuts.stale_reader import DocumentCosts, StaleReader, train_reader
 from sllm_data.corpora import open_corpus
@@ -49,7 +49,6 @@ from sllm_data.open_data import load_prepared
 from sllm_data.prepared import PROCESSOR, PreparedData
 
 CONFIG, READER = "config.yaml", "reader"
-LEAST_CAP = AGES[0] + HORIZON + 2  # a state must grow old enough to be compared with a fresh one
 PART_CHARACTERS = 2**16  # of a document that are read as one
 QUICK_TOKENS = 20_000
 
@@ -80,10 +79,10 @@ class Config:
 
 @single_process
 def main(config: Config) -> SentenceProcessor:
-    if not SHORTEST <= config.sentence_tokens <= config.max_sentence_tokens or config.max_sentence_tokens < LEAST_CAP:
+    if not SHORTEST <= config.sentence_tokens <= config.max_sentence_tokens or config.max_sentence_tokens < REACH:
         raise ValueError(
             f"sentence_tokens={config.sentence_tokens:g}, max_sentence_tokens={config.max_sentence_tokens}: sentences "
-            f"have {SHORTEST} tokens at least, and the most must be {LEAST_CAP} or more."
+            f"have {SHORTEST} tokens at least, and the most must be {REACH} or more."
         )
     if config.context <= config.max_sentence_tokens:
         raise ValueError(
@@ -105,7 +104,7 @@ def main(config: Config) -> SentenceProcessor:
         train = _read(texts("train"), processor.codec, max(config.train_tokens, config.cost_tokens))
         reader = _reader(config, folder, train, vocabulary_size(processor.tokenizer))
         train = _first(train, config.cost_tokens)
-        costs = [DocumentCosts(reader, text.ids, config.context) for text in tqdm(train, "costs", disable=None)]
+        costs = [DocumentCosts(reader, text.ids, config.context, REACH) for text in train]
         learned = fit(train, costs, processor.tokenizer, config.sentence_tokens, config.max_sentence_tokens)
         made = SentenceProcessor(processor.tokenizer, LEARNED, config.max_sentence_tokens, learned.parameters())
         rows = list(_price(config, texts, made, reader)) if config.prices else []
@@ -221,7 +220,7 @@ def _price(
         named[name] = partial(_whole, files, config.text_field)
     for name, read in named.items():
         some = _first(_read(read(), made.codec, config.price_tokens), config.price_tokens)
-        costs = [DocumentCosts(reader, text.ids, config.context) for text in some]
+        costs = [DocumentCosts(reader, text.ids, config.context, config.max_sentence_tokens) for text in some]
         prices = Prices(some, costs, LearnedCuts.of(made.punkt), config.max_sentence_tokens)
         for figures in tqdm(prices.rows(), f"prices of {name}", disable=None):
             yield Row(str(figures.pop("rule")), name, "priced cuts", bytes=prices.bytes, extra=figures)

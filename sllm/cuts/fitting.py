@@ -17,6 +17,7 @@ from sllm.cuts.optimum import Costs, at_rate, capped
 
 HORIZON = 8  # tokens behind a cut whose gain is counted
 AGES = range(2, 20)  # of the state that a cut replaces
+REACH = AGES[-1] + HORIZON  # tokens of a piece that are looked at
 NATS = 1000  # worths are counted in 1/1000 nat
 SEEN = 200  # characters of a class from which its size is known
 SAMPLES = {2: "абвгдежзиклмнопрст", 3: "的一是不了人我在有他这中大来上国个到说们", 4: "😀😁😂🤣😃😄😅😆😉😊"}

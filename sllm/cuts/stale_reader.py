@@ -117,11 +117,12 @@ def train_reader(
 class DocumentCosts:
     """What the tokens of a document cost, by where their piece begins.
 
-    Args: ids: (N,) its tokens. context: positions of a window that the trunk reads.
+    Args: ids: (N,) its tokens. context: positions of a window that the trunk reads. longest: tokens of a piece.
     """
 
-    def __init__(self, reader: StaleReader, ids: np.ndarray, context: int):
-        self.reader, self.size = reader, len(ids)
+    def __init__(self, reader: StaleReader, ids: np.ndarray, context: int, longest: int):
+        assert longest <= reader.longest
+        self.reader, self.size, self.longest = reader, len(ids), longest
         self.ids = torch.from_numpy(ids.astype(np.int64)).to(next(reader.parameters()).device)
         self.rows: dict[int, np.ndarray] = {}  # first token of a piece -> (longest,) nats of the tokens from there on
         parts, entropies = [], []
@@ -144,13 +145,14 @@ class DocumentCosts:
         return np.stack([self.rows[start] for start in starts])
 
     def _measure(self, starts: list[int]) -> None:
-        reader, steps = self.reader, torch.arange(self.reader.longest, device=self.ids.device)
+        reader, steps = self.reader, torch.arange(self.longest, device=self.ids.device)
         first = torch.tensor(starts, device=self.ids.device)
         places = first[:, None] + steps  # (n,T)
         real = places < self.size
         input_ids = self.ids[places.clamp(max=self.size - 1)]
+        mask = reader.causal[: self.longest, : self.longest]
         with inference(reader):
-            hidden = reader.read(input_ids, steps.expand_as(places), self.states[first][:, None], reader.causal)
+            hidden = reader.read(input_ids, steps.expand_as(places), self.states[first][:, None], mask)
             found = torch.zeros(places.shape, device=places.device)
             found[real] = token_nats(hidden[real], output_table(reader.lm), input_ids[real])
         self.rows.update(zip(starts, found.cpu().numpy(), strict=True))
