@@ -22,10 +22,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from safetensors.torch import load_file, save_file
@@ -143,16 +144,18 @@ def _begun(config: Config, folder: Path) -> SentenceProcessor | None:
 def _texts(config: Config) -> tuple[Callable[[str], Iterator[str]], str]:
     """The texts of a split of the data, and what the data are called."""
     if prepared := load_prepared(config.data):
-        return lambda split: decoded(prepared, split), prepared.name
+        order = np.random.default_rng(config.seed)
+        return lambda split: decoded(prepared, split, order), prepared.name
     corpus = open_corpus(config.data, config.text_field)
     return lambda split: (document.text for document in corpus.read(split)), corpus.name
 
 
-def decoded(data: PreparedData, split: str) -> Iterator[str]:
-    """The texts of prepared data."""
+def decoded(data: PreparedData, split: str, order: np.random.Generator) -> Iterator[str]:
+    """The texts of prepared data; those of the train split as they are drawn."""
     arrays = data.split(split)
     borders = arrays.sentence_tokens[arrays.document_sentences].tolist()
-    return (data.processor.decode(arrays.tokens(a, b).tolist()) for a, b in pairwise(borders))
+    numbers = order.permutation(arrays.num_documents) if split == "train" else range(arrays.num_documents)
+    return (data.processor.decode(arrays.tokens(borders[i], borders[i + 1]).tolist()) for i in numbers)
 
 
 def _tokenizer(config: Config, texts: Callable[[str], Iterator[str]]) -> Any:

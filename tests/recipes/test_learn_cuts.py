@@ -56,7 +56,7 @@ def test_a_model_trained_on_them_works_at_every_door(runs, cuts, capsys):
     scores = model.score(["The cat sees. A dog likes."])
     assert scores.bytes == [26]
     assert np.isfinite(scores.nats[0])
-    sllm(f"generate --model {cuts}/sllm --max_new_tokens 5 --device cpu Hello")
+    sllm(f"generate Hello --model {cuts}/sllm --max_new_tokens 5 --device cpu")
     sllm(f"verify {cuts}/sllm")
     sllm(f"evaluate --models {cuts}/sllm {data} --quick true --device cpu --dtype fp32 --output_dir {cuts}/figures")
 
