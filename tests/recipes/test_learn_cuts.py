@@ -58,7 +58,7 @@ def test_a_model_trained_on_them_works_at_every_door(runs, cuts, capsys):
     assert np.isfinite(scores.nats[0])
     sllm(f"generate Hello --model {cuts}/sllm --max_new_tokens 5 --device cpu")
     sllm(f"verify {cuts}/sllm")
-    sllm(f"evaluate --models {cuts}/sllm {data} --quick true --device cpu --dtype fp32 --output_dir {cuts}/figures")
+    sllm(f"evaluate --model {cuts}/sllm {data} --quick true --device cpu --dtype fp32 --output_dir {cuts}/figures")
 
 
 def test_the_same_again_is_only_verified_and_another_refused(runs, cuts, capsys):
@@ -71,7 +71,7 @@ def test_the_same_again_is_only_verified_and_another_refused(runs, cuts, capsys)
 def test_an_interrupted_run_keeps_its_reader(runs, cuts, capsys, monkeypatch):
     from sllm_recipes import learn_cuts
 
-    command = f"learn-cuts --data {runs}/data {SMALL} --output_dir {cuts}/broken"
+    command = f"learn-cuts --data {runs}/data {SMALL} --prices false --output_dir {cuts}/broken"
     with monkeypatch.context() as patched:
         patched.setattr(learn_cuts, "fit", lambda *_: (_ for _ in ()).throw(ValueError("stopped")))
         assert "stopped" in refused(command, capsys)
@@ -96,6 +96,6 @@ def test_mistakes_are_told(runs, cuts, tmp_path, capsys):
     (tmp_path / "one.jsonl").write_text(json.dumps({"text": "One line."}))
     assert "too few" in refused(f"{small}/one --data {tmp_path}/one.jsonl", capsys)
     (tmp_path / "none.jsonl").write_text("")
-    assert "no text" in refused(f"{small}/none --data {tmp_path}/none.jsonl", capsys).lower()
+    assert "no document" in refused(f"{small}/none --data {tmp_path}/none.jsonl", capsys)
     assert "NAME=FILES" in refused(f"{small}/p --data {runs}/text --price_on {runs}/text", capsys)
     assert "sentence_tokens=90" in refused(f"{small}/q --data {runs}/text --sentence_tokens 90", capsys)
