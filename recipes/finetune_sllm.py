@@ -27,6 +27,7 @@ from lmbase.config import option, run
 from lmbase.modeling.devices import choose_device, moved
 from lmbase.modeling.folders import model_folder, quiet_loading
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
+from lmbase.text.segmentation import LEARNED
 from lmbase.text.tokenizers import check_same_tokenizer
 from lmbase.training.checkpoint import newest_checkpoint
 from lmbase.training.loop import TrainingResult
@@ -171,11 +172,13 @@ def set_rates(model: SLLM, config: Config) -> None:
 def _open_for(model: SLLM, config: Config) -> PreparedData:
     """The data, cut and tokenised as the model reads them."""
     processor = model.processor
+    source = model_folder(config.model or str(config.vae))
+    rule = source if processor.rule == LEARNED else processor.rule  # where what was learned is found
     data = open_data(
         config.data,
         text_field=config.text_field,
-        tokenizer=model_folder(config.model or str(config.vae)),
-        rule=processor.rule,
+        tokenizer=source,
+        rule=rule,
         max_sentence_tokens=processor.max_sentence_tokens,
         output_dir=config.output_dir,
     )
@@ -183,7 +186,7 @@ def _open_for(model: SLLM, config: Config) -> PreparedData:
         raise ValueError(
             f"{config.data} was prepared with another tokenizer, rule or sentence length than the model was made "
             f"with ({processor.rule}, {processor.max_sentence_tokens} tokens). Prepare it again with "
-            f"--tokenizer {config.model or config.vae}/model --rule {processor.rule}."
+            f"--tokenizer {source} --rule {rule}."
         )
     return data
 

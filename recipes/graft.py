@@ -24,7 +24,6 @@ from lmbase.config import option, run
 from lmbase.files import write_folder
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.modeling.trunk import blocks
-from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import check_same_tokenizer, load_tokenizer, vocabulary_size
 from lmbase.training.batches import Batch
@@ -32,7 +31,7 @@ from sllm import SLLM
 from sllm.evaluation.weights_read import read_by_sentences
 from sllm.joint_fitting import fit_flags, fit_joints
 from sllm_data.datasets import SentenceWindowDataset
-from sllm_data.open_data import load_prepared, open_data
+from sllm_data.open_data import RULE_KEY, load_prepared, open_data, with_rule
 from sllm_data.prepared import PreparedData
 
 TOKENS_PER_SENTENCE = (8, 16)  # clauses and sentences of novels
@@ -59,7 +58,7 @@ class Config:
     data: str | None = option(
         None, "prepared data that it will be trained on: their rule and sentence length are taken"
     )
-    rule: str = option("auto", f"how text is cut into sentences: {', '.join(RULES)}")
+    rule: str = option("auto", RULE_KEY)
     max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most")
     fit_tokens: NonNegativeInt | None = option(None, FIT_KEY + " (needs `data`)")
     use_trunk: bool = option(True, "false: leave out the layers between, the control that tells what they are worth")
@@ -163,7 +162,7 @@ def _processor(config: Config, data: PreparedData | None) -> SentenceProcessor:
     """How text is cut and tokenised: by the language model's own tokenizer, and as the data are, if they are given."""
     own = own_tokenizer(config.lm)
     if data is None:
-        return SentenceProcessor(load_tokenizer(own or "bytes"), config.rule, config.max_sentence_tokens)
+        return with_rule(load_tokenizer(own or "bytes"), config.rule, config.max_sentence_tokens)
     if own:
         check_same_tokenizer(own, data.processor.tokenizer, "the data", f"the model {config.lm}")
     return data.processor

@@ -22,11 +22,10 @@ from pydantic import PositiveInt
 
 from lmbase.config import differing_keys, option, run, save_config
 from lmbase.files import MANIFEST
-from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
 from sllm_data.corpora import open_corpus
 from sllm_data.description import describe
-from sllm_data.open_data import make_processor
+from sllm_data.open_data import RULE_KEY, make_processor
 from sllm_data.prepare import CONTENTS, prepare
 from sllm_data.prepared import PROCESSOR, PreparedData
 
@@ -39,7 +38,7 @@ class Config:
     data: str | list[str] = option("stdlib", "stdlib, hub:NAME[:CONFIG], or files, folders and patterns")
     text_field: str = option("text", "the field or column that holds the text")
     tokenizer: str = option("bpe:8192", "hub id, folder, bpe:N (trained on the train split) or bytes")
-    rule: str = option("auto", f"how sentences are cut: {', '.join(RULES)} (per document)")
+    rule: str = option("auto", RULE_KEY)
     max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most; longer ones become several")
     output_dir: str = option("runs/prepare", "where the data go; the same command again continues it", may_differ=True)
     num_workers: PositiveInt | None = option(None, "processes that tokenise; default: one per CPU", may_differ=True)

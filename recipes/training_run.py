@@ -11,7 +11,6 @@ from torch import Tensor
 from lmbase.config import given_on_command_line, option
 from lmbase.modeling.devices import choose_device
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
-from lmbase.text import RULES
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import check_same_tokenizer
 from lmbase.training.batches import Batch, Dataset, Items, steps_for
@@ -23,7 +22,7 @@ from sllm.evaluation.kinds import kind_of
 from sllm.evaluation.loaded import Writing
 from sllm_data.datasets import TokenWindowDataset
 from sllm_data.extra_cuts import ExtraCuts
-from sllm_data.open_data import open_data
+from sllm_data.open_data import RULE_KEY, open_data
 from sllm_data.prepared import PreparedData, PreparedSplit
 from sllm_recipes.teaching import Teaching
 
@@ -55,7 +54,7 @@ class FirstRunConfig(RunConfig):
     """Keys of a training that may begin with raw text; one that goes on takes these from the model."""
 
     tokenizer: str | None = option(None, "hub id, folder, bpe:N or bytes; default: the model's own, else bpe:8192")
-    rule: str = option("auto", f"how prepare cuts sentences: {', '.join(RULES)}")
+    rule: str = option("auto", RULE_KEY)
     max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most")
 
 

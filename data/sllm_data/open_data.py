@@ -1,14 +1,16 @@
 """Prepared data for a training recipe: a folder that `prepare` wrote, or any corpus, prepared on the way."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from accelerate import PartialState
+from transformers import PreTrainedTokenizerFast
 
-from lmbase.files import MANIFEST, read_json, write_text
-from lmbase.text import learn_parameters
-from lmbase.text.processor import SentenceProcessor
+from lmbase.files import MANIFEST, read_json, verify_once, write_text
+from lmbase.text import RULES, learn_parameters
+from lmbase.text.processor import FILE_NAME, SentenceProcessor
+from lmbase.text.segmentation import LEARNED
 from lmbase.text.tokenizers import load_tokenizer
 from sllm_data.corpora import Corpus, open_corpus
 from sllm_data.description import describe
@@ -16,6 +18,7 @@ from sllm_data.prepare import check_configuration, prepare
 from sllm_data.prepared import PROCESSOR, PreparedData
 
 REQUEST = "request.json"  # in OUTPUT_DIR/data: what a recipe asked for when it was made
+RULE_KEY = f"how text is cut into sentences: {', '.join(RULES)}, or a folder that learn-cuts wrote"
 RULE_CHARACTERS = 4_000_000  # a rule learns from this much: Punkt reads about 0.4 MB/s, and soon knows what it needs
 
 
@@ -54,8 +57,43 @@ def load_prepared(data: str | list[str], *, verify: bool = True) -> PreparedData
 def make_processor(corpus: Corpus, tokenizer: str, rule: str, max_sentence_tokens: int) -> SentenceProcessor:
     """The processor for a corpus. What the tokenizer and the rule have to learn, they learn from its train split."""
     loaded = load_tokenizer(tokenizer, lambda: corpus.texts("train"))
-    learned = learn_parameters(rule, _first(corpus.texts("train"), RULE_CHARACTERS))
-    return SentenceProcessor(loaded, rule, max_sentence_tokens, learned)
+    return with_rule(loaded, rule, max_sentence_tokens, lambda: corpus.texts("train"))
+
+
+def with_rule(
+    tokenizer: PreTrainedTokenizerFast,
+    rule: str,
+    max_sentence_tokens: int,
+    texts: Callable[[], Iterator[str]] | None = None,
+) -> SentenceProcessor:
+    """A processor of this tokenizer and rule.
+
+    Args:
+        rule: the name of a rule, or a folder that holds one with what it learned: of `sllm learn-cuts`, of prepared
+            data, of a run or of a model.
+        texts: of a train split, from which a rule learns; default: it learns nothing.
+
+    Raises:
+        ValueError: there is no such rule, or it has to be learned by a command of its own.
+    """
+    if folder := _folder_of_rule(rule):
+        if (folder / MANIFEST).is_file():
+            verify_once(folder)
+        other = SentenceProcessor.from_pretrained(folder)
+        return SentenceProcessor(tokenizer, other.rule, max_sentence_tokens, other.punkt)
+    if rule == LEARNED:
+        raise ValueError(
+            f"rule={rule!r} is learned by a command of its own: run `sllm learn-cuts` on this text, then give its "
+            "output_dir as --rule and as --tokenizer."
+        )
+    learned = None if texts is None else learn_parameters(rule, _first(texts(), RULE_CHARACTERS))
+    return SentenceProcessor(tokenizer, rule, max_sentence_tokens, learned)
+
+
+def _folder_of_rule(rule: str) -> Path | None:
+    """The folder of a processor that `rule` names; a rule's own name is none."""
+    folders = [] if rule in RULES else [Path(rule, part) for part in ("", PROCESSOR, "model")]
+    return next((folder for folder in folders if (folder / FILE_NAME).is_file()), None)
 
 
 def open_data(

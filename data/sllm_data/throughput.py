@@ -39,7 +39,8 @@ def measure_pipeline(
         raise ValueError(f"The train split of {corpus.name!r} holds no text to time anything on.")
     size = sum(len(text.encode()) for text in texts)
     stages: dict[str, Callable[[Sequence[str]], object]] = {
-        f"segment {rule}": partial(_segment, rule=rule, punkt=processor.punkt) for rule in RULES
+        f"segment {rule}": partial(_segment, rule=rule, punkt=processor.punkt if rule == processor.rule else None)
+        for rule in RULES
     }
     stages["tokenise"] = partial(_tokenise, processor)
     for stage in stages.values():

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from lmbase.files import read_json
 from lmbase.text.codec import TokenCodec, codec_of
-from lmbase.text.segmentation import AUTO, check_rule, choose_rule, is_open, segment
+from lmbase.text.learned import LearnedCuts
+from lmbase.text.segmentation import AUTO, LEARNED, check_rule, choose_rule, is_open, segment
 from lmbase.text.texts import text_list
 from lmbase.text.tokenizers import load_tokenizer, opening_id, tokenizer_hash
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:  # torch takes longer to import than a worker process of `prep
     from torch import Tensor
 
 FILE_NAME = "sentence_processor.json"
+ARRAYS_NAME = "sentence_processor.safetensors"  # what a rule learned that is no JSON
 HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download")
 # Longer pieces are cut here first, at a space where there is one: keeps a megabyte without any punctuation from being
 # tokenised as one word. Sentences are far shorter, but for runs of one character that few tokens hold.
@@ -57,10 +61,11 @@ class SentenceProcessor:
         tokenizer: a fast tokenizer with an end-of-sequence and a pad token, as `load_tokenizer` gives it.
         rule: how texts are cut, one of `lmbase.text.RULES` (see `lmbase.text.segment`).
         max_sentence_tokens: tokens per sentence, at most; at least 4, since one character may take four byte tokens.
-        punkt: what the rule learned from the train split (`lmbase.text.learn_parameters`).
+        punkt: what the rule learned from the train split (`lmbase.text.learn_parameters`): JSON values, and arrays.
 
     Raises:
-        ValueError: an unknown rule, too small a sentence, or a tokenizer that cannot give back every text.
+        ValueError: an unknown rule, too small a sentence, a tokenizer that cannot give back every text, or parameters
+            that are damaged or were learned with another tokenizer.
     """
 
     def __init__(
@@ -85,6 +90,14 @@ class SentenceProcessor:
         self.rule = rule
         self.max_sentence_tokens = max_sentence_tokens
         self.punkt = punkt
+        if rule == LEARNED and punkt is not None:
+            made_with = LearnedCuts.of(punkt).tokenizer_hash
+            if made_with not in ("", self.tokenizer_hash):
+                raise ValueError(
+                    f"The cuts of rule 'learned' were learned with another tokenizer than {tokenizer.name_or_path!r}: "
+                    "their sentences would be longer or shorter than they say. Give the folder of the cuts as "
+                    "--tokenizer, too, or learn them again with this tokenizer (sllm learn-cuts --tokenizer)."
+                )
 
     @property
     def pad_token_id(self) -> int:
@@ -111,7 +124,9 @@ class SentenceProcessor:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that decides which ids a text becomes."""
-        parts = [self.tokenizer_hash, self.rule, self.max_sentence_tokens, self.punkt]
+        values, arrays = _apart(self.punkt)
+        parts = [self.tokenizer_hash, self.rule, self.max_sentence_tokens, values]
+        parts += [_hashes(arrays)] if arrays else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     # -- text -> ids -------------------------------------------------------------------------------------------------
@@ -287,12 +302,16 @@ class SentenceProcessor:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(folder))
+        values, arrays = _apart(self.punkt)
         content = {
             "rule": self.rule,
             "max_sentence_tokens": self.max_sentence_tokens,
-            "punkt": self.punkt,
+            "punkt": values,
             "tokenizer_hash": self.tokenizer_hash,
         }
+        if arrays:
+            content["arrays"] = _hashes(arrays)
+            save_file(arrays, folder / ARRAYS_NAME)
         (folder / FILE_NAME).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
@@ -314,8 +333,13 @@ class SentenceProcessor:
         content, tokenizer = read_json(Path(path)), load_tokenizer(str(folder), **hub_options)
         try:
             saved_hash = content.pop("tokenizer_hash")
+            if hashes := content.pop("arrays", None):
+                found = cached_file(
+                    str(folder), ARRAYS_NAME, _raise_exceptions_for_missing_entries=False, **hub_options
+                )
+                content["punkt"] |= _read_arrays(found, hashes)
             processor = cls(tokenizer, **content)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OSError) as error:
             raise ValueError(f"{path} is damaged ({error}); copy it again from where the model was trained.") from error
         if processor.tokenizer_hash != saved_hash:
             raise ValueError(
@@ -323,3 +347,24 @@ class SentenceProcessor:
                 "the ids would mean other words. Restore the tokenizer files of that run."
             )
         return processor
+
+
+def _apart(learned: dict | None) -> tuple[dict | None, dict[str, np.ndarray]]:
+    """What a rule learned, as JSON values and as arrays."""
+    arrays = {key: value for key, value in (learned or {}).items() if isinstance(value, np.ndarray)}
+    return learned and {key: value for key, value in learned.items() if key not in arrays}, arrays
+
+
+def _hashes(arrays: dict[str, np.ndarray]) -> dict[str, str]:
+    return {name: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for name, array in arrays.items()}
+
+
+def _read_arrays(path: str | None, hashes: dict[str, str]) -> dict[str, np.ndarray]:
+    """The arrays that `save_pretrained` wrote; KeyError if there are others."""
+    try:
+        arrays = load_file(path) if path else {}
+    except SafetensorError as error:
+        raise KeyError(f"{ARRAYS_NAME}: {error}") from error
+    if _hashes(arrays) != hashes:
+        raise KeyError(f"{ARRAYS_NAME} is missing, or does not hold what was saved")
+    return arrays

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from lmbase.text.clauses import ALL_ENDS, CLOSERS, QUOTES, ClauseSegmenter
+from lmbase.text.learned import LearnedSegmenter
 from lmbase.text.lines import MAX_LINE, LineSegmenter
 from lmbase.text.sentences import SentenceSegmenter
 
@@ -37,10 +38,12 @@ class Segmenter(Protocol):
         """
 
 
+LEARNED = "learned"
 SEGMENTERS: dict[str, Segmenter] = {
     "punctuation": ClauseSegmenter(),
     "sentence": SentenceSegmenter(),
     "line": LineSegmenter(),
+    LEARNED: LearnedSegmenter(),
 }
 AUTO = "auto"  # `choose_rule` decides for each text
 SAMPLE = 16_384  # characters of a document that choose_rule looks at
@@ -62,7 +65,9 @@ RULES = _Rules()
 def check_rule(rule: str) -> None:
     """Raise ValueError unless there is a rule of this name."""
     if rule not in RULES:
-        raise ValueError(f"rule={rule!r} is unknown: use one of {', '.join(RULES)}.")
+        raise ValueError(
+            f"rule={rule!r} is unknown: use one of {', '.join(RULES)}, or a folder that `sllm learn-cuts` wrote."
+        )
 
 
 def segment(text: str, rule: str = AUTO, *, punkt: dict | None = None) -> list[str]:
@@ -75,10 +80,12 @@ def segment(text: str, rule: str = AUTO, *, punkt: dict | None = None) -> list[s
             - ``punctuation``: clauses, at `, . ! ? ; :`, closing quotes and line breaks (`clauses.ClauseSegmenter`).
             - ``sentence``: full sentences, decided by NLTK Punkt (`sentences.SentenceSegmenter`).
             - ``line``: lines, the long ones cut at spaces (`lines.LineSegmenter`).
+            - ``learned``: where `sllm learn-cuts` found that it pays (`learned.LearnedSegmenter`).
             - ``auto``: what `choose_rule` picks for this text.
-        punkt: what the rule learned (`learn_parameters`). Only ``sentence`` reads it; it adds to the
-            abbreviations that every rule knows. Without it, an installed NLTK model (``punkt_tab``, English) serves,
-            or none, said once in a warning.
+        punkt: what the rule learned. For ``sentence`` (`learn_parameters`) it adds to the abbreviations that every
+            rule knows; without it, an installed NLTK model (``punkt_tab``, English) serves, or none, said once in a
+            warning. For ``learned`` it is what a processor of `sllm learn-cuts` has as its `punkt`; without it pieces
+            are about equally long. The other rules do not read it.
 
     Returns:
         Pieces, none empty; an empty text has none.

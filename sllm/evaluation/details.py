@@ -58,7 +58,8 @@ def lengths_by_rule(texts: Sequence[str], processor: SentenceProcessor) -> dict[
     """Tokens of each sentence when the texts are cut by each rule, with this processor's tokenizer, cap and Punkt."""
     found = {}
     for rule in RULES:
-        cut = SentenceProcessor(processor.tokenizer, rule, processor.max_sentence_tokens, processor.punkt)
+        learned = processor.punkt if rule == processor.rule else None  # what one rule learned is nothing to another
+        cut = SentenceProcessor(processor.tokenizer, rule, processor.max_sentence_tokens, learned)
         found[rule] = [length for text in texts for length in cut.encode(text).sentence_lengths]
     return found
 

@@ -27,8 +27,10 @@ LMS: dict[str, dict] = {family: dict(family=family) for family in FAMILIES} | {
 LM_WIDTH = 32  # of the vectors that each of them reads
 
 
-def make_processor(rule: str = "punctuation", cap: int = CAP, tokenizer: str = "bytes") -> SentenceProcessor:
-    return SentenceProcessor(load_tokenizer(tokenizer), rule, cap)
+def make_processor(
+    rule: str = "punctuation", cap: int = CAP, tokenizer: str = "bytes", punkt: dict | None = None
+) -> SentenceProcessor:
+    return SentenceProcessor(load_tokenizer(tokenizer), rule, cap, punkt)
 
 
 def randomise(model: torch.nn.Module, seed: int = 0, std: float = 0.2) -> None:

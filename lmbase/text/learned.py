@@ -1,0 +1,196 @@
+"""Rule `learned`: pieces begin where a small model, asked about the text so far, expects a fresh start to pay most.
+
+`sllm learn-cuts` learns it from a train split. Whether a cut stands before a character depends on the text up to and
+with that character, on nothing behind it: what follows moves no cut, and a text cut as it arrives is cut as a whole.
+
+P places of a text where a cut may fall, K features of each.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from lmbase.text.places import CLASSES, MARK, TABLE, Places, places_of
+
+BLOCK = MARK  # characters; the threshold is set anew for each
+BLOCKS = 4  # so many before it are looked at
+UNITS = 64  # sizes are counted in 1/64 of a token: whole numbers, the same on every machine
+SHORTEST = 2  # tokens
+PRIOR = 256  # places of the train split that stand for a text's past where it has none yet
+MOST_AGE = 64  # tokens
+RATES = 0.5, 2.0  # by how much what was cut lately may change how much is cut
+ARRAYS = {"table": (np.int16, (TABLE,)), "discount": (np.int32, (MOST_AGE,)), "prior": (np.int32, (PRIOR,))}
+
+
+@dataclass(frozen=True)
+class LearnedCuts:
+    """What is learned: whole numbers, so that cuts are the same everywhere.
+
+    Attributes:
+        table: (TABLE,) int16, what a feature adds to the worth of a cut.
+        discount: (MOST_AGE,) int32, what a cut is worth less when the piece before it has so few tokens.
+        prior: (PRIOR,) int32, worths of places of the train split.
+        token_units: (len(CLASSES),) size of a character of each class, in 1/64 of a token.
+        prior_units: size of the text that the prior's places stand for.
+        tokens_per_piece: how long pieces are, about.
+        pressure: how many places are to be above the threshold, for each piece that is wanted.
+        longest: tokens after which the next place is taken, whatever its worth.
+        tokenizer_hash: of the tokenizer whose tokens are meant; "" for any.
+    """
+
+    table: np.ndarray
+    discount: np.ndarray
+    prior: np.ndarray
+    token_units: list[int]
+    prior_units: int
+    tokens_per_piece: float
+    pressure: float
+    longest: int
+    tokenizer_hash: str = ""
+
+    def __post_init__(self) -> None:
+        for name, (kind, shape) in ARRAYS.items():
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) or (array.dtype, array.shape) != (np.dtype(kind), shape):
+                found = f"{getattr(array, 'dtype', type(array).__name__)} {getattr(array, 'shape', '')}"
+                raise ValueError(f"{name} is {found} instead of {np.dtype(kind)} {shape}")
+        if len(self.token_units) != len(CLASSES) or min(self.token_units) < 1 or self.prior_units < 1:
+            raise ValueError("token_units and prior_units are not sizes")
+        if not (SHORTEST <= self.tokens_per_piece <= self.longest and 0 < self.pressure < 1000):
+            raise ValueError(
+                f"{self.tokens_per_piece} tokens per piece, {self.longest} at most, {self.pressure} wanted"
+            )
+
+    @classmethod
+    def of(cls, parameters: dict[str, Any] | None) -> "LearnedCuts":
+        """Read parameters as a processor holds them; None: nothing is learned, pieces are equally long.
+
+        Raises:
+            ValueError: they are damaged, or those of another rule.
+        """
+        if parameters is None:
+            return _unlearned()
+        global _latest  # one entry is enough: a run has one set of parameters
+        if _latest is None or _latest[0] is not parameters:
+            try:
+                _latest = (parameters, cls(**parameters))
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"These are no parameters of rule 'learned' ({error}): they are damaged, or another rule's; make "
+                    "them again with `sllm learn-cuts`, or copy the folder again from where it is whole."
+                ) from error
+        return _latest[1]
+
+    def parameters(self) -> dict[str, Any]:
+        """The inverse of `of`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def places(self, text: str) -> Iterator[Places]:
+        """Where it may cut, and what it knows of each place."""
+        return places_of(text, self.token_units)
+
+    def worths(self, places: Places) -> np.ndarray:
+        """(P,) int32: what a cut at each place is expected to bring, in any unit."""
+        worths = np.zeros(len(places.offsets), np.int32)
+        for row in places.features:
+            worths += self.table[row]
+        return worths
+
+    def cuts(self, text: str) -> Iterator[int]:
+        """Offsets before which pieces begin."""
+        chooser = _Chooser(self)
+        for places in self.places(text):
+            yield from chooser.choose(places, self.worths(places))
+
+
+class _Chooser:
+    """Goes through a text block after block. The threshold of a block is the worth that as many places of the blocks
+    before it surpass as pieces are wanted of them, `pressure` times more and corrected by how many there were."""
+
+    def __init__(self, cuts: LearnedCuts):
+        self.learned = cuts
+        self.discount = cuts.discount.tolist()
+        self.last = 0  # size of the text up to the last cut, in units
+        self.begun = 0  # size up to this block
+        self.past: list[tuple[np.ndarray, int, int]] = []  # of each block: worths, units of text, cuts
+        self.rate = 1.0
+
+    def choose(self, places: Places, worths: np.ndarray) -> Iterator[int]:
+        borders = np.searchsorted(places.offsets, np.arange(places.start, places.stop + BLOCK, BLOCK))
+        for number, (first, stop) in enumerate(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True)):
+            end = places.unit_marks[number]
+            block = worths[first:stop]
+            found = self._block(block, places.sizes[first:stop], end)
+            yield from places.offsets[first:stop][found].tolist()
+            self.past = [*self.past, (block, end - self.begun, len(found))][-BLOCKS:]
+            self.begun = end
+
+    def _threshold(self) -> int:
+        learned = self.learned
+        worths = [block for block, _, _ in self.past]
+        units = sum(units for _, units, _ in self.past)
+        if len(self.past) < BLOCKS:
+            worths.append(learned.prior)
+            units += learned.prior_units
+        else:  # too few or too many cuts lately: want more or fewer
+            wanted = units / UNITS / learned.tokens_per_piece
+            ratio = wanted / max(1, sum(cuts for _, _, cuts in self.past))
+            self.rate = min(max(self.rate * ratio**0.25, RATES[0]), RATES[1])
+        known = np.concatenate(worths)
+        if not len(known):
+            return 0  # nor is there a place here, most likely
+        wanted = units / UNITS / learned.tokens_per_piece * learned.pressure * self.rate
+        above = min(max(round(wanted), 1), len(known))
+        return int(np.partition(known, len(known) - above)[len(known) - above])
+
+    def _block(self, worths: np.ndarray, sizes: np.ndarray, end: int) -> list[int]:
+        """Indices of the places of a block that are cut."""
+        threshold, found = self._threshold(), []
+        longest, shortest = self.learned.longest * UNITS, SHORTEST * UNITS
+        above = np.flatnonzero(worths > threshold)
+        rows = zip(above.tolist(), sizes[above].tolist(), worths[above].tolist(), strict=True)
+        for i, size, worth in [*rows, (len(sizes), end, 0)]:  # the last is the end of the block
+            while size - self.last > longest:  # a place before this one, or none
+                forced = int(np.searchsorted(sizes, self.last + longest))
+                if forced >= i:
+                    break
+                found.append(forced)
+                self.last = int(sizes[forced])
+            age = size - self.last
+            worth -= self.discount[min(age // UNITS, MOST_AGE - 1)]
+            if i < len(sizes) and age >= shortest and (age >= longest or worth > threshold):
+                found.append(i)
+                self.last = size
+        return found
+
+
+@cache
+def _unlearned() -> LearnedCuts:
+    return LearnedCuts(
+        np.zeros(TABLE, np.int16),
+        np.zeros(MOST_AGE, np.int32),
+        np.zeros(PRIOR, np.int32),
+        [UNITS // 4 * (1 if size < 3 else 4) for _, size in CLASSES],
+        PRIOR * UNITS,
+        12.0,
+        1.0,
+        12,
+    )
+
+
+_latest: tuple[dict[str, Any], LearnedCuts] | None = None
+
+
+class LearnedSegmenter:
+    """Cuts where `sllm learn-cuts` found that it pays; without its parameters after every twelve tokens or so."""
+
+    always_open = True  # that nothing follows says nothing of whether a piece is over
+
+    def learn(self, texts: Iterable[str]) -> None:
+        """Nothing: learning takes a language model, see `sllm learn-cuts`."""
+
+    def cuts(self, text: str, parameters: dict | None) -> Iterator[int]:
+        return LearnedCuts.of(parameters).cuts(text)

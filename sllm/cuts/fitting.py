@@ -1,0 +1,202 @@
+"""Fit rule `learned` to what fresh states were worth in a train split.
+
+P places of a document, K features, W rows of the table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from lmbase.text.codec import TokenCodec, codec_of
+from lmbase.text.learned import MOST_AGE, PRIOR, UNITS, LearnedCuts
+from lmbase.text.places import CLASSES, TABLE, Places, character_classes, places_of
+from lmbase.text.tokenizers import tokenizer_hash
+from sllm.cuts.optimum import Costs, at_rate, capped
+
+HORIZON = 8  # tokens behind a cut whose gain is counted
+AGES = range(2, 20)  # of the state that a cut replaces
+REACH = AGES[-1] + HORIZON  # tokens of a piece that are looked at
+NATS = 1000  # worths are counted in 1/1000 nat
+SEEN = 200  # characters of a class from which its size is known
+SAMPLES = {2: "абвгдежзиклмнопрст", 3: "的一是不了人我在有他这中大来上国个到说们", 4: "😀😁😂🤣😃😄😅😆😉😊"}
+
+
+@dataclass
+class Text:
+    """A document with its tokens, and where a rule may cut it.
+
+    Attributes:
+        ids: (N,) its tokens, as they are of the whole document.
+        token_ends: (N,) how many bytes of it each token and all before it have.
+        byte_offsets: (characters + 1,) how many bytes stand before each character.
+    """
+
+    text: str
+    ids: np.ndarray
+    token_ends: np.ndarray
+    byte_offsets: np.ndarray
+
+    @classmethod
+    def of(cls, text: str, codec: TokenCodec) -> "Text":
+        ids = np.asarray(codec.encode(text), np.int32)
+        sizes = character_classes(text)[1]
+        return cls(text, ids, np.cumsum(codec.sizes[ids]), np.concatenate([[0], np.cumsum(sizes)]))
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self.byte_offsets[-1])
+
+    def tokens_at(self, offsets: np.ndarray) -> np.ndarray:
+        """The first token that begins at or behind each character."""
+        before = np.concatenate([[0], self.token_ends])
+        return np.searchsorted(before, self.byte_offsets[offsets])
+
+    def starts(self, offsets: Sequence[int], longest: int) -> list[int]:
+        """First tokens of the pieces that a rule's cuts make, with the cap."""
+        found = np.unique(self.tokens_at(np.asarray([0, *offsets], np.int64)))
+        return capped(found[found < len(self.ids)].tolist(), len(self.ids), longest)
+
+
+def gains(costs: Costs, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a fresh state brings: nats that the next `HORIZON` tokens cost less than with an older one.
+
+    Returns: arrays of one length: the index of a start, the age in tokens of the state that it replaces, and the gain.
+    """
+    rows = np.cumsum(costs.of(starts), axis=1, dtype=np.float64)  # (S,T)
+    places = np.asarray(starts)
+    found = []
+    for back in range(1, len(AGES)):
+        later = np.arange(back, len(places))
+        age = places[later] - places[later - back]
+        fits = (age >= AGES[0]) & (age <= AGES[-1]) & (age + HORIZON <= rows.shape[1])
+        fits &= places[later] + HORIZON <= costs.size
+        later, age = later[fits], age[fits]
+        stale = rows[later - back, age + HORIZON - 1] - rows[later - back, age - 1]
+        found.append((later, age, stale - rows[later, HORIZON - 1]))
+    return tuple(np.concatenate(part) for part in zip(*found, strict=True))  # type: ignore[return-value]
+
+
+def fit(
+    texts: Sequence[Text], costs: Sequence[Costs], tokenizer: PreTrainedTokenizerFast, wanted: float, longest: int
+) -> LearnedCuts:
+    """Learn from documents whose costs are known.
+
+    Args:
+        wanted: tokens per piece. longest: of a piece.
+
+    Raises:
+        ValueError: the documents have too few places to learn anything.
+    """
+    units = token_units(texts, codec_of(tokenizer))
+    features, worths, ages, index, total = [], [], [], [], 0
+    for text, cost in zip(texts, costs, strict=True):
+        places = merged(places_of(text.text, units))
+        starts, chosen = np.unique(text.tokens_at(places.offsets), return_index=True)
+        inside = (starts > 0) & (starts < len(text.ids))
+        starts, chosen = starts[inside], chosen[inside]
+        if len(starts) < 2:
+            continue
+        number, age, gain = gains(cost, starts.tolist())
+        features.append(places.features[:, chosen])
+        index.append(number + total)
+        ages.append(age)
+        worths.append(gain)
+        total += len(starts)
+    if sum(map(len, index)) < PRIOR:
+        raise ValueError(
+            f"The train split has {sum(map(len, index))} places where a cut could be worth something: too few to learn "
+            f"from, at least {PRIOR} are needed. Give more text, or use --rule auto, which learns nothing."
+        )
+    age, gain, row = np.concatenate(ages), np.concatenate(worths), np.concatenate(index)
+    by_age = np.array([gain[age == a].mean() if (age == a).any() else 0.0 for a in AGES])
+    old = by_age[len(AGES) // 2 :].mean()
+    discount = np.zeros(MOST_AGE)
+    discount[AGES[0] : AGES[-1] + 1] = old - np.maximum.accumulate(np.minimum(by_age, old))
+    number = np.bincount(row, minlength=total)
+    mean = np.bincount(row, gain + discount[age], minlength=total) / np.maximum(number, 1)
+    rows = np.concatenate(features, axis=1)
+    table = ridge(rows[:, number > 0], mean[number > 0])
+    learned = LearnedCuts(
+        np.clip(np.round(table * NATS), -32768, 32767).astype(np.int16),
+        np.round(discount * NATS).astype(np.int32),
+        np.zeros(PRIOR, np.int32),
+        units,
+        1,
+        wanted,
+        1.0,
+        longest,
+        tokenizer_hash(tokenizer),
+    )
+    return calibrated(learned, texts, wanted)
+
+
+def ridge(features: np.ndarray, wanted: np.ndarray, penalty: float = 30.0, steps: int = 40) -> np.ndarray:
+    """(W,) weights whose sums over the features (K, P) come near the wanted (P,) values, by conjugate gradients."""
+
+    def forward(weights: np.ndarray) -> np.ndarray:
+        return sum(weights[row] for row in features)  # type: ignore[return-value]
+
+    def backward(values: np.ndarray) -> np.ndarray:
+        return sum(np.bincount(row, values, TABLE) for row in features)  # type: ignore[return-value]
+
+    weights = np.zeros(TABLE)
+    residual = backward(wanted)
+    direction, size = residual.copy(), float(residual @ residual)
+    for _ in range(steps):
+        if size < 1e-10:
+            break
+        product = backward(forward(direction)) + penalty * direction
+        step = size / float(direction @ product)
+        weights += step * direction
+        residual -= step * product
+        before, size = size, float(residual @ residual)
+        direction = residual + size / before * direction
+    return weights
+
+
+def calibrated(learned: LearnedCuts, texts: Sequence[Text], wanted: float) -> LearnedCuts:
+    """The same rule for pieces of so many tokens, and with the worths that these texts have as its prior."""
+    places = [merged(places_of(text.text, learned.token_units)) for text in texts]
+    worths = np.concatenate([learned.worths(of_text) for of_text in places])
+    prior = np.quantile(worths, (np.arange(PRIOR) + 0.5) / PRIOR).astype(np.int32)
+    units = sum(of_text.unit_marks[-1] for of_text in places if of_text.unit_marks)
+    prior_units = max(1, round(units * PRIOR / len(worths)))
+    learned = replace(learned, prior=prior, prior_units=prior_units, tokens_per_piece=wanted)
+
+    def cut(inverse: float) -> list[list[int]]:
+        rule = replace(learned, pressure=1 / inverse)
+        return [text.starts(list(rule.cuts(text.text)), learned.longest) for text in texts]
+
+    tokens = sum(len(text.ids) for text in texts)
+    return replace(learned, pressure=1 / at_rate(cut, tokens / wanted, 0.1, 5.0))
+
+
+def merged(parts: Sequence[Places]) -> Places:
+    """The places of all parts of a text."""
+    parts = list(parts)
+    return Places(
+        0,
+        parts[-1].stop if parts else 0,
+        np.concatenate([np.zeros(0, np.int64), *(part.offsets for part in parts)]),
+        np.concatenate([part.features for part in parts], axis=1) if parts else np.zeros((1, 0), np.int64),
+        np.concatenate([np.zeros(0, np.int64), *(part.sizes for part in parts)]),
+        [mark for part in parts for mark in part.unit_marks],
+    )
+
+
+def token_units(texts: Sequence[Text], codec: TokenCodec) -> list[int]:
+    """Size of a character of each class in 1/UNITS of a token, as these texts have it: a token counts for each of its
+    bytes in equal parts. Classes that they lack take their size from a few characters."""
+    shares, numbers = np.zeros(len(CLASSES)), np.zeros(len(CLASSES))
+    for text in texts:
+        classes, lengths = character_classes(text.text)
+        sizes = codec.sizes[text.ids]
+        np.add.at(shares, np.repeat(classes, lengths), np.repeat(1 / sizes, sizes))
+        numbers += np.bincount(classes, minlength=len(CLASSES))
+    for number, (_, length) in enumerate(CLASSES):
+        if numbers[number] < SEEN:
+            sample = SAMPLES.get(length, "a1,")
+            shares[number], numbers[number] = len(codec.encode(sample)), len(sample)
+    return np.maximum(1, np.round(UNITS * shares / numbers)).astype(int).tolist()

@@ -1,0 +1,101 @@
+"""`sllm learn-cuts`, and a model that is trained on its cuts, as a user types them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from small_runs import TRAIN, refused, sllm
+
+from lmbase.report.rows import read_metrics
+from lmbase.text.processor import ARRAYS_NAME, SentenceProcessor
+from sllm import SLLM
+from sllm_data.prepared import PreparedData
+
+SMALL = (
+    "--train_tokens 1500 --cost_tokens 2500 --max_sentence_tokens 32 --context 64 --sentence_tokens 8 --device cpu "
+    "--price_tokens 100"
+)
+pytestmark = pytest.mark.filterwarnings("ignore:rule 'sentence' found no Punkt model")
+
+
+@pytest.fixture(scope="module")
+def cuts(runs):
+    """A rule learned from prepared data, and data that are prepared with it."""
+    folder = runs / "learned"
+    sllm(f"learn-cuts --data {runs}/data {SMALL} --output_dir {folder}/cuts")
+    prepare = f"prepare --data {runs}/text --max_sentence_tokens 32 --num_workers 1 --rule {folder}/cuts"
+    sllm(f"{prepare} --tokenizer {folder}/cuts --output_dir {folder}/data")
+    return folder
+
+
+def test_prepared_data_carry_the_rule(runs, cuts):
+    data, own = PreparedData.load(cuts / "data"), SentenceProcessor.from_pretrained(cuts / "cuts")
+    assert data.processor.fingerprint == own.fingerprint
+    assert data.processor.rule == "learned"
+    assert (data.processor.punkt["table"] == own.punkt["table"]).all()
+    assert data.statistics["train"]["rules"] == {"learned": 30}
+    assert 4 < data.statistics["train"]["tokens"] / data.statistics["train"]["sentences"] < 16
+
+
+def test_every_rule_has_a_price(cuts):
+    rows = read_metrics(cuts / "cuts")["rows"]
+    assert [row.model for row in rows] == ["punctuation", "sentence", "line", "auto", "learned"]
+    assert all(np.isfinite(row.extra["nats_per_byte"]) for row in rows)
+    assert all(row.extra.get("optimum_over_rule", 1) <= 1 for row in rows)
+
+
+def test_a_model_trained_on_them_works_at_every_door(runs, cuts, capsys):
+    """Autoencoder, SLLM on raw text, score, generate, evaluate, verify."""
+    data = f"--data {cuts}/data"
+    sllm(f"pretrain-vae --lm {runs}/opt {data} {TRAIN} --output_dir {cuts}/vae")
+    graft = f"--vae {cuts}/vae --lm {runs}/opt --max_sentences 16 --data {runs}/text"
+    sllm(f"finetune-sllm {graft} {TRAIN} --output_dir {cuts}/sllm")
+    model = SLLM.from_pretrained(cuts / "sllm" / "model")
+    assert model.processor.fingerprint == PreparedData.load(cuts / "data").processor.fingerprint
+    scores = model.score(["The cat sees. A dog likes."])
+    assert scores.bytes == [26]
+    assert np.isfinite(scores.nats[0])
+    sllm(f"generate Hello --model {cuts}/sllm --max_new_tokens 5 --device cpu")
+    sllm(f"verify {cuts}/sllm")
+    sllm(f"evaluate --model {cuts}/sllm {data} --quick true --device cpu --dtype fp32 --output_dir {cuts}/figures")
+
+
+def test_the_same_again_is_only_verified_and_another_refused(runs, cuts, capsys):
+    command = f"learn-cuts --data {runs}/data {SMALL} --output_dir {cuts}/cuts"
+    sllm(command)
+    assert "finished already" in capsys.readouterr().out
+    assert "another configuration" in refused(f"{command} --seed 1", capsys)
+
+
+def test_an_interrupted_run_keeps_its_reader(runs, cuts, capsys, monkeypatch):
+    from sllm_recipes import learn_cuts
+
+    command = f"learn-cuts --data {runs}/data {SMALL} --prices false --output_dir {cuts}/broken"
+    with monkeypatch.context() as patched:
+        patched.setattr(learn_cuts, "fit", lambda *_: (_ for _ in ()).throw(ValueError("stopped")))
+        assert "stopped" in refused(command, capsys)
+    sllm(command)
+    assert "goes on with the reader" in capsys.readouterr().out
+    whole, broken = (SentenceProcessor.from_pretrained(cuts / name) for name in ("cuts", "broken"))
+    assert whole.fingerprint == broken.fingerprint
+
+
+def test_mistakes_are_told(runs, cuts, tmp_path, capsys):
+    prepare = f"prepare --data {runs}/text --num_workers 1 --output_dir {tmp_path}/data"
+    assert "sllm learn-cuts" in refused(f"{prepare} --rule learned", capsys)
+    assert "another tokenizer" in refused(f"{prepare} --rule {cuts}/cuts --tokenizer bytes", capsys)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(cuts / "cuts", damaged)
+    file = damaged / ARRAYS_NAME
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    assert "damaged" in refused(f"{prepare} --rule {damaged} --tokenizer bytes", capsys)
+    small = f"learn-cuts {SMALL} --tokenizer bytes --output_dir {tmp_path}"
+    (tmp_path / "one.jsonl").write_text(json.dumps({"text": "One line."}))
+    assert "too few" in refused(f"{small}/one --data {tmp_path}/one.jsonl", capsys)
+    (tmp_path / "none.jsonl").write_text("")
+    assert "no document" in refused(f"{small}/none --data {tmp_path}/none.jsonl", capsys)
+    assert "NAME=FILES" in refused(f"{small}/p --data {runs}/text --price_on {runs}/text", capsys)
+    assert "sentence_tokens=90" in refused(f"{small}/q --data {runs}/text --sentence_tokens 90", capsys)
