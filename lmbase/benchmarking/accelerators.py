@@ -88,9 +88,11 @@ def listed(kind: str) -> Accelerator:
         return LISTED[kind]
     if f"rtx{kind}" in LISTED:
         return LISTED[f"rtx{kind}"]
-    near = [name for name in LISTED if name.startswith(f"{kind}-")] or difflib.get_close_matches(kind, LISTED, 3, 0.5)
+    near = [name for name in LISTED if name.startswith(f"{kind}-")]
+    near = near or difflib.get_close_matches(kind, LISTED, 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(LISTED)}, and here."
     raise ValueError(
-        f"gpus={kind!r} is not listed: {hint} For any other give its rates from the data sheet: --tflops (of bf16, or of "
-        "fp32 with --dtype fp32, without sparsity), --gpu_gigabytes and, for the speed of writing, --gpu_bandwidth (GB/s)."
+        f"gpus={kind!r} is not listed: {hint} For any other give its rates from the data sheet: --tflops (of bf16, or "
+        "of fp32 with --dtype fp32, without sparsity), --gpu_gigabytes and, for the speed of writing, --gpu_bandwidth "
+        "(GB/s)."
     )

@@ -27,10 +27,26 @@ _ops: Any = torch.ops.aten
 
 @dataclass(frozen=True)
 class Step:
-    """One micro-batch, forward and backward: bytes held at its peak by part, and operations of matrix products."""
+    """One micro-batch: bytes held by part at the peaks of its forward and of its backward pass, and operations of its
+    matrix products."""
 
-    held: dict[str, int]
+    forward: dict[str, int]
+    backward: dict[str, int]
     operations: float
+
+    @property
+    def held(self) -> dict[str, int]:
+        """At the higher of the two peaks."""
+        return max(self.forward, self.backward, key=lambda held: sum(held.values()))
+
+    def beyond(self, less: "Step", times: float) -> "Step":
+        """What grows evenly, so many times further on than from `less` to this."""
+
+        def further(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
+            return {part: max(0, round(n + times * (n - before.get(part, 0)))) for part, n in now.items()}
+
+        operations = self.operations + times * (self.operations - less.operations)
+        return Step(further(less.forward, self.forward), further(less.backward, self.backward), operations)
 
 
 class DryRun(TorchDispatchMode):
@@ -157,5 +173,6 @@ def dry_step(model: Any, batch: dict[str, Tensor], *, kernels: str, bf16: bool, 
         weights = model.loss_weights
         objective = torch.stack([weights[name] * losses[name] for name in losses]).sum()
         del losses
+        forward, run.peak = run.peak, dict(run.live)
         objective.backward()
-    return Step(run.peak, run.operations)
+    return Step(forward, run.peak, run.operations)

@@ -46,8 +46,9 @@ from sllm.grafting import own_layers_config
 from sllm.parts import part_of
 
 OPTIMIZER, AVERAGE, BUCKETS, GATHERED, CACHE = "optimizer", "average", "buckets", "gathered", "cache"
+SMALL = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=1)
 # A micro-batch of more tokens is told from two smaller ones: what it holds grows evenly.
-MOST_DRY_TOKENS = {"cpu": 4096, "cuda": 32768}
+MOST_DRY_TOKENS = {"cpu": 1024, "cuda": 8192}
 # Published OPTs (arXiv 2205.01068, table 1): a name is enough, without a network. Layers, heads, width.
 LARGER = {"2.7b": (32, 32, 2560), "6.7b": (32, 32, 4096), "13b": (40, 40, 5120), "30b": (48, 56, 7168)}
 LARGER |= {"66b": (64, 72, 9216), "175b": (96, 96, 12288)}
@@ -145,6 +146,11 @@ class Design:
     def with_blocks(self, number: int) -> "Design":
         return replace(self, trunk=with_layers(self.trunk, self.outer_layers + number))
 
+    def small(self) -> "Design":
+        """One of the same kind that takes nearly nothing."""
+        trunk = new_config("opt", vocab_size=64, max_position_embeddings=2048, feed_forward=32, **SMALL)
+        return replace(self, trunk=trunk)
+
     @property
     def mean_length(self) -> float:
         return sum(self.lengths) / len(self.lengths)
@@ -174,9 +180,7 @@ class Design:
         most = max(2, int(MOST_DRY_TOKENS[how.kernels] / self.window_tokens))
         if number > most:
             less, more = (self.step(n, how, again) for n in (most // 2, most))
-            times = (number - most) / (most - most // 2)
-            held = {part: round(n + times * (n - less.held.get(part, 0))) for part, n in more.held.items()}
-            return Step(held, more.operations + times * (more.operations - less.operations))
+            return more.beyond(less, (number - most) / (most - most // 2))
         return _counted(self, number, how.dtype, how.kernels, how.gradient_checkpointing, again)
 
     def training_memory(self, number: int, how: How, again: bool = False) -> dict[str, int]:
