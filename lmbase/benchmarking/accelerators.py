@@ -73,7 +73,7 @@ def parse_gpus(words: Sequence[str]) -> tuple[str, int]:
     if number < 1:
         raise ValueError(f"gpus={text!r}: at least one GPU is needed (x1).")
     kind = re.sub(r"^(nvidia|amd|geforce|tesla|instinct|pcie|sxm)\b|gb$", "", re.sub(r"[\s_]+", "-", kind)).strip("-")
-    if not kind:
+    if not kind or re.fullmatch(r"x\d+", kind):
         raise ValueError(f"gpus={text!r}: which GPU? Write KIND xN, as in h100 x8; known are {', '.join(LISTED)}.")
     return kind.replace("rtx-", "rtx"), number
 

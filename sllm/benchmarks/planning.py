@@ -8,6 +8,7 @@ micro-batch through the model's own code. n windows of a micro-batch, N processe
 import functools
 import itertools
 import math
+import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -374,7 +375,9 @@ class SentenceDesign(Design):
             return part
         if not self.config.own_layers:
             return "encoder" if ".encoder." in name else "decoder"
-        number = next((int(word) for word in name.split(".") if word.isdigit()), self.trunk.num_hidden_layers)
+        number = next((int(word) for word in name.split(".") if word.isdigit()), None)
+        if number is None:  # positions and what widens tokens stand before the blocks, the last norm behind them
+            return "encoder" if re.search("positions|wpe|project_in", name) else "decoder"
         return "encoder" if number < self.config.lower_layers else "decoder"
 
     def cache(self, dtype: torch.dtype, num_tokens: int) -> int:

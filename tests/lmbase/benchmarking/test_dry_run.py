@@ -4,15 +4,15 @@ import weakref
 
 import pytest
 import torch
+from designs import sentences, tokens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmbase.benchmarking.dry_run import dry_step
-from sllm.benchmarks.planning import Design, SentenceDesign, TokenDesign, checkpoint, config_of
+from sllm.benchmarks.planning import Design, checkpoint
 
-LENGTHS = (3, 1, 7, 12, 5, 9)
-TRUNKS = {"opt": "random:16x2", "llama": "random:llama-32x2"}
+TRUNKS = {"opt": "random:16x1", "llama": "random:llama-32x1"}
 
 
 class Held(TorchDispatchMode):
@@ -45,17 +45,12 @@ class Held(TorchDispatchMode):
 
 
 def small(kind: str, family: str) -> Design:
-    trunk = config_of(TRUNKS[family])
-    trunk.vocab_size, trunk.max_position_embeddings = 300, 100
     if kind == "token level":
-        return TokenDesign(trunk, LENGTHS, 30)
-    options: dict = dict(max_sentences=5, num_memory_states=3, num_memory_tokens=6)
-    if kind == "own layers":
-        trunk.num_hidden_layers = 3
-        if getattr(trunk, "layer_types", None):
-            trunk.layer_types = ["full_attention"] * 3
-        options = dict(max_sentences=5, upper_layers=1, lower_layers=1, lower_window=16, upper_window=16)
-    return SentenceDesign(trunk, LENGTHS, tuple(options.items()), max_sentence_tokens=12)
+        return tokens(TRUNKS[family])
+    if kind == "SLLM":
+        return sentences(TRUNKS[family], num_memory_states=3, num_memory_tokens=6)
+    windows = dict(lower_window=16, upper_window=16)
+    return sentences("random:llama-32x3", upper_layers=1, lower_layers=1, **windows)
 
 
 def step(model, batch, bf16: bool) -> None:
@@ -69,8 +64,7 @@ def step(model, batch, bf16: bool) -> None:
 @pytest.mark.parametrize(
     ("kind", "family", "bf16", "again", "recompute"),
     [
-        ("token level", "opt", False, False, False),
-        ("token level", "llama", True, True, False),
+        ("token level", "opt", True, True, False),
         ("SLLM", "opt", True, False, False),
         ("SLLM", "llama", False, True, True),
         ("own layers", "llama", False, False, False),
