@@ -43,7 +43,7 @@ Transformers' generate of the same model; its last row is what `auto` loses wher
 Neither reads text.
 
 The subset `plan` lays what `sllm plan` says of training steps beside real ones: `memory_ratio` and `time_ratio` are
-predicted over measured, the peak that of a process, the time taken in turns.
+predicted over measured, the peak that of a process; on a CPU seconds are those of its own threads, taken in turns.
 
 The subset `assist` measures an SLLM that drafts for a token-level model: a trained pair (`assist_pair`) after prompts
 from the test split of `data`, then the same acceptance at two sizes, the first that of the token-level model, the

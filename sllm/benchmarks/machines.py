@@ -2,6 +2,7 @@
 is, and how long the passes of a training take.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from lmbase.benchmarking.roofline import Machine
 from lmbase.modeling.devices import DTYPES, choose_device, moved
 from lmbase.report.formats import number, size
 from lmbase.report.rows import read_metrics
-from lmbase.training.pace import pass_seconds, update_seconds
+from lmbase.training.pace import Clock, pass_seconds, update_seconds
 from sllm.benchmarks.planning import Design, How
 
 HERE = "here"
@@ -79,10 +80,11 @@ class Here:
 
     Args:
         device: auto, cpu, cuda.
+        clock: of passes and updates.
     """
 
-    def __init__(self, device: str = "auto", number: int = 1):
-        self.device, self.number = choose_device(device), number
+    def __init__(self, device: str = "auto", number: int = 1, clock: Clock = time.perf_counter):
+        self.device, self.number, self.clock = choose_device(device), number, clock
         self.kernels = self.device.partition(":")[0]
         if number > 1 and self.kernels != "cuda":
             raise ValueError(f"gpus=here x{number}: this machine has no GPUs; leave the number out.")
@@ -117,7 +119,8 @@ class Here:
 
     def _measured(self, design: Design, windows: int, how: How) -> Pace:
         model: Any = moved(design.build(), self.device)
-        return Pace(pass_seconds(model, design.windows(windows), how.dtype), update_seconds(model), True)
+        passes = pass_seconds(model, design.windows(windows), how.dtype, clock=self.clock)
+        return Pace(passes, update_seconds(model, clock=self.clock), True)
 
     def said(self, bf16: bool) -> list[str]:
         found, dtype = hardware(), "bf16" if bf16 else "fp32"

@@ -20,6 +20,7 @@ from lmbase.config import option
 from lmbase.report.rows import Row
 from lmbase.training.batches import Batch
 from lmbase.training.loop import Hooks, TrainingConfig, TrainingData, train
+from lmbase.training.pace import Clock, processor_clock
 from sllm.benchmarks.keys import Part, SizeKeys, TimedKeys, measured
 from sllm.benchmarks.machines import Here
 from sllm.benchmarks.planning import Design, How, SentenceDesign, TokenDesign, assumed_lengths, config_of
@@ -69,9 +70,14 @@ class Planned(SizeKeys, TimedKeys):
         tokens = round(2 * self.windows * design.window_tokens)
         return [self.row(name, f"plan of steps of {tokens} tokens", extra, parameters=parameters)]
 
+    @property
+    def clock(self) -> Clock:
+        """On a CPU other programs' seconds are left out of both."""
+        return processor_clock if self.device == "cpu" else time.perf_counter
+
     def predict(self, design: Design, how: How) -> float:
         """Seconds of a step, as a plan for this machine has them."""
-        pace = Here(self.device).pace(design, self.windows, how)
+        pace = Here(self.device, clock=self.clock).pace(design, self.windows, how)
         return 2 * pace.micro_batch + pace.update
 
     def train(self, design: Design) -> tuple[int, float]:
@@ -87,7 +93,7 @@ class Planned(SizeKeys, TimedKeys):
         moments: list[float] = []
 
         def note(model: Any, step: int) -> None:
-            moments.append(time.perf_counter())
+            moments.append(self.clock())
             if step == STEPS:  # before anything is written
                 raise _Enough
 

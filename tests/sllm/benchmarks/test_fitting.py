@@ -41,7 +41,7 @@ def test_fsdp_where_a_model_fits_into_no_gpu_alone():
     found = fit(TOKENS, Wish(1e6, batch_size=4), how, gpu((both[0] + both[1]) / 2, 4))
     assert (found.how.strategy, found.how.processes) == ("fsdp", 4)
     assert both[1] < needed(1, how, False)
-    with pytest.raises(ValueError, match="it fits into [24] GPUs"):
+    with pytest.raises(ValueError, match=r"it fits into [24] GPUs"):
         fit(TOKENS, Wish(1e6, batch_size=1), how, gpu(both[1]))
     with pytest.raises(ValueError, match="no number of GPUs"):
         fit(TOKENS, Wish(1e6, batch_size=1), how, gpu(1e4))
