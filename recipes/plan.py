@@ -25,6 +25,7 @@ from lmbase.config import option, run, single_process
 from lmbase.durations import duration
 from lmbase.report.formats import number, short_count, size
 from lmbase.report.tables import Table
+from lmbase.text.tokenizers import vocabulary_size
 from sllm import SLLMConfig
 from sllm.benchmarks.fitting import Fit, Wish, fit
 from sllm.benchmarks.machines import UTILISATION, machine_for
@@ -67,6 +68,9 @@ class Config:
     tokens_per_sentence: PositiveFloat = option(
         10.0, "the mean, where data is a number: clauses have 8, sentences 16 or more; prepared data tell theirs"
     )
+    vocab_size: PositiveInt | None = option(
+        None, "of a model with random weights; default: that of prepared data, or 50272"
+    )
     new_tokens: PositiveInt = option(2048, "tokens of each text in generation, prompt and all")
     texts: PositiveInt = option(1, "texts that are generated at once")
     utilisation: PositiveFloat = option(UTILISATION, "share of a listed rate that training reaches")
@@ -83,6 +87,7 @@ class Reading:
     tokens: float
     lengths: tuple[int, ...]
     split: PreparedSplit | None = None
+    vocab_size: int | None = None  # of the data's tokenizer
 
     def fullness(self, design: Design) -> float:
         """Tokens of a window of this text over those of a full one."""
@@ -124,7 +129,7 @@ def reading(config: Config) -> Reading:
     split = prepared.split("train")
     lengths = (split.sentence_tokens[1 : SAMPLE + 1] - split.sentence_tokens[:SAMPLE][: split.num_sentences]).tolist()
     config.max_sentence_tokens = prepared.processor.max_sentence_tokens
-    return Reading(split.num_tokens, tuple(lengths), split)
+    return Reading(split.num_tokens, tuple(lengths), split, vocabulary_size(prepared.processor.tokenizer))
 
 
 def designs(config: Config, read: Reading) -> list[Design]:
@@ -132,6 +137,10 @@ def designs(config: Config, read: Reading) -> list[Design]:
     if config.lm is None:
         raise ValueError("Say which language model: --lm opt-1.3b, a hub id, a folder, a GGUF file or random:SIZE.")
     trunk, options = config_of(config.lm), given_keys(config, SLLMConfig)
+    if config.lm.startswith("random:"):
+        trunk.vocab_size = config.vocab_size or read.vocab_size or trunk.vocab_size
+    elif config.vocab_size:
+        raise ValueError(f"vocab_size={config.vocab_size}: {config.lm} has its own vocabulary; leave the key out.")
     layers = config.num_encoder_layers, config.num_decoder_layers
     sentences = SentenceDesign(trunk, read.lengths, tuple(options.items()), layers, config.max_sentence_tokens)
     context = min(config.context, trunk.max_position_embeddings)

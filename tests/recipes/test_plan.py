@@ -1,9 +1,16 @@
 """`sllm plan` as a user types it."""
 
+import numpy as np
 import pytest
 import torch
 
+from lmbase.config import load_config
+from lmbase.text.processor import SentenceProcessor
+from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
+from sllm_data.corpora import open_corpus
+from sllm_data.prepare import prepare
 from sllm_recipes import cli
+from sllm_recipes.plan import Config, designs, reading
 
 
 def plan(command: str) -> None:
@@ -42,6 +49,19 @@ def test_a_plan_has_both_models_parts_time_and_cost(capsys, no_weights):
     assert "Not known" in told
 
 
+def test_prepared_data_tell_their_sentences_windows_and_vocabulary(tmp_path):
+    (tmp_path / "train.txt").write_text("One sentence, and another one. A third is here! " * 300)
+    data = prepare(open_corpus(str(tmp_path), "text"), SentenceProcessor(load_tokenizer("bytes")), tmp_path / "data")
+    config = load_config(Config, ["--lm", "random:16x1", "--data", str(tmp_path / "data"), "--max_sentences", "1000"])
+    read = reading(config)
+    split = data.split("train")
+    assert (read.tokens, read.lengths[:3]) == (split.num_tokens, tuple(np.diff(split.sentence_tokens)[:3]))
+    sentences, tokens = designs(config, read)
+    assert sentences.trunk.vocab_size == vocabulary_size(data.processor.tokenizer)
+    assert read.fullness(sentences) == pytest.approx(split.num_sentences / 1000, rel=0.01)
+    assert 0.9 < read.fullness(tokens) <= 1
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -60,6 +80,7 @@ def test_a_plan_has_both_models_parts_time_and_cost(capsys, no_weights):
         ("--lm random:tiny --data 1B --tokens_per_sentence 70", "max_sentence_tokens"),
         ("--lm random:tiny --data 1B --gpus h100 --max_sentences 5000", "2047"),
         ("--lm random:tiny --data 1B --gpus mine --tflops 5", "--gpu_gigabytes"),
+        ("--lm opt-125m --data 1B --vocab_size 500", "its own vocabulary"),
     ],
 )
 def test_what_cannot_be_planned_is_told(words, told, capsys):
