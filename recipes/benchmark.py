@@ -8,6 +8,7 @@
     sllm benchmark --subset evaluate --size small --data runs/novels --window_tokens 511 --window_sentences 48
     sllm benchmark --subset cache --size opt-125m opt-1.3b --data my_text/*.txt --tokenizer facebook/opt-125m
     sllm benchmark --subset heads --size small --num_future_tokens 1 2 4 8
+    sllm benchmark --subset plan --size tiny small opt-125m --dtype fp32
     sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting
     sllm benchmark --subset replay --size opt-125m --acceptance_from runs/drafting --ways auto --rounds 20
     sllm benchmark --subset assist --size opt-1.3b opt-125m --assist_pair runs/lm runs/sllm --data runs/novels
@@ -40,6 +41,9 @@ its FLOPs, peak memory of the loss beside that of a loss that holds all heads' l
 drafting with as many accepted draft tokens as `sllm drafting` found on a trained model (`acceptance_from`), against
 Transformers' generate of the same model; its last row is what `auto` loses where no draft token ever comes true.
 Neither reads text.
+
+The subset `plan` lays what `sllm plan` says of training steps beside real ones: `memory_ratio` and `time_ratio` are
+predicted over measured, the peak that of a process; on a CPU seconds are those of its own threads, taken in turns.
 
 The subset `assist` measures an SLLM that drafts for a token-level model: a trained pair (`assist_pair`) after prompts
 from the test split of `data`, then the same acceptance at two sizes, the first that of the token-level model, the

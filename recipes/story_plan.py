@@ -1,14 +1,12 @@
 """How much a story trains: a few seconds' measurement of this machine, and what of the text there is."""
 
 import json
-import time
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lmbase.durations import duration
 from lmbase.files import read_json, write_text
@@ -17,7 +15,8 @@ from lmbase.modeling.pretrained import load_lm
 from lmbase.modeling.token_lm import TokenLM
 from lmbase.report.formats import short_count
 from lmbase.text.tokenizers import vocabulary_size
-from lmbase.training.batches import Dataset
+from lmbase.training.batches import Dataset, count_tokens
+from lmbase.training.pace import pass_seconds
 from sllm import SLLM
 from sllm_data.datasets import SentenceDataset, SentenceWindowDataset, TokenWindowDataset
 from sllm_data.prepared import PreparedData
@@ -147,22 +146,11 @@ class Speed:
         return Speed(seconds, 0.0015 + weights / 1e10, context)
 
 
-def _seconds_per_token(model: Any, items: Dataset, batch_size: int, dtype: str, most_seconds: float = 1.5) -> float:
-    """Of forward and backward passes, the first one left out."""
+def _seconds_per_token(model: Any, items: Dataset, batch_size: int, dtype: str) -> float:
+    """Of forward and backward passes."""
     chosen = np.linspace(0, len(items) - 1, min(batch_size, len(items))).astype(np.int64)
-    device = next(model.parameters()).device
-    batch = {name: tensor.to(device) for name, tensor in items.batch(chosen).items()}
-    found: list[float] = []
-    model.train()
-    while len(found) < 2 or (sum(found[1:]) < most_seconds and len(found) < 12):
-        began = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
-            losses = model(**batch).losses
-        float(sum(losses.values()).detach())
-        sum(losses.values()).backward()
-        model.zero_grad()
-        found.append(time.perf_counter() - began)
-    return float(np.median(found[1:])) / max(int(batch["attention_mask"].sum()), 1)
+    batch = items.batch(chosen)
+    return pass_seconds(model, batch, dtype) / max(count_tokens(batch), 1)
 
 
 def _planned(config: Any, data: PreparedData, speed: Speed, asked: dict[str, Any]) -> Plan:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmbase.modeling.devices import kernels_of
+
 # Tokens of a group, padding included, in a batch of few. A CPU is as fast on small ones, which waste less; a GPU wants
 # large ones.
 GROUP_TOKENS = {"cpu": 512}
@@ -76,7 +78,7 @@ def length_groups(input_ids: Tensor, attention_mask: Tensor, rows: Tensor, most:
     missing = max(0, _width(input_ids.shape[1], most) - input_ids.shape[1])
     input_ids, attention_mask, rows = (F.pad(x, (0, missing)) for x in (input_ids, attention_mask, rows))
     large = 1 << (sum(sizes) // NUM_GROUPS).bit_length()  # a power of two, so that shapes recur
-    tokens = max(GROUP_TOKENS.get(input_ids.device.type, MOST_TOKENS), large)
+    tokens = max(GROUP_TOKENS.get(kernels_of(input_ids), MOST_TOKENS), large)
     start = 0
     while start < max(len(sizes), 1):  # without sentences one empty group
         width = _width(sizes[start], most) if sizes else 1

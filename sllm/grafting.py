@@ -5,7 +5,7 @@ from typing import TypeVar, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lmbase.modeling.devices import moved
 from lmbase.modeling.trunk import input_table, output_table, special_ids, trunk_of, vector_heads, vector_width
@@ -39,9 +39,9 @@ def graft(cls: type[ModelT], vae: SentenceVAE, lm: PreTrainedModel, options: dic
     return moved(model, dtype=vae.dtype).eval()
 
 
-def graft_own_layers(cls: type[ModelT], lm: PreTrainedModel, max_sentence_tokens: int, options: dict) -> ModelT:
-    """`SLLM.graft_own_layers`."""
-    config, ids = type(lm.config).from_dict(lm.config.to_dict()), special_ids(lm.config)
+def own_layers_config(lm: PreTrainedConfig, max_sentence_tokens: int, options: dict) -> SLLMConfig:
+    """The configuration of a graft by own layers of such a language model."""
+    config, ids = type(lm).from_dict(lm.to_dict()), special_ids(lm)
     sizes = SentenceVAEConfig(
         vocab_size=config.vocab_size,
         hidden_size=vector_width(config),
@@ -55,9 +55,13 @@ def graft_own_layers(cls: type[ModelT], lm: PreTrainedModel, max_sentence_tokens
     defaults = {"end_flag": True, "max_sentences": max(1, min(64, room))}
     if options.get("num_future_tokens", 1) > 1:
         defaults["draft_head_kind"] = "residual"
-    options = defaults | options
+    return SLLMConfig(autoencoder=sizes, trunk=config, **defaults | options)
+
+
+def graft_own_layers(cls: type[ModelT], lm: PreTrainedModel, max_sentence_tokens: int, options: dict) -> ModelT:
+    """`SLLM.graft_own_layers`."""
     table = output_table(lm)  # refuses a head that is more than this
-    model = cls(SLLMConfig(autoencoder=sizes, trunk=config, **options))
+    model = cls(own_layers_config(lm.config, max_sentence_tokens, options))
     model.trunk.load_state_dict(trunk_of(lm).state_dict())
     if model.lm_head is not None:
         model.lm_head.load_state_dict({"weight": table})

@@ -60,3 +60,12 @@ def peak(device: str) -> int:
 
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return highest if sys.platform == "darwin" else highest * 1024
+
+
+def free_bytes(device: str) -> int | None:
+    """What a device has left for a process that begins; None where the system does not tell."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info()[0]
+    told = Path("/proc/meminfo")
+    match = re.search(r"MemAvailable:\s+(\d+) kB", told.read_text()) if told.exists() else None
+    return int(match[1]) * 1024 if match else None

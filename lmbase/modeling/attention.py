@@ -10,6 +10,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from lmbase.modeling.devices import kernels_of
 from lmbase.modeling.one_row import row_attention
 
 PLAIN_SCORES = 1024 * 1024  # of a head: beyond, the fused kernel wins on CPUs, too
@@ -33,7 +34,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causa
 
 
 def _plain_wins(q: Tensor, k: Tensor) -> bool:
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] * k.shape[-2] <= PLAIN_SCORES
+    return kernels_of(q) == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] * k.shape[-2] <= PLAIN_SCORES
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

@@ -1,13 +1,17 @@
 """Where a recipe computes, and in what."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}  # as recipes name them
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+_planned: str | None = None
 
 
 def choose_device(name: str) -> str:
@@ -36,3 +40,19 @@ def moved(model: ModuleT, device: str | torch.device | None = None, dtype: torch
     wanted: dict[str, Any] = {"device": device, "dtype": dtype}
     # Transformers hides this method's type behind its check of quantised weights.
     return cast(Any, model).to(**{name: value for name, value in wanted.items() if value is not None})
+
+
+def kernels_of(tensor: Tensor) -> str:
+    """The kind of device whose kernels compute with a tensor: where it lies, or what is planned for."""
+    return _planned or tensor.device.type
+
+
+@contextmanager
+def planned_for(kind: str) -> Iterator[None]:
+    """Within this context, that of a dry run, models cut their work as on a device of this kind (cpu, cuda)."""
+    global _planned
+    before, _planned = _planned, kind
+    try:
+        yield
+    finally:
+        _planned = before

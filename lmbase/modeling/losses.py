@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lmbase.modeling.devices import kernels_of
+
 # Logits alive at a time: so many rows. On a CPU fewer are faster, as long as the gradient of the table is not added to
 # too often; a GPU wants large products.
 CHUNK_ROWS = {"cpu": 512}
@@ -75,8 +77,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         row_nats = hidden.new_empty(len(targets), dtype=torch.float32)
         row_divergence = row_nats.new_empty(len(targets) if teacher else 0)
         row_choice = targets.new_empty(0 if need_hidden or need_table else len(targets))
-        size = max(1, min(CHUNK_ROWS.get(hidden.device.type, MOST_ROWS), len(targets)))
-        part = PART_ROWS.get(hidden.device.type, size)
+        size = max(1, min(CHUNK_ROWS.get(kernels_of(hidden), MOST_ROWS), len(targets)))
+        part = PART_ROWS.get(kernels_of(hidden), size)
         # Two matrices for all chunks: making new ones each time costs a CPU a quarter of the loss.
         all_logits = hidden.new_empty(size, len(table), dtype=dtype)
         all_probs = hidden.new_empty(min(part, size), len(table), dtype=torch.float32)

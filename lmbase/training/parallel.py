@@ -75,6 +75,13 @@ def parallelise(model: Any, config: TrainingConfig, world_size: int, device: tor
         # A model may train some of its parameters in some steps only (a curriculum); others pay nothing for that.
         some = getattr(model, "trains_in_part", False)
         return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=some)
+    for block in sharded_blocks(model):
+        fully_shard(block)
+    return fully_shard(model)
+
+
+def sharded_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks that fsdp gathers one at a time, inner ones first; what is outside of them it gathers once a pass."""
     blocks = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
     uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
 
@@ -84,10 +91,7 @@ def parallelise(model: Any, config: TrainingConfig, world_size: int, device: tor
         in_parts = any(getattr(module, "runs_in_parts", False) for module in block.modules())
         return not in_parts and all(uses[id(parameter)] == 1 for parameter in block.parameters())
 
-    for module in reversed(list(model.modules())):  # inner blocks first
-        if type(module).__name__ in blocks and alone(module):
-            fully_shard(module)
-    return fully_shard(model)
+    return [m for m in reversed(list(model.modules())) if type(m).__name__ in blocks and alone(m)]
 
 
 def gradients_shared(parallel: nn.Module, now: bool) -> contextlib.AbstractContextManager:

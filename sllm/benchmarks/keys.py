@@ -27,7 +27,7 @@ MAX_SENTENCE_TOKENS = 64
 Measured = tuple[list[Row], dict[str, str] | None]  # rows, and what names the text they were measured on
 Part = Callable[[], Measured]  # measured when it is called: what is known already is passed over
 SubsetName = Literal[
-    "generate", "train", "memory", "resident", "evaluate", "cache", "pipeline", "heads", "replay", "assist"
+    "generate", "train", "memory", "resident", "evaluate", "cache", "pipeline", "heads", "replay", "assist", "plan"
 ]
 
 

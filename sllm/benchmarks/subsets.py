@@ -14,6 +14,7 @@ from sllm.benchmarks.cache_size import Cache, Resident
 from sllm.benchmarks.drafting import Replayed
 from sllm.benchmarks.generation import Generate
 from sllm.benchmarks.keys import MAX_SENTENCE_TOKENS, Benchmark, Measured, Part, RawTextKeys, TimedKeys
+from sllm.benchmarks.planned import Planned
 from sllm.benchmarks.scoring import Evaluate
 from sllm.benchmarks.training import Heads, Memory, Train
 from sllm_data.open_data import make_processor
@@ -43,6 +44,7 @@ SUBSETS: dict[str, type[Benchmark]] = {
     "resident": Resident,
     "train": Train,
     "memory": Memory,
+    "plan": Planned,
     "evaluate": Evaluate,
     "generate": Generate,
     "heads": Heads,

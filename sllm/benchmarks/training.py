@@ -8,11 +8,9 @@ V vocabulary.
 
 import functools
 import gc
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,7 +20,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lmbase.benchmarking.peak_memory import in_own_process, peak, start_of_peak
+from lmbase.benchmarking.peak_memory import free_bytes, in_own_process, peak, start_of_peak
 from lmbase.benchmarking.timing import alternate, clocked, ratio_columns
 from lmbase.config import option
 from lmbase.modeling.devices import moved
@@ -292,9 +290,5 @@ class Heads(SizeKeys, StepKeys, TimedKeys):
     def losses(self, num_future_tokens: int) -> list[str]:
         """Without the naive one where its logits and their log-probabilities would leave the machine little memory."""
         needed = (2 * num_future_tokens + 2) * self.train_tokens * self.vocab_size * 4
-        free, told = None, Path("/proc/meminfo")
-        if self.device.startswith("cuda"):
-            free = torch.cuda.mem_get_info()[0]
-        elif told.exists() and (match := re.search(r"MemAvailable:\s+(\d+) kB", told.read_text())):
-            free = int(match[1]) * 1024
+        free = free_bytes(self.device)
         return [""] if free is not None and needed >= MEMORY_SHARE * free else list(LOSSES)

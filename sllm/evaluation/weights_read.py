@@ -1,6 +1,7 @@
 """How many weights are read to write a token: what a step costs where reading them takes the time."""
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from lmbase.modeling.trunk import blocks, input_table, trunk_of
 from sllm.evaluation.loaded import LoadedModel
@@ -13,8 +14,14 @@ def weights_read(loaded: LoadedModel, tokens_per_sentence: float) -> float:
     model = loaded.model
     if loaded.by_sentence:
         return read_by_sentences(model, tokens_per_sentence)
-    table = input_table(model).numel()  # as large as the one that makes logits
-    return table + _size(*((blocks(model.trunk), model.heads[0]) if loaded.num_heads else [blocks(trunk_of(model))]))
+    if not loaded.num_heads:
+        return read_by_tokens(model)
+    return input_table(model).numel() + _size(blocks(model.trunk), model.heads[0])
+
+
+def read_by_tokens(lm: PreTrainedModel) -> float:
+    """Of a token-level model."""
+    return input_table(lm).numel() + _size(blocks(trunk_of(lm)))  # a table as large as the one that makes logits
 
 
 def read_by_sentences(model: SLLM, tokens_per_sentence: float) -> float:
