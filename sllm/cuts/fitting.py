@@ -3,7 +3,7 @@
 P places of a document, K features, W rows of the table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -136,7 +136,7 @@ def ridge(features: np.ndarray, wanted: np.ndarray, penalty: float = 30.0, steps
     """(W,) weights whose sums over the features (K, P) come near the wanted (P,) values, by conjugate gradients."""
 
     def forward(weights: np.ndarray) -> np.ndarray:
-        return sum(weights[row] for row in features)  # type: ignore[return-value]
+        return sum(weights[row] for row in features)
 
     def backward(values: np.ndarray) -> np.ndarray:
         return sum(np.bincount(row, values, TABLE) for row in features)  # type: ignore[return-value]
@@ -173,7 +173,7 @@ def calibrated(learned: LearnedCuts, texts: Sequence[Text], wanted: float) -> Le
     return replace(learned, pressure=1 / at_rate(cut, tokens / wanted, 0.1, 5.0))
 
 
-def merged(parts: Sequence[Places]) -> Places:
+def merged(parts: Iterable[Places]) -> Places:
     """The places of all parts of a text."""
     parts = list(parts)
     return Places(

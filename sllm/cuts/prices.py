@@ -5,25 +5,31 @@ All are priced by the same costs (`stale_reader`), each rival with as many piece
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from lmbase.text.learned import SHORTEST, LearnedCuts
 from lmbase.text.segmentation import AUTO, SEGMENTERS, choose_rule
 from sllm.cuts.fitting import Text
-from sllm.cuts.optimum import at_rate, capped, cheapest, price
-from sllm.cuts.stale_reader import DocumentCosts
+from sllm.cuts.optimum import Costs, at_rate, capped, cheapest, price
 
 RULES = ("punctuation", "sentence", "line", AUTO)  # those whose number of pieces is what it is
 Cuts = Callable[[float], list[list[int]]]  # a setting -> starts of the pieces of each text
 
 
+class PricedCosts(Costs, Protocol):
+    """As `stale_reader.DocumentCosts`."""
+
+    entropies: np.ndarray
+
+
 class Prices:
     """Prices of cuts of some texts. Args: longest: tokens of a piece at most; what the costs reach."""
 
-    def __init__(self, texts: Sequence[Text], costs: Sequence[DocumentCosts], learned: LearnedCuts, longest: int):
+    def __init__(self, texts: Sequence[Text], costs: Sequence[PricedCosts | None], learned: LearnedCuts, longest: int):
         kept = [i for i, text in enumerate(texts) if len(text.ids)]
-        self.texts, self.costs = [texts[i] for i in kept], [costs[i] for i in kept]
+        self.texts, self.costs = [texts[i] for i in kept], [cost for i in kept if (cost := costs[i])]
         self.learned, self.longest = learned, longest
         self.tokens = sum(len(text.ids) for text in self.texts)
         self.bytes = sum(text.num_bytes for text in self.texts)

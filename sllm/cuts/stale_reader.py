@@ -27,6 +27,8 @@ SHARES = 0.06, 0.4  # of the tokens that begin a piece in training, drawn for ea
 class StaleReader(nn.Module):
     """Args: lm: a token-level language model; `tuned`: whether it learns, too. longest: tokens of a piece at most."""
 
+    causal: Tensor  # (longest, longest) True where a token does not look
+
     def __init__(self, lm: PreTrainedModel, longest: int, *, tuned: bool):
         super().__init__()
         self.lm, self.longest, self.tuned = lm, longest, tuned

@@ -33,6 +33,8 @@ def test_prepared_data_carry_the_rule(runs, cuts):
     data, own = PreparedData.load(cuts / "data"), SentenceProcessor.from_pretrained(cuts / "cuts")
     assert data.processor.fingerprint == own.fingerprint
     assert data.processor.rule == "learned"
+    assert data.processor.punkt
+    assert own.punkt
     assert (data.processor.punkt["table"] == own.punkt["table"]).all()
     assert data.statistics["train"]["rules"] == {"learned": 30}
     assert 4 < data.statistics["train"]["tokens"] / data.statistics["train"]["sentences"] < 16
@@ -58,7 +60,8 @@ def test_a_model_trained_on_them_works_at_every_door(runs, cuts, capsys):
     assert np.isfinite(scores.nats[0])
     sllm(f"generate Hello --model {cuts}/sllm --max_new_tokens 5 --device cpu")
     sllm(f"verify {cuts}/sllm")
-    sllm(f"evaluate --model {cuts}/sllm {data} --quick true --device cpu --dtype fp32 --output_dir {cuts}/figures")
+    quick = f"{data} --quick true --device cpu --dtype fp32 --output_dir {cuts}/figures"
+    sllm(f"evaluate --model {runs}/opt {cuts}/sllm {quick}")
 
 
 def test_the_same_again_is_only_verified_and_another_refused(runs, cuts, capsys):
