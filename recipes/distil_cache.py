@@ -81,6 +81,8 @@ def main(config: Config) -> TeacherCache:
         "dtype": config.dtype,
     }
     teacher = ask_model(lm.to(device), data, config.context)
+    if teacher.keep is not None and teacher.keep.processor is not None:  # where sentences end decides what it says
+        configuration["sentences"] = data.processor.fingerprint
 
     def ask(rows: list[np.ndarray], firsts: list[int]) -> tuple[np.ndarray, np.ndarray]:
         input_ids, attention_mask = pad_tokens(rows, data.processor.pad_token_id)

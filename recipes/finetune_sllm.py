@@ -136,7 +136,8 @@ def main(config: Config) -> TrainingResult:
         model = build(config)
         data = _open_for(model, config)
     set_rates(model, config)
-    context = model.config.max_sentences * model.config.max_sentence_tokens + 1
+    pad, size = data.processor.pad_token_id, model.config.max_sentences
+    context = 1 + max(int(SentenceWindowDataset(data.split(name), pad, size).lengths.max()) for name in data.splits)
     if teaching := open_teacher(config, data, context):
         model.teacher_weight, model.online_teacher = teaching.weight, teaching.online
     cuts = set_keeping(model, config, data, teaching)

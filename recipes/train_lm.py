@@ -20,7 +20,7 @@ token; the end of a text has cross-entropy alone. With `keep_layers` a pretraine
 
 from dataclasses import dataclass, replace
 
-from lmbase.config import option, run
+from lmbase.config import given_on_command_line, option, run
 from lmbase.modeling.kept_window import KeptWindow
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.modeling.pruning import keep_layers, layers_to_keep
@@ -53,6 +53,11 @@ def main(config: Config) -> TrainingResult:
                 f"keep_layers={config.keep_layers}: lm={config.lm!r} has random weights, of which no layer is worth "
                 "keeping; name a pretrained model, or a smaller random one."
             )
+    if config.keep_window is None and "keep_ends" in given_on_command_line(config):
+        raise ValueError(
+            f"keep_ends={config.keep_ends}: it belongs to a window of tokens that is kept; give --keep_window, too, or "
+            "leave it out."
+        )
     data = open_for(config, own_tokenizer(config.lm))
     vocab_size = vocabulary_size(data.processor.tokenizer)
     lm = load_lm(config.lm, vocab_size=vocab_size, max_positions=config.context, seed=config.seed)

@@ -27,20 +27,25 @@ def flag_nats(
     closed = torch.ones_like(ends)
     flags = flags.float()
     goes_on = F.softplus(flags).masked_fill(first, 0.0)  # -log(1 - p(end))
+    ending = F.softplus(-flags)  # -log p(end)
     tokens = measure(hidden[~ends], table, targets[~ends], closed_rows=closed[~ends], closed_id=end)
     if measure is not signed_nats:
-        nats = F.softplus(-flags)
-        return torch.where(ends, nats, goes_on.masked_scatter(~ends, tokens + goes_on[~ends]))
-    ending = F.softplus(-flags)  # -log p(end)
+        return torch.where(ends, ending, goes_on.masked_scatter(~ends, tokens + goes_on[~ends]))
     total = tokens.abs() + goes_on[~ends]
     likeliest = tokens.signbit() & ((total <= ending[~ends]) | first[~ends])
     found = ending.masked_scatter(~ends, torch.where(likeliest, -total, total))
-    # An end was the first choice where even the likeliest token falls behind it.
-    at_ends, table = hidden[ends].detach(), table.detach()
-    anything = torch.zeros_like(targets[ends])
-    rivals = vocabulary_loss(at_ends, table, anything, closed_rows=closed[ends], closed_id=end).row_choice
-    best = token_nats(at_ends, table, rivals, closed_rows=closed[ends], closed_id=end) + goes_on[ends]
-    return found.masked_scatter(ends, torch.where(ending[ends] < best, -ending[ends], ending[ends]))
+    first_choice = end_is_likeliest(hidden[ends], flags[ends], table, end)
+    return found.masked_scatter(ends, torch.where(first_choice, -ending[ends], ending[ends]))
+
+
+def end_is_likeliest(hidden: Tensor, flags: Tensor, table: Tensor, end: int) -> Tensor:
+    """(M,) bool: where even the likeliest token falls behind the end, which may come there."""
+    hidden, table, flags = hidden.detach(), table.detach(), flags.detach().float()
+    closed = torch.ones_like(flags, dtype=torch.bool)
+    anything = torch.zeros_like(flags, dtype=torch.long)
+    rivals = vocabulary_loss(hidden, table, anything, closed_rows=closed, closed_id=end).row_choice
+    best = token_nats(hidden, table, rivals, closed_rows=closed, closed_id=end)
+    return F.softplus(-flags) < best + F.softplus(flags)
 
 
 def joint_logits(logits: Tensor, flags: Tensor, end: int) -> Tensor:

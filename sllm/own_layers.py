@@ -122,7 +122,8 @@ class OwnLayers(nn.Module):
         """
         at_end, carried = self.joint(torch.cat([states, ends], dim=-1)).chunk(2, dim=-1)
         first = first[..., None]
-        return torch.where(first, states, at_end), torch.where(first, self.opening, carried)
+        read = states if self.config.use_trunk else ends
+        return torch.where(first, read, at_end), torch.where(first, self.opening, carried)
 
     def upper_inputs(self, states: Tensor, at_end: Tensor, carried: Tensor, offsets: Tensor) -> Tensor:
         """What the upper blocks read at tokens: (..., H).

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from lmbase.modeling.distillation import ExactTeacher, SparseTeacher
 from lmbase.modeling.losses import Teacher, taught_loss, vocabulary_loss
 from sllm.configuration_sllm import SLLMConfig
+from sllm.end_flag import end_is_likeliest
 from sllm.matched_states import num_compared
 from sllm.sentences import Decoded
 
@@ -177,6 +178,9 @@ def token_loss(model: Any, hidden: Tensor, targets: Tensor, first: Tensor, teach
         return TokenLoss(result.loss, nats, divergence, correct.sum(), result.row_choice)
     flags, ends = model.end_head(hidden).squeeze(-1).float(), ~tokens
     of_flags = (F.binary_cross_entropy_with_logits(flags, ends.float(), reduction="none") * ~first).sum()
-    goes_on = (flags <= 0) | first
-    foreseen = (ends & ~goes_on).sum() + ((correct & goes_on[tokens]).sum() if len(correct) else 0)
+    foreseen = correct.sum()
+    if len(correct):  # without gradients: the end is a rival of the likeliest token, and it of the end
+        behind = result.row_nats + F.softplus(flags[tokens]) > F.softplus(-flags[tokens])
+        foreseen = (correct & (first[tokens] | ~behind)).sum()
+        foreseen = foreseen + end_is_likeliest(hidden[ends], flags[ends], model.output_table, end).sum()
     return TokenLoss(result.loss + of_flags, nats + of_flags, divergence, foreseen, targets[:0])

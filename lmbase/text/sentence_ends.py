@@ -1,8 +1,8 @@
 """Where sentences end in a text that is read token after token: told from what has been read, never from what follows.
 
 A rule looks at the text behind a mark ("3." may become "3.14"), so the newest tokens cannot be told yet. Every H =
-`window` / 2 tokens the text since the last settled end is cut, and those ends settle that H tokens or more follow. What
-is settled stays. So whether a token ends a sentence is known before `window` more tokens have been read, or with the
+`window` / 2 tokens the text since the last settled end is cut, and those ends settle that H to 2 H tokens follow. What
+is settled stays, and an end that shows later still (`auto` may choose another rule once more has been read) is none. So whether a token ends a sentence is known before `window` more tokens have been read, or with the
 next one where `window` is 1, and depends on those alone.
 """
 
@@ -27,6 +27,7 @@ class SentenceEnds:
         self.found: list[int] = []
         self._processor, self._every = processor, max(1, window // 2)
         self._ids: list[int] = []
+        self._chosen: SentenceProcessor | None = None  # by an opening that no further token changes
 
     def read(self, ids: Iterable[int]) -> None:
         """The next tokens; any ids are taken."""
@@ -41,12 +42,18 @@ class SentenceEnds:
             position += len(sentence)
             if position > len(self._ids) - self._every:
                 break
-            self.found.append(position)
+            if position > len(self._ids) - 2 * self._every:
+                self.found.append(position)
 
     def _cutter(self) -> SentenceProcessor:
         """The rule that suits a whole text is chosen by its opening, as far as that has been read."""
         own = self._processor
         if own.rule != AUTO:
             return own
-        rule = choose_rule(own.decode(self._ids[:SAMPLE]))
-        return SentenceProcessor(own.tokenizer, rule, own.max_sentence_tokens, own.punkt)
+        if self._chosen is not None:
+            return self._chosen
+        opening = own.decode(self._ids[:SAMPLE])
+        cutter = SentenceProcessor(own.tokenizer, choose_rule(opening), own.max_sentence_tokens, own.punkt)
+        if len(opening) > SAMPLE:  # by a character, whose last token may have been half of it
+            self._chosen = cutter
+        return cutter
