@@ -3,7 +3,7 @@
 B windows, S sentences of one, H width of states.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
@@ -20,9 +20,12 @@ PLACES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)  # first tokens of the classes o
 SEED = 0
 
 
-def controls(num_states: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
+def controls(num_states: Tensor, donors: Sequence[Tensor]) -> dict[str, Callable[[Tensor], Tensor]]:
     """What is done to the trunk's states (B, S+1, H), of which each window has so many (B,). The first one, which no
-    sentence was read for, stays: it is the same in every window, and attention rests there."""
+    sentence was read for, stays: it is the same in every window, and attention rests there.
+
+    Args: donors: `donors_of` the windows; empty: no state can come from another document.
+    """
     generator = torch.Generator().manual_seed(SEED)
 
     def zero(states: Tensor) -> Tensor:
@@ -38,23 +41,37 @@ def controls(num_states: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
         return found
 
     def of_another(states: Tensor) -> Tensor:
-        at = torch.arange(1, states.shape[1], device=states.device)
-        others = num_states.roll(1)[:, None].to(states.device)
-        rows = torch.arange(len(states), device=states.device).roll(1)[:, None]
-        return torch.cat([states[:, :1], states[rows, 1 + (at - 1) % (others - 1)]], dim=1)
+        place = torch.arange(states.shape[1] - 1, device=states.device)
+        return torch.cat([states[:, :1], torch.stack([donor[place % len(donor)] for donor in donors])], dim=1)
 
-    return {
-        "as_it_is": lambda states: states,
-        "zero": zero,
-        "shuffled": shuffled,
-        "another_document": of_another,
-    }
+    changes = {"as_it_is": lambda states: states, "zero": zero, "shuffled": shuffled}
+    return changes | ({"another_document": of_another} if donors else {})
+
+
+def donors_of(numbers: Sequence[int], states: Sequence[Tensor], kept: dict[int, Tensor]) -> list[Tensor]:
+    """States of another document for each window of a batch: of the next window in the batch, else of what was kept.
+
+    Args:
+        numbers: of the windows' documents. states: (n, H) of each window.
+        kept: by document; two are enough, and are kept here for the batches that follow.
+
+    Returns:
+        nothing where all windows are of one document.
+    """
+    for number, own in zip(numbers, states, strict=True):
+        if len(kept) < 2:
+            kept.setdefault(number, own)
+    if len(kept) < 2:
+        return []
+    pairs = [*zip(numbers, states, strict=True)]
+    around = ([*pairs[at:], *pairs[:at], *kept.items()] for at in range(len(pairs)))
+    return [next(theirs for number, theirs in others if number != numbers[at]) for at, others in enumerate(around)]
 
 
 @inference_method
 def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[int], batch_size: int = 4) -> dict:
     """Bits per byte of tokens and end marks (the flags between sentences left out), as it is and with each control, and
-    bits per token by place in the sentence.
+    bits per token by place in the sentence. Where there is one document only, none has the states of another.
 
     Args:
         documents: sentences of token ids; they are read in windows of `max_sentences`, not overlapping.
@@ -65,7 +82,7 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
     size = model.config.max_sentences
     by_document = [[document[at : at + size] for at in range(0, len(document), size)] for document in documents]
     # In turns, so that neighbours in a batch are of different documents, as far as there are several.
-    pieces = [piece for turn in zip_longest(*by_document) for piece in turn if piece]
+    pieces = [(n, piece) for turn in zip_longest(*by_document) for n, piece in enumerate(turn) if piece]
     if len(pieces) < 2:
         raise ValueError(
             "One window of text only, and states are exchanged between windows: give more texts, or longer ones."
@@ -75,12 +92,16 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
         batches[-2:] = [batches[-2] + batches[-1]]
     sums: dict[str, float] = {}
     places = torch.zeros(2, len(PLACES), dtype=torch.double)
+    kept: dict[int, Tensor] = {}
     for batch in batches:
-        padded = pad_sentences(batch, model.config.pad_token_id)
+        numbers, windows = zip(*batch, strict=True)
+        padded = pad_sentences(windows, model.config.pad_token_id)
         arguments = [x.to(model.device) for x in (padded.input_ids, padded.attention_mask, padded.sentence_mask)]
         sentences = model.read(*arguments)
         states = model.trunk_states(sentences, arguments[2])
-        for name, change in controls(arguments[2].sum(1) + 1).items():
+        num_states = arguments[2].sum(1) + 1
+        own = [of[1:n] for of, n in zip(states, num_states.tolist(), strict=True)]
+        for name, change in controls(num_states, donors_of(numbers, own, kept)).items():
             for nats, place in _token_nats(model, sentences, change(states)):
                 sums[name] = sums.get(name, 0.0) + float(nats.double().sum())
                 if name == "as_it_is":

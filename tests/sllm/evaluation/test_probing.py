@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import MEMORY, make_own, make_sllm, pad
 
-from sllm.evaluation.probing import controls, probe
+from sllm.evaluation.probing import controls, donors_of, probe
 
 DOCUMENTS = [[[10 + k, 40 - k, 50 + k] for k in range(7)], [[60 + k, 90 - k] for k in range(9)], [[100], [101]]]
 SIZES = [100, 80, 10]
@@ -34,10 +34,25 @@ def test_a_decoder_that_ignores_the_trunk_is_found_out():
 
 def test_shuffled_states_are_all_there():
     states = torch.arange(12.0).view(2, 3, 2)
-    changed = controls(torch.tensor([3, 2]))["shuffled"](states)
+    changed = controls(torch.tensor([3, 2]), [])["shuffled"](states)
     real = torch.tensor([[True, True, True], [True, True, False]])
     assert sorted(map(tuple, changed[real].tolist())) == sorted(map(tuple, states[real].tolist()))
     assert torch.equal(changed[~real], states[~real])
+
+
+def test_another_document_is_another():
+    """One long document and two short ones: also its last windows, which are alone, get states of another."""
+    states = [torch.full((2, 1), float(number)) for number in range(3)]
+    kept: dict[int, torch.Tensor] = {}
+    for numbers in ([0, 1, 2, 0], [0, 0, 0], [1, 0]):
+        found = donors_of(numbers, [states[number] for number in numbers], kept)
+        assert [int(donor[0]) != number for donor, number in zip(found, numbers, strict=True)] == [True] * len(numbers)
+    assert donors_of([5, 5], [states[0]] * 2, {}) == []
+    changed = controls(torch.tensor([4, 2]), [states[1], states[2]])["another_document"](torch.zeros(2, 4, 1))
+    assert changed[..., 0].tolist() == [[0, 1, 1, 1], [0, 2, 2, 2]]
+    alone = probe(make_sllm(max_sentences=4), DOCUMENTS[:1], SIZES[:1])["bits_per_byte"]
+    assert "another_document" not in alone
+    assert "shuffled" in alone
 
 
 def test_a_closed_window_ends_where_the_sentence_begins():
