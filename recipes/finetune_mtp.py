@@ -24,6 +24,7 @@ import torch
 from lmbase.config import option, run
 from lmbase.modeling.folders import model_folder, quiet_loading
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
+from lmbase.modeling.text_model import take_open_ids
 from lmbase.modeling.trunk import random_config
 from lmbase.text.tokenizers import vocabulary_size
 from lmbase.training.loop import TrainingResult
@@ -62,7 +63,9 @@ def build(config: Config, data: PreparedData) -> MultiTokenLM:
     n, kind = given.pop("num_future_tokens", 4), given.pop("head_kind", "parallel")
     spec = config.lm or "random:small"
     if not spec.startswith("random:"):
-        return MultiTokenLM.from_lm(load_lm(spec), n, kind, **given)
+        lm = load_lm(spec)
+        take_open_ids(lm.config, data.processor.tokenizer)
+        return MultiTokenLM.from_lm(lm, n, kind, **given)
     vocab_size = vocabulary_size(data.processor.tokenizer)
     lm_config = random_config(spec, vocab_size=vocab_size, max_positions=config.context)
     return MultiTokenLM(MultiTokenLMConfig.matching(lm_config, n, kind, **given))

@@ -23,6 +23,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from lmbase.config import option, run
 from lmbase.files import write_folder
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
+from lmbase.modeling.text_model import take_open_ids
 from lmbase.modeling.trunk import blocks
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import check_same_tokenizer, load_tokenizer, vocabulary_size
@@ -88,6 +89,7 @@ def graft_own_layers(lm: str, processor: SentenceProcessor, seed: int, options: 
     """The model that `lm` names, grafted, with its processor."""
     torch.manual_seed(seed)
     loaded = load_lm(lm, vocab_size=vocabulary_size(processor.tokenizer), seed=seed)
+    take_open_ids(loaded.config, processor.tokenizer)
     model = SLLM.graft_own_layers(loaded, processor.max_sentence_tokens, **options)
     model.processor = processor
     return model

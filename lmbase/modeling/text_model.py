@@ -144,6 +144,15 @@ class ProcessorMixin(TextModelMixin):
         self.processor = SentenceProcessor.from_pretrained(folder, **hub_options)
 
 
+def take_open_ids(config: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let a language model's configuration say, as its tokenizer does, what many leave open: the id of padding, which
+    is masked anyhow, and which of several ends a text ends with."""
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    if isinstance(config.eos_token_id, list) and tokenizer.eos_token_id in config.eos_token_id:
+        config.eos_token_id = tokenizer.eos_token_id
+
+
 def check_fits(tokenizer: PreTrainedTokenizerFast, config: Any) -> None:
     """Raise ValueError if ids of the tokenizer mean something else to a model of this configuration."""
     size = vocabulary_size(tokenizer)

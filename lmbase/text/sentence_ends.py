@@ -4,7 +4,8 @@ A rule looks at the text behind a mark ("3." may become "3.14"), so the newest t
 `window` / 2 tokens the text since the last settled end is cut, and those ends settle that H to 2 H tokens follow. What
 is settled stays, and an end that shows later still (`auto` may choose another rule once more has been read) is none. So
 whether a token ends a sentence is known before `window` more tokens have been read, or with the next one where `window`
-is 1, and depends on those alone.
+is 1, and depends on those alone. (Rule `learned` decides by the text before, of which it sees here what follows the
+last settled end.)
 """
 
 from collections.abc import Iterable

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from small_runs import refused, sllm
+from tiny import make_lm, make_processor
 
 from sllm import SLLM, joint_fitting
 
@@ -67,6 +68,18 @@ def test_a_graft_learns_from_the_model_that_it_was(runs, tmp_path, capsys, monke
     assert all(loss["teacher"] > 0 for loss in losses.values())
     capsys.readouterr()
     assert "no share of the loss" in refused(f"{graft} --teacher {runs}/opt --teacher_weight 2", capsys)
+
+
+def test_ids_that_a_language_model_leaves_open_are_its_tokenizer_s(tmp_path):
+    """Padding that only the tokenizer has, and an end that is not the first of several, as chat models have them."""
+    lm = make_lm("llama", num_hidden_layers=3, max_position_embeddings=64)
+    lm.config.pad_token_id, lm.config.eos_token_id = None, [7, 2]
+    lm.save_pretrained(tmp_path / "lm")
+    make_processor().tokenizer.save_pretrained(tmp_path / "lm")
+    shape = "--lower_layers 1 --upper_layers 1 --max_sentence_tokens 32"
+    sllm(f"graft --lm {tmp_path}/lm {shape} --output_dir {tmp_path}/made")
+    config = SLLM.from_pretrained(f"{tmp_path}/made/model").config
+    assert (config.pad_token_id, config.eos_token_id) == (1, 2)
 
 
 @pytest.mark.parametrize(

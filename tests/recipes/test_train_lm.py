@@ -24,6 +24,10 @@ MISTAKES = {
         "context=129: this model has 128 positions",
     ),
     "a window of no token": (lambda runs: f"train-lm --data {runs}/data --keep_window 0", "keep_window=0"),
+    "sentence ends without a window": (
+        lambda runs: f"train-lm --data {runs}/data --keep_ends false",
+        "keep_ends=False: it belongs to a window",
+    ),
     "a kept window longer than the text that is read": (
         lambda runs: f"train-lm --data {runs}/data --context 64 --keep_window 65",
         "keep_window=65: of the 64 positions that this model reads the newest 1 to 64 can be kept",

@@ -45,7 +45,19 @@ def test_the_published_design_takes_it_too():
 
 
 def test_correct_counts_ends_and_tokens():
-    model = make_own()
-    with torch.no_grad():
-        batch = pad([[[10, 11, 12], [13], [14, 15]]])
-        assert 0 <= int(model(**batch).correct) <= int(model.loss_counts(**batch)["token"])
+    """Those that greedy writing would choose: signs of `signed_nats` say so, whatever the flags lean to."""
+    batch = pad([[[10 + k, 40 - k, 50 + k, 7][: 1 + k % 4] for k in range(14)]])
+    seen = set()
+    for bias in (-2.0, -0.3, 0.3, 5.0):
+        model = make_own(max_sentences=20)
+        with torch.no_grad():
+            model.end_head.bias.fill_(bias)
+            sentences = model.read(**batch)
+            chosen = 0
+            for decoded in model.decode(sentences, model.trunk_states(sentences, batch["sentence_mask"])):
+                cut = decoded.cut
+                rows = decoded.hidden[cut.mask], cut.targets[cut.mask], cut.first[cut.mask]
+                chosen += int(model.target_nats(*rows, signed_nats).signbit().sum())
+            assert int(model(**batch).correct) == chosen
+        seen.add(chosen)
+    assert len(seen) > 1

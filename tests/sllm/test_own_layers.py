@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import LMS, make_lm, make_own, pad
 
+from lmbase.modeling.pruning import keep_layers
 from sllm import SLLM
 from sllm.evaluation.audit import audit_sentences
 
@@ -25,6 +26,21 @@ def test_with_one_token_a_sentence_it_is_the_language_model(shape):
         opening = model.config.bos_token_id
         whole = [lm(torch.tensor([[opening, *(i for (i,) in text)]])).logits[0, :-1] for text in texts]
     assert torch.allclose(logits, torch.cat(whole), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["llama", "opt-350m"])
+def test_without_its_trunk_it_is_the_language_model_without_those_layers(shape):
+    """At the opening token, too: attention rests there."""
+    lm = make_lm(shape, num_hidden_layers=5, max_position_embeddings=64)
+    given = dict(upper_layers=2, lower_layers=1, lower_window=64, upper_window=64, use_trunk=False)
+    model = SLLM.graft_own_layers(lm, 1, **given)
+    batch = pad([[[i] for i in range(10, 30)]])
+    with torch.no_grad():
+        sentences = model.read(**batch)
+        (decoded,) = model.decode(sentences, model.trunk_states(sentences, batch["sentence_mask"]))
+        ids = torch.tensor([[model.config.bos_token_id, *range(10, 30)]])
+        whole = keep_layers(lm, "1+2").eval()(ids).logits[0, :-1]
+    assert torch.allclose(decoded.hidden[:, 0] @ model.output_table.T, whole, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", ["llama", "opt-350m", "gpt2"])

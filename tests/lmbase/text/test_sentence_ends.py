@@ -4,7 +4,7 @@ import pytest
 from tiny import make_processor
 
 from lmbase.text import RULES
-from lmbase.text.segmentation import AUTO
+from lmbase.text.segmentation import AUTO, LEARNED
 from lmbase.text.sentence_ends import SentenceEnds
 from lmbase.text.tokenizers import encode_text
 
@@ -17,7 +17,7 @@ def found(ids, window, **processor):
     return ends.found
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != AUTO])
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in (AUTO, LEARNED)])
 def test_a_window_of_tokens_tells_the_ends_that_the_whole_text_has(rule):
     processor = make_processor(rule, cap=40)
     ids = encode_text(processor.tokenizer, TEXT)
@@ -50,6 +50,21 @@ def test_an_end_is_told_by_the_tokens_of_its_window_and_stays(window):
             assert [end for end in found(prefix, window) if end <= stop - window] == [
                 end for end in whole if end <= stop - window
             ]
+
+
+@pytest.mark.parametrize("opening", ["ISBN 0-14-043908-3\n", "|a|b|\n|-|-|\n|1|2|\n"])
+@pytest.mark.parametrize("window", [1, 2, 5, 16, 32])
+def test_a_rule_that_is_chosen_anew_finds_no_end_late(opening, window):
+    """By the opening alone `auto` takes lines, later clauses: those read long ago are no ends any more."""
+    ids = encode_text(make_processor().tokenizer, opening + "He came, and left. She too, at last; so it was. " * 8)
+    ends = SentenceEnds(make_processor(AUTO, cap=40), window)
+    known: list[int] = []
+    for at, i in enumerate(ids, start=1):
+        ends.read([i])
+        assert ends.found[: len(known)] == known
+        assert all(end >= at - max(window - 1, 1) for end in ends.found[len(known) :])
+        known = list(ends.found)
+    assert len(known) > 8
 
 
 def test_ids_that_are_no_text_are_taken():
