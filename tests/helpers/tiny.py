@@ -160,7 +160,7 @@ def rows(output) -> list[list[int]]:
 
 SLLMS = {
     "plain": make_sllm,
-    "memory": partial(make_sllm, 3, vae=dict(num_decoder_layers=2), **MEMORY, num_memory_vectors=2),
+    "memory": partial(make_sllm, 5, vae=dict(num_decoder_layers=2), **MEMORY, num_memory_vectors=2),
 }
 
 
