@@ -88,11 +88,11 @@ def main(config: Config) -> list[Row]:
     documents = [encoded.sentences() for encoded in processor.encode_batch(texts)]
     places = find_places(processor, documents, config.places, config.context, LONGEST)
     long = [places[i] for i in np.linspace(0, len(places) - 1, min(config.texts, len(places))).astype(int)]
-    for loaded in models:
+    for one in models:
         needed = 1 + max(sum(map(len, place.before)) for place in places) + config.new_tokens
-        if loaded.room is not None and needed > loaded.room:
+        if one.room is not None and needed > one.room:
             raise ValueError(
-                f"{loaded.name} has {loaded.room} positions, and context and new tokens take {needed}: lower --context "
+                f"{one.name} has {one.room} positions, and context and new tokens take {needed}: lower --context "
                 f"({config.context}) or --new_tokens ({config.new_tokens})."
             )
     print(f"{len(places):,} places in {len({place.document for place in places})} texts", flush=True)

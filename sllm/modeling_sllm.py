@@ -40,6 +40,7 @@ from sllm.own_layers import OwnLayers
 from sllm.parts import flops_by_part, freeze_parts, part_of
 from sllm.sentences import Decoded, Sentences, SLLMOutput, TextNats, cut_windows, place_in_windows
 from sllm.token_loss import Taught, draft_names, loss_counts, loss_weights, token_loss, without_cut_ends
+from sllm.vector_heads import VectorHead
 from sllm.vector_losses import drawn_counts, drawn_output, drawn_weights, no_likelihood
 
 
@@ -136,6 +137,11 @@ class SLLMModel(SLLMPreTrainedModel):
     def output_table(self) -> Tensor:
         """The vocabulary table (V, D) that predictions are multiplied with."""
         return self.get_input_embeddings().weight if self.lm_head is None else self.lm_head.weight
+
+    @property
+    def vector_head(self) -> VectorHead:
+        """What draws vectors, where they are drawn."""
+        return cast(VectorHead, self.sentence_out)
 
     @property
     def vector_door(self) -> nn.Module:

@@ -172,12 +172,12 @@ def draw_vectors(
     A sentence that has begun (`forced` tokens) gets one of several draws, by how likely the decoder finds this
     beginning under each: the more there are, the nearer to a draw of those that go with it.
     """
-    state.drawn = model.sentence_out.sample(state.states[:, -1], keys, temperature)
+    state.drawn = model.vector_head.sample(state.states[:, -1], keys, temperature)
     for row, ids in enumerate(forced or []):
         if ids:
             newest = state.states[row, -1].expand(CANDIDATES, -1)
             own = mixed(keys[row] ^ torch.arange(1, CANDIDATES + 1, device=keys.device))
-            found = model.sentence_out.sample(newest, own, temperature)
+            found = model.vector_head.sample(newest, own, temperature)
             read = torch.tensor([[model.config.bos_token_id, *ids[:-1]]], device=keys.device)
             hidden = model.autoencoder.decoder(model.autoencoder.embed_tokens(read).expand(CANDIDATES, -1, -1), found)
             targets = torch.tensor(ids, device=keys.device).expand(CANDIDATES, -1)

@@ -63,7 +63,7 @@ def drawn_output(
     with torch.no_grad():
         mean, log_var = model.autoencoder.posterior(sentences.pooled)
     before = states[sentences.rows, places]  # (N,D): sentence k+1 is drawn from state k
-    losses = {"vector": model.sentence_out.loss(before, mean, log_var, own).sum(), "stop": stop.sum()}
+    losses = {"vector": model.vector_head.loss(before, mean, log_var, own).sum(), "stop": stop.sum()}
     correct = states.new_zeros(())
     if not model.config.freeze_autoencoder:
         hidden, targets = [states.new_zeros(0, model.config.hidden_size)], [sentences.ids.new_zeros(0)]

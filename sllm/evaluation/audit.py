@@ -117,7 +117,7 @@ def _drawn(model: SLLM, texts: list[Sentences], row: int = 0) -> Scored:
 
 def _draw(model: SLLM, states: Tensor) -> Tensor:
     """States (N, D) -> vectors and nats of the flag "the text goes on" (N, D+1)."""
-    drawn = model.sentence_out.sample(states, torch.zeros(len(states), dtype=torch.long, device=states.device))
+    drawn = model.vector_head.sample(states, torch.zeros(len(states), dtype=torch.long, device=states.device))
     return torch.cat([drawn.float(), F.softplus(model.stop_head(states).float())], dim=1)
 
 

@@ -28,12 +28,9 @@ def brier_terms(first: Sequence[Ids], second: Sequence[Ids], truth: Sequence[Ids
     Args: continuations of LONGEST tokens, those of texts that end before filled up with one id that is no token.
     """
     x1, x2, y = (np.asarray(ids, dtype=np.int64).reshape(-1, LONGEST) for ids in (first, second, truth))
-    a, b, same = (np.logical_and.accumulate(left == right, axis=1).astype(float) for left, right in _pairs(x1, x2, y))
+    pairs = ((x1, y), (x2, y), (x1, x2))
+    a, b, same = (np.logical_and.accumulate(left == right, axis=1).astype(float) for left, right in pairs)
     return a + b - same
-
-
-def _pairs(x1: np.ndarray, x2: np.ndarray, y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(x1, y), (x2, y), (x1, x2)]
 
 
 @dataclass
@@ -65,7 +62,10 @@ def brier(terms: np.ndarray, documents: Sequence[int], seed: int = 0) -> Brier:
     means = 100 * found[:, :-1] / found[:, -1:]
     whole = np.exp(np.log(np.maximum(means, 1e-300)).mean(1)) * (means > 0).all(1)
     columns = [*means.T, whole]
-    figures = [(float(x[0]), *map(float, np.quantile(x[1:], [0.025, 0.975]))) for x in columns]
+    figures = []
+    for x in columns:
+        low, high = np.quantile(x[1:], [0.025, 0.975])
+        figures.append((float(x[0]), float(low), float(high)))
     return Brier(figures[:-1], figures[-1])
 
 

@@ -1,16 +1,19 @@
 """An SLLM whose head draws the next vector: what it learns, writes, saves, and what it refuses."""
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
 from tiny import make_opt, make_sllm, make_vae, pad, read
+from torch import nn
 from transformers import GenerationConfig
 
 from sllm import SLLM, reading
 from sllm.assistant import SentenceAssistant
 from sllm.evaluation.audit import audit_sentences
 from sllm.evaluation.probing import probe
+from sllm.modeling_sllm import SLLMModel
 
 GAUSSIAN = dict(latent="gaussian")
 KINDS = ("energy", "flow")
@@ -20,6 +23,10 @@ SENTENCES = [[10, 11], [12], [13, 14, 15], [16, 17]]
 
 def drawing(kind: str = "energy", stop_bias: float = -100.0, **options) -> SLLM:
     return make_sllm(vae=GAUSSIAN, next_vector=kind, stop_bias=stop_bias, **options)
+
+
+def last_layer(model: SLLMModel) -> nn.Linear:
+    return cast(nn.Linear, model.vector_head.out[-1])
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +64,9 @@ def test_targets_do_not_flee_to_where_drawing_is_easy():
     model = drawing().train()
     output = model(**pad([[[10, 11]]]), keys=torch.tensor([1]))  # one sentence: nothing is read before it
     output.losses["vector"].backward()
-    assert model.sentence_out.out[-1].weight.grad.any()
+    gradient = last_layer(model).weight.grad
+    assert gradient is not None
+    assert gradient.any()
     assert all(p.grad is None or not p.grad.any() for p in model.autoencoder.parameters())
 
 
@@ -90,7 +99,7 @@ def test_texts_together_are_those_alone_and_streamed(kind, models):
 def test_what_a_prompt_began_decides_which_vector_is_drawn():
     """Of candidates those under which the decoder finds the beginning likely."""
     model = drawing()
-    model.sentence_out.out[-1].weight *= 20  # vectors far apart
+    last_layer(model).weight *= 20  # vectors far apart
     state = model.prefill(**pad([[[10, 11]]]))
     opening = model.get_input_embeddings()(torch.tensor([[2]]))
 

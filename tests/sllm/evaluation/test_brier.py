@@ -12,7 +12,7 @@ TRUTH = [3, 1, 4, 1]
 
 def test_a_term_is_its_definition():
     cases = [([3, 1, 4, 1], [3, 1, 0, 1]), ([3, 0, 4, 1], [3, 0, 4, 1]), ([0, 1, 4, 1], [1, 1, 4, 1])]
-    found = brier_terms(*zip(*cases, strict=True), [TRUTH] * len(cases))
+    found = brier_terms([a for a, _ in cases], [b for _, b in cases], [TRUTH] * len(cases))
     for row, (a, b) in zip(found, cases, strict=True):
         expected = [(a[:n] == TRUTH[:n]) + (b[:n] == TRUTH[:n]) - (a[:n] == b[:n]) for n in range(1, LONGEST + 1)]
         assert row.tolist() == expected
