@@ -208,7 +208,7 @@ def assumptions(config: Config, read: Reading, found: dict[str, Fit]) -> str:
     lines = [f"sentences have {number(mean)} tokens, {whence}; windows of the peak are full"]
     if not any(fit.pace.measured for fit in found.values()) and config.gpus[0] == "here":
         lines.append("too large to be timed here in seconds: the time is operations over rate, at 35% of it")
-    if not config.upper_layers:
+    if not given_keys(config, SLLMConfig).get("upper_layers"):
         lines.append("the SLLM's autoencoder is trained before (sllm pretrain-vae), which is not in its time")
     return "\n".join(lines)
 

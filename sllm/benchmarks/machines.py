@@ -211,6 +211,7 @@ def machine_for(
         gpu = Accelerator(kind, tflops, tflops, gigabytes, bandwidth or 0.0, "given by hand")
     else:
         gpu = listed(kind)
-        given = {"gigabytes": gigabytes, "bandwidth": bandwidth} | ({"bf16": tflops, "fp32": tflops} if tflops else {})
-        gpu = replace(gpu, **{name: value for name, value in given.items() if value})
+        if tflops:
+            gpu = replace(gpu, bf16=tflops, fp32=tflops)
+        gpu = replace(gpu, gigabytes=gigabytes or gpu.gigabytes, bandwidth=bandwidth or gpu.bandwidth)
     return Listed(gpu, count, utilisation)

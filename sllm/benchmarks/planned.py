@@ -101,7 +101,7 @@ class Planned(SizeKeys, TimedKeys):
             config = TrainingConfig(
                 output_dir=folder,
                 device=self.device,
-                dtype=self.dtype,  # type: ignore[arg-type]
+                dtype=self.dtype,
                 batch_size=2 * self.windows,
                 micro_batch_size=self.windows,
                 max_steps=STEPS + 1,

@@ -20,7 +20,8 @@ class Held(TorchDispatchMode):
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
-        self.alive, self.now, self.most = {}, 0, 0
+        self.alive: dict[int, int] = {}
+        self.now = self.most = 0
         for tensor in [*model.parameters(), *model.buffers()]:
             self.hold(tensor)
 
@@ -76,9 +77,11 @@ def test_a_dry_run_holds_and_multiplies_what_a_real_step_does(kind, family, bf16
     batch = design.windows(2)
     model, outline = design.build().train(), design.outline
     if recompute:
-        checkpoint(model), checkpoint(outline)
+        checkpoint(model)
+        checkpoint(outline)
     found = dry_step(outline, batch, kernels="cpu", bf16=bf16, vocab_size=300, again=again)
-    step(model, batch, bf16) if again else None
+    if again:
+        step(model, batch, bf16)
     with FlopCounterMode(display=False) as flops, Held(model) as held:
         for weight in model.parameters() if again else ():
             held.hold(weight.grad)

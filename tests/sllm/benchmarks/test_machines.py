@@ -4,18 +4,23 @@ import pytest
 from designs import sentences, tokens
 
 from lmbase.report.rows import Row, write_metrics
-from sllm.benchmarks.machines import USABLE, Here, Pace, benchmarked, machine_for
+from sllm.benchmarks.machines import USABLE, Benchmarked, Here, Listed, Pace, benchmarked, machine_for
 from sllm.benchmarks.planning import How
 
 TOKENS = tokens()
-NONE = dict(tflops=None, gigabytes=None, bandwidth=None)
+NONE: dict[str, float | None] = dict(tflops=None, gigabytes=None, bandwidth=None)
 
 
 def test_this_machine_is_measured_on_shallow_models_where_a_whole_one_takes_long(monkeypatch):
-    here, built = Here("cpu"), []
+    here = Here("cpu")
+    built: list[tuple[int, int]] = []
+
+    def measured(self, design, windows, how):
+        built.append((design.num_blocks, windows))
+        return Pace(1.0, 0.5, True)
+
     monkeypatch.setattr("lmbase.benchmarking.roofline.Machine.matrix_rate", 1e9)
-    monkeypatch.setattr(Here, "_measured", lambda self, design, n, how: built.append((design.num_blocks, n)) or TIMES)
-    TIMES = Pace(1.0, 0.5, True)
+    monkeypatch.setattr(Here, "_measured", measured)
     deep = TOKENS.with_blocks(9)
     assert here.pace(deep, 10**6, How()).micro_batch > 1  # as many windows as two seconds have
     assert built.pop() == (9, int(2.0 * 1e9 / deep.step(1, How()).operations))
@@ -30,8 +35,11 @@ def test_this_machine_is_measured_on_shallow_models_where_a_whole_one_takes_long
 
 def test_rates_given_by_hand_and_rates_of_a_benchmark(tmp_path):
     mine = machine_for(["mine", "x2"], "bf16", 0.4, dict(tflops=100.0, gigabytes=24.0, bandwidth=None))
+    assert isinstance(mine, Listed)
     assert (mine.gpu.rate(True), mine.number, mine.memory) == (1e14, 2, USABLE * 24e9)
-    assert machine_for(["l4"], "bf16", 0.4, NONE | {"tflops": 100.0}).gpu.rate(True) == 1e14
+    faster = machine_for(["l4"], "bf16", 0.4, {**NONE, "tflops": 100.0})
+    assert isinstance(faster, Listed)
+    assert (faster.gpu.rate(True), faster.gpu.gigabytes) == (1e14, 24)
     rows = [
         Row(
             name, protocol="train 2000", dtype="fp32", device="cpu", tokens_per_second=1000.0, extra={"step_flops": 4e9}
@@ -40,6 +48,7 @@ def test_rates_given_by_hand_and_rates_of_a_benchmark(tmp_path):
     ]
     write_metrics(tmp_path, rows, config={}, seed=0, wall_seconds=1, corpus=None)
     found = machine_for([str(tmp_path)], "fp32", 0.4, NONE)
+    assert isinstance(found, Benchmarked)
     assert found.rates == {"token level": 2e9, "SLLM": 2e9}
     for design in (TOKENS, sentences()):
         assert found.pace(design, 3, How()).micro_batch == design.formula(3) / 2e9
