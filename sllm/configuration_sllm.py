@@ -107,12 +107,9 @@ class SLLMConfig(PreTrainedConfig):
             self.autoencoder = SentenceVAEConfig(**(autoencoder or {}))
         self.trunk = as_config(trunk)
         self.max_sentences = max_sentences
-        self.num_memory_states = num_memory_states
-        self.num_memory_tokens = num_memory_tokens
-        self.num_memory_vectors = num_memory_vectors
-        self.vector_memory = vector_memory
-        self.freeze_trunk_layers = freeze_trunk_layers
-        self.freeze_autoencoder = freeze_autoencoder
+        self.num_memory_states, self.num_memory_tokens = num_memory_states, num_memory_tokens
+        self.num_memory_vectors, self.vector_memory = num_memory_vectors, vector_memory
+        self.freeze_trunk_layers, self.freeze_autoencoder = freeze_trunk_layers, freeze_autoencoder
         self.next_vector = next_vector
         self.vector_blocks, self.vector_draws, self.posterior_draws = vector_blocks, vector_draws, posterior_draws
         self.flow_steps, self.vector_temperature = flow_steps, vector_temperature
@@ -122,10 +119,9 @@ class SLLMConfig(PreTrainedConfig):
         self.draft_transitions = draft_transitions
         self.train_draft_heads_only = train_draft_heads_only
         self.draft_targets = draft_targets
-        self.end_flag = end_flag
+        self.end_flag, self.use_trunk = end_flag, use_trunk
         self.lower_layers, self.upper_layers = lower_layers, upper_layers
         self.lower_window, self.upper_window = lower_window, upper_window
-        self.use_trunk = use_trunk
         # The one state that predicts the sentence is read as its vector: alone it needs no attention.
         extended = num_memory_states > 1 or num_memory_tokens > 0
         self.autoencoder.memory_size = num_memory_states + num_memory_tokens if extended else 0

@@ -44,7 +44,11 @@ def controls(num_states: Tensor, donors: Sequence[Tensor]) -> dict[str, Callable
         place = torch.arange(states.shape[1] - 1, device=states.device)
         return torch.cat([states[:, :1], torch.stack([donor[place % len(donor)] for donor in donors])], dim=1)
 
-    changes = {"as_it_is": lambda states: states, "zero": zero, "shuffled": shuffled}
+    changes: dict[str, Callable[[Tensor], Tensor]] = {
+        "as_it_is": lambda states: states,
+        "zero": zero,
+        "shuffled": shuffled,
+    }
     return changes | ({"another_document": of_another} if donors else {})
 
 

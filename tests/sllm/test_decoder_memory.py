@@ -31,5 +31,6 @@ def test_a_sentence_sees_states_and_tokens_before_it_only():
     closed = replace(sentences, closed=torch.tensor([True, False]))
     found = memories_of_sentences(model, closed, states, torch.arange(4), memory)
     assert found is not None
+    assert found[0] is not None
     assert found[0].mask[:, :3].int().tolist() == [[0, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 1]]
     assert not found[0].mask[:, 3:].any()
