@@ -114,8 +114,7 @@ class SLLMConfig(PreTrainedConfig):
         self.vector_blocks, self.vector_draws, self.posterior_draws = vector_blocks, vector_draws, posterior_draws
         self.flow_steps, self.vector_temperature = flow_steps, vector_temperature
         self.stop_weight = stop_weight
-        self.num_future_tokens = num_future_tokens
-        self.draft_head_kind = draft_head_kind
+        self.num_future_tokens, self.draft_head_kind = num_future_tokens, draft_head_kind
         self.draft_transitions = draft_transitions
         self.train_draft_heads_only = train_draft_heads_only
         self.draft_targets = draft_targets
