@@ -181,19 +181,30 @@ def rows_of(config: Config, files: Sequence[str]) -> list[Row]:
 
 
 def fitted(config: Config, rows: Sequence[Row]) -> tuple[dict[str, Law], list[tuple[Row, Comparison]]]:
-    """The laws by kind, and what they say of each sentence-level row; columns of both are put into the rows."""
+    """The laws by kind, and what they say of each sentence-level row; columns of both are put into the rows.
+
+    Raises:
+        ValueError: too few rows, or token-level ones that are all alike in what sentence-level ones vary in.
+    """
     laws, draws, runs = {}, {}, {}
     of = {kind: [row for row in rows if row.extra["level"] == kind] for kind in KINDS}
     for kind, some in of.items():
         runs[kind] = [Run(row.parameters or 0, row.training_tokens or 0, row.bits_per_byte or 0) for row in some]
         laws[kind] = fit_law(runs[kind], f"{kind}-level rows")
+    for name in {*laws["sentence"].over} - {*laws["token"].over}:
+        raise ValueError(
+            f"All token-level rows have about {short_count(getattr(runs['token'][0], name))} {name}, and sentence-level "
+            f"ones differ in them: add token-level rows of other numbers of {name}, or leave the sentence-level ones "
+            "out that differ."
+        )
+    for kind, some in of.items():
         draws[kind] = [laws[kind], *drawn_laws(runs[kind], laws[kind], config.seed)]
         for row, a_run in zip(some, runs[kind], strict=True):
             row.extra["law_bits_per_byte"] = laws[kind].bits(a_run.parameters, a_run.tokens)
     found = compare_laws(runs["sentence"], draws["sentence"], draws["token"])
     for row, comparison in zip(of["sentence"], found, strict=True):
         for name, interval in (("token", comparison.tokens), ("parameter", comparison.parameters)):
-            for end, number in zip(("", "_low", "_high"), interval, strict=True):
+            for end, number in zip(("", "_low", "_high"), interval or [math.inf] * 3, strict=True):
                 row.extra[f"{name}_factor{end}"] = number if math.isfinite(number) else None
     return laws, [*zip(of["sentence"], found, strict=True)]
 
@@ -217,12 +228,11 @@ def figure(rows: Sequence[Row], laws: dict[str, Law]) -> str:
     return law_file(points, curves, over.replace("_", " "), "bits per byte")
 
 
-def answer(found: Sequence[tuple[Row, Comparison]]) -> str:
-    """What is asked, in one sentence, of the largest model on most tokens."""
-    runs = [comparison.run for _, comparison in found]
+def answer(found: Sequence[tuple[Row, Comparison]], law: Law) -> str:
+    """What is asked, in one sentence, of the largest model on most tokens; `law` is the token level's."""
     row, last = max(found, key=lambda pair: (pair[1].run.parameters, pair[1].run.tokens))
-    needs = [told_factor(last.tokens, "tokens")] if distinct(run.tokens for run in runs) > 1 else []
-    needs += [told_factor(last.parameters, "parameters")] if distinct(run.parameters for run in runs) > 1 else []
+    asked = (("tokens", last.tokens), ("parameters", last.parameters))
+    needs = [told_factor(interval, what, law) for what, interval in asked if interval]
     return (
         f"For the bits per byte of {row.model} ({short_count(row.parameters or 0)} parameters, "
         f"{short_count(row.training_tokens or 0)} tokens) a token-level model needs {', or '.join(needs)}."
@@ -248,7 +258,7 @@ def main(config: Config) -> list[Row]:
     print(markdown_table(rows, SHOWN))
     for kind, law in laws.items():
         print(told_law(f"{kind} level", law))
-    print(answer(found))
+    print(answer(found, laws["token"]))
     print(f"wrote {folder / 'scaling.svg'}")
     return rows
 
