@@ -4,9 +4,11 @@ import copy
 import dataclasses
 import difflib
 import functools
+import sys
 import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}  # attributes of pydantic's constraints, e.g. of PositiveInt
@@ -61,6 +63,12 @@ def _keys(cls: type, prefix: str) -> Iterator[tuple[str, Key]]:
         if metadata.get("also"):
             metadata["also"] = prefix + metadata["also"]
         yield prefix + field.name, Key(tp, default, **metadata)
+
+
+def recipe_of(cls: type) -> str:
+    """The name of the recipe whose keys these are: that of the file where the class is."""
+    module = sys.modules[cls.__module__]
+    return Path(getattr(module, "__file__", None) or cls.__name__).stem.replace("_", "-")
 
 
 def own_names(values: Mapping[str, Any], keys: Keys) -> dict[str, Any]:
