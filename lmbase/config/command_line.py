@@ -211,5 +211,7 @@ def _explain(error: ValidationError, keys: Keys, sources: dict[str, str]) -> lis
         elif name not in lines:
             value, source, expected = detail["input"], sources.get(name, "default"), type_name(keys[name].type)
             reason = detail["msg"][0].lower() + detail["msg"][1:]
+            place = next((part for part in detail["loc"] if isinstance(part, int)), None)
+            reason += f", at entry {place + 1}" if place is not None else ""
             lines[name] = f"{name} = {value!r} ({source}): expected {expected}; {reason}"
     return list(lines.values())

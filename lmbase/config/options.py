@@ -115,6 +115,9 @@ def type_name(tp: Any) -> str:
         return " | ".join(map(str, typing.get_args(tp)))
     if typing.get_origin(tp) in (typing.Union, types.UnionType):
         return " | ".join(map(type_name, typing.get_args(tp)))
+    if typing.get_origin(tp) in (list, tuple):
+        inside = ", ".join("..." if inner is ... else type_name(inner) for inner in typing.get_args(tp))
+        return f"list of {inside}" if typing.get_origin(tp) is list else f"tuple[{inside}]"
     if tp is type(None):
         return "null"
     return tp.__name__ if isinstance(tp, type) and not typing.get_args(tp) else str(tp)
