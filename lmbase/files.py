@@ -246,11 +246,18 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ValueError: it is damaged, nested beyond reason, or holds something else; the message names the file.
+        ValueError: it is not there or may not be read, is damaged, nested beyond reason, or holds something else; the
+            message names the file.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except FileNotFoundError:
+        raise ValueError(
+            f"{str(path)!r}: no such file. Check the name; of a folder that was copied, copy all."
+        ) from None
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as JSON ({error}): it is damaged. Copy it again.") from None
     if not isinstance(content, dict):
         raise ValueError(f"{str(path)!r} holds no JSON object but a {type(content).__name__}: it is damaged.")

@@ -62,7 +62,7 @@ from lmbase.config import load_config, run, single_process
 from lmbase.files import alone_in, clean_up, write_text
 from lmbase.modeling.devices import choose_device
 from lmbase.report.columns import tables_by_kind
-from lmbase.report.rows import Row, write_metrics
+from lmbase.report.rows import Row, check_place, write_metrics
 from sllm.benchmarks.keys import Benchmark
 from sllm.benchmarks.subsets import SUBSETS, chosen_part, keys_of, parts_of, shorten
 from sllm.evaluation.progress import Measured, identity
@@ -93,6 +93,7 @@ def _subset_words(argv: Sequence[str]) -> list[str]:
 @single_process
 def main(config: Benchmark) -> list[Row]:
     started = time.perf_counter()
+    check_place(config)
     config = chosen_part(config, __name__)
     if config.quick:
         shorten(config)

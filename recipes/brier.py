@@ -25,7 +25,7 @@ from lmbase.config import option, run, single_process
 from lmbase.files import write_text
 from lmbase.modeling.devices import choose_device
 from lmbase.report.columns import filled_columns, markdown_table
-from lmbase.report.rows import Row, write_metrics
+from lmbase.report.rows import Row, check_place, write_metrics
 from lmbase.text.processor import SentenceProcessor
 from sllm.evaluation.brier import LONGEST, brier, brier_terms, repeated_share
 from sllm.evaluation.drawing import ENDED, Draw, Place, check_tokenizers, copy_last, find_places, sampler_of
@@ -76,6 +76,7 @@ def judge(draw: Draw, places: Sequence[Place], config: Config) -> dict[str, floa
 def main(config: Config) -> list[Row]:
     if not config.model:
         raise ValueError("Nothing to judge: give --model PATH [PATH ...].")
+    check_place(config)
     started = time.perf_counter()
     device = choose_device(config.device)
     models = [load_model(spec) for spec in config.model]

@@ -27,7 +27,7 @@ from lmbase.files import write_text
 from lmbase.modeling.devices import DTYPES, choose_device, moved
 from lmbase.modeling.folders import model_folder
 from lmbase.report.columns import tables_by_kind
-from lmbase.report.rows import Row, write_metrics
+from lmbase.report.rows import Row, check_place, write_metrics
 from multitoken import DraftTree, MultiTokenLM
 from multitoken.benchmarks.losslessness import Comparison, compare_texts, sampling_test
 from multitoken.benchmarks.measuring import (
@@ -135,6 +135,7 @@ def raise_if_lossy(rows: list[Row]) -> None:
 
 @single_process
 def main(config: Config) -> list[Row]:
+    check_place(config)
     started = time.perf_counter()
     if config.quick:
         config.num_prompts, config.prompt_tokens, config.new_tokens, config.timed_prompts = 4, 16, 16, 2

@@ -31,7 +31,7 @@ from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.modeling.folders import model_hashes
 from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.details import FILE_NAME as DETAILS
-from lmbase.report.rows import Row, write_metrics
+from lmbase.report.rows import Row, check_place, write_metrics
 from sllm.evaluation.details import find_details
 from sllm.evaluation.likelihood import audit_loaded, compare, evaluate_likelihood, paper_row
 from sllm.evaluation.loaded import LoadedModel
@@ -175,6 +175,7 @@ def add_speed(rows: list[Row], models: list[LoadedModel], baseline: LoadedModel,
 
 @single_process
 def main(config: Config) -> list[Row]:
+    check_place(config)
     started = time.perf_counter()
     if config.quick:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16

@@ -22,7 +22,7 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from lmbase.modeling.token_lm import DocumentNats
 from lmbase.modeling.trunk import output_table
 from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.frontier import Measurement, beside_line, best_points, told
-from lmbase.report.rows import Row, write_metrics
+from lmbase.report.rows import Row, check_place, write_metrics
 from lmbase.report.statistics import bits_interval
 from lmbase.text.tokenizers import encode_text, opening_id, tokenizer_hash
 from sllm.evaluation.kept_window import KeptWindowLM
@@ -300,6 +300,7 @@ def tell(rows: Sequence[Row], baseline: str) -> None:
 
 @single_process
 def main(config: Config) -> list[Row]:
+    check_place(config)
     started = time.perf_counter()
     if config.quick:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
@@ -332,7 +333,7 @@ def main(config: Config) -> list[Row]:
         seconds = time.perf_counter() - started
         write_text(folder / "table.md", markdown_table(rows) + "\n")
         path = write_metrics(
-            folder, rows, config=asdict(config), seed=config.seed, wall_seconds=seconds, corpus=corpus, models=about
+            folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus, models=about
         )
         from lmbase.report.figure import write_figure  # here: its plotting library takes a second to import
 

@@ -36,7 +36,7 @@ from lmbase.config import differing_keys, option, run, save_config, single_proce
 from lmbase.files import MANIFEST, alone_in, clean_up, told_if_disk_is_full, verify_once, write_folder
 from lmbase.modeling.devices import choose_device, moved
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
-from lmbase.report.rows import Row, write_metrics
+from lmbase.report.rows import Row, check_place, write_metrics
 from lmbase.text.codec import MissingTokenError, TokenCodec
 from lmbase.text.learned import SHORTEST, LearnedCuts
 from lmbase.text.processor import SentenceProcessor
@@ -80,6 +80,7 @@ class Config:
 
 @single_process
 def main(config: Config) -> SentenceProcessor:
+    check_place(config)
     if not SHORTEST <= config.sentence_tokens <= config.max_sentence_tokens or config.max_sentence_tokens < REACH:
         raise ValueError(
             f"sentence_tokens={config.sentence_tokens:g}, max_sentence_tokens={config.max_sentence_tokens}: sentences "

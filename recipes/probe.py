@@ -18,7 +18,7 @@ from pydantic import PositiveInt
 
 from lmbase.config import option, run, single_process
 from lmbase.modeling.devices import choose_device
-from lmbase.report.rows import Row, write_metrics
+from lmbase.report.rows import Row, check_place, write_metrics
 from sllm.evaluation.probing import probe
 from sllm.evaluation.texts import read_texts
 from sllm.loading import load_model
@@ -49,6 +49,7 @@ class Config:
 def main(config: Config) -> list[Row]:
     if not config.model:
         raise ValueError("Nothing to probe: give --model PATH, an SLLM.")
+    check_place(config)
     started = time.perf_counter()
     device = choose_device(config.device)
     texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, [config.model])

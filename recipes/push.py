@@ -100,7 +100,7 @@ def find_metrics(config: Config, folder: Path) -> tuple[Path, str]:
         ValueError: there are none.
     """
     base, weights = folder.parent if folder.name == "model" else folder, model_hashes(folder)
-    paths = {*base.rglob("metrics.json"), *base.parent.glob("*/metrics.json")}
+    paths = {*base.rglob("metrics.json"), *base.parent.glob("metrics.json"), *base.parent.glob("*/metrics.json")}
     if config.metrics:
         read_metrics(config.metrics)  # tells what is wrong with it
         paths = {Path(config.metrics)}
@@ -109,7 +109,11 @@ def find_metrics(config: Config, folder: Path) -> tuple[Path, str]:
             for name, known in (read_metrics(path).get("models") or {}).items():
                 if weights and known["weights"] == weights:
                     return path, name
-    seen = f"{', '.join(sorted(map(str, paths)))}: of other weights" if paths else "no metrics.json in or beside it"
+    seen = (
+        f"{', '.join(sorted(map(str, paths)))}: of other weights, or without hashes"
+        if paths
+        else "no metrics.json in or beside it"
+    )
     raise ValueError(
         f"{config.run!r} has no figures ({seen}). Give sllm evaluate --model {config.run} BASELINE, which also audits "
         "the model, then this command again with --metrics FILE."

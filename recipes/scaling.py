@@ -18,16 +18,17 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from lmbase.config import option, run, single_process
+from lmbase.config import class_of_keys, load_config, option, run, single_process
 from lmbase.files import write_text
 from lmbase.report.columns import markdown_table
 from lmbase.report.formats import short_count
-from lmbase.report.rows import Row, read_metrics, write_metrics
+from lmbase.report.rows import Row, check_place, read_metrics, write_metrics
 from lmbase.report.scaling import (
     Comparison,
     Law,
@@ -43,6 +44,7 @@ from lmbase.report.scaling import (
 from sllm_recipes import cli
 
 KINDS = ("token", "sentence")
+FEWEST_TOKENS = 1000  # to train on: fewer are meant as millions
 STYLES = {"token": "--", "sentence": "-"}
 SHOWN = ["model", "level", "parameters", "training_tokens", "bits_per_byte", "law_bits_per_byte", "token_factor"]
 
@@ -78,25 +80,60 @@ def check_keys(config: Config) -> None:
     """Before anything is trained.
 
     Raises:
-        ValueError: a grid to which no law can be fitted, or shares that are none.
+        ValueError: a grid to which no law can be fitted, shares that are none, sizes or keys of which a training would
+            be refused, or an output_dir with figures that are not of this recipe.
     """
+    if config.sentence == config.token:
+        raise ValueError(
+            f"sentence and token are both {config.token!r}: name rows of either kind by another beginning."
+        )
+    check_place(config, config.metrics)
     if config.metrics:
         return
-    sizes, counts = len(config.sizes), len(config.tokens)
-    for name in ("sizes", "tokens"):
-        if len(set(getattr(config, name))) < len(getattr(config, name)):
-            raise ValueError(f"{name}={' '.join(map(str, getattr(config, name)))} has one twice: give each once.")
+    for count in config.tokens:
+        if not FEWEST_TOKENS <= count < math.inf:
+            raise ValueError(
+                f"tokens={count:g}: give numbers from {FEWEST_TOKENS} on, all digits counted: 1e6 for a million."
+            )
+    sizes, counts = len(config.sizes), distinct(config.tokens)
+    for name, values in (("sizes", config.sizes), ("tokens", [f"{count:.0f}" for count in config.tokens])):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name}={' '.join(values)} has one twice: give each once.")
     if sizes * counts < fewest(sizes, counts) or max(sizes, counts) < 3:
         raise ValueError(
-            f"A grid of {sizes} size(s) and {counts} number(s) of tokens has {sizes * counts} point(s) for each kind, "
-            f"too few for a law: give at least {fewest(sizes, counts)}, such as --tokens 5e5 1e6 2e6 4e6, with three "
-            "or more different sizes or numbers of tokens."
+            f"A grid of {sizes} size(s) and {counts} number(s) of tokens (those within 10% count as one) has "
+            f"{sizes * counts} point(s) for each kind, too few for a law: give at least {fewest(sizes, counts)}, such "
+            "as --tokens 5e5 1e6 2e6 4e6, with three or more different sizes or numbers of tokens."
         )
     if len(config.shares) != 3 or not math.isclose(sum(config.shares), 1, abs_tol=0.02) or 0 in config.shares:
         raise ValueError(
             f"shares={' '.join(map(str, config.shares))}: give three shares above 0 that add up to 1, of trunk, "
             "autoencoder and finetuning."
         )
+    check_trainings(config)
+
+
+def check_trainings(config: Config) -> None:
+    """Sizes, and the keys of each part, as the trainings will read them.
+
+    Raises:
+        ValueError: one that they would refuse, hours later.
+    """
+    from lmbase.modeling.trunk import random_config  # here: torch takes seconds to import
+
+    for size in config.sizes:
+        try:
+            random_config(f"random:{size}", vocab_size=8, max_positions=8)
+        except ValueError as error:
+            raise ValueError(f"sizes={size}: {error}") from None
+    parts = ("lm_keys", "lm_keys", "vae_keys", "sllm_keys")
+    for name, command in zip(parts, cell_of(config, "data", config.sizes[0], config.tokens[0]).commands, strict=True):
+        try:
+            recipe, *words = shlex.split(command)
+            module = import_module(f"{cli.__package__}.{recipe.replace('-', '_')}")
+            load_config(class_of_keys(module, words), words, cli.FOLDER / "configs")
+        except ValueError as error:
+            raise ValueError(f"{name}={getattr(config, name)!r}: {error}") from None
 
 
 @dataclass
@@ -108,7 +145,7 @@ class Cell:
 
 
 def cell_of(config: Config, data: str, size: str, tokens: float) -> Cell:
-    name = f"{size}-{short_count(tokens)}"
+    name = f"{size}-{tokens:.0f}"  # in full: 1.000e6 and 1.004e6 are two
     out = {part: f"{config.output_dir}/{name}/{part}" for part in ("opt", "trunk", "vae", "sllm")}
     keys = f"--data {shlex.quote(data)} --seed {config.seed} --device {config.device} --eval_every 0"
     keys += " --quick true" if config.quick else ""
@@ -160,14 +197,26 @@ def rows_of(config: Config, files: Sequence[str]) -> list[Row]:
     Raises:
         ValueError: none of a kind, rows of several texts, a figure that is missing.
     """
-    rows = []
-    for row in (row for file in files for row in read_metrics(file)["rows"]):
-        level = {config.sentence: "sentence", config.token: "token"}
+    rows, texts, seen = [], set(), set()
+    level = {config.sentence: "sentence", config.token: "token"}
+    documents = [read_metrics(file) for file in files]
+    for row, corpus in ((row, document.get("corpus")) for document in documents for row in document["rows"]):
         found = next((level[prefix] for prefix in level if row.model.startswith(prefix)), None)
         if found is None or row.protocol != "full window" or row.bits_per_byte is None:
             continue
-        if not row.parameters or not row.training_tokens:
-            raise ValueError(f"{row.model} has no parameters or no training_tokens in its row: a law needs both.")
+        figures = {name: getattr(row, name) for name in ("parameters", "training_tokens", "bits_per_byte")}
+        for name, value in figures.items():
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(
+                    f"{row.model} has {name}={value} in its row: a law needs a number above 0. Measure it again, or "
+                    "leave the row out."
+                )
+        if (same := (row.model, row.data, *figures.values())) in seen:
+            print(f"{row.model} is given twice, with the same figures: its second row is left out.")
+            continue
+        seen.add(same)
+        digest = corpus.get("sha256") if isinstance(corpus, dict) else None
+        texts.add((row.data, digest, row.bytes))
         rows.append(replace(row, extra={"level": found, "training_flops": row.extra.get("training_flops")}))
     for kind, prefix in zip(KINDS, (config.token, config.sentence), strict=True):
         if not any(row.extra["level"] == kind for row in rows):
@@ -175,25 +224,40 @@ def rows_of(config: Config, files: Sequence[str]) -> list[Row]:
                 f"No row of {', '.join(files)} is {kind}-level, of a model whose name begins with {prefix!r}: name the "
                 f"beginning by --{kind}."
             )
-    if len(texts := {row.data for row in rows}) > 1:
-        raise ValueError(f"The rows are of several texts ({', '.join(map(str, texts))}): a law is of one.")
+    for name, values in zip(("text", "SHA-256 of the text", "bytes of text"), zip(*texts, strict=True), strict=True):
+        if len(told := sorted({str(value) for value in values if value is not None})) > 1:
+            raise ValueError(
+                f"The rows are of several texts (by {name}: {', '.join(told)}), and a law is of one: evaluate all "
+                "models on the same text."
+            )
     return rows
 
 
 def fitted(config: Config, rows: Sequence[Row]) -> tuple[dict[str, Law], list[tuple[Row, Comparison]]]:
-    """The laws by kind, and what they say of each sentence-level row; columns of both are put into the rows."""
+    """The laws by kind, and what they say of each sentence-level row; columns of both are put into the rows.
+
+    Raises:
+        ValueError: too few rows, or token-level ones that are all alike in what sentence-level ones vary in.
+    """
     laws, draws, runs = {}, {}, {}
     of = {kind: [row for row in rows if row.extra["level"] == kind] for kind in KINDS}
     for kind, some in of.items():
         runs[kind] = [Run(row.parameters or 0, row.training_tokens or 0, row.bits_per_byte or 0) for row in some]
         laws[kind] = fit_law(runs[kind], f"{kind}-level rows")
+    for name in {*laws["sentence"].over} - {*laws["token"].over}:
+        raise ValueError(
+            f"All token-level rows have about {short_count(getattr(runs['token'][0], name))} {name}, and "
+            f"sentence-level ones differ in them: add token-level rows of other numbers of {name}, or leave the "
+            "sentence-level ones out that differ."
+        )
+    for kind, some in of.items():
         draws[kind] = [laws[kind], *drawn_laws(runs[kind], laws[kind], config.seed)]
         for row, a_run in zip(some, runs[kind], strict=True):
             row.extra["law_bits_per_byte"] = laws[kind].bits(a_run.parameters, a_run.tokens)
     found = compare_laws(runs["sentence"], draws["sentence"], draws["token"])
     for row, comparison in zip(of["sentence"], found, strict=True):
         for name, interval in (("token", comparison.tokens), ("parameter", comparison.parameters)):
-            for end, number in zip(("", "_low", "_high"), interval, strict=True):
+            for end, number in zip(("", "_low", "_high"), interval or [math.inf] * 3, strict=True):
                 row.extra[f"{name}_factor{end}"] = number if math.isfinite(number) else None
     return laws, [*zip(of["sentence"], found, strict=True)]
 
@@ -217,12 +281,11 @@ def figure(rows: Sequence[Row], laws: dict[str, Law]) -> str:
     return law_file(points, curves, over.replace("_", " "), "bits per byte")
 
 
-def answer(found: Sequence[tuple[Row, Comparison]]) -> str:
-    """What is asked, in one sentence, of the largest model on most tokens."""
-    runs = [comparison.run for _, comparison in found]
+def answer(found: Sequence[tuple[Row, Comparison]], law: Law) -> str:
+    """What is asked, in one sentence, of the largest model on most tokens; `law` is the token level's."""
     row, last = max(found, key=lambda pair: (pair[1].run.parameters, pair[1].run.tokens))
-    needs = [told_factor(last.tokens, "tokens")] if distinct(run.tokens for run in runs) > 1 else []
-    needs += [told_factor(last.parameters, "parameters")] if distinct(run.parameters for run in runs) > 1 else []
+    asked = (("tokens", last.tokens), ("parameters", last.parameters))
+    needs = [told_factor(interval, what, law) for what, interval in asked if interval]
     return (
         f"For the bits per byte of {row.model} ({short_count(row.parameters or 0)} parameters, "
         f"{short_count(row.training_tokens or 0)} tokens) a token-level model needs {', or '.join(needs)}."
@@ -242,13 +305,11 @@ def main(config: Config) -> list[Row]:
     write_text(folder / "table.md", markdown_table(rows) + "\n")
     seconds = time.perf_counter() - started
     about = {kind: asdict(law) for kind, law in laws.items()}
-    write_metrics(
-        folder, rows, config=asdict(config), seed=config.seed, wall_seconds=seconds, corpus=corpus, models=about
-    )
+    write_metrics(folder, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus, models=about)
     print(markdown_table(rows, SHOWN))
     for kind, law in laws.items():
         print(told_law(f"{kind} level", law))
-    print(answer(found))
+    print(answer(found, laws["token"]))
     print(f"wrote {folder / 'scaling.svg'}")
     return rows
 

@@ -47,7 +47,7 @@ from lmbase.modeling.flops import FORWARD_AND_BACKWARD
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.trunk import new_config
 from lmbase.report.columns import filled_columns, markdown_table
-from lmbase.report.rows import Row, write_metrics
+from lmbase.report.rows import Row, check_place, write_metrics
 from lmbase.training.batches import count_tokens
 from lmbase.training.cost import write_training
 from lmbase.training.loop import QUICK_STEPS, Hooks, TrainingConfig, TrainingData, train
@@ -322,6 +322,7 @@ def summary(config: Config, finished: Mapping[tuple[str, int, int], Finished]) -
 
 @single_process
 def main(config: Config) -> list[Row]:
+    check_place(config)
     started = time.perf_counter()
     check(config)
     if config.quick:

@@ -79,6 +79,10 @@ def copy(words: Sequence[str], recipes: Sequence[str]) -> None:
             file.write(text)
     except FileExistsError:
         raise ValueError(f"{target} is there already, and nothing is overwritten: name another file.") from None
+    except FileNotFoundError:
+        raise ValueError(
+            f"{target}: there is no folder {target.parent}: make it (mkdir -p), or name another."
+        ) from None
     print(f"{target}: edit it, then sllm {_recipe_of(target, recipes).replace('_', '-')} {target}")
 
 
@@ -192,8 +196,11 @@ def _recipe_of(path: Path, recipes: Sequence[str]) -> str:
     if name in recipes:
         return name
     near = difflib.get_close_matches(name, recipes, n=1)
+    says = (
+        f"is for {match[1]!r} by its first line, which is no recipe" if match else "does not say which recipe it is for"
+    )
     raise ValueError(
-        f"{path} does not say which recipe it is for: give the recipe before it, or let its first line be `# sllm "
+        f"{path} {says}: give the recipe before it, or let its first line be `# sllm "
         f"{near[0].replace('_', '-') if near else 'RECIPE'}`."
     )
 

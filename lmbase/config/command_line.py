@@ -17,7 +17,16 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from lmbase.config.options import Keys, keys_given_twice, keys_of, members, nearest_names, own_names, type_name
+from lmbase.config.options import (
+    Keys,
+    keys_given_twice,
+    keys_of,
+    members,
+    nearest_names,
+    own_names,
+    recipe_of,
+    type_name,
+)
 from lmbase.config.yaml_files import file_layers, filled_in, find_config, nest, parse_yaml, read_yaml
 
 ConfigT = TypeVar("ConfigT")
@@ -97,7 +106,7 @@ def given_on_command_line(config: Any) -> frozenset[str]:
 def describe(cls: type) -> str:
     """The text of `--help`: the recipe's docstring and every key with its type, default and meaning."""
     module = sys.modules[cls.__module__]
-    name = Path(getattr(module, "__file__", None) or cls.__name__).stem.replace("_", "-")
+    name = recipe_of(cls)
     lines = [inspect.cleandoc(module.__doc__ or cls.__doc__ or ""), ""]
     lines += [f"usage: sllm {name} [CONFIG] [--key value ...]", "", "keys:"]
     for key_name, key in keys_of(cls).items():
@@ -202,5 +211,7 @@ def _explain(error: ValidationError, keys: Keys, sources: dict[str, str]) -> lis
         elif name not in lines:
             value, source, expected = detail["input"], sources.get(name, "default"), type_name(keys[name].type)
             reason = detail["msg"][0].lower() + detail["msg"][1:]
+            place = next((part for part in detail["loc"] if isinstance(part, int)), None)
+            reason += f", at entry {place + 1}" if place is not None else ""
             lines[name] = f"{name} = {value!r} ({source}): expected {expected}; {reason}"
     return list(lines.values())

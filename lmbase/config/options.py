@@ -4,9 +4,11 @@ import copy
 import dataclasses
 import difflib
 import functools
+import sys
 import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}  # attributes of pydantic's constraints, e.g. of PositiveInt
@@ -63,6 +65,12 @@ def _keys(cls: type, prefix: str) -> Iterator[tuple[str, Key]]:
         yield prefix + field.name, Key(tp, default, **metadata)
 
 
+def recipe_of(cls: type) -> str:
+    """The name of the recipe whose keys these are: that of the file where the class is."""
+    module = sys.modules[cls.__module__]
+    return Path(getattr(module, "__file__", None) or cls.__name__).stem.replace("_", "-")
+
+
 def own_names(values: Mapping[str, Any], keys: Keys) -> dict[str, Any]:
     """`values` with each key under its own name, not under its other one."""
     renamed = {key.also: name for name, key in keys.items() if key.also}
@@ -107,6 +115,9 @@ def type_name(tp: Any) -> str:
         return " | ".join(map(str, typing.get_args(tp)))
     if typing.get_origin(tp) in (typing.Union, types.UnionType):
         return " | ".join(map(type_name, typing.get_args(tp)))
+    if typing.get_origin(tp) in (list, tuple):
+        inside = ", ".join("..." if inner is ... else type_name(inner) for inner in typing.get_args(tp))
+        return f"list of {inside}" if typing.get_origin(tp) is list else f"tuple[{inside}]"
     if tp is type(None):
         return "null"
     return tp.__name__ if isinstance(tp, type) and not typing.get_args(tp) else str(tp)

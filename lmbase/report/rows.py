@@ -13,6 +13,7 @@ from typing import Any, Self
 from pydantic_core import to_jsonable_python
 
 from lmbase.benchmarking.environment import environment
+from lmbase.config.options import recipe_of
 from lmbase.files import check_checksum, read_json, with_checksum, write_text
 
 # Rows under these protocols answer another question than ours, so tables mark them and never call one of them best.
@@ -105,13 +106,15 @@ def write_metrics(
 ) -> Path:
     """Writes folder/metrics.json, whole or not at all, says so on the screen, and returns its path.
 
-    `config` is the resolved configuration (a dataclass or a dict), `corpus` what names the text ({"name", "sha256"}
+    `config` is the resolved configuration (a dataclass, whose recipe is named, or a dict), `corpus` what names the text ({"name", "sha256"}
     where the hash is known), `wall_seconds` the time that the run took, `models` what is known of each model, by
     name (hashes of its weights, how many checks of the audit it passed). Raises ValueError for a figure that is not a
     finite number.
     """
+    recipe = recipe_of(type(config)) if dataclasses.is_dataclass(config) else None
     document = {
         "rows": [row.to_dict() for row in rows],
+        **({"recipe": recipe} if recipe else {}),
         "config": _plain(config),
         **environment(),
         "seed": seed,
@@ -125,6 +128,33 @@ def write_metrics(
     return path
 
 
+def check_place(config: Any, sources: Sequence[str] = ()) -> None:
+    """Called before the work of a recipe: what it will write replaces nothing but what it wrote.
+
+    Args:
+        config: its configuration, with an `output_dir`.
+        sources: metrics files, or folders of them, that it reads.
+
+    Raises:
+        ValueError: output_dir has the metrics.json of another recipe, or one that is read.
+    """
+    path = Path(config.output_dir) / "metrics.json"
+    if not path.is_file():
+        return
+    own = recipe_of(type(config))
+    try:
+        document = read_metrics(path)
+    except ValueError:  # damaged: nothing to lose
+        return
+    of, keys = document.get("recipe"), document.get("config") or {}
+    # Files of earlier versions do not name their recipe; keys were added since, but hardly any went.
+    same = of == own if of else bool(keys) and {*keys} <= {field.name for field in dataclasses.fields(config)}
+    read = any(Path(source).resolve() in (path.resolve(), path.resolve().parent) for source in sources)
+    if read or not same:
+        what = "is what is read here" if read else f"holds the figures of {of or 'another recipe'}, not of {own}"
+        raise ValueError(f"{str(path)!r} {what}, and would be overwritten: choose another output_dir.")
+
+
 def read_metrics(path: str | Path) -> dict[str, Any]:
     """What `write_metrics` wrote, "rows" as a list of `Row`. `path` is the file or its folder.
 
@@ -132,6 +162,11 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     path = path / "metrics.json" if path.is_dir() else path
+    if not path.exists():
+        raise ValueError(
+            f"{path}: no such file; give the metrics.json, or the folder of it, that sllm evaluate or another recipe "
+            "wrote."
+        )
     try:
         document = read_json(path)
         check_checksum(document)

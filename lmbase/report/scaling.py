@@ -17,6 +17,7 @@ import numpy as np
 EXPONENTS = np.geomspace(0.05, 2.0, 12)
 DRAWS = 200
 FAR = 4.0  # times what was run: what a law says beyond is told to be a guess
+POOR = 0.05  # a relative error from which on a run is told to lie off its law
 APART = 1.1  # values that differ by less count as one: trainings overshoot their tokens by a part of a batch
 
 
@@ -31,7 +32,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Law:
-    """A fit; `errors` are relative, one for each run."""
+    """A fit; `errors` are relative, one for each run. A factor of zero was found to be zero where the runs vary in its
+    quantity (`over`), and was not fitted where they do not: then the law says nothing about it."""
 
     floor: float
     a: float
@@ -39,6 +41,7 @@ class Law:
     b: float
     beta: float
     errors: tuple[float, ...] = ()
+    over: tuple[str, ...] = ("parameters", "tokens")
 
     def bits(self, parameters: float, tokens: float) -> float:
         """Bits per byte of a model of so many parameters after so many tokens."""
@@ -76,21 +79,30 @@ def fewest(sizes: int, counts: int) -> int:
 
 def distinct(values: Iterable[float]) -> int:
     """How many different values there are."""
+    return len(set(_steps([*values])))
+
+
+def _steps(values: Sequence[float]) -> list[int]:
+    """Which of the different values, counted from the smallest, each one is."""
     ordered = sorted(values)
-    return len(ordered) and 1 + sum(b > APART * a for a, b in pairwise(ordered))
+    above = [b for a, b in pairwise(ordered) if b > APART * a]
+    return [sum(value >= start for start in above) for value in values]
 
 
 def fit_law(runs: Sequence[Run], name: str = "these runs") -> Law:
     """The law of runs of one kind.
 
     Raises:
-        ValueError: too few runs, or runs that differ in neither parameters nor tokens enough to fit.
+        ValueError: too few runs, or runs that differ in neither parameters nor tokens enough to fit. Runs of one size
+            and number of tokens, such as seeds, count as one.
     """
     sizes, counts = distinct(run.parameters for run in runs), distinct(run.tokens for run in runs)
-    if len(runs) < fewest(sizes, counts) or max(sizes, counts) < 3:
+    places = set(zip(_steps([run.parameters for run in runs]), _steps([run.tokens for run in runs]), strict=True))
+    if len(places) < fewest(sizes, counts) or max(sizes, counts) < 3:
         raise ValueError(
-            f"{name}: {len(runs)} run(s) of {sizes} size(s) and {counts} number(s) of tokens are too few to fit a law "
-            f"to: give at least {fewest(sizes, counts)}, with three or more different sizes or numbers of tokens."
+            f"{name}: {len(runs)} run(s) at {len(places)} place(s), of {sizes} size(s) and {counts} number(s) of "
+            f"tokens, are too few to fit a law to: give at least {fewest(sizes, counts)} that differ in them, with "
+            "three or more different sizes or numbers of tokens."
         )
     return _Fitting.of(runs).law(np.array([run.bits for run in runs], dtype=float))
 
@@ -115,7 +127,9 @@ class _Fitting:
         for _ in range(4):
             alpha, beta, (floor, a, b) = self._best(bits, alphas, betas)
             alphas, betas = _finer(alphas, alpha), _finer(betas, beta)
-        law = Law(floor, a * self.middle[0] ** alpha, alpha, b * self.middle[1] ** beta, beta)
+        over = [("parameters", len(alphas)), ("tokens", len(betas))]
+        varied = tuple(name for name, count in over if count > 1)
+        law = Law(floor, a * self.middle[0] ** alpha, alpha, b * self.middle[1] ** beta, beta, over=varied)
         found = floor + a * self.parameters**-alpha + b * self.tokens**-beta
         return replace(law, errors=tuple((bits / found - 1).tolist()))
 
@@ -178,15 +192,18 @@ def drawn_laws(runs: Sequence[Run], law: Law, seed: int = 0, draws: int = DRAWS)
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many times the tokens, or the parameters, of a sentence-level run the token level needs for its bits."""
+    """How many times the tokens, or the parameters, of a sentence-level run the token level needs for its bits; None
+    where the token-level runs do not vary in them."""
 
     run: Run
-    tokens: Interval
-    parameters: Interval
+    tokens: Interval | None
+    parameters: Interval | None
 
 
 def compare_laws(runs: Sequence[Run], sentence: Sequence[Law], token: Sequence[Law]) -> list[Comparison]:
-    """For each sentence-level run; the first law of either kind is the fit, the others are its draws."""
+    """For each sentence-level run; the first law of either kind is the fit, the others are its draws. The token level's
+    runs vary in all that the sentence level's vary in: of what does not vary a law knows nothing."""
+    assert {*sentence[0].over} <= {*token[0].over}
 
     def interval(factor: Callable[[Law, Law], float]) -> Interval:
         first, *drawn = (factor(ours, theirs) for ours, theirs in zip(sentence, token, strict=True))
@@ -197,13 +214,11 @@ def compare_laws(runs: Sequence[Run], sentence: Sequence[Law], token: Sequence[L
     found = []
     for run in runs:
         size, count = run.parameters, run.tokens
-        found.append(
-            Comparison(
-                run,
-                interval(lambda s, t, n=size, d=count: t.tokens_for(s.bits(n, d), n) / d),  # type: ignore[misc]
-                interval(lambda s, t, n=size, d=count: t.parameters_for(s.bits(n, d), d) / n),  # type: ignore[misc]
-            )
-        )
+        factors = {
+            "tokens": lambda s, t, n=size, d=count: t.tokens_for(s.bits(n, d), n) / d,
+            "parameters": lambda s, t, n=size, d=count: t.parameters_for(s.bits(n, d), d) / n,
+        }
+        found.append(Comparison(run, **{n: interval(f) if n in token[0].over else None for n, f in factors.items()}))
     return found
 
 
@@ -213,11 +228,14 @@ def told_law(name: str, law: Law) -> str:
     terms += [f"{law.a:.3g} / N^{law.alpha:.3f}"] if law.a else []
     terms += [f"{law.b:.3g} / D^{law.beta:.3f}"] if law.b else []
     worst = max((abs(error) for error in law.errors), default=0.0)
-    return f"{name}: bits/byte = {' + '.join(terms)} (no run further off than {worst:.1%})"
+    poor = ": THE LAW DOES NOT FIT, trust nothing that follows from it" if worst > POOR else ""
+    return f"{name}: bits/byte = {' + '.join(terms)} (no run further off than {worst:.1%}{poor})"
 
 
-def told_factor(interval: Interval, what: str) -> str:
-    """`1.20 times the tokens (95% 1.10 to 1.35)`, what infinity means included."""
+def told_factor(interval: Interval, what: str, law: Law) -> str:
+    """`1.20 times the tokens (95% 1.10 to 1.35)`, what infinity means by the token level's law included."""
+    if not (law.a if what == "parameters" else law.b):
+        return f"an unknown number of {what}, as its bits do not fall with them in these rows"
     if math.isinf(interval.value):
         return f"more {what} than any number of them, by the fit"
     high = "without end" if math.isinf(interval.high) else f"{interval.high:.2f}"

@@ -80,6 +80,9 @@ def test_a_model_without_figures_of_its_own_is_refused(folder, capsys):
     out = f"--dry_run {folder}/out"
     for metrics in ("", f" --metrics {folder}/figures/metrics.json"):
         assert "of other weights" in refused(f"push {folder}/sentences me/tiny {out}{metrics}", capsys)
+    (folder / "figures" / "metrics.json").rename(folder / "metrics.json")  # F15: beside the model, too
+    assert "of other weights" in refused(f"push {folder}/sentences me/tiny {out}", capsys)
+    (folder / "metrics.json").unlink()
     shutil.rmtree(folder / "figures")
     told = refused(f"push {folder}/plain me/tiny {out}", capsys)
     assert "no metrics.json in or beside it" in told

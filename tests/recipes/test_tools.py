@@ -130,3 +130,13 @@ def test_each_explains_itself(name, capsys):
     assert capsys.readouterr().out.startswith(f"sllm {name}")
     cli.main([])
     assert f"sllm {name}" in capsys.readouterr().out
+
+
+def test_F15_a_recipe_that_is_none_and_a_folder_that_is_missing_are_named(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("# sllm train-lmm\nlm: random:tiny\n")
+    with pytest.raises(SystemExit):
+        cli.main(["check", str(tmp_path / "mine.yaml")])
+    assert "is for 'train-lmm' by its first line, which is no recipe: " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["copy", "lm_tiny", str(tmp_path / "no" / "x.yaml")])
+    assert f"there is no folder {tmp_path}/no: make it" in capsys.readouterr().err

@@ -166,3 +166,9 @@ def test_a_text_may_hold_other_keys_values(tmp_path, model, folder):
     text = f"model: {model}\nbatch_size: 8\ntokenizer: runs/{{model}}_{{batch_size}}\ndata: '{{nothing}}'\n"
     config = load_config(Config, [write(tmp_path / "a.yaml", text)])
     assert (config.tokenizer, config.data) == (folder, "{nothing}")
+
+
+def test_F15_the_wrong_entry_of_a_list_is_named(tmp_path):
+    config_file = write(tmp_path / "a.yaml", "sizes: [1, 2, x, 3]\n")
+    with pytest.raises(ValueError, match=r"sizes = 'x' \(a.yaml\): expected list of int; .*, at entry 3"):
+        load_config(Config, [config_file])

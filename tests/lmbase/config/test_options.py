@@ -42,7 +42,8 @@ def test_a_key_is_known_by_its_own_name_and_its_other_one():
     [
         (PositiveInt, "int > 0", [int]),
         (NonNegativeFloat | None, "float >= 0 | null", [float, type(None)]),
-        (list[str] | str, "list[str] | str", [list[str], str]),
+        (list[str] | str, "list of str | str", [list[str], str]),
+        (list[PositiveInt], "list of int > 0", [list[PositiveInt]]),  # F15
         (Literal["fp32", "bf16"], "fp32 | bf16", [Literal["fp32", "bf16"]]),
     ],
 )

@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
-from lmbase.report.rows import Row, read_metrics, write_metrics
+from lmbase.report.rows import Row, check_place, read_metrics, write_metrics
+from sllm_recipes.evaluate import Config as EvaluateConfig
 
 
 def write(folder, rows, **changes):
@@ -76,3 +78,35 @@ def test_E11_figures_that_were_changed_in_the_file_are_refused(tmp_path):
     del document["checksum"]  # of an earlier version
     path.write_text(json.dumps(document), encoding="utf-8")
     assert read_metrics(path)["rows"][0].bits_per_byte == 1.25
+
+
+@dataclass
+class Keys:
+    output_dir: str
+    model: str = ""
+
+
+def test_F2_a_recipe_overwrites_its_own_figures_only(tmp_path):
+    check_place(Keys(str(tmp_path / "new")))
+    write(tmp_path, [Row("a")], config=Keys(str(tmp_path)))
+    check_place(Keys(str(tmp_path), "another"))
+    with pytest.raises(ValueError, match="is what is read here"):
+        check_place(Keys(str(tmp_path)), [str(tmp_path / "metrics.json")])
+
+    evaluation = EvaluateConfig(["m"], output_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="holds the figures of test-rows, not of evaluate"):
+        check_place(evaluation)
+    for config in ({}, {"output_dir": "", "questions": 3}):  # of an earlier version, which names no recipe
+        write(tmp_path, [Row("a")], config=config)
+        with pytest.raises(ValueError, match="holds the figures of another recipe, not of evaluate"):
+            check_place(evaluation)
+    write(tmp_path, [Row("a")], config={"model": [], "output_dir": ""})
+    check_place(evaluation)
+    (tmp_path / "metrics.json").write_text("{")
+    check_place(evaluation)  # nothing is lost
+
+
+def test_F12_a_missing_file_is_not_told_to_be_damaged(tmp_path):
+    for path in (tmp_path, tmp_path / "nothere.json"):
+        with pytest.raises(ValueError, match=r"json: no such file; give the metrics.json, or the folder of it"):
+            read_metrics(path)

@@ -75,9 +75,15 @@ def test_what_no_number_of_tokens_reaches_is_infinite():
     flat = Law(floor=2.0, a=0, alpha=1, b=80, beta=0.35)
     assert math.isinf(flat.tokens_for(1.9, 1e6))
     assert math.isinf(flat.parameters_for(2.1, 1e6))
-    assert told_factor(Interval(math.inf, 2.0, math.inf), "tokens") == "more tokens than any number of them, by the fit"
-    assert told_factor(Interval(1.2, 1.1, math.inf), "tokens") == "1.20 times the tokens (95% 1.10 to without end)"
-    assert "far beyond what was run" in told_factor(Interval(9.0, 8.0, 10.0), "parameters")
+    assert (
+        told_factor(Interval(math.inf, 2.0, math.inf), "tokens", flat)
+        == "more tokens than any number of them, by the fit"
+    )
+    assert (
+        told_factor(Interval(1.2, 1.1, math.inf), "tokens", flat) == "1.20 times the tokens (95% 1.10 to without end)"
+    )
+    assert "far beyond what was run" in told_factor(Interval(9.0, 8.0, 10.0), "parameters", PLANTED)
+    assert "unknown number of parameters" in told_factor(Interval(math.inf, 2.0, math.inf), "parameters", flat)
     assert told_law("it", flat) == "it: bits/byte = 2.000 + 80 / D^0.350 (no run further off than 0.0%)"
 
 
@@ -88,3 +94,17 @@ def test_draws_vary_as_much_as_the_runs_do():
     again = [one.bits(1e6, 1e6) for one in drawn_laws(runs, law, draws=50)]
     assert drawn == again
     assert 5e-4 < np.std(drawn) / np.mean(drawn) < 5e-3
+
+
+def test_F1_bits_that_rise_are_told_to_have_no_law():
+    rising = [Run(n, d, 2 + 0.1 * i) for i, (n, d) in enumerate((n, d) for n in SIZES for d in TOKENS)]
+    law = fit_law(rising)
+    assert law.a == law.b == 0
+    assert "THE LAW DOES NOT FIT" in told_law("it", law)
+    assert "DOES NOT FIT" not in told_law("it", fit_law(runs_of(PLANTED, noise=5e-3)))
+
+
+def test_F3_seeds_of_one_place_are_no_places():
+    with pytest.raises(ValueError, match=r"9 run\(s\) at 3 place\(s\), of 1 size\(s\) and 3 number\(s\)"):
+        fit_law(runs_of(PLANTED, SIZES[:1], TOKENS[:3]) * 3)
+    assert fit_law(runs_of(PLANTED, SIZES[:1]) * 2).over == ("tokens",)
