@@ -106,7 +106,8 @@ def write_metrics(
 ) -> Path:
     """Writes folder/metrics.json, whole or not at all, says so on the screen, and returns its path.
 
-    `config` is the resolved configuration (a dataclass, whose recipe is named, or a dict), `corpus` what names the text ({"name", "sha256"}
+    `config` is the resolved configuration (a dataclass, whose recipe is named, or a dict),
+    `corpus` what names the text ({"name", "sha256"}
     where the hash is known), `wall_seconds` the time that the run took, `models` what is known of each model, by
     name (hashes of its weights, how many checks of the audit it passed). Raises ValueError for a figure that is not a
     finite number.
