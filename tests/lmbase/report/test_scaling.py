@@ -63,6 +63,8 @@ def test_what_one_kind_needs_of_the_other():
     ours, law = fit_law(runs), fit_law(theirs)
     found = compare_laws(runs, [ours, *drawn_laws(runs, ours)], [law, *drawn_laws(theirs, law)])
     last = found[-1]
+    assert last.tokens is not None
+    assert last.parameters is not None
     assert last.tokens.low < 1.2 ** (1 / 0.35) < last.tokens.high
     assert last.tokens.value == pytest.approx(1.2 ** (1 / 0.35), rel=0.15)
     assert 1 < last.parameters.low < last.parameters.value < last.parameters.high
