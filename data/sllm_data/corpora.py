@@ -288,6 +288,8 @@ def files_of(data: str | list[str]) -> list[Path]:
 def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
     """The files that a path, folder or glob stands for; those of unknown types go to `unknown`."""
     path = Path(spec).expanduser()
+    if not spec:
+        raise ValueError("data='': an empty name; a variable without a value? `.` is the current folder.")
     if path.is_file():
         if file_kind(path) is None:
             raise ValueError(f"data={spec!r}: no reader for this file type. {known_types()}")
