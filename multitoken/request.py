@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput, logging
@@ -97,11 +99,23 @@ class Request:
         given = self.input_ids if self.text is None else self.text
         if given is None:  # Transformers' word for a text from its beginning
             return [""]
-        if isinstance(given, Tensor):
-            return given
+        if isinstance(given, np.ndarray) and given.dtype.kind in "iu":
+            given = self.input_ids = torch.from_numpy(given.astype(np.int64))
+        if isinstance(given, Tensor | np.ndarray):
+            return _checked_ids(given)
         if not isinstance(given, str) and not given:
             raise ValueError("The prompt is neither a tensor of ids nor a text nor a list of texts: it is empty.")
         return text_list(given or "", "The prompt is neither a tensor of ids nor a text nor a list of texts")
+
+
+def _checked_ids(ids: Tensor | np.ndarray) -> Tensor:
+    whole = isinstance(ids, Tensor) and not ids.is_floating_point() and not ids.is_complex() and ids.dtype != torch.bool
+    if not isinstance(ids, Tensor) or not whole or ids.ndim != 2 or not len(ids):
+        raise ValueError(
+            f"input_ids is of shape {tuple(ids.shape)} and type {ids.dtype}: give a (B, L) tensor of whole numbers, B "
+            "at least 1, as a tokenizer does with return_tensors='pt'; or give text."
+        )
+    return ids
 
 
 @dataclass

@@ -5,6 +5,7 @@ Each function is a method of `sentencevae.SentenceVAE`; `processor` is the one i
 N sentences, T tokens of a sentence, D width.
 """
 
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -98,8 +99,8 @@ def reconstruct_ids(model: SentenceVAEModel, rows: list[list[int]], batch_size: 
 @inference_method
 def interpolate(model: SentenceVAEModel, processor: SentenceProcessor, a: str, b: str, steps: int = 5) -> list[str]:
     """Sentences written from `steps` vectors on the straight line from `a`'s to `b`'s, both ends included."""
-    if steps < 2:
-        raise ValueError(f"steps={steps}: interpolation needs at least its two ends.")
+    if not isinstance(steps, numbers.Integral) or steps < 2:
+        raise ValueError(f"steps={steps!r}: give a whole number of 2 or more; interpolation has at least its two ends.")
     ends = encode_text(model, processor, [a, b])
     weights = torch.linspace(0, 1, steps, device=model.device)[:, None]
     return [processor.decode(ids) for ids in decode(model, torch.lerp(ends[:1], ends[1:], weights))]

@@ -252,7 +252,7 @@ def _open_files(specs: list[str], text_field: str, max_bytes: int | None) -> Cor
                 if split_of[path] == split:
                     yield from read_file(path, names[path], text_field)
             if split in ("train", None):
-                yield from (Skip(names.get(path, str(path)), "unknown file type") for path in unknown)
+                yield from (Skip(names.get(path, str(path)), _why_unread(path)) for path in unknown)
 
         return read
 
@@ -288,13 +288,15 @@ def files_of(data: str | list[str]) -> list[Path]:
 def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
     """The files that a path, folder or glob stands for; those of unknown types go to `unknown`."""
     path = Path(spec).expanduser()
+    if not spec:
+        raise ValueError("data='': an empty name; a variable without a value? `.` is the current folder.")
     if path.is_file():
         if file_kind(path) is None:
             raise ValueError(f"data={spec!r}: no reader for this file type. {known_types()}")
         yield Path(os.path.abspath(path))
         return
     if path.is_dir():
-        found = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        found = _files_below(path)
     else:
         patterns = [str(path), re.sub(r"\[(?![]!])", "[[]", str(path))]  # brackets may also be a name's own
         found = next(filter(None, ([Path(m) for m in glob.glob(p, recursive=True)] for p in patterns)), [])
@@ -307,8 +309,35 @@ def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
         absolute = Path(os.path.abspath(match))  # links stay: their targets may have names without a suffix
         if match.is_file() and file_kind(match) is not None:
             yield absolute
-        elif not match.is_dir():
+        elif not match.is_dir() or not os.access(match, os.R_OK | os.X_OK):
             unknown.append(absolute)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Every file below a folder but hidden ones, and folders that may not be read. Folders that links lead to are
+    entered once those that stand here are, each once: a loop ends."""
+    found: list[Path] = []
+    folders, links, seen = [folder], [], set()
+    while folders or links:
+        here = (folders or links).pop()
+        real = os.path.realpath(here)
+        if real in seen:
+            continue
+        seen.add(real)
+        if not os.access(here, os.R_OK | os.X_OK):
+            found.append(here)
+            continue
+        for path in sorted(here.iterdir(), reverse=True):
+            if path.name.startswith("."):
+                continue
+            (found if not path.is_dir() else links if path.is_symlink() else folders).append(path)
+    return found
+
+
+def _why_unread(path: Path) -> str:
+    if path.is_dir():
+        return "folder that may not be read"
+    return "link to nothing" if path.is_symlink() and not path.exists() else "unknown file type"
 
 
 def _printable(name: str) -> str:

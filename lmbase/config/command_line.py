@@ -5,6 +5,7 @@ Unknown keys are refused, and all that is wrong is told in one message.
 
 import dataclasses
 import inspect
+import math
 import re
 import shlex
 import sys
@@ -18,6 +19,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lmbase.config.options import (
+    Key,
     Keys,
     keys_given_twice,
     keys_of,
@@ -87,7 +89,13 @@ def load_config(cls: type[ConfigT], argv: Sequence[str], configs: Path | None = 
         problems += _explain(error, keys, sources)
     for name, value in values.items():
         if _is_misread(value, members(keys[name].type)):
-            problems.append(f"{name} = {value!r} ({sources[name]}): expected {type_name(keys[name].type)}")
+            expected = f"expected {type_name(keys[name].type)}; true, nan and inf are none"
+            problems.append(f"{name} = {value!r} ({sources[name]}): {expected}")
+        if _is_empty(value, keys[name]):
+            problems.append(
+                f"{name} = {value!r} ({sources[name]}): an empty name; a variable without a value? Leave the key out "
+                "for its default; `.` is the current folder"
+            )
     if problems:
         raise Faults(problems)
     vars(config)["_given_on_command_line"] = frozenset(given)  # no field, so it is neither compared nor saved
@@ -176,12 +184,23 @@ def _items(kinds: list[Any]) -> list[Any]:
 
 
 def _is_misread(value: Any, kinds: list[Any]) -> bool:
-    """Whether a value, or one in a list, would be taken for a number that it is not: true for 1, or NaN for any."""
+    """Whether a value, or one in a list, would be taken for a number that it is not (true for 1), or for one that
+    nothing can be reckoned with: NaN, infinity, 1e400."""
     if isinstance(value, list):
         return any(_is_misread(item, _items(kinds)) for item in value)
     if isinstance(value, bool):
         return bool not in kinds
-    return str not in kinds and str(value).lower() == "nan"
+    try:
+        return float in kinds and str not in kinds and not math.isfinite(float(value))
+    except OverflowError:
+        return True
+    except (TypeError, ValueError):  # told by pydantic, if it is not one of other kinds
+        return False
+
+
+def _is_empty(value: Any, key: Key) -> bool:
+    """Whether a value, or one in a list, is a text without a letter, which as a path would be the current folder."""
+    return "" in (value if isinstance(value, list) else [value]) and not key.prose and key.default != ""
 
 
 def _from_yaml(text: str, kinds: list[Any]) -> Any:

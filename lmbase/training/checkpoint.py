@@ -4,6 +4,7 @@ Whoever reads takes the newest one that verifies.
 """
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterable
@@ -29,10 +30,12 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that verifies, and what is wrong with each newer one that does not."""
+def newest_checkpoint(folder: Path, up_to: float = math.inf) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint (up to a step) that verifies, and what is wrong with each newer one that does not."""
     faults: list[str] = []
-    for _, path in reversed(list_checkpoints(folder)):
+    for step, path in reversed(list_checkpoints(folder)):
+        if step > up_to:
+            continue
         try:
             verify_folder(path, alone=True)
             read_state(path)

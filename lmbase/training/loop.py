@@ -35,7 +35,7 @@ from lmbase.files import alone_in, check_free_space, told_if_disk_is_full, verif
 from lmbase.processes import Stopped, join_processes
 from lmbase.training import checkpoint
 from lmbase.training.feed import PreparedStep, StepFeed, TrainingData
-from lmbase.training.not_finite import where_not_finite
+from lmbase.training.not_finite import bad_tensor, figures_text, spoilt, what_to_try, where_not_finite
 from lmbase.training.optimizer import WeightAverage, adamw, learning_rate
 from lmbase.training.parallel import gradients_shared, in_main_process, new_accelerator, parallelise, shards_gathered
 from lmbase.training.run_folder import CHECKPOINTS, MODEL, check_same_data, claim_folder, forget_earlier
@@ -88,7 +88,8 @@ def train(
     Raises:
         ValueError: another configuration or other data in the same folder, another process that trains there, or a run
             whose checkpoints are gone.
-        FloatingPointError: a loss or gradient was not finite; weights and checkpoints are as they were before the step.
+        FloatingPointError: a loss or gradient was not finite: weights and checkpoints are as they were before the step.
+            Or the weights that a step made, or their evaluation, were not: no model is written.
         OSError: the disk is full; the last checkpoint is kept, and the same command continues from it.
         Stopped: (a KeyboardInterrupt) after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP; a checkpoint was written.
     """
@@ -226,19 +227,13 @@ class _Run:
         return self.accelerator.reduce(torch.tensor(values, device=self.device), "sum").tolist()
 
     def _not_finite(self, prepared: PreparedStep, means: dict[str, float], grad_norm: float) -> str:
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in [*means.items(), ("gradient norm", grad_norm)])
-        newest, _ = checkpoint.newest_checkpoint(self.folder / CHECKPOINTS)
-        kept = f"The last checkpoint, {newest}, is kept." if newest else "No checkpoint had been written yet."
         self.optimizer.zero_grad(set_to_none=True)
         _seed_step(self.config.seed, self.step, self.rank)
         bf16 = self.config.dtype == "bf16"
         place = where_not_finite(self.parallel, self.model, prepared, self.feed, self.step, self.accelerator, bf16)
-        return (
-            f"Step {self.step + 1} is not finite ({figures}): {place}. Training stopped before it changed the weights. "
-            f"{kept} Try a lower learning_rate (now {self.config.learning_rate:g}), a longer warm-up (warmup_steps, "
-            f"now {self.config.warmup_steps}), grad_clip (now {self.config.grad_clip:g}) or dtype fp32, "
-            "in another output_dir."
-        )
+        advice = what_to_try(self.folder / CHECKPOINTS, self.step, self.config)
+        figures = figures_text(means | {"gradient norm": grad_norm})
+        return f"Step {self.step + 1} is not finite ({figures}): {place}. The weights are those before it. {advice}"
 
     # --- log and evaluation ------------------------------------------------------------------------------------------
 
@@ -280,6 +275,7 @@ class _Run:
 
         Raises:
             Stopped: a signal came meanwhile; a checkpoint was written.
+            FloatingPointError: in every process, if a figure is not finite in any.
         """
         self.model.eval()
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bf16")
@@ -292,12 +288,16 @@ class _Run:
 
         with self._final_weights(), shards_gathered(self.model):
             found = stop.unless_stopped(measure)
+        figures, written = found or ({}, "")
+        finite = all(map(math.isfinite, figures.values()))
+        bad, stopping = self._sum_over_processes([float(not finite), float(stop.requested)])
+        if bad:
+            raise spoilt(f"its evaluation ({figures_text(figures)})", self.folder / CHECKPOINTS, self.step, self.config)
         if found is not None:
-            figures, written = found
             self.log.evaluation(self.step, figures, time.perf_counter() - began)
             if written:
                 self.log.say(f"  {written}")
-        if self._sum_over_processes([float(stop.requested)])[0]:
+        if stopping:
             self.stop(stop)
 
     def _final_weights(self) -> contextlib.AbstractContextManager:
@@ -306,10 +306,12 @@ class _Run:
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the checkpoint of this step. Gathers shards, so every process takes part; the main one writes."""
+        """Write the checkpoint of this step, if it is finite. Gathers shards, so every process takes part."""
         if self.saved_step == self.step:
             return
         tensors = checkpoint.training_tensors(self.model, self.optimizer, self.average)
+        if bad := bad_tensor(self.model, tensors):
+            raise spoilt(bad, self.folder / CHECKPOINTS, self.step, self.config)
         state = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds, "losses": self.losses}
         state |= {"num_items": self.order.num_items, "data_hash": self.data.hash}
         state |= {"interval": self.interval, "interval_start": self.interval_start}

@@ -1,6 +1,8 @@
-"""Where a loss or gradient stopped being finite: samples, and the first module whose output or gradient is not."""
+"""Where numbers stopped being finite: samples and the first module, or a weight; and what to try."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +13,46 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves
 
+from lmbase.training.checkpoint import newest_checkpoint
 from lmbase.training.feed import PreparedStep, StepFeed
 from lmbase.training.parallel import gradients_shared
+from lmbase.training.training_config import TrainingConfig
 
 MOST_SAMPLES = 8  # that a message names
+
+
+def figures_text(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def what_to_try(checkpoints: Path, step: int, config: TrainingConfig) -> str:
+    """The end of a message: the newest checkpoint up to `step`, and the keys that help."""
+    newest, _ = newest_checkpoint(checkpoints, step)
+    kept = f"The checkpoint before that, {newest}, is kept." if newest else "There is no earlier checkpoint."
+    return (
+        f"{kept} Try a lower learning_rate (now {config.learning_rate:g}), a longer warm-up (warmup_steps, now "
+        f"{config.warmup_steps}), grad_clip (now {config.grad_clip:g}) or dtype fp32, in another output_dir."
+    )
+
+
+def bad_tensor(model: nn.Module, tensors: dict[str, dict[str, Tensor]]) -> str | None:
+    """The first of a checkpoint's tensors that is not finite: the loss of a step is that of the weights before it.
+    Buffers do not count: masks hold minus infinity."""
+    buffers = dict(model.named_buffers())
+    for file, named in tensors.items():
+        for name, tensor in named.items():
+            looked_at = name not in buffers and tensor.is_floating_point() and tensor.numel() > 0
+            if looked_at and not all(map(math.isfinite, tensor.aminmax())):  # one pass, no copy
+                return f"{name} ({file})"
+    return None
+
+
+def spoilt(what: str, checkpoints: Path, step: int, config: TrainingConfig) -> FloatingPointError:
+    """The error of a run whose losses were finite and whose weights are of no use."""
+    return FloatingPointError(
+        f"After step {step} {what} is not finite: this step, or one shortly before, was too large. No model is "
+        f"written. {what_to_try(checkpoints, step - 1, config)}"
+    )
 
 
 def where_not_finite(

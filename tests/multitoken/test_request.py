@@ -3,6 +3,7 @@
 import threading
 from contextlib import suppress
 
+import numpy as np
 import pytest
 import torch
 from learned import PROMPTS
@@ -88,3 +89,15 @@ def test_a_streamer_of_several_texts_is_refused_before_anything_is_written(count
     with pytest.raises(ValueError, match="shows one text, and 2 prompts were given"):
         counter.generate(torch.tensor([[2, 5], [2, 6]]), streamer=streamer)
     assert streamer.events == ["end"]
+
+
+@pytest.mark.parametrize(
+    "given", [torch.zeros(1, 3), torch.zeros(0, 3, dtype=torch.long), torch.ones(3, dtype=torch.long), np.zeros((1, 3))]
+)
+def test_F13_ids_that_are_none_are_told_in_one_sentence(given):
+    with pytest.raises(ValueError, match=r"give a \(B, L\) tensor of whole numbers, B at least 1"):
+        Request(input_ids=given).prompt()
+
+
+def test_F13_an_array_of_whole_numbers_is_a_prompt():
+    assert Request(input_ids=np.array([[5, 6]], dtype=np.int32)).prompt().tolist() == [[5, 6]]

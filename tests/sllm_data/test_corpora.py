@@ -162,3 +162,17 @@ def test_A13_brackets_in_a_path_are_its_own(tmp_path: Path, folder: str) -> None
     assert everything(open_corpus(str(tmp_path / folder / "[a]*.txt").replace(folder, glob.escape(folder)))) == [
         "Text."
     ]
+
+
+def test_F6_linked_folders_are_read_once_and_what_is_not_read_is_told(tmp_path: Path) -> None:
+    for name in ("top/own", "outside"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.txt").write_text(f"Text of {name}. " * 50)
+    (tmp_path / "top" / "linked").symlink_to(tmp_path / "outside")
+    (tmp_path / "top" / "again").symlink_to(tmp_path / "top" / "own")
+    (tmp_path / "outside" / "loop").symlink_to(tmp_path / "top")
+    (tmp_path / "top" / "broken.txt").symlink_to(tmp_path / "nowhere.txt")
+    corpus = open_corpus(str(tmp_path / "top"))
+    assert [document.text[:15] for document in corpus.read_whole()] == ["Text of outside", "Text of top/own"]
+    list(corpus.read("train"))
+    assert corpus.skipped["train"].counts == {"link to nothing": 1}

@@ -69,7 +69,24 @@ def test_a_second_positional_word_is_refused(tmp_path):
         load_config(Config, ["--batch_size", "1", "2"])
 
 
-@given(st.text())
+@pytest.mark.parametrize("value", ["inf", "-Infinity", ".inf", "nan", "1e400", "9" * 400])
+def test_F8_a_number_that_is_none_is_refused_in_every_layer(tmp_path, value):
+    file = write(tmp_path / "a.yaml", f"betas: [0.5, {value}]\n")
+    with pytest.raises(ValueError) as error:
+        load_config(Config, [file, f"--inner.rate={value}"])
+    for told in ("inner.rate = ", "expected float; true, nan and inf are none", "betas = [0.5, ", "(a.yaml)"):
+        assert told in str(error.value)
+
+
+def test_F10_an_empty_name_is_refused_where_it_is_no_text(tmp_path):
+    file = write(tmp_path / "a.yaml", 'names: [a, ""]\n')
+    with pytest.raises(ValueError) as error:
+        load_config(Config, [file, "--data", "", "--tokenizer="])
+    for key in ("data = '' (command line)", "tokenizer = '' (command line)", "names = ['a', ''] (a.yaml)"):
+        assert f"{key}: an empty name; a variable without a value?" in str(error.value)
+
+
+@given(st.text(min_size=1))
 def test_text_reaches_a_text_key_untouched(text):
     assert load_config(Config, [f"--model={text}"]).model == text
 

@@ -38,16 +38,19 @@ def test_shipped_configs_are_found_by_name(tmp_path):
         load_config(Config, ["vae_tinny"], tmp_path)
 
 
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.builds(
         Config,
-        data=st.text() | st.lists(st.text(), min_size=1),
-        model=st.text(),
-        tokenizer=st.none() | st.text(),
-        inner=st.builds(Inner, rate=st.floats(allow_nan=False)),
-        names=st.lists(st.text()),
-        betas=st.tuples(st.floats(allow_nan=False), st.floats(allow_nan=False)),
+        data=st.text(min_size=1) | st.lists(st.text(min_size=1), min_size=1),
+        model=st.text(min_size=1),
+        tokenizer=st.none() | st.text(min_size=1),
+        inner=st.builds(Inner, rate=NUMBERS),
+        names=st.lists(st.text(min_size=1)),
+        betas=st.tuples(NUMBERS, NUMBERS),
     )
 )
 def test_a_saved_configuration_reads_back_the_same(tmp_path_factory, config):

@@ -46,3 +46,34 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
     with pytest.raises(FloatingPointError, match=r"gradient norm (inf|nan)\): first in the gradient of embed\.weight"):
         toy_train(tmp_path, model)
     assert largest_difference(before, weights(model)) == 0
+
+
+def test_F7_a_last_step_that_spoils_the_weights_writes_no_model(tmp_path):
+    """The loss of a step is that of the weights before it, so that no loss tells what the last one did."""
+    with pytest.raises(FloatingPointError, match=r"After step 1 .* is not finite.*There is no earlier checkpoint"):
+        toy_train(tmp_path / "weights", max_steps=1, warmup_steps=0, learning_rate=1e38, weight_decay=1e30)
+    assert not list((tmp_path / "weights" / "checkpoints").glob("step*"))
+
+    def evaluate(model):
+        return {"loss": float(model(**make_batch(toy_training.np.arange(3))).losses["token"])}
+
+    arguments = dict(max_steps=1, warmup_steps=0, learning_rate=1e30, evaluate=evaluate)
+    for _ in range(2):  # the same command again says the same
+        with pytest.raises(FloatingPointError, match=r"After step 1 its evaluation \(loss nan\) is not finite"):
+            toy_train(tmp_path / "evaluation", **arguments)
+    for name in ("weights", "evaluation"):
+        assert not (tmp_path / name / "model").exists()
+    assert "NaN" not in (tmp_path / "evaluation" / "log.jsonl").read_text()
+
+
+def test_a_spoilt_step_does_not_replace_the_checkpoint_before_it(tmp_path):
+    def fill(weight):
+        weight.data.fill_(torch.inf)
+
+    def spoil(model, step):
+        if step == 3:
+            model.embed.weight.register_post_accumulate_grad_hook(fill)
+
+    with pytest.raises(FloatingPointError, match=r"embed\.weight \(model\) is not finite.*step_00000003, is kept"):
+        toy_train(tmp_path, save_every=1, keep_checkpoints=1, before_step=spoil)
+    assert toy_training.checkpoints(tmp_path) == ["step_00000003"]
