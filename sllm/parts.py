@@ -21,6 +21,13 @@ def part_of(name: str, config: SLLMConfig) -> str:
     return "trunk" if inside or not config.own_layers else "outer"
 
 
+def unused_parts(model: Any) -> list[Any]:
+    """Modules that never run: of a control without its trunk the layers between."""
+    if model.own is None or model.config.use_trunk:
+        return []
+    return [model.own.between(model.trunk), model.own.mean]
+
+
 def freeze_parts(model: Any) -> None:
     """Parts that the configuration leaves as they are need no gradients."""
     if model.config.train_draft_heads_only:
@@ -39,9 +46,8 @@ def freeze_parts(model: Any) -> None:
         for name, weight in model.autoencoder.named_parameters():
             if "memory_" in name:  # the memory is a joint: it came with the graft
                 weight.requires_grad_(True)
-    if model.own is not None and not model.config.use_trunk:  # what never runs would make processes wait for it
-        for unused in (model.own.between(model.trunk), model.own.mean):
-            unused.requires_grad_(False)
+    for unused in unused_parts(model):  # several processes would wait for it
+        unused.requires_grad_(False)
 
 
 def flops_by_part(model: Any, num_tokens: int, num_sentences: int) -> dict[str, float]:

@@ -20,6 +20,7 @@ from multitoken.speculation import SpeculationStatistics
 from sentencevae import SentenceVAE
 from sllm.assistant import SentenceAssistant
 from sllm.evaluation.costs import Continuation, Pair, Sentences
+from sllm.parts import unused_parts
 
 
 @dataclass
@@ -90,8 +91,10 @@ class LoadedModel(ABC):
 
     @property
     def num_parameters(self) -> int:
-        """Shared tables count once."""
-        return sum(p.numel() for p in self.model.parameters())
+        """Shared tables count once, and what never runs does not."""
+        parts = [self.model, *(unused_parts(self.model) if self.by_sentence else [])]
+        whole, *unused = [sum(p.numel() for p in part.parameters()) for part in parts]
+        return whole - sum(unused)
 
     @property
     def num_heads(self) -> int:

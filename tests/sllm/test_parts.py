@@ -1,9 +1,12 @@
 """Which weights are which part, and what the parts cost."""
 
 import pytest
-from tiny import MEMORY, make_own, make_sllm
+from tiny import CAP, MEMORY, make_own, make_processor, make_sllm
 
+from sllm.loading import load_model
 from sllm.parts import flops_by_part, part_of
+
+BETWEEN = ("trunk.layers.1", "trunk.layers.2", "own.mean.weigh")
 
 
 @pytest.mark.parametrize("make", [lambda: make_sllm(**MEMORY), make_own, lambda: make_own("gpt2")])
@@ -22,6 +25,19 @@ def test_layers_of_its_own_are_outer_ones():
     assert found == ["outer", "trunk", "trunk", "outer", "outer"]
     model.rates = {"trunk": 0.5}
     assert [model.rate_of(f"trunk.layers.{i}.mlp.up_proj.weight") for i in (0, 1)] == [1.0, 0.5]
+
+
+def test_layers_that_never_run_are_no_parameters(tmp_path):
+    counts = []
+    for use_trunk in (True, False):
+        model = make_own(use_trunk=use_trunk)
+        model.processor = make_processor(cap=CAP)
+        model.save_pretrained(tmp_path / str(use_trunk))
+        counts.append(load_model(str(tmp_path / str(use_trunk))).num_parameters)
+        unused = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+        assert unused == (set() if use_trunk else {n for n, _ in model.named_parameters() if n[:14] in BETWEEN})
+    middle = sum(p.numel() for n, p in model.named_parameters() if n[:14] in BETWEEN)
+    assert counts[1] == counts[0] - middle
 
 
 def test_cost_of_own_layers_grows_with_what_runs():
