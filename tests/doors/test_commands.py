@@ -42,6 +42,7 @@ TINY = {
     "evaluate": "--quick true --device cpu --dtype fp32",
     "frontier": "--quick true --device cpu --dtype fp32 --prune 2+1 --train "
     f"'lm_tiny_tuned {TINY_TRAINING} --context 64 --eval_windows 4'",
+    "plan": "--context 64 --max_sentences 4 --batch_size 2",
     "generate": "--max_new_tokens 4 --device cpu",
     "scaling": "--quick true --device cpu --sizes 16x1 24x1 32x1 48x1 --tokens 1e4 --tokenizer bpe:300",
     "story": "--quick true --minutes 0.01 --device cpu",

@@ -34,5 +34,9 @@ def test_plans_hold(dtype):
     for size in planned.size:
         for design in planned.designs(size):
             (row,) = planned.rows(size, design)
-            assert row.extra["memory_ratio"] == pytest.approx(1, abs=0.15), row
+            missing = row.extra["peak_megabytes"] - row.extra["predicted_megabytes"]
+            if dtype == "fp32":
+                assert row.extra["memory_ratio"] == pytest.approx(1, abs=0.15), row
+            else:  # what a CPU's library of bf16 products holds, whatever the model (docs/planning.md)
+                assert -10 < missing < 120, row
             assert row.extra["time_ratio"] == pytest.approx(1, abs=0.25), row
