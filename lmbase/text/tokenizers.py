@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,9 @@ PLAIN_SETTINGS: dict = {
 MODEL_SETTINGS = ("byte_fallback", "ignore_merges", "dropout", "continuing_subword_prefix", "end_of_word_suffix")
 # OPT's order: 0 <s>, 1 <pad>, 2 </s> (which opens a text, closes it, and ends a sentence), 3 <unk>.
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
+LONGEST_WORD = 2000  # characters, of a tokenizer's training
+_LONG_RUN = re.compile(r"[^\W\d_]{N}|\d{N}|(?:[^\w\s]|_){N}|\s{N}".replace("N", str(LONGEST_WORD)))
+_SPACES = re.compile(rf"\s{{{LONGEST_WORD}}}")
 
 
 def load_tokenizer(
@@ -212,8 +217,77 @@ def _train_bpe(spec: str, texts: Callable[[], Iterator[str]] | None) -> PreTrain
         show_progress=False,
     )
     tokenizer = _byte_level(models.BPE())
-    tokenizer.train_from_iterator((t for t in texts() if is_unicode(t)), trainer)
+    failed: list[
+        BaseException
+    ] = []  # in reading; told afterwards, as the library never ends once its source has raised
+
+    def pieces() -> Iterator[str]:
+        try:
+            for text in filter(is_unicode, read()):
+                yield from _without_long_words(text)
+        except BaseException as error:
+            failed.append(error)
+
+    _heeding_signals(lambda: tokenizer.train_from_iterator(pieces(), trainer))
+    if failed:
+        raise failed[0]
     return _wrap(tokenizer)
+
+
+def _without_long_words(text: str) -> list[str]:
+    """A text to learn from, cut inside of runs that the tokenizer takes for one word and that are longer than any word:
+    time grows with the square of a word's length. Nearly every text comes back whole."""
+    if len(text) <= LONGEST_WORD or not (max(map(len, text.split()), default=0) > LONGEST_WORD or _SPACES.search(text)):
+        return [text]
+    ends = [run.end() for run in _LONG_RUN.finditer(text)]
+    return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True) if end > start]
+
+
+def _heeding_signals(work: Callable[[], None]) -> None:
+    """Do something native that takes minutes in a thread beside, so that Ctrl-C and SIGTERM end the program meanwhile:
+    Python looks at signals between its own instructions only."""
+    read = texts
+    failed: list[BaseException] = []  # told afterwards: the library's threads never end once its source has raised
+
+    def pieces() -> Iterator[str]:
+        try:
+            for text in filter(is_unicode, read()):
+                yield from _without_long_words(text)
+        except BaseException as error:
+            failed.append(error)
+
+    _heeding_signals(lambda: tokenizer.train_from_iterator(pieces(), trainer))
+    if failed:
+        raise failed[0]
+    return _wrap(tokenizer)
+
+
+def _without_long_words(text: str) -> list[str]:
+    """A text to learn from, cut inside of runs that the tokenizer takes for one word and that are longer than any word:
+    time grows with the square of a word's length. Nearly every text comes back whole."""
+    if len(text) <= LONGEST_WORD or not (max(map(len, text.split()), default=0) > LONGEST_WORD or _SPACES.search(text)):
+        return [text]
+    ends = [run.end() for run in _LONG_RUN.finditer(text)]
+    return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True) if end > start]
+
+
+def _heeding_signals(work: Callable[[], None]) -> None:
+    """Do something native that takes minutes in a thread beside, so that Ctrl-C and SIGTERM end the program meanwhile:
+    Python looks at signals between its own instructions only."""
+    failed: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            work()
+        except BaseException as error:  # raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)  # whose work nobody waits for at the end
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+    if failed:
+        raise failed[0]
 
 
 def _byte_level(model: models.Model) -> Tokenizer:

@@ -2,6 +2,9 @@
 
 import copy
 import json
+import signal
+import threading
+import time
 
 import pytest
 from tokenizers import normalizers, pre_tokenizers
@@ -9,7 +12,9 @@ from tokenizers_of_kinds import BYTE_FALLBACK, BYTE_LEVEL, make_tokenizer
 from transformers import GPT2Tokenizer
 
 from lmbase.text.tokenizers import (
+    LONGEST_WORD,
     SPECIAL_TOKENS,
+    _without_long_words,
     check_same_tokenizer,
     decode_ids,
     encode_text,
@@ -195,3 +200,39 @@ def test_a_gguf_file_that_cannot_be_read_is_told(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"model\.gguf' could not be read: .*package `gguf`"):
         load_tokenizer(str(path))
+
+
+def test_F11_a_word_of_any_length_is_learned_from_and_ordinary_text_stays_whole():
+    dna = "".join("acgt"[i * i * 7 % 13 % 4] for i in range(100_000))
+    texts = [f"A gene: {dna}. {' ' * 5000}End_{'_' * 5000}", "Words of an ordinary length. " * 500]
+    pieces = [_without_long_words(text) for text in texts]
+    assert ["".join(parts) for parts in pieces] == texts
+    assert len(pieces[0]) > 50
+    assert len(pieces[1]) == 1
+    assert max(map(len, pieces[0])) < 2 * LONGEST_WORD
+    began = time.perf_counter()
+    load_tokenizer("bpe:270", lambda: iter(texts))
+    assert time.perf_counter() - began < 2 * 3  # uncut: minutes
+
+
+def test_F11_a_signal_ends_the_training_of_a_tokenizer():
+    seen = threading.Event()
+
+    def texts():
+        signal.raise_signal(signal.SIGINT)
+        seen.wait(60)
+        yield "Words."
+
+    with pytest.raises(KeyboardInterrupt):
+        load_tokenizer("bpe:300", texts)
+    assert not seen.is_set()
+    seen.set()
+
+
+def test_F11_what_reading_the_text_raises_is_raised():
+    def texts():
+        raise ValueError("no such text")
+        yield ""
+
+    with pytest.raises(ValueError, match="no such text"):
+        load_tokenizer("bpe:300", texts)
