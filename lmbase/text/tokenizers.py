@@ -217,35 +217,6 @@ def _train_bpe(spec: str, texts: Callable[[], Iterator[str]] | None) -> PreTrain
         show_progress=False,
     )
     tokenizer = _byte_level(models.BPE())
-    failed: list[
-        BaseException
-    ] = []  # in reading; told afterwards, as the library never ends once its source has raised
-
-    def pieces() -> Iterator[str]:
-        try:
-            for text in filter(is_unicode, read()):
-                yield from _without_long_words(text)
-        except BaseException as error:
-            failed.append(error)
-
-    _heeding_signals(lambda: tokenizer.train_from_iterator(pieces(), trainer))
-    if failed:
-        raise failed[0]
-    return _wrap(tokenizer)
-
-
-def _without_long_words(text: str) -> list[str]:
-    """A text to learn from, cut inside of runs that the tokenizer takes for one word and that are longer than any word:
-    time grows with the square of a word's length. Nearly every text comes back whole."""
-    if len(text) <= LONGEST_WORD or not (max(map(len, text.split()), default=0) > LONGEST_WORD or _SPACES.search(text)):
-        return [text]
-    ends = [run.end() for run in _LONG_RUN.finditer(text)]
-    return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True) if end > start]
-
-
-def _heeding_signals(work: Callable[[], None]) -> None:
-    """Do something native that takes minutes in a thread beside, so that Ctrl-C and SIGTERM end the program meanwhile:
-    Python looks at signals between its own instructions only."""
     read = texts
     failed: list[BaseException] = []  # told afterwards: the library's threads never end once its source has raised
 
