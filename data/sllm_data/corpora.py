@@ -317,7 +317,8 @@ def _files_below(folder: Path) -> list[Path]:
     """Every file below a folder but hidden ones, and folders that may not be read. Folders that links lead to are
     entered once those that stand here are, each once: a loop ends."""
     found: list[Path] = []
-    folders, links, seen = [folder], [], set()
+    folders, links = [folder], list[Path]()
+    seen = set[str]()
     while folders or links:
         here = (folders or links).pop()
         real = os.path.realpath(here)

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,4 +101,5 @@ def test_F13_ids_that_are_none_are_told_in_one_sentence(given):
 
 
 def test_F13_an_array_of_whole_numbers_is_a_prompt():
-    assert Request(input_ids=np.array([[5, 6]], dtype=np.int32)).prompt().tolist() == [[5, 6]]
+    given: Any = np.array([[5, 6]], dtype=np.int32)
+    assert torch.equal(torch.as_tensor(Request(input_ids=given).prompt()), torch.tensor([[5, 6]]))
