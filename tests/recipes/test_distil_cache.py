@@ -37,9 +37,9 @@ def short_texts(runs):
     """Data of the same vocabulary, none of them longer than 64 tokens."""
     if not (runs / "data-short").exists():
         lines = [json.dumps({"text": story(seed)[:90]}) for seed in range(40)]
-        (runs / "text" / "short.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        (runs / "short.jsonl").write_text("\n".join(lines), encoding="utf-8")
         own = f"--tokenizer {runs}/opt/model --rule punctuation --num_workers 1"
-        sllm(f"prepare --data {runs}/text/short.jsonl {own} --output_dir {runs}/data-short")
+        sllm(f"prepare --data {runs}/short.jsonl {own} --output_dir {runs}/data-short")
     return runs / "data-short"
 
 

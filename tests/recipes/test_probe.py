@@ -11,6 +11,6 @@ def test_a_probe_tells_what_states_are_worth(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "states shuffled" in told
     rows = json.loads((tmp_path / "out/metrics.json").read_text())["rows"]
-    assert [row["control"] for row in rows] == ["as_it_is", "zero", "shuffled", "another_document"]
+    assert [row["control"] for row in rows] == ["as_it_is", "zero", "shuffled", "another_document", "closed_window"]
     assert "give --model" in refused(f"probe --output_dir {tmp_path}/out", capsys)
     assert "only an SLLM" in refused(f"probe --model {runs}/opt --output_dir {tmp_path}/out", capsys)

@@ -108,7 +108,7 @@ def test_what_a_prompt_began_decides_which_vector_is_drawn():
         rows = []
         for key in range(100):
             reading.draw_vectors(model, state, torch.tensor([key]), 1.0, [begun])
-            rows.append(model.autoencoder.decoder(opening, state.vectors)[0, 0] @ model.output_table.T)
+            rows.append(model.autoencoder.decoder(opening, state.drawn)[0, 0] @ model.output_table.T)
         return torch.stack(rows).index_fill(1, torch.tensor([2]), -torch.inf).log_softmax(-1)  # no sentence ends there
 
     free = log_probs([])
