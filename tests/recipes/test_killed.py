@@ -83,7 +83,7 @@ def test_a_recipe_that_was_ended_goes_on(folder, tmp_path, recipe, number):
     seconds, whole = time.monotonic() - began, result()
     words, result = recipe(folder, tmp_path / "cut")
     rng = random.Random(number)
-    for _ in range(times(3, 50)):
+    for _ in range(times(2, 50)):
         child = in_child(words)
         time.sleep(rng.uniform(0, seconds))
         os.kill(child, number)
@@ -104,7 +104,7 @@ def test_a_recipe_that_a_fault_at_any_write_ended_goes_on(folder, tmp_path, reci
     whole = result()
     assert {"fsync", "replace", "unlink"} <= set(done)
     places = [(at, error) for at in range(1, len(done) + 1) for error in ERRORS]
-    for at, error in random.Random(len(done)).sample(places, min(times(4, 10**6), len(places))):
+    for at, error in random.Random(len(done)).sample(places, min(times(2, 10**6), len(places))):
         tried()
         words, result = recipe(folder, tmp_path / f"{at}-{error}")
         with failing(at, error):
