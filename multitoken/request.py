@@ -55,7 +55,7 @@ class GenerateOutput(ModelOutput):
 class Request:
     """The arguments of `generate` that all models share; see `multitoken.MultiTokenLM.generate`."""
 
-    input_ids: Tensor | str | Sequence[str] | None = None
+    input_ids: Tensor | np.ndarray | str | Sequence[str] | None = None
     attention_mask: Tensor | None = None
     generation_config: GenerationConfig | None = None
     logits_processor: Sequence[Callable] | None = None

@@ -76,8 +76,9 @@ def test_interpolation_begins_and_ends_with_the_reconstructions(variant):
     assert len(written) == 4
     ends = variant.decode(variant.encode_text([a, b]))
     assert [written[0], written[-1]] == [variant.processor.decode(ids) for ids in ends]
-    with pytest.raises(ValueError, match="steps=1"):
-        variant.interpolate(a, b, steps=1)
+    for steps in (1, 2.5):
+        with pytest.raises(ValueError, match=f"steps={steps}: give a whole number of 2 or more"):
+            variant.interpolate(a, b, steps=steps)
 
 
 def test_samples_repeat_with_a_seed():
