@@ -109,8 +109,9 @@ class Request:
 
 
 def _checked_ids(ids: Tensor | np.ndarray) -> Tensor:
+    """Whole numbers, and some; which shapes it takes, a model tells itself."""
     whole = isinstance(ids, Tensor) and not ids.is_floating_point() and not ids.is_complex() and ids.dtype != torch.bool
-    if not isinstance(ids, Tensor) or not whole or ids.ndim != 2 or not len(ids):
+    if not isinstance(ids, Tensor) or not whole or 0 in ids.shape[:1]:
         raise ValueError(
             f"input_ids is of shape {tuple(ids.shape)} and type {ids.dtype}: give a (B, L) tensor of whole numbers, B "
             "at least 1, as a tokenizer does with return_tensors='pt'; or give text."

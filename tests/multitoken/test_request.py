@@ -92,9 +92,7 @@ def test_a_streamer_of_several_texts_is_refused_before_anything_is_written(count
     assert streamer.events == ["end"]
 
 
-@pytest.mark.parametrize(
-    "given", [torch.zeros(1, 3), torch.zeros(0, 3, dtype=torch.long), torch.ones(3, dtype=torch.long), np.zeros((1, 3))]
-)
+@pytest.mark.parametrize("given", [torch.zeros(1, 3), torch.zeros(0, 3, dtype=torch.long), np.zeros((1, 3))])
 def test_F13_ids_that_are_none_are_told_in_one_sentence(given):
     with pytest.raises(ValueError, match=r"give a \(B, L\) tensor of whole numbers, B at least 1"):
         Request(input_ids=given).prompt()
