@@ -223,10 +223,14 @@ def test_F11_a_signal_ends_the_training_of_a_tokenizer():
         seen.wait(60)
         yield "Words."
 
-    with pytest.raises(KeyboardInterrupt):
-        load_tokenizer("bpe:300", texts)
-    assert not seen.is_set()
-    seen.set()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            load_tokenizer("bpe:300", texts)
+        assert not seen.is_set()
+    finally:
+        seen.set()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_F11_what_reading_the_text_raises_is_raised():
