@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from disk_faults import ENDED, ERRORS, failing
 from families import MAKERS
-from soak import times, tried
+from soak import SOAK, times, tried
 from tiny import make_processor
 
 from lmbase.report.rows import read_metrics
@@ -94,7 +94,7 @@ def test_a_recipe_that_was_ended_goes_on(folder, tmp_path, recipe, number):
     assert [path.name for path in (tmp_path / "cut").rglob(".*.partial")] == []
 
 
-@pytest.mark.parametrize("recipe", [prepared, evaluated, benchmarked])
+@pytest.mark.parametrize("recipe", [prepared, evaluated, benchmarked] if SOAK else [prepared])
 def test_a_recipe_that_a_fault_at_any_write_ended_goes_on(folder, tmp_path, recipe):
     """After each write, fsync, rename, unlink ... the end of the process, or each of them fails."""
     cli.main(recipe(folder, tmp_path / "first")[0].split())  # libraries write what they keep for the next time
@@ -104,7 +104,7 @@ def test_a_recipe_that_a_fault_at_any_write_ended_goes_on(folder, tmp_path, reci
     whole = result()
     assert {"fsync", "replace", "unlink"} <= set(done)
     places = [(at, error) for at in range(1, len(done) + 1) for error in ERRORS]
-    for at, error in random.Random(len(done)).sample(places, min(times(2, 10**6), len(places))):
+    for at, error in random.Random(len(done)).sample(places, min(times(4, 10**6), len(places))):
         tried()
         words, result = recipe(folder, tmp_path / f"{at}-{error}")
         with failing(at, error):
