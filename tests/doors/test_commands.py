@@ -44,7 +44,6 @@ TINY = {
     f"'lm_tiny_tuned {TINY_TRAINING} --context 64 --eval_windows 4'",
     "plan": "--context 64 --max_sentences 4 --batch_size 2",
     "generate": "--max_new_tokens 4 --device cpu",
-    "scaling": "--quick true --device cpu --sizes 16x1 24x1 32x1 48x1 --tokens 1e4 --tokenizer bpe:300",
     "story": "--quick true --minutes 0.01 --device cpu",
     "synthetic-tasks": "--quick true --sizes 1M --num_future_tokens 1 --device cpu --dtype fp32",
 }
@@ -60,6 +59,9 @@ NOT_TYPED = {
     r"python data/build_books.py|sllm build-examples": "its text is downloaded: tests/recipes/test_build_examples.py",
     r"sllm story .*random:small": "minutes of training; the story is typed with other trunks",
     r"sllm train-lm .*--keep_layers 8\+6": "layers that no tiny model has: tests/recipes/test_distil_cache.py",
+    r"sllm brier ": "two samples at 2,000 places: tests/recipes/test_brier.py",
+    r"sllm learn-cuts|sllm prepare .*runs/cuts|sllm pretrain-vae .*data_cuts": "tests/recipes/test_learn_cuts.py",
+    r"sllm scaling ": "sixteen trainings: tests/recipes/test_scaling.py",
     r"sllm benchmark .*opt-1.3b": "a model of 5 GB: tests/sllm/benchmarks",
 }
 # What a page says was made before: a folder here, and the one of the tiny family that stands in for it.
