@@ -5,6 +5,8 @@ import torch
 
 from lmbase.training.batches import Dataset
 
+MOST_NATS = 700.0  # whose exponential is a number
+
 
 @torch.no_grad()
 def validation_loss(model, items: Dataset, max_items: int, batch_size: int) -> dict[str, float]:
@@ -29,7 +31,8 @@ def validation_loss(model, items: Dataset, max_items: int, batch_size: int) -> d
     figures = {name: sums[name] / counts[name] for name in sums}
     if "token" not in sums:
         return figures
-    figures["perplexity"] = float(np.exp(figures["token"]))
+    if figures["token"] < MOST_NATS:  # beyond it a bad start has none, and is no reason to stop
+        figures["perplexity"] = float(np.exp(figures["token"]))
     figures["token_accuracy"] = correct / counts["token"]
     total = sums["token"] + sums.get("stop", 0.0)
     figures["bits_per_byte"] = total / np.log(2) / float(items.num_bytes[chosen].sum())

@@ -60,6 +60,13 @@ def test_a_model_without_flags_pays_for_tokens_alone():
     assert found["bits_per_byte"] == pytest.approx(30 / math.log(2) / 20)
 
 
+def test_a_start_beyond_any_perplexity_has_the_other_figures():
+    found = validation_loss(Model(), Items(2000), 2000, 500)
+    assert found["token"] > 709
+    assert "perplexity" not in found
+    assert all(map(math.isfinite, found.values()))
+
+
 def test_some_items_are_spread_from_the_first_to_the_last():
     items = Items(101)
     validation_loss(Model(), items, 5, 2)
