@@ -41,6 +41,7 @@ from sllm.evaluation.samples import show_samples
 from sllm.evaluation.speed import compare_generation
 from sllm.evaluation.texts import Texts, make_texts, read_texts
 from sllm.loading import KEEP_ENDS, load_keeping, load_model
+from sllm.vector_losses import no_likelihood
 from sllm_recipes.training_run import VERIFY
 
 
@@ -115,6 +116,8 @@ def load_all(config: MeasuringKeys, device: str) -> list[LoadedModel]:
     if len(set(names)) < len(names):
         raise ValueError(f"Two models have the same name ({', '.join(names)}): write NAME=PATH.")
     for loaded in models:
+        if loaded.by_sentence and loaded.model.draws_vectors:  # told before the others are scored
+            raise ValueError(f"{loaded.name}: {no_likelihood(loaded.model.config.next_vector)} Leave this model out.")
         loaded.to(device)
     return models
 

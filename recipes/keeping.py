@@ -67,6 +67,11 @@ def set_keeping(model: SLLM, config: Any, data: PreparedData, teaching: Teaching
         _match_states(model, config, teaching)
     if not (config.extra_cuts or config.kept_cuts):
         return None
+    if model.draws_vectors:
+        raise ValueError(
+            f"extra_cuts={config.extra_cuts:g}, kept_cuts={config.kept_cuts:g}: a head that draws the next sentence's "
+            f"vector (here {model.config.next_vector!r}) would learn to draw pieces of sentences; leave both out."
+        )
     split = data.split("train")
     if split.num_sentences == split.num_tokens:
         raise ValueError(

@@ -24,8 +24,11 @@ def test_models_with_a_likelihood_and_without_are_judged_side_by_side(runs, tmp_
     assert set(json.loads((tmp_path / "out/samples.json").read_text())) == set(rows)
     sllm(f"generate --model {tmp_path}/drawn --prompt The --max_new_tokens 4 --vector_temperature 0.5 --seed 1")
     out = f"--output_dir {tmp_path}/no"
-    message = refused(f"evaluate --model {runs}/opt {tmp_path}/drawn {data} --speed false --samples 0 {out}", capsys)
-    assert "no score and no bits per byte" in message
+    for recipe in ("evaluate --speed false --samples 0", "frontier"):
+        message = refused(f"{recipe} --model {runs}/opt {tmp_path}/drawn {data} {out}", capsys)
+        assert "drawn: next_vector='energy'" in message
+        assert "no score and no bits per byte" in message
+        assert not (tmp_path / "no").exists()  # before the other was scored
     assert "is for SLLMs" in refused(f"generate --model {runs}/opt --prompt A --vector_temperature 0.5", capsys)
     assert "give --model" in refused(f"brier {out}", capsys)
     assert "the same name" in refused(f"brier --model {runs}/opt {runs}/opt {data} {out}", capsys)

@@ -67,6 +67,12 @@ def make_keeping_lm():
     ("make", "keys", "teaching", "told"),
     [
         (make_own, dict(extra_cuts=0.3), None, "every sentence of 'some/data' is one token .rule 'lines', at most 12"),
+        (
+            lambda: make_sllm(vae=dict(latent="gaussian"), next_vector="energy"),
+            dict(extra_cuts=0.3),
+            None,
+            "would learn to draw pieces of sentences",
+        ),
         (make_sllm, dict(window_dropout=0.3), None, "no tokens of earlier sentences anyhow; .*--num_memory_tokens"),
         (
             lambda: make_sllm(num_memory_tokens=4, num_future_tokens=2, train_draft_heads_only=True),
