@@ -244,7 +244,8 @@ def fitted(config: Config, rows: Sequence[Row]) -> tuple[dict[str, Law], list[tu
     for kind, some in of.items():
         runs[kind] = [Run(row.parameters or 0, row.training_tokens or 0, row.bits_per_byte or 0) for row in some]
         laws[kind] = fit_law(runs[kind], f"{kind}-level rows")
-    for name in {*laws["sentence"].over} - {*laws["token"].over}:
+    if alike := [name for name in laws["sentence"].over if name not in laws["token"].over]:
+        name = alike[0]
         raise ValueError(
             f"All token-level rows have about {short_count(getattr(runs['token'][0], name))} {name}, and "
             f"sentence-level ones differ in them: add token-level rows of other numbers of {name}, or leave the "

@@ -212,8 +212,8 @@ def _logistic(x: Tensor, y: Tensor) -> Tensor:
         slope = x.T @ (p - y) / len(y) + ridge * weight
         step = torch.linalg.solve((x * (p * (1 - p))[:, None]).T @ x / len(y) + ridge.diag(), slope)
         # Where p is near 0 or 1 there is hardly a curvature, and a whole step may go far too far.
-        shorter = (weight - step * 0.5**halvings for halvings in range(HALVINGS))
-        weight = next((found for found in shorter if cost(found) < cost(weight)), weight)
+        shorter, now = (weight - step * 0.5**halvings for halvings in range(HALVINGS)), cost(weight)
+        weight = next((found for found in shorter if cost(found) < now), weight)
     return weight
 
 
