@@ -1,7 +1,8 @@
 # make demo          the whole story on a laptop: train, graft, finetune, compare; writes runs/demo/report.html
 # make test          the tests, with the versions that were tested (constraints.txt)
 # make test-browser  the pages in Chromium, which comes from the system's packages
-# make test-doors    every command of the pages typed with tiny settings, the notebook, the pictures, kernels
+# make test-doors    every command of the pages typed with tiny settings, the notebook, the pictures, kernels; and the
+#                    tests that take long: whole commands, measurements, several processes
 # make pictures      the pictures of README, in docs/figures
 # make soak          the long tier of all instruments: takes hours, fills the table of docs/reliability.md
 # make check         ruff and mypy
@@ -25,13 +26,14 @@ demo: .venv/.installed
 	.venv/bin/sllm demo $(ARGS)
 
 test: .venv/.installed
-	$(TESTS) .venv/bin/python -m pytest -q -n 2 $(ARGS)
+	$(TESTS) .venv/bin/python -m pytest -q -n 2 -m "not long" $(ARGS)
 
 test-browser: .venv/.installed .chromium
 	BROWSER=1 $(TESTS) .venv/bin/python -m pytest -q -m browser $(ARGS)
 
 test-doors: .venv/.installed
 	$(TESTS) .venv/bin/python -m pytest -q tests/doors $(ARGS)
+	$(TESTS) .venv/bin/python -m pytest -q -n 2 -m long $(ARGS)
 
 pictures: .venv/.installed .chromium
 	PICTURES=$(CURDIR)/docs/figures $(TESTS) .venv/bin/python -m pytest -q tests/doors/test_pictures.py

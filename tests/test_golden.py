@@ -209,6 +209,7 @@ def test_prepared_data(golden, runs):
     assert prepared_hashes(runs) == golden["prepared"]
 
 
+@pytest.mark.long
 def test_training_and_likelihood(golden, runs):
     if not (runs / "punctuation").exists():
         prepared_hashes(runs)

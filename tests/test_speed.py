@@ -11,6 +11,7 @@ from sllm.benchmarks.generation import Generate
 from sllm.benchmarks.replaying import Build
 from sllm.benchmarks.training import Train
 
+pytestmark = pytest.mark.long
 BUILD = Build("small", 8192, num_future_tokens=3)
 LENGTHS = (np.random.default_rng(0).gamma(2.2, 4.3, 200).astype(int) + 1).clip(1, 60).tolist()  # 10 tokens on average
 

@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import pytest
+
 from lmbase.config import load_config
 from lmbase.report.rows import read_metrics
 from sllm_recipes import cli, demo
 
 
+@pytest.mark.long
 def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
     words = ["the", "sea", "was", "quiet", "and", "nobody", "on", "deck", "had", "slept,", "it", "rang", "twice"]
     for number in range(12):  # its own text takes longer, and is read by tests of prepare

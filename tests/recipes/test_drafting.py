@@ -46,6 +46,7 @@ def command(folder, output="measured"):
     return f"drafting --model {folder}/run --data {folder}/text {keys}"
 
 
+@pytest.mark.long
 def test_drafting_measures_saves_the_tree_and_its_acceptance_is_replayed(folder, capsys):
     sllm(f"{command(folder)} --nodes 5 --save_tree")
     capsys.readouterr()

@@ -46,6 +46,7 @@ def test_a_graft_is_made_shown_and_trained(tmp_path, capsys):
     assert "nothing is left to train" in refused(f"{stage} --outer_rate 0 --trunk_rate 0 --table_rate 0", capsys)
 
 
+@pytest.mark.long
 def test_a_graft_learns_from_the_model_that_it_was(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(joint_fitting, "ENDS_PER_WIDTH", 1)
     data = f"--data {runs}/data"

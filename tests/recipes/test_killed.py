@@ -75,7 +75,7 @@ def benchmarked(folder: Path, out: Path) -> tuple[str, object]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("recipe", [prepared, evaluated, benchmarked])
+@pytest.mark.parametrize("recipe", [prepared, evaluated, pytest.param(benchmarked, marks=pytest.mark.long)])
 def test_a_recipe_that_was_ended_goes_on(folder, tmp_path, recipe, number):
     words, result = recipe(folder, tmp_path / "whole")
     began = time.monotonic()

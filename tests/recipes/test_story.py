@@ -48,6 +48,7 @@ def own_text(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_pretrained_trunk_on_own_text_and_again(own_text, tmp_path, capsys):
     make_opt(max_position_embeddings=64).save_pretrained(tmp_path / "lm")
     make_processor().tokenizer.save_pretrained(tmp_path / "lm")

@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from families import make_family_heads, make_lm
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from soak import only_in_soak
 from tiny import make_opt, make_processor, make_vae
 
@@ -113,8 +114,13 @@ def linked_out(folder, name):
     (folder / name).symlink_to(folder.parent / f"outside {name}")
 
 
+@cache
+def many_tensors_of_one_number():
+    return save({f"t{i}": torch.zeros(1) for i in range(60_000)})
+
+
 def many_tensors(folder):
-    save_file({f"t{i}": torch.zeros(1) for i in range(60_000)}, folder / "model.safetensors")
+    (folder / "model.safetensors").write_bytes(many_tensors_of_one_number())
 
 
 # What is done to a folder, and what the message says.

@@ -29,6 +29,7 @@ def test_a_row_is_what_the_layer_makes_of_it(dtype):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.long
 def test_a_kernel_is_made_and_gives_the_same():
     """Those of whole steps: tests/doors/test_kernels.py."""
     layer, norm, x = nn.Linear(24, 37), nn.LayerNorm(24), torch.randn(1, 1, 24)

@@ -70,6 +70,7 @@ def resident(contexts: list[int], dtype: Literal["fp32", "bf16"]) -> list[Row]:
     return [row for part in subset.parts(BUILD, LENGTHS) for row in part()]
 
 
+@pytest.mark.long
 def test_rows_of_resident_memory():
     with pytest.raises(ValueError, match="two at least"):
         resident([64], "fp32")

@@ -49,6 +49,7 @@ def heads(*numbers: int, num_blocks: int, vocab_size: int, train_tokens: int) ->
     return Heads(num_future_tokens=list(numbers), dtype="fp32", device="cpu", rounds=2, **shape)
 
 
+@pytest.mark.long
 def test_naive_memory_grows_with_heads_and_ours_does_not():
     tokens, vocabulary = 2048, 4096
     logits = tokens * vocabulary * 4
