@@ -83,7 +83,8 @@ def whole(text: str) -> str:
 # -- pipelines ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", [dict(do_sample=False), dict(do_sample=True, temperature=0.7, seed=3)])
+# By itself a pipeline of Transformers 5.3 draws from the 50 likeliest tokens.
+@pytest.mark.parametrize("way", [dict(do_sample=False), dict(do_sample=True, temperature=0.7, top_k=0, seed=3)])
 def test_a_pipeline_writes_what_generate_does(written, way):
     options = dict(max_new_tokens=16, **way)
     for prompt in PROMPTS:

@@ -155,17 +155,19 @@ def _copied(module: nn.Module) -> nn.Module:
 @cache
 def _reader(kind: type[nn.Module]) -> Callable:
     """The `forward` of blocks of a kind, compiled for one of a trunk's blocks as a region that serves all of them."""
-    names = tuple(inspect.signature(kind.forward).parameters)[2:]
+    signature = inspect.signature(kind.forward)
+    names = tuple(signature.parameters)[2:]
+    in_tuple = str(signature.return_annotation).startswith("tuple")  # OPT's of Transformers 5.3
 
     def read(block, states, keys, values, newest, options):
         position = _Position(keys, values, newest)
         found = kind.forward(block, states, past_key_values=position, **options)
         added = [new.clone() for new in position.added]  # GPT-2's are views of one product, which a region refuses
-        return found[0] if isinstance(found, tuple) else found, *added
+        return found[0] if in_tuple else found, *added
 
     region = torch.compiler.nested_compile_region(read)
 
-    def forward(block: nn.Module, states: Tensor, *args: Any, **options: Any) -> Tensor:
+    def forward(block: nn.Module, states: Tensor, *args: Any, **options: Any) -> Tensor | tuple[Tensor]:
         options |= dict(zip(names, args, strict=False))
         cache = cast(FixedRows, options.pop("past_key_values"))
         layer = cache.layers[cast(int, block.number)]
@@ -173,7 +175,7 @@ def _reader(kind: type[nn.Module]) -> Callable:
         states, *added = region(block, states, *layer, newest[None, None, :, None], options)
         for held, new in zip(layer, added, strict=True):  # written outside of the region, which would copy it all
             held[:, :, cache.starts] = new.to(held.dtype)
-        return states
+        return (states,) if in_tuple else states
 
     return forward
 

@@ -16,7 +16,6 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from lmbase.text import segment
-from lmbase.text.codec import codec_of
 from lmbase.text.streaming import TextDecoder
 from lmbase.text.tokenizers import decode_ids
 from sllm.evaluation.loaded import LoadedModel, Writing
@@ -145,7 +144,7 @@ def add_playground(app: FastAPI, engines: Mapping[str, Engine], writing: Mapping
         sentences = segment(asked.text)
         if cutter is not None:
             sentences = [decode_ids(cutter.tokenizer, ids) for ids in cutter.split(asked.text)]
-        found = {e.loaded.name: await _computed(e, _by_sentence, e.loaded, asked.text, sentences) for e in scored}
+        found = {e.loaded.name: await _computed(e, _token_costs, e.loaded, asked.text, sentences) for e in scored}
         return JSONResponse({"sentences": sentences, "models": found})
 
     @app.post("/play/rebuild")
@@ -227,20 +226,20 @@ async def _written(engine: Engine, asked: Write, shared: Writing) -> AsyncIterat
         shown.stopped = True
 
 
-def _by_sentence(loaded: LoadedModel, text: str, sentences: list[str]) -> dict[str, Any]:
-    """Bits and tokens of each sentence of a text, and last of its end; a token belongs where it begins."""
+def _token_costs(loaded: LoadedModel, text: str, sentences: list[str]) -> dict[str, Any]:
+    """Pieces of each sentence of a text, each with its tokens and their bits, and the bits of its end. A piece is a
+    token, or several that make a character; it belongs where it begins."""
     ids = loaded.split(text)
-    nats = [*chain(*loaded.costs(ids))]
-    begins = np.cumsum([0, *codec_of(loaded.tokenizer).sizes[[*chain(*ids)]]])  # the end begins behind all
+    bits = np.array([*chain(*loaded.costs(ids))]) / math.log(2)
     ends = np.cumsum([len(sentence.encode()) for sentence in sentences])
-    owner, number = np.searchsorted(ends, begins, side="right"), len(sentences) + 1
-    bits = np.bincount(owner, np.array(nats) / math.log(2), minlength=number)
-    per_byte = bits.sum() / ends[-1] if text else None
-    return {
-        "bits": bits.tolist(),
-        "tokens": np.bincount(owner[:-1], minlength=number).tolist(),
-        "bits_per_byte": per_byte,
-    }
+    pieces: list[list[tuple[str, int, float]]] = [[] for _ in sentences]
+    decoder, begin, held = TextDecoder(loaded.tokenizer), 0, 0
+    for number, token in enumerate(chain(*ids), 1):
+        if piece := decoder.add([token]):
+            owner = int(np.searchsorted(ends, begin, side="right"))
+            pieces[owner].append((piece, number - held, float(bits[held:number].sum())))
+            begin, held = begin + len(piece.encode()), number
+    return {"pieces": pieces, "end": float(bits[-1]), "bits_per_byte": bits.sum() / ends[-1] if text else None}
 
 
 def _autoencoder(loaded: LoadedModel) -> Any:

@@ -14,7 +14,7 @@ from soak import times, tried
 from lmbase.training.checkpoint import newest_checkpoint
 from lmbase.training.runlog import log_records
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,6 @@ def test_E8_a_signal_stops_all_processes_without_a_traceback(folder, number):
     assert "--processes 2 train-lm" in told.rpartition("To continue:")[2]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("strategy", ["fsdp", "ddp"][: times(1, 2)])
 def test_E8_a_signal_ends_an_evaluation_of_several_processes(folder, strategy):
     """One that would take minutes, after step 4."""
@@ -84,7 +83,6 @@ def test_E8_a_signal_ends_an_evaluation_of_several_processes(folder, strategy):
     assert "Traceback" not in (folder / "stderr").read_text()
 
 
-@pytest.mark.long
 def test_one_killed_process_ends_the_others(folder):
     tried()
     run = folder / "killed"

@@ -109,6 +109,7 @@ def check_agreement(folder: Path, processes: int, cases: tuple[str, ...], timeou
         assert figures(folder / name) == pytest.approx(figures(folder / case), rel=AGREE), name
 
 
+@pytest.mark.long
 def test_G1_G2_two_processes_equal_one(folder):
     check_agreement(folder, 2, QUICK, 180)
 

@@ -38,18 +38,11 @@ def test_sampling_does_not_depend_on_neighbours():
         assert written(model, [text], do_sample=True, seed=[(3, number)])[0] == together[number : number + 1]
 
 
-@pytest.mark.parametrize("settings", [dict(num_draft=3), dict(prompt_lookup_num_tokens=4), dict(num_draft=1)])
-def test_drafts_do_not_change_the_text(settings):
+def test_drafts_do_not_change_the_text():
     model = make_own(stop_bias=-30.0, num_future_tokens=3, draft_head_kind="residual").double()
     plain, _ = written(model, TEXTS, num_draft=1)
-    drafted, _output = written(model, TEXTS, **settings)
-    assert drafted == plain
-
-
-def test_a_tree_of_drafts_does_not_change_the_text():
-    model = make_own(stop_bias=-30.0, num_future_tokens=3, draft_head_kind="residual").double()
-    plain, _ = written(model, TEXTS, num_draft=1)
-    assert written(model, TEXTS, tree=[[0], [1], [0, 0], [0, 1]])[0] == plain
+    for drafts in (dict(num_draft=3), dict(prompt_lookup_num_tokens=4), dict(tree=[[0], [1], [0, 0], [0, 1]])):
+        assert written(model, TEXTS, **drafts)[0] == plain, drafts
 
 
 @pytest.mark.parametrize("options", [dict(end_flag=True), dict(end_flag=False), dict(use_trunk=False)])

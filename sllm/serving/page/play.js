@@ -107,20 +107,26 @@ async function writeAll() {
 
 async function score() {
   const { sentences, models: found } = await (await ask("play/score", { text: $("scored").value })).json();
-  const per = (of, i) => (of.tokens[i] ? of.bits[i] / of.tokens[i] : 0);
-  const most = Math.max(1, ...Object.values(found).flatMap((of) => sentences.map((_, i) => per(of, i))));
+  const each = Object.values(found).flatMap((of) => of.pieces.flat());
+  const most = Math.max(1, ...each.map(([, tokens, bits]) => bits / tokens));
   $("scores").replaceChildren();
   for (const [name, of] of Object.entries(found)) {
     const box = panel($("scores"), name);
     const all = of.bits_per_byte === null ? "no text" : `${of.bits_per_byte.toFixed(3)} bits per byte`;
-    add(box, "p", `${all}; the end of the text: ${of.bits.at(-1).toFixed(1)} bits`, "figures");
+    add(box, "p", `${all}; the end of the text: ${of.end.toFixed(1)} bits`, "figures");
     const text = add(box, "div", undefined, "text");
-    sentences.forEach((sentence, i) => {
-      const node = add(text, "span", sentence, "heat");
-      node.style.setProperty("--share", (0.6 * per(of, i) / most).toFixed(3));
-      add(node, "sub", per(of, i).toFixed(1));
-      node.title = `${of.bits[i].toFixed(1)} bits, ${of.tokens[i]} tokens`;
-    });
+    for (const pieces of of.pieces.filter((pieces) => pieces.length)) {
+      const sentence = add(text, "span", undefined, "scored");
+      let [all, count] = [0, 0];
+      for (const [piece, tokens, bits] of pieces) {
+        const node = add(sentence, "span", piece, "heat");
+        node.style.setProperty("--share", (0.6 * bits / tokens / most).toFixed(3));
+        node.title = `${bits.toFixed(1)} bits` + (tokens > 1 ? `, ${tokens} tokens` : "");
+        all += bits;
+        count += tokens;
+      }
+      add(sentence, "sub", (all / count).toFixed(1)).title = `${all.toFixed(1)} bits, ${count} tokens`;
+    }
   }
   return `${sentences.length} sentences are scored.`;
 }

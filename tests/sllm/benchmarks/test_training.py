@@ -32,6 +32,7 @@ def test_all_models_train_on_the_same_text():
     assert token_batch(sentences, 41)["input_ids"].shape == (3, 34)  # even windows: little padding
 
 
+@pytest.mark.long
 def test_rows_of_training_and_memory():
     rows = Train(train_tokens=64, rounds=1, dtype="fp32", device="cpu").rows(BUILD, LENGTHS)
     assert [row.model for row in rows] == ["OPT tiny", "autoencoder tiny", "SLLM tiny"]

@@ -70,18 +70,24 @@ def test_sentences_end_where_the_model_ends_them(client, models):
     assert sum("border" in one for one in told) == len(output.sentence_lengths[0])
 
 
-@pytest.mark.parametrize("text", [TEXT, "", "a", "\n\n", "No end " * 20])
+@pytest.mark.parametrize("text", [TEXT, "", "a", "\n\n", "No end " * 20, "Très 日本。😀"])
 def test_costs_add_up_to_the_score(client, models, text):
     found = client.post("/play/score", json={"text": text}).json()
     assert "".join(found["sentences"]) == text
     sizes = models["sentences"].model.processor.encode(text).sentence_bytes
     assert [len(sentence.encode()) for sentence in found["sentences"]] == sizes
     for name, of in found["models"].items():
-        assert len(of["bits"]) == len(found["sentences"]) + 1
+        assert len(of["pieces"]) == len(found["sentences"])
+        every = [piece for pieces in of["pieces"] for piece in pieces]
+        assert "".join(piece for piece, *_ in every) == text
+        assert sum(tokens for _, tokens, _ in every) == sum(map(len, models[name].split(text)))
+        if models[name].by_sentence:
+            assert ["".join(piece for piece, *_ in pieces) for pieces in of["pieces"]] == found["sentences"]
+        bits = [*(bits for *_, bits in every), of["end"]]
         if name != "plain":
             (nats,) = models[name].model.score(text).nats
-            assert sum(of["bits"]) == pytest.approx(nats / 0.6931471805599453, rel=1e-6)
-        assert all(bits > 0 for bits in of["bits"])
+            assert sum(bits) == pytest.approx(nats / 0.6931471805599453, rel=1e-6)
+        assert min(bits) > 0
     assert set(found["models"]) == {*MAKERS, "memory"}
 
 
