@@ -15,6 +15,7 @@ import torch
 from lmbase.text import RULES
 from lmbase.text.padding import pad_tokens
 from lmbase.text.processor import SentenceProcessor
+from lmbase.text.segmentation import LEARNED
 from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import encode_text, tokenizer_hash
 from multitoken.speculation import SpeculationStatistics
@@ -55,9 +56,12 @@ def find_details(
 
 
 def lengths_by_rule(texts: Sequence[str], processor: SentenceProcessor) -> dict[str, list[int]]:
-    """Tokens of each sentence when the texts are cut by each rule, with this processor's tokenizer, cap and Punkt."""
+    """Tokens of each sentence when the texts are cut by each rule, with this processor's tokenizer, cap and Punkt; by
+    `learned` where it is the processor's."""
     found = {}
     for rule in RULES:
+        if rule == LEARNED != processor.rule:
+            continue  # of what was never learned there is nothing to see
         learned = processor.punkt if rule == processor.rule else None  # what one rule learned is nothing to another
         cut = SentenceProcessor(processor.tokenizer, rule, processor.max_sentence_tokens, learned)
         found[rule] = [length for text in texts for length in cut.encode(text).sentence_lengths]
