@@ -21,6 +21,7 @@ from transformers import (
     pipeline,
 )
 
+from lmbase.hub import local_name
 from lmbase.text.codec import codec_of
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import padding_token, vocabulary_size
@@ -94,6 +95,10 @@ def test_a_pipeline_writes_what_generate_does(written, way):
         assert found["generated_text"].startswith(prompt)
         assert whole(found["generated_text"][len(prompt) :]) == whole(expected)
     assert any(written.model.generate(text=PROMPTS, **options).texts)
+
+
+def test_an_example_is_a_folder_for_transformers():
+    assert isinstance(AutoModelForCausalLM.from_pretrained(local_name("example:sllm")), SLLM)
 
 
 def test_a_batch_in_a_pipeline_is_padded_on_the_left_and_changes_nothing(written):
