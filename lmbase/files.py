@@ -24,6 +24,7 @@ import filelock
 from safetensors import SafetensorError
 
 MANIFEST = "manifest.json"
+ON_PURPOSE = f"Who changed it on purpose deletes {MANIFEST}, which says what was there."
 CHECKSUM = "checksum"  # the field of a JSON document that vouches for the others
 CRC = "crc32"  # the same of a line
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
@@ -203,11 +204,14 @@ def verify_folder(folder: Path, alone: bool = False) -> None:
             raise ValueError(f"{path} is missing: the folder was copied incompletely or a file was deleted.")
         if path.stat().st_size != size:
             raise ValueError(
-                f"{path} has {path.stat().st_size} bytes instead of {size}: it was cut off or overwritten."
+                f"{path} has {path.stat().st_size} bytes instead of {size}: it was cut off or overwritten. "
+                f"({ON_PURPOSE})"
             )
     for (path, _, digest), found in zip(expected, sha256s([path for path, _, _ in expected]), strict=True):
         if found != digest:
-            raise ValueError(f"{path} is damaged: its contents do not match their checksum in {MANIFEST}.")
+            raise ValueError(
+                f"{path} is damaged: its contents do not match their checksum in {MANIFEST}. ({ON_PURPOSE})"
+            )
 
 
 @contextmanager

@@ -28,6 +28,12 @@ def local_name(name: str) -> str:
     return str(EXAMPLES / example)
 
 
+def name_and_source(spec: str) -> tuple[str, str]:
+    """Of `name=source` both; the name is empty where none is given. What exists under the whole is a source."""
+    name, equals, source = spec.partition("=")
+    return (name, source) if equals and not Path(spec).exists() else ("", spec)
+
+
 def check_source(
     name: str, *, cache_dir: str | Path | None = None, local_files_only: bool = False, **_: object
 ) -> None:

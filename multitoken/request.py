@@ -3,7 +3,7 @@
 B texts, L columns.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput, logging
 
-from lmbase.modeling.decoding import Sampler, Seed
+from lmbase.modeling.decoding import Sampler, Seed, check_seed
 from lmbase.modeling.endings import Endings
 from lmbase.modeling.settings import end_ids, merge_generation_config
 from lmbase.text.codec import codec_of
@@ -69,6 +69,12 @@ class Request:
 
     def __post_init__(self) -> None:
         self.tokenizer = self.settings.pop("tokenizer", None)  # Transformers wants it beside stop_strings
+        for name in ("input_ids", "text"):  # what can be read once only is read once
+            given = getattr(self, name)
+            if isinstance(given, Iterable) and not isinstance(given, str | list | Tensor | np.ndarray | Mapping):
+                setattr(self, name, given if hasattr(given, "columns") else list(given))
+        if isinstance(self.attention_mask, np.ndarray | list):
+            self.attention_mask = torch.as_tensor(self.attention_mask)
 
     def resolve(self, model: PreTrainedModel) -> GenerationConfig:
         """The settings of the call; every prompt stands as often as sequences are to be returned for it from now on.
@@ -103,7 +109,7 @@ class Request:
             given = self.input_ids = torch.from_numpy(given.astype(np.int64))
         if isinstance(given, Tensor | np.ndarray):
             return _checked_ids(given)
-        if not isinstance(given, str) and not given:
+        if isinstance(given, list) and not given:
             raise ValueError("The prompt is neither a tensor of ids nor a text nor a list of texts: it is empty.")
         return text_list(given or "", "The prompt is neither a tensor of ids nor a text nor a list of texts")
 
@@ -204,7 +210,14 @@ def open_call(
     endings = Endings(config, request.stopping_criteria, tokenizer, texts, model.device)
     return Call(
         config,
-        Sampler(config, vocab_size, model.device, request.seed, request.logits_processor, int(framed)),
+        Sampler(
+            config,
+            vocab_size,
+            model.device,
+            check_seed(request.seed, len(texts)),
+            request.logits_processor,
+            int(framed),
+        ),
         endings,
         Drafting(drafts, automatic, lookups),
         Stream(request.streamer, endings.strings[0] if endings.strings else None, tokenizer),

@@ -75,9 +75,11 @@ class Stream:
         """Nothing more is written: show what was held back."""
         if self.strings is None or self.strings.found is None:
             self._show_until(len(self.new))
-        elif self.streamer is not None and (rest := self.strings.rest()):
-            assert self.tokenizer is not None
-            self.put(torch.tensor(encode_text(self.tokenizer, rest)))
+        elif self.streamer is not None:
+            self._show_until(self.strings.settled())
+            if rest := self.strings.rest():
+                assert self.tokenizer is not None
+                self.put(torch.tensor(encode_text(self.tokenizer, rest)))
 
     def put(self, value: Tensor) -> None:
         """Hand over the prompt, or ids that nothing holds back."""

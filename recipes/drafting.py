@@ -24,6 +24,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from lmbase.config import option, run, single_process
 from lmbase.files import write_text
+from lmbase.hub import name_and_source
 from lmbase.modeling.devices import DTYPES, choose_device, moved
 from lmbase.modeling.folders import model_folder
 from lmbase.report.columns import tables_by_kind
@@ -181,7 +182,7 @@ def main(config: Config) -> list[Row]:
     raise_if_lossy(rows)
     if config.save_tree:
         assert config.model is not None
-        save_tree(Path(model_folder(config.model.partition("=")[2] or config.model)), tree)
+        save_tree(Path(model_folder(name_and_source(config.model)[1])), tree)
     return rows
 
 

@@ -27,6 +27,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from lmbase.benchmarking.environment import environment
 from lmbase.config import given_on_command_line, option, run, single_process
 from lmbase.files import alone_in, clean_up, write_text
+from lmbase.hub import name_and_source
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.modeling.folders import model_hashes
 from lmbase.report.columns import filled_columns, markdown_table
@@ -191,7 +192,7 @@ def main(config: Config) -> list[Row]:
     language_models = [m for m in models if m.predicts]
     about: dict[str, dict] = {}
     for loaded, spec in zip(models, config.model, strict=False):  # windows have the weights of theirs
-        about[loaded.name] = {"weights": model_hashes(spec.partition("=")[2] or spec)}
+        about[loaded.name] = {"weights": model_hashes(name_and_source(spec)[1])}
     for loaded in language_models:
         report = audit_loaded(loaded, data.texts)
         report.raise_if_failed(loaded.name)
@@ -206,7 +207,7 @@ def main(config: Config) -> list[Row]:
 
     with alone_in(folder):
         clean_up(folder)
-        specs = [identity(spec.partition("=")[2] or spec) for spec in config.model]
+        specs = [identity(name_and_source(spec)[1]) for spec in config.model]
         of = asdict(config) | {"models": specs, "corpus": corpus, "baseline": baseline.name, "made_on": environment()}
         measured = Measured(folder, of)
         measured.tell()

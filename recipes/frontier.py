@@ -33,6 +33,7 @@ from lmbase.benchmarking.llama_cpp import LlamaCpp, open_llama_cpp
 from lmbase.benchmarking.timing import Generation, alternate, speeds, spread_columns
 from lmbase.config import option, run, single_process
 from lmbase.files import alone_in, clean_up, write_text
+from lmbase.hub import name_and_source
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.modeling.folders import model_folder, model_hashes
 from lmbase.modeling.int8 import round_to_int8
@@ -127,7 +128,7 @@ def check_keys(config: Config) -> None:
                 "bits per byte."
             )
     for spec in config.model:
-        name = spec.partition("=")[0]
+        name = name_and_source(spec)[0] or spec
         if name.removeprefix("rival-") in config.prune:
             raise ValueError(f"The name {name!r} is that of a rival that is made here: choose another.")
         if name.endswith(WAYS):
@@ -136,7 +137,7 @@ def check_keys(config: Config) -> None:
 
 
 def source_of(spec: str) -> str:
-    return spec.partition("=")[2] or spec
+    return name_and_source(spec)[1]
 
 
 def level_of(loaded: LoadedModel) -> str:

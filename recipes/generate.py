@@ -86,6 +86,8 @@ class Config:
 
 def read_stdin() -> bytes:
     """Bytes, which Python's own reading would have changed: line ends, and what is not UTF-8."""
+    if sys.stdin is None:  # closed
+        raise ValueError("There is no standard input to read a prompt from: give --prompt or --prompt_file.")
     return sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
 
 

@@ -45,8 +45,19 @@ def _one_sentence(model: SentenceVAEModel, processor: SentenceProcessor, text: s
 
 
 @inference_method
-def decode(model: SentenceVAEModel, sentence_embeds: Tensor) -> list[list[int]]:
-    """Sentence vectors (N, D) -> token ids of N sentences, greedy and free-running, end marks left out."""
+def decode(model: SentenceVAEModel, sentence_embeds: Tensor | np.ndarray) -> list[list[int]]:
+    """Sentence vectors (N, D) -> token ids of N sentences, greedy and free-running, end marks left out.
+
+    Raises:
+        ValueError: vectors of another shape.
+    """
+    sentence_embeds, width = torch.as_tensor(sentence_embeds), model.config.hidden_size
+    if sentence_embeds.dim() != 2 or sentence_embeds.shape[1] != width:
+        raise ValueError(
+            f"Sentence vectors are of shape (N, {width}) for this model, and these are {tuple(sentence_embeds.shape)}; "
+            "one alone is vector[None]."
+        )
+    sentence_embeds = sentence_embeds.to(model.device, model.dtype)
     n = len(sentence_embeds)
     state = model.decoder.start(sentence_embeds)
     tokens = torch.full((n, 1), model.config.bos_token_id, device=sentence_embeds.device)

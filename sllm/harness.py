@@ -133,7 +133,7 @@ class HarnessLM(LM):
         return answers
 
     def _write(self, context: str, settings: dict[str, Any]) -> str:
-        settings = dict(settings)
+        settings = {name: value for name, value in settings.items() if value is not None}
         until = settings.pop("until", None) or []
         settings["stop_strings"] = [until] if isinstance(until, str) else [stop for stop in until if stop]
         limits = [settings.pop(name) for name in LIMITS if name in settings]

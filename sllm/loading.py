@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers.utils import cached_file
 
+from lmbase.hub import name_and_source
 from lmbase.modeling.folders import model_folder
 from lmbase.modeling.kept_window import KeptWindow
 from lmbase.modeling.pretrained import read_config
@@ -26,9 +27,8 @@ def load_model(spec: str) -> LoadedModel:
     Raises:
         ValueError: nothing there, an unfinished run, or a kind of model that is not known.
     """
-    name, equals, source = spec.partition("=")
-    if not equals:
-        name, source = Path(spec).name, spec
+    name, source = name_and_source(spec)
+    name = name or Path(source).name or Path(source).resolve().name  # `.` is a folder, too
     folder = model_folder(source)
     config = read_config(source)
     if config.model_type not in KINDS:
@@ -58,7 +58,7 @@ def load_keeping(loaded: LoadedModel, spec: str, window: int | None, ends: str) 
             f"keep_window={window} is for plain token-level models, and {loaded.name} is {loaded.shown}: leave it out."
         )
     if ends == "own":
-        return keeping(loaded, KeptWindow(window, own_processor(spec.partition("=")[2] or spec)))
+        return keeping(loaded, KeptWindow(window, own_processor(name_and_source(spec)[1])))
     return keeping(loaded, KeptWindow(window, None if ends == "none" else SentenceProcessor(loaded.tokenizer, ends)))
 
 

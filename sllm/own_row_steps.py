@@ -45,7 +45,8 @@ class OwnRowSteps:
 
     def __init__(self, model: SLLMModel, config: GenerationConfig, num_tokens: int, num_sentences: int):
         check_attention(model.config.trunk._attn_implementation)
-        self.model, self.num_sentences = model, min(num_tokens // SENTENCE_TOKENS + 1, num_sentences)
+        most = min(num_sentences, model.config.trunk.max_position_embeddings)
+        self.model, self.num_sentences = model, min(num_tokens // SENTENCE_TOKENS + 1, most)
         self.twin, self.head = model, None
         if not config.disable_compile:
             self.twin, self.head = row_twin(model, model.output_table)

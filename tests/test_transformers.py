@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -98,7 +99,8 @@ def test_a_pipeline_writes_what_generate_does(written, way):
 
 
 def test_an_example_is_a_folder_for_transformers():
-    assert AutoModelForCausalLM.from_pretrained(local_name("example:sllm")).processor.rule == "punctuation"
+    model: Any = AutoModelForCausalLM.from_pretrained(local_name("example:sllm"))
+    assert model.processor.rule == "punctuation"
 
 
 def test_a_batch_in_a_pipeline_is_padded_on_the_left_and_changes_nothing(written):

@@ -312,3 +312,12 @@ def test_a_streamer_sees_drafts_before_they_are_verified(loaded, way):
     assert new == ids_of(JAPANESE)[:30]
     assert any(isinstance(event, tuple) for event in events)
     assert accepted > 0 or "prompt_lookup_num_tokens" not in way
+
+
+def test_an_ordinary_token_that_ends_a_text_is_no_part_of_it(loaded):
+    settings = dict(eos_token_id=ids_of(".")[0], max_new_tokens=8)
+    found = written(loaded, "x", logits_processor=[Dictated("x", "abc.defg")], **settings)
+    assert (found.text, found.finish_reason, found.num_tokens) == ("abc", "stop", 3)
+    streamer = TextIteratorStreamer(TOKENIZER, skip_special_tokens=True)
+    written(loaded, "x", streamer, logits_processor=[Dictated("x", "abc.defg")], **settings)
+    assert "".join(streamer).removeprefix("x") == "abc"

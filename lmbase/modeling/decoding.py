@@ -55,6 +55,21 @@ def seed_or_random(seed: int | None) -> int:
 Seed = int | list[tuple[int, int]] | None
 
 
+def check_seed(seed: Seed, num_texts: int) -> Seed:
+    """Raise ValueError unless it is a seed for all texts, or a list of a seed and a number for each."""
+    pairs = seed if isinstance(seed, list) else [(seed, 0)]
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise ValueError(f"seed={seed!r:.60}: give one number, or a list of a seed and a text's number for each text.")
+    for number, _ in pairs:
+        check_number("seed", number)
+    if isinstance(seed, list) and len(seed) != num_texts:
+        raise ValueError(
+            f"seed is a list of {len(seed)} and {num_texts} texts are written (num_return_sequences counts): give a "
+            "pair for each, or one number for all."
+        )
+    return seed
+
+
 class Origins:
     """What each text's draws belong to: its seed, and its number among the texts of that seed."""
 
@@ -162,8 +177,6 @@ class Sampler:
         self.processors = LogitsProcessorList([*_configured(config, unpenalised), *(processors or [])])
         self.warpers = LogitsProcessorList()
         self.noise: GumbelNoise | None = None
-        for number in [of_text for of_text, _ in seed] if isinstance(seed, list) else [seed]:
-            check_number("seed", number)
         if config.do_sample:
             self.noise = GumbelNoise(vocab_size, device, seed)
             for name, neutral in SAMPLING.items():

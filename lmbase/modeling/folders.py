@@ -30,7 +30,7 @@ def model_folder(name: str | Path, model_type: str | None = None, *, verify: boo
     name = local_name(str(name))
     check_source(name, **hub_options)
     folder = Path(name)
-    if (folder / "model").is_dir():
+    if (folder / "model").is_dir() and not hub_options.get("subfolder"):
         folder = folder / "model"
     elif (folder / "checkpoints").is_dir():
         raise ValueError(f"The run {str(name)!r} is not finished: it has checkpoints but no model. Continue it first.")

@@ -171,10 +171,11 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
     cache = config.cache_implementation
     if cache not in CACHES and (given is not None or "cache_implementation" in kwargs):
         raise ValueError(f"cache_implementation={cache!r}: choose 'static', which compiles the steps, or 'dynamic'.")
-    for name in RANGES.keys() & DEFAULTS.keys():
-        setattr(config, name, check_number(name, getattr(config, name)))
     if not isinstance(config.do_sample, bool | None):
         raise ValueError(f"do_sample={config.do_sample!r}: give True or False.")
+    for name in RANGES.keys() & DEFAULTS.keys():
+        if config.do_sample or name not in SAMPLING:  # what changes nothing is warned of below
+            setattr(config, name, check_number(name, getattr(config, name)))
     config.stop_strings = check_stop_strings(config.stop_strings) or None
     if (config.num_return_sequences or 1) > 1 and not config.do_sample:
         raise ValueError(

@@ -5,16 +5,19 @@ are cut (`ProcessorMixin`). Both are written into the model's folder, and come b
 """
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
+from lmbase.files import MANIFEST
 from lmbase.modeling.folders import check_whole, model_folder, quiet_loading
 from lmbase.text.processor import FILE_NAME, HUB_OPTIONS, SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
 
 TOKENIZER_FILE = "tokenizer.json"
+UPLOADING = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "commit_description", "tags")
 
 
 class TextModelMixin:
@@ -32,12 +35,18 @@ class TextModelMixin:
         """Load from a folder or hub id that has `_text_file`."""
         raise NotImplementedError
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
         vars(self.config).pop("auto_map", None)  # it names code that stood where this model came from
+        (Path(save_directory) / MANIFEST).unlink(missing_ok=True)  # of what is overwritten now
+        hub = {name: kwargs.pop(name) for name in UPLOADING if name in kwargs}
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         carried = self._carried()
         if carried is not None:
             carried.save_pretrained(str(save_directory))
+        if push_to_hub:  # not before all is there
+            cast(Any, self).push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub)
 
     @classmethod
     def from_pretrained(

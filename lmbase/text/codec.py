@@ -45,7 +45,10 @@ class TokenCodec:
         self.special_ids |= set(tokenizer.all_special_ids)
         self.special_ids |= unreachable_ids(settings)
         exact = exact_settings(settings)
-        self._backend = backend if exact == settings else Tokenizer.from_str(json.dumps(exact))
+        # One of its own: every call of the tokenizer leaves its truncation, padding and special tokens in its backend.
+        self._backend = Tokenizer.from_str(json.dumps(exact))
+        self._backend.no_truncation()
+        self._backend.no_padding()
         self._backend.encode_special_tokens = True  # "</s>" written in a text is four characters, not an end mark
         self.joining_white_space = joining_white_space(exact)
         self._vocabulary = backend.get_vocab()

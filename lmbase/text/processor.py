@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,11 +116,11 @@ class SentenceProcessor:
         """Exact translation between texts and ids."""
         return codec_of(self.tokenizer)
 
-    @cached_property
+    @property
     def tokenizer_hash(self) -> str:
-        return tokenizer_hash(self.tokenizer)
+        return tokenizer_hash(self.tokenizer)  # tokens may have been added
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Hash of all that decides which ids a text becomes."""
         values, arrays = _apart(self.punkt)

@@ -1,6 +1,6 @@
 """One text, or several."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from lmbase.text.segmentation import check_unicode
 
@@ -11,6 +11,11 @@ def text_list(texts: str | Iterable[str], name: str = "texts") -> list[str]:
     Raises:
         ValueError: something that is no text, or one with a lone surrogate.
     """
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):
+        raise ValueError(
+            f"{name}: a {type(texts).__name__} has names and values; give the texts that it holds, or of a tokenizer's "
+            "output generate(**output)."
+        )
     found = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Iterable) else [texts]
     for number, text in enumerate(found):
         if not isinstance(text, str):

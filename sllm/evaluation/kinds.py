@@ -3,7 +3,7 @@
 A new kind is one class here and one line in `KINDS`; nothing else asks which kind a model is of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from lmbase.benchmarking.timing import Generation, time_lm
 from lmbase.modeling.causality import AuditReport
-from lmbase.modeling.decoding import SampledByTransformers, Sampler
+from lmbase.modeling.decoding import SampledByTransformers, Sampler, check_seed
 from lmbase.modeling.endings import EndedByRules, Endings
 from lmbase.modeling.int8 import linear_layers_to_int8
 from lmbase.modeling.kept_window import KeptWriter
@@ -150,7 +150,7 @@ class PlainLM(TokenModel):
         assistant = self._assistant(how, config)
         if not assistant and (found := write_by_rows(self, prompts, how, config, streamer)):
             return found
-        sampler = Sampler(config, model.config.vocab_size, model.device, how.seed, processors)
+        sampler = Sampler(config, model.config.vocab_size, model.device, check_seed(how.seed, len(prompts)), processors)
         endings = Endings(config, criteria, self.tokenizer, given_ids, model.device)
         padding = [width - len(row) for row in given_ids]
         rules = EndedByRules(endings, config.eos_token_id, padding)
@@ -158,7 +158,7 @@ class PlainLM(TokenModel):
         settings = neutral_settings(model.generation_config)
         settings |= {name: getattr(config, name) for name in TRANSFORMERS_DOES if name in how.settings}
         if assistant is not None:  # Transformers hands no streamer on
-            assistant.streamer = None if streamer is None else _Put(stream)
+            assistant.streamer = None if streamer is None else _Put(stream, rules.marks)
             settings["custom_generate"] = assistant
         inputs = torch.tensor([[ids.pad] * n + row for n, row in zip(padding, given_ids, strict=True)]).to(model.device)
         mask = torch.arange(width) >= torch.tensor(padding)[:, None]  # (B,L)
@@ -175,7 +175,7 @@ class PlainLM(TokenModel):
                 return_dict_in_generate=False,
                 logits_processor=[SampledByTransformers(sampler, width)],
                 stopping_criteria=[rules],
-                streamer=_Put(stream) if streamer is not None and assistant is None else None,
+                streamer=_Put(stream, rules.marks) if streamer is not None and assistant is None else None,
                 **settings,
             )
         else:
@@ -187,7 +187,7 @@ class PlainLM(TokenModel):
             ended = new[-1:] != [] and new[-1] in rules.marks
             found.append(
                 Written(
-                    text=endings.shown(b, written_text(self.tokenizer, new, before)),
+                    text=endings.shown(b, written_text(self.tokenizer, new[: len(new) - ended], before)),
                     num_tokens=len(new) - ended,
                     finish_reason=rules.found[b] or ("stop" if ended else "length" if len(new) >= limit else "context"),
                     drafts=None if assistant is None else assistant.statistics,
@@ -226,16 +226,19 @@ class PlainLM(TokenModel):
 
 
 class _Put:
-    """A stream as Transformers' `generate` and an assistant hand ids to it: the prompt first. Others close it."""
+    """A stream as Transformers' `generate` and an assistant hand ids to it: the prompt first. Others close it.
 
-    def __init__(self, stream: Stream):
-        self.stream, self.begun = stream, False
+    Args: marks: ids that end a text, of which they are no part.
+    """
+
+    def __init__(self, stream: Stream, marks: Collection[int]):
+        self.stream, self.marks, self.begun = stream, marks, False
         if stream.shows_drafts:
             self.put_draft = stream.put_draft
 
     def put(self, value: torch.Tensor) -> None:
         if self.begun:
-            self.stream.show(value.flatten().tolist())
+            self.stream.show([i for i in value.flatten().tolist() if i not in self.marks])
         else:
             self.stream.put(value)
         self.begun = True

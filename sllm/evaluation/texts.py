@@ -9,10 +9,14 @@ from pathlib import Path
 import yaml
 
 from lmbase.config.yaml_files import parse_yaml
+from lmbase.hub import name_and_source
+from lmbase.text.processor import FILE_NAME
 from lmbase.text.tokenizers import encode_text
 from sllm.evaluation.loaded import LoadedModel
 from sllm_data.corpora import files_of, open_corpus
 from sllm_data.open_data import is_prepared, load_prepared
+
+UNKNOWN = "what nobody wrote down"
 
 
 @dataclass
@@ -52,13 +56,15 @@ def read_texts(
         print(_described(prepared.name, f"split {split}", texts))
         return texts, {"name": prepared.name, "sha256": prepared.hash}
     corpus = open_corpus(data, text_field)
-    whole = models is not None and corpus.is_undivided(split) and not trained_on(models, data)
+    reason = "" if models is None or not corpus.is_undivided(split) else why_held_out(models, data)
+    whole = models is not None and corpus.is_undivided(split) and not reason
     documents = corpus.read_whole() if whole else corpus.read(split)
     texts = [document.text for document in islice(documents, max_documents)]
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode("utf-8", errors="surrogatepass") + b"\0")
-    print(_described(corpus.name, "whole, as it has no such split of its own" if whole else f"split {split}", texts))
+    part = "whole, as it has no such split of its own" if whole else f"split {split}"
+    print(_described(corpus.name, part + reason, texts))
     return texts, {"name": corpus.name, "sha256": digest.hexdigest()}
 
 
@@ -67,15 +73,19 @@ def _described(name: str, part: str, texts: Sequence[str]) -> str:
     return f"{name}, {part}: {len(texts):,} documents, {size:,} bytes"
 
 
-def trained_on(models: Sequence[str], data: str | list[str]) -> bool:
-    """Whether a run among the models, or a run that it began with, read some of the same files or the same data set."""
+def why_held_out(models: Sequence[str], data: str | list[str]) -> str:
+    """Why a split is kept to although the data have none: nothing where no run among the models, nor one that it began
+    with, can have read the same files or the same data set."""
     specs = set([data] if isinstance(data, str) else data)
     files = set(files_of(data))
     for spec in models:
-        for used in _data_of_run(Path(spec.partition("=")[2] or spec), set()):
+        _, source = name_and_source(spec)
+        for used in _data_of_run(Path(source), set()):
             if used in specs or files.intersection(files_of(used)):
-                return True
-    return False
+                return f", for {source} was trained on the rest"
+            if used is UNKNOWN or not (files_of(used) or used == "stdlib" or used.startswith("hub:")):
+                return f", for it is not known here what {source} was trained on"
+    return ""
 
 
 def _data_of_run(folder: Path, seen: set[Path]) -> Iterator[str]:
@@ -83,6 +93,8 @@ def _data_of_run(folder: Path, seen: set[Path]) -> Iterator[str]:
     if folder in seen:
         return
     seen.add(folder)
+    if (folder / FILE_NAME).is_file() and not any((at / "config.yaml").is_file() for at in (folder, folder.parent)):
+        yield UNKNOWN  # a model of a run, copied out of it
     for place in (folder, folder.parent) if folder.name == "model" else (folder,):
         try:
             config = parse_yaml((place / "config.yaml").read_text(encoding="utf-8"))

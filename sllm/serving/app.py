@@ -167,7 +167,10 @@ class Call:
         )
         choices: list[Choice] = []
         for prompt in prompts:
-            size = len(encode_text(self.engine.loaded.tokenizer, prompt))
+            try:
+                size = len(encode_text(self.engine.loaded.tokenizer, prompt))
+            except ValueError as error:  # a character that no tokens spell
+                raise Refused(400, str(error), "prompt") from error
             most = limits.max_tokens if room is None else min(limits.max_tokens, room - size)
             if most < (wanted or 0) or most < 0:
                 told = f"The prompt has {size} tokens and {wanted or 0} are to follow; the model has room for {room}."

@@ -66,12 +66,15 @@ class Shown:
     Attributes: stopped: nobody looks any more.
     """
 
-    def __init__(self, loaded: LoadedModel, prompt: str, tell: Any, deadline: float):
-        self.loaded, self.tell, self.deadline = loaded, tell, deadline
+    def __init__(self, tell: Any, deadline: float):
+        self.tell, self.deadline, self.stopped = tell, deadline, False
+
+    def begin(self, loaded: LoadedModel, prompt: str) -> None:
+        """Its turn has come."""
+        self.loaded, self.began = loaded, time.perf_counter()
         self.decoder: TextDecoder | None = None
         self.num_sentences, self.num_tokens, self.num_accepted = len(loaded.split(prompt)), 0, 0
         self.rejected: list[str] = []
-        self.stopped, self.began = False, time.perf_counter()
 
     def put(self, value: torch.Tensor) -> None:
         ids = value.flatten().tolist()
@@ -194,8 +197,7 @@ async def _written(engine: Engine, asked: Write, shared: Writing) -> AsyncIterat
     """A text as it is written: server-sent events."""
     events: asyncio.Queue = asyncio.Queue()
     tell = teller(events)
-    deadline = time.monotonic() + engine.limits.seconds
-    shown = Shown(engine.loaded, asked.prompt, tell, deadline)
+    shown = Shown(tell, time.monotonic() + engine.limits.seconds)
     settings = Sampling(asked.temperature, 1.0).settings() | {"stopping_criteria": [shown]}
     how = Writing(
         asked.max_tokens, overflow=shared.overflow, num_draft=shared.num_draft, seed=asked.seed, settings=settings
@@ -205,7 +207,7 @@ async def _written(engine: Engine, asked: Write, shared: Writing) -> AsyncIterat
         try:
             with engine.lock:
                 if not shown.stopped:
-                    shown.began = time.perf_counter()
+                    shown.begin(engine.loaded, asked.prompt)
                     written = engine.loaded.write(asked.prompt, how, shown)
                     per_pass = written.tokens_per_forward
                     tell({"end": written.finish_reason, "tokens_per_forward": per_pass, **shown.state()})

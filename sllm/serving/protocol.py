@@ -143,7 +143,9 @@ def chat_template(tokenizer: Any) -> Any:
         shown = render([{"role": "user", "content": "Hello"}])
     except Refused:
         return plain_chat
-    return plain_chat if any(token in shown for token in tokenizer.all_special_tokens) else render
+    added = tokenizer.added_tokens_decoder.values()  # not all of them have a role that the tokenizer would name
+    special = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+    return plain_chat if any(token in shown for token in special) else render
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

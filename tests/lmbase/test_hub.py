@@ -1,9 +1,11 @@
 """A path is never asked of a hub, and a hub that does not answer is told at once."""
 
 import time
+from pathlib import Path
 
 import pytest
 
+from lmbase.hub import name_and_source
 from lmbase.modeling.pretrained import load_lm
 from lmbase.text.tokenizers import load_tokenizer
 from sllm import SLLM
@@ -30,3 +32,12 @@ def test_G8_a_hub_that_does_not_answer_is_told_at_once(monkeypatch):
         with pytest.raises(ValueError, match="'nobody/nothing' is no folder here and not in the cache"):
             load("nobody/nothing")
     assert time.monotonic() - started < 2
+
+
+def test_a_path_with_an_equals_sign_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("lr=0.1").mkdir()
+    assert name_and_source("lr=0.1") == ("", "lr=0.1")
+    assert name_and_source("mine=lr=0.1") == ("mine", "lr=0.1")
+    assert name_and_source("mine=runs/x") == ("mine", "runs/x")
+    assert name_and_source("runs/x") == ("", "runs/x")

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import MAKERS
 from learned import PROMPTS
+from transformers import BatchEncoding
 
 from multitoken.request import Request, ended
 from multitoken.stream import Stream
@@ -101,3 +103,43 @@ def test_F13_ids_that_are_none_are_told_in_one_sentence(given):
 def test_F13_an_array_of_whole_numbers_is_a_prompt():
     given: Any = np.array([[5, 6]], dtype=np.int32)
     assert torch.equal(torch.as_tensor(Request(input_ids=given).prompt()), torch.tensor([[5, 6]]))
+
+
+@pytest.fixture(scope="module")
+def heads():
+    """A model with a tokenizer."""
+    return MAKERS["heads"]("llama")
+
+
+def test_a_prompt_that_can_be_read_once_is_read_once(heads):
+    texts = ["One.", "Two"]
+    settings = dict(max_new_tokens=3, num_draft=1)
+    expected = heads.generate(text=texts, **settings).texts
+    assert heads.generate(text=(text for text in texts), **settings).texts == expected
+    assert heads.generate(text=dict.fromkeys(texts).keys(), **settings).texts == expected
+    ids, mask = np.array([[20, 21, 22], [20, 1, 1]]), np.ones((2, 3), np.int64)
+    mask[1, 1:] = 0
+    whole = heads.generate(torch.tensor(ids), torch.tensor(mask), **settings).sequences
+    assert torch.equal(heads.generate(ids, mask, **settings).sequences, whole)
+    with pytest.raises(ValueError, match=r"BatchEncoding has names.*generate\(\*\*output\)"):
+        heads.generate(BatchEncoding({"input_ids": ids}), **settings)
+
+
+@pytest.mark.parametrize(
+    ("seed", "words"),
+    [
+        ([1, 2], "one number, or a list of a seed"),
+        ([(1, 0)], "a list of 1 and 2 texts"),
+        ([(1, 0), (-1, 1)], "seed=-1"),
+    ],
+)
+def test_seeds_of_another_shape_are_refused(heads, seed, words):
+    with pytest.raises(ValueError, match=words):
+        heads.generate(text=["a", "b"], do_sample=True, seed=seed)
+
+
+def test_a_setting_that_changes_nothing_is_no_error(heads):
+    greedy = heads.generate(text="a", max_new_tokens=4).texts
+    assert heads.generate(text="a", max_new_tokens=4, do_sample=False, temperature=0.0).texts == greedy
+    with pytest.raises(ValueError, match=r"temperature=0\.0"):
+        heads.generate(text="a", do_sample=True, temperature=0.0)

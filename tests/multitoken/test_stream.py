@@ -130,3 +130,13 @@ def test_drafts_go_to_who_shows_them():
     assert Stream(streamer).shows_drafts
     Stream(streamer).put_draft([5, 6], 1)
     assert streamer.parts == [([5, 6], 1)]
+
+
+def test_what_waited_for_a_longer_stop_string_is_shown_at_the_end():
+    streamer, strings = Shown(), StopStrings(TOKENIZER, ["abcd", "c"])
+    stream = Stream(streamer, strings, TOKENIZER)
+    for token in ids_of("well abc"):
+        stream.show([token])  # some loops hand a token out before they look at it
+        strings.add(token)
+    stream.close()
+    assert "".join(streamer.parts) == "well ab"

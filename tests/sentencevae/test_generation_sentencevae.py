@@ -89,3 +89,12 @@ def test_samples_repeat_with_a_seed():
     assert first == again != other
     with pytest.raises(ValueError, match="gaussian"):
         make_vae().sample()
+
+
+def test_vectors_of_another_shape_are_refused_and_of_other_types_taken(vae):
+    vectors = vae.encode_text(["One.", "Two"])
+    written = vae.decode(vectors)
+    assert vae.decode(vectors.cpu().numpy()) == vae.decode(vectors.double()) == written
+    for wrong in (vectors[0], vectors[:, 1:], vectors[None]):
+        with pytest.raises(ValueError, match=r"shape \(N, \d+\) for this model"):
+            vae.decode(wrong)

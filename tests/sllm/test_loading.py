@@ -5,6 +5,7 @@ from families import FAMILIES, make_family_heads, make_family_sllm, make_lm
 from tiny import make_processor, make_vae
 from transformers import BertConfig
 
+from sllm import SLLM
 from sllm.loading import load_model
 
 
@@ -45,3 +46,17 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path):
 def test_nothing_there(tmp_path):
     with pytest.raises(ValueError, match="no-such"):
         load_model(str(tmp_path / "no-such"))
+
+
+def test_a_folder_may_have_an_equals_sign_in_its_name_or_be_the_current_one(tmp_path, monkeypatch):
+    folder = saved(make_lm("llama"), tmp_path / "lr=0.1")
+    monkeypatch.chdir(tmp_path)
+    assert load_model("lr=0.1").name == "lr=0.1"
+    assert load_model("mine=lr=0.1").name == "mine"
+    monkeypatch.chdir(folder)
+    assert load_model(".").name == "lr=0.1"
+
+
+def test_a_runs_model_may_be_named_as_its_subfolder(tmp_path):
+    saved(make_family_sllm(), tmp_path / "run" / "model")
+    assert SLLM.from_pretrained(tmp_path / "run", subfolder="model").has_processor

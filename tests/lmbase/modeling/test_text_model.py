@@ -8,6 +8,7 @@ from tiny import make_processor
 from tokenizers_of_kinds import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lmbase.files import write_folder
 from lmbase.modeling.text_model import ProcessorMixin, TokenizerMixin
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer, tokenizer_hash
@@ -92,3 +93,42 @@ def test_a_model_without_a_pad_id_takes_any(tmp_path: Path) -> None:
     model = WithTokenizer(config(vocab_size=400, pad_token_id=None))
     model.tokenizer = load_tokenizer(str(tmp_path))
     assert model.tokenizer.pad_token_id == 0
+
+
+def test_tokens_may_be_added_before_it_is_saved(tmp_path: Path) -> None:
+    model = WithProcessor(config(vocab_size=300))
+    model.processor = make_processor("line")
+    before = model.processor.fingerprint
+    model.processor.tokenizer.add_tokens(["<call>"])
+    model.save_pretrained(tmp_path)
+    assert WithProcessor.from_pretrained(tmp_path).processor.fingerprint == model.processor.fingerprint != before
+
+
+def test_a_folder_of_ours_is_written_over_whole(tmp_path: Path) -> None:
+    """Its manifest is that of other files; who changes a file himself is told what to do."""
+    model = WithTokenizer(config())
+    model.tokenizer = load_tokenizer("bytes")
+    write_folder(tmp_path / "model", model.save_pretrained)
+    other = WithTokenizer(config(hidden_size=16))
+    other.tokenizer = model.tokenizer
+    other.save_pretrained(tmp_path / "model")
+    assert WithTokenizer.from_pretrained(tmp_path / "model").config.hidden_size == 16
+    write_folder(tmp_path / "again", model.save_pretrained)
+    (tmp_path / "again" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"Who changed it on purpose deletes manifest\.json"):
+        WithTokenizer.from_pretrained(tmp_path / "again")
+
+
+def test_what_is_uploaded_is_all_of_it(tmp_path: Path, monkeypatch) -> None:
+    model = WithTokenizer(config())
+    model.tokenizer = load_tokenizer("bytes")
+    pushed = {}
+
+    def push(self, repo_id, **options):
+        pushed[repo_id] = {path.name for path in (tmp_path / "mine").iterdir()}, options
+
+    monkeypatch.setattr(WithTokenizer, "push_to_hub", push)
+    model.save_pretrained(tmp_path / "mine", push_to_hub=True, private=True)
+    files, options = pushed["mine"]
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= files
+    assert options == {"private": True}

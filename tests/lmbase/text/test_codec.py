@@ -178,3 +178,15 @@ def test_B7_a_context_ends_between_tokens_or_is_refused(name, text, data):
     else:
         with pytest.raises(ValueError, match=r"A context ends inside the token .* move the border"):
             codec.num_tokens_of(text[:cut], ids)
+
+
+@pytest.mark.parametrize("name", sorted(TOKENIZERS))
+def test_what_a_tokenizer_was_called_with_changes_nothing(name: str) -> None:
+    """Its backend keeps the truncation, padding and special tokens of the last call."""
+    tokenizer, texts = copy.deepcopy(TOKENIZERS[name]), ["the cat sat </s> on the mat", "a"]
+    before = codec_of(tokenizer).encode_batch(texts)
+    padded = [] if tokenizer.pad_token is None else [dict(padding="max_length", max_length=64)]
+    for options in ({}, dict(truncation=True, max_length=3), *padded):
+        tokenizer(texts, **options)
+        assert codec_of(tokenizer).encode_batch(texts) == before
+        assert TokenCodec(tokenizer).encode_batch(texts) == before

@@ -1,6 +1,9 @@
 """One text is one text, and what is none is told."""
 
+from types import SimpleNamespace
+
 import pytest
+from transformers import BatchEncoding
 
 from lmbase.text.texts import text_list
 
@@ -19,3 +22,9 @@ def test_what_is_no_text_is_named_with_its_number(given):
 def test_a_lone_surrogate_is_told():
     with pytest.raises(ValueError, match="surrogate"):
         text_list(["fine", "not \ud800"])
+
+
+def test_what_has_names_and_values_is_no_list_of_its_names():
+    for given in ({"text": ["a"]}, BatchEncoding({"input_ids": [[1]]}), SimpleNamespace(columns=["text"])):
+        with pytest.raises(ValueError, match="has names and values"):
+            text_list(given)

@@ -39,7 +39,9 @@ def test_F5_a_file_is_scored_whole_unless_it_was_trained_on(tmp_path, capsys):
     for model in ("direct", "prepared", "later", "direct/model"):
         texts, _ = read_texts(data, "test", "text", None, ["x", f"name={tmp_path / model}"])
         assert len(texts) == 1, model
-        assert "ten, split test: 1 documents, 14 bytes" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "ten, split test, for " in out
+        assert "was trained on the rest: 1 documents, 14 bytes" in out
 
 
 def test_F5_what_a_run_was_trained_on_is_known_or_told(tmp_path):
@@ -66,3 +68,18 @@ def test_empty_texts_are_left_out_and_tokens_are_the_baselines():
     assert (data.texts, data.num_baseline_tokens, data.baseline_window) == (["abc", "de"], 5, 63)
     with pytest.raises(ValueError, match="the split is empty"):
         make_texts([""], "some", loaded_as(make_lm()))
+
+
+def test_a_split_is_kept_to_where_nobody_knows_what_a_model_was_trained_on(tmp_path, monkeypatch, capsys):
+    """Its run was moved, or its model copied out of it, or the command is given in another folder."""
+    (tmp_path / "here").mkdir()
+    data = jsonl_of(tmp_path / "here" / "ten.jsonl", [f"Text number {i}." for i in range(10)])
+    for name in ("run", "copy"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("data: here/t*.jsonl\n")
+    (tmp_path / "copy" / "sentence_processor.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for model, cwd in (("run", "."), ("../run", "here"), (str(tmp_path / "run"), "/"), ("copy", tmp_path)):
+        monkeypatch.chdir(cwd)
+        assert len(read_texts(data, "test", "text", None, [model])[0]) == 1
+    assert "for it is not known here what copy was trained on" in capsys.readouterr().out

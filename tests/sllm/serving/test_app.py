@@ -6,6 +6,7 @@ from families import MAKERS, loaded_as
 from openai import BadRequestError, NotFoundError
 from served import client_of, served
 
+from lmbase.text.codec import MissingTokenError
 from sllm.evaluation.loaded import Writing
 
 
@@ -146,3 +147,16 @@ def test_what_is_no_request_gets_no_answer(address, status, how):
 def test_a_path_or_method_that_is_not_there_is_told_in_openais_form(address):
     assert httpx.get(f"{address}/v1/nothing").json()["error"]["type"] == "invalid_request_error"
     assert httpx.get(f"{address}/v1/completions").status_code == 405
+
+
+def test_a_character_without_tokens_is_told(client, monkeypatch):
+    """Some tokenizers lack a few, and their bytes, too."""
+
+    def lacking(tokenizer, text):
+        raise MissingTokenError("The tokenizer has no tokens for the character '\\x00'.")
+
+    monkeypatch.setattr("sllm.serving.app.encode_text", lacking)
+    for stream in (False, True):
+        with pytest.raises(BadRequestError, match="no tokens for the character") as refused:
+            client.completions.create(model="plain", prompt="a\0", stream=stream)
+        assert refused.value.param == "prompt"

@@ -124,3 +124,11 @@ def test_mistakes_are_told(client, path, asked, told):
 def test_a_prompt_without_room_is_told_where_the_text_would_be(client):
     (told,) = written(client, model="heads", prompt="a" * 99)
     assert "Shorten it" in told["error"]
+
+
+def test_a_prompt_that_cannot_be_read_is_told_in_the_stream(client, models, monkeypatch):
+    def lacking(text):
+        raise ValueError("no tokens for a character")
+
+    monkeypatch.setattr(models["plain"], "split", lacking)
+    assert written(client, model="plain") == [{"error": "no tokens for a character"}]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from tiny import make_processor
+from tokenizers import AddedToken
 
 from sllm.serving.engine import Refused
 from sllm.serving.protocol import NOTHING, ChatAsked, CompletionAsked, chat_template, error_json, parse, plain_chat
@@ -96,4 +97,12 @@ def test_a_template_of_text_is_the_tokenizers_and_one_of_special_tokens_is_not()
     with pytest.raises(Refused, match="no system"):
         chat_template(tokenizer)(TURNS)
     tokenizer.chat_template = "{{ eos_token }}{{ messages[0].content }}"
+    assert chat_template(tokenizer) is plain_chat
+
+
+def test_special_tokens_without_a_role_make_no_prompt():
+    tokenizer = make_processor().tokenizer
+    tokenizer.add_tokens([AddedToken("<|im_start|>", special=True)])
+    tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}"
+    assert "<|im_start|>" not in tokenizer.all_special_tokens
     assert chat_template(tokenizer) is plain_chat
