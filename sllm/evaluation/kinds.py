@@ -226,10 +226,8 @@ class PlainLM(TokenModel):
 
 
 class _Put:
-    """A stream as Transformers' `generate` and an assistant hand ids to it: the prompt first. Others close it.
-
-    Args: marks: ids that end a text, of which they are no part.
-    """
+    """A stream as Transformers' `generate` and an assistant hand ids to it: the prompt first. Others close it. `marks`
+    are ids that end a text, of which they are no part."""
 
     def __init__(self, stream: Stream, marks: Collection[int]):
         self.stream, self.marks, self.begun = stream, marks, False

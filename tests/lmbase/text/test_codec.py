@@ -185,8 +185,8 @@ def test_what_a_tokenizer_was_called_with_changes_nothing(name: str) -> None:
     """Its backend keeps the truncation, padding and special tokens of the last call."""
     tokenizer, texts = copy.deepcopy(TOKENIZERS[name]), ["the cat sat </s> on the mat", "a"]
     before = codec_of(tokenizer).encode_batch(texts)
-    padded = [] if tokenizer.pad_token is None else [dict(padding="max_length", max_length=64)]
-    for options in ({}, dict(truncation=True, max_length=3), *padded):
+    ways: list[dict] = [{}, dict(truncation=True, max_length=3)]
+    for options in ways + [dict(padding="max_length", max_length=64)] * (tokenizer.pad_token is not None):
         tokenizer(texts, **options)
         assert codec_of(tokenizer).encode_batch(texts) == before
         assert TokenCodec(tokenizer).encode_batch(texts) == before
