@@ -28,7 +28,10 @@ from sllm_data.prepared import PreparedData
 from sllm_recipes import cli
 from sllm_recipes.story_plan import CONTEXT, Plan, check_enough, make_plan, shown
 
-RATES = {"lm": 1e-4, "vae": 7e-4, "sllm": 2e-4, "mtp": 1e-4}  # on a pretrained trunk, as in lm_opt, vae_opt ...
+# Learning rates on a pretrained trunk, as in lm_opt, vae_opt ..., and on one that was trained here, where both sides have
+# the best of those tried with all of the demo's tokens; the others are those of lm_demo, vae_demo ...
+RATES = {"vae": 7e-4, "sllm": 2e-4, "tuned": 1e-4, "mtp": 1e-4}
+RATES_AFTER_OURS = {"sllm": 4e-3, "tuned": 4e-3}
 
 
 @dataclass
@@ -72,10 +75,10 @@ def training_stages(config: Config, plan: Plan, pretrained: bool, trunk: str) ->
     source = shlex.quote(config.lm) if pretrained else f"{out}/{trunk}"
     context = f" --context {plan.context}" if plan.context != CONTEXT else ""
     prompt = f" --sample_prompt {shlex.quote(plan.prompt)}" if plan.prompt else ""
-    rates = {name: f" --learning_rate {rate}" if pretrained else "" for name, rate in RATES.items()}
+    rates = RATES if pretrained else RATES_AFTER_OURS
 
     def keys(part: str) -> str:
-        more = plan.keys.get(part, {})
+        more = ({"learning_rate": rates[part]} if part in rates else {}) | plan.keys.get(part, {})
         return f"--train_tokens {plan.tokens.get(part, 0)}" + "".join(
             f" --{name} {value}" for name, value in more.items()
         )
@@ -89,24 +92,24 @@ def training_stages(config: Config, plan: Plan, pretrained: bool, trunk: str) ->
         (
             "vae",
             "Autoencoder: a sentence in, one vector, the sentence out again",
-            f"pretrain-vae vae_demo {common} --lm {source}{rates['vae']} {keys('vae')}{prompt} --output_dir {out}/vae",
+            f"pretrain-vae vae_demo {common} --lm {source} {keys('vae')}{prompt} --output_dir {out}/vae",
         ),
         (
             "sllm",
             "SLLM: the autoencoder grafted onto the trunk, and finetuned",
-            f"finetune-sllm sllm_demo {common} --vae {out}/vae --lm {source}{rates['sllm']} {keys('sllm')}{prompt} "
+            f"finetune-sllm sllm_demo {common} --vae {out}/vae --lm {source} {keys('sllm')}{prompt} "
             f"--output_dir {out}/sllm",
         ),
         (
             "tuned",
             "Fair baseline: the same trunk, trained further on as many tokens",
-            f"train-lm lm_demo {common} --lm {source}{context}{rates['lm']} {keys('tuned')}{prompt} "
+            f"train-lm lm_demo {common} --lm {source}{context} {keys('tuned')}{prompt} "
             f"--output_dir {out}/{trunk}-tuned",
         ),
         (
             "mtp",
             "Multi-token prediction: three heads on the baseline, which draft what it then verifies",
-            f"finetune-mtp mtp_demo {common} --lm {out}/{trunk}-tuned{context}{rates['mtp']} {keys('mtp')} "
+            f"finetune-mtp mtp_demo {common} --lm {out}/{trunk}-tuned{context} {keys('mtp')} "
             f"--output_dir {out}/mtp",
         ),
         (
