@@ -1,9 +1,11 @@
 """`sllm story`: the commands of its stages, own text, odd text, going on."""
 
 import json
+import re
 import shlex
 
 import pytest
+from rooms import ROOT
 from tiny import make_opt, make_processor
 
 from lmbase.config import load_config
@@ -37,6 +39,18 @@ def test_the_baseline_reads_what_the_sllm_s_parts_read_and_a_pretrained_trunk_is
         assert "--lm some/model" in command
         assert "--learning_rate" in command  # not those of random weights
     assert "lm=some/model" in story.training_stages(config, PLAN, True, "lm")[-2][2]
+
+
+def test_after_a_trunk_of_its_own_each_side_has_the_best_rate_that_was_tried():
+    stages = story.training_stages(load_config(story.Config, []), PLAN, False, "opt")
+    commands = {part: command for part, _, command in stages}
+    assert {part for part, command in commands.items() if "--learning_rate" in command} == {"sllm", "tuned"}
+    rows = [row for row in read_metrics(ROOT / "results" / "rates")["rows"] if row.protocol.startswith("full")]
+    for part, name in (("sllm", "sllm"), ("tuned", "opt-tuned")):
+        best = min((row for row in rows if row.model.startswith(name)), key=lambda row: row.bits_per_byte)
+        rate = re.search(r"--learning_rate (\S+)", commands[part])
+        assert rate is not None
+        assert float(rate.group(1)) == float(best.model.removeprefix(f"{name}-"))
 
 
 @pytest.fixture(scope="module")
