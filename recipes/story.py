@@ -28,8 +28,8 @@ from sllm_data.prepared import PreparedData
 from sllm_recipes import cli
 from sllm_recipes.story_plan import CONTEXT, Plan, check_enough, make_plan, shown
 
-# Learning rates on a pretrained trunk, as in lm_opt, vae_opt ..., and on one that was trained here, where both sides have
-# the best of those tried with all of the demo's tokens; the others are those of lm_demo, vae_demo ...
+# Learning rates on a pretrained trunk, as in lm_opt, vae_opt ..., and on one that was trained here, where both sides
+# have the best of those tried with all of the demo's tokens; the others are those of lm_demo, vae_demo ...
 RATES = {"vae": 7e-4, "sllm": 2e-4, "tuned": 1e-4, "mtp": 1e-4}
 RATES_AFTER_OURS = {"sllm": 4e-3, "tuned": 4e-3}
 
@@ -109,8 +109,7 @@ def training_stages(config: Config, plan: Plan, pretrained: bool, trunk: str) ->
         (
             "mtp",
             "Multi-token prediction: three heads on the baseline, which draft what it then verifies",
-            f"finetune-mtp mtp_demo {common} --lm {out}/{trunk}-tuned{context} {keys('mtp')} "
-            f"--output_dir {out}/mtp",
+            f"finetune-mtp mtp_demo {common} --lm {out}/{trunk}-tuned{context} {keys('mtp')} --output_dir {out}/mtp",
         ),
         (
             "drafting",

@@ -174,8 +174,9 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
     if not isinstance(config.do_sample, bool | None):
         raise ValueError(f"do_sample={config.do_sample!r}: give True or False.")
     for name in RANGES.keys() & DEFAULTS.keys():
-        if config.do_sample or name not in SAMPLING:  # what changes nothing is warned of below
-            setattr(config, name, check_number(name, getattr(config, name)))
+        value = getattr(config, name)
+        if (name, value, config.do_sample or False) != ("temperature", 0, False):  # a habit, which is warned of below
+            setattr(config, name, check_number(name, value))
     config.stop_strings = check_stop_strings(config.stop_strings) or None
     if (config.num_return_sequences or 1) > 1 and not config.do_sample:
         raise ValueError(
