@@ -147,13 +147,12 @@ def open_data(
         if begun:
             saved = read_json(folder / REQUEST) if (folder / REQUEST).is_file() else {}
             check_configuration(folder, saved, request)
+            processor = taken_over(folder, tokenizer, rule)
         # Opening a hub corpus needs the network, and all that it tells, its name, is in the request.
         if is_prepared(folder) and str(request["data"]).startswith("hub:"):
             return PreparedData.load(folder)
         corpus = open_corpus(data, text_field)
-        if begun:
-            processor = taken_over(folder, tokenizer, rule)
-        else:
+        if not begun:
             processor = make_processor(corpus, tokenizer, rule, max_sentence_tokens)
             write_text(folder / REQUEST, json.dumps(request, indent=1) + "\n")
         was_prepared = is_prepared(folder)
