@@ -104,6 +104,7 @@ def main(config: Config) -> SentenceProcessor:
     with alone_in(folder), told_if_disk_is_full(folder, "a reader that is trained is kept"):
         if done := _begun(config, folder):
             return done
+        _check_positions(config)
         texts, splits, name = _texts(config)
         to_price = _to_price(config, texts, splits)
         processor = SentenceProcessor(_tokenizer(config, texts), max_sentence_tokens=config.max_sentence_tokens)
@@ -151,22 +152,26 @@ def check(config: Config) -> None:
             f"context={config.context}: a state that is as old as a sentence is long must be in sight; give more than "
             f"max_sentence_tokens={config.max_sentence_tokens}."
         )
-    if not config.lm.startswith("random:"):
-        positions = check_trunk(read_config(config.lm), f"lm={config.lm!r}").max_position_embeddings
-        if config.context > positions:
-            raise ValueError(
-                f"context={config.context}: the model {config.lm!r} has {positions} positions; choose a shorter "
-                "context, or another model."
-            )
     folder = Path(config.output_dir)
     others = [] if _is_finished(folder) or not folder.is_dir() else [path.name for path in folder.iterdir()]
-    own = {CONFIG, READER, RULE, *RUN_FILES}
-    if (manifest := folder / RULE / MANIFEST).is_file():  # interrupted as they were put into place
-        own.update(read_json(manifest))
+    own = {CONFIG, *RUN_FILES, *(name for name in (READER, RULE) if (folder / name / MANIFEST).is_file())}
+    if RULE in own:  # a run was stopped as it put these into place
+        own.update(read_json(folder / RULE / MANIFEST))
     if others := sorted(name for name in others if name not in own and not LEFT_BEHIND.fullmatch(name)):
         raise ValueError(
             f"output_dir={config.output_dir!r} holds {others[0]!r}, which is not of learn-cuts, and the rule's files "
             "would lie among others': name a folder that is empty or new."
+        )
+
+
+def _check_positions(config: Config) -> None:
+    if config.lm.startswith("random:"):
+        return
+    positions = check_trunk(read_config(config.lm), f"lm={config.lm!r}").max_position_embeddings
+    if config.context > positions:
+        raise ValueError(
+            f"context={config.context}: the model {config.lm!r} has {positions} positions; choose a shorter context, "
+            "or another model."
         )
 
 

@@ -116,6 +116,8 @@ def test_a_folder_of_other_things_is_left_alone(runs, tmp_path, capsys, monkeypa
     (tmp_path / "link").symlink_to(mine)
     assert "holds 'test.jsonl'" in refused(f"{small} --data {mine} --output_dir {tmp_path}/link", capsys)
     assert sorted(mine.iterdir()) == before
+    (tmp_path / "own" / "reader").mkdir(parents=True)
+    assert "holds 'reader'" in refused(f"{small} --data {mine} --output_dir {tmp_path}/own", capsys)
     model = runs / "opt" / "model"  # it has a manifest, too
     assert "not of learn-cuts" in refused(f"{small} --data {mine} --output_dir {model}", capsys)
 
