@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from importlib import import_module
+from typing import Any
 
 import pytest
 from rooms import ROOT
@@ -40,7 +41,7 @@ def test_a_prompt_that_begins_with_dashes_and_a_rule_with_a_space_arrive():
     for part in ("lm", "vae", "sllm", "tuned"):
         recipe, *words = stages[part]
         module = import_module(f"sllm_recipes.{recipe.replace('-', '_')}")
-        read = load_config(class_of_keys(module, words), words, cli.FOLDER / "configs")
+        read: Any = load_config(class_of_keys(module, words), words, cli.FOLDER / "configs")
         assert read.sample_prompt == "--- title: x"
 
 
