@@ -159,8 +159,8 @@ def check(config: Config) -> None:
         own.update(read_json(folder / RULE / MANIFEST))
     if others := sorted(name for name in others if name not in own and not LEFT_BEHIND.fullmatch(name)):
         raise ValueError(
-            f"output_dir={config.output_dir!r} holds {others[0]!r}, which is not of learn-cuts, and the rule's files "
-            "would lie among others': name a folder that is empty or new."
+            f"output_dir={config.output_dir!r} holds {others[0]!r}, which learn-cuts did not write, and the rule's "
+            "files do not go among others: name a folder that is empty or new."
         )
 
 

@@ -112,8 +112,8 @@ def taken_over(folder: Path, tokenizer: str, rule: str) -> SentenceProcessor:
         changed = f"rule={rule!r}" if now.fingerprint != saved.fingerprint else ""
     if changed:
         raise ValueError(
-            f"{str(folder)!r} holds data prepared with another {changed} than lies there now. Choose another "
-            "output_dir, or delete the folder."
+            f"{str(folder)!r} holds data prepared with what {changed} was then, and something else lies there now. "
+            "Choose another output_dir, or delete the folder."
         )
     return saved
 

@@ -119,7 +119,7 @@ def test_a_folder_of_other_things_is_left_alone(runs, tmp_path, capsys, monkeypa
     (tmp_path / "own" / "reader").mkdir(parents=True)
     assert "holds 'reader'" in refused(f"{small} --data {mine} --output_dir {tmp_path}/own", capsys)
     model = runs / "opt" / "model"  # it has a manifest, too
-    assert "not of learn-cuts" in refused(f"{small} --data {mine} --output_dir {model}", capsys)
+    assert "learn-cuts did not write" in refused(f"{small} --data {mine} --output_dir {model}", capsys)
 
 
 def test_what_would_fail_later_is_told_before_the_reader_is_trained(runs, tmp_path, capsys, monkeypatch):

@@ -194,4 +194,4 @@ def test_a_rule_that_was_learned_again_is_not_taken_for_the_old_one(
     with_rule(load_tokenizer("bytes"), "line", 16).save_pretrained(tmp_path / "rule")
     with pytest.raises(SystemExit):
         run(recipe.Config, recipe.main, words)
-    assert "another rule=" in capsys.readouterr().err
+    assert "with what rule=" in capsys.readouterr().err

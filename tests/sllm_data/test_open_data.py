@@ -76,7 +76,7 @@ def test_a_folder_that_changed_under_its_name_is_refused(files, run, tmp_path, k
     assert open_data(files, **asked, output_dir=run).hash == made.hash
     other = load_tokenizer("bpe:300", lambda: iter(["as other text has it"])) if key == "tokenizer" else None
     with_rule(other or load_tokenizer("bytes"), "line", 16).save_pretrained(folder)
-    with pytest.raises(ValueError, match=rf"another {key}=.*than lies there now.*another output_dir"):
+    with pytest.raises(ValueError, match=rf"with what {key}=.*lies there now.*another output_dir"):
         open_data(files, **asked, output_dir=run)
     shutil.rmtree(folder)  # gone is not changed
     assert open_data(files, **asked, output_dir=run).hash == made.hash
