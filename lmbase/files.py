@@ -27,6 +27,7 @@ MANIFEST = "manifest.json"
 ON_PURPOSE = f"Who changed it on purpose deletes {MANIFEST}, which says what was there."
 CHECKSUM = "checksum"  # the field of a JSON document that vouches for the others
 CRC = "crc32"  # the same of a line
+RUN_FILES = LOCK, HOLDER = ".run.lock", ".running"  # of who is `alone_in` a folder
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
 
 _whole: dict[Path, list[tuple]] = {}  # folders that were verified in this process, as they looked then
@@ -162,7 +163,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         ValueError: another process is.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock, holder = filelock.FileLock(folder / ".run.lock"), folder / ".running"
+    lock, holder = filelock.FileLock(folder / LOCK), folder / HOLDER
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

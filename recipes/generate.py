@@ -55,7 +55,9 @@ class Config:
     max_new_tokens: int = option(128, "tokens to write, at most")
     max_new_sentences: int | None = option(None, "sentences to write, at most (SLLM)")
     min_new_tokens: int | None = option(None, "tokens before which the text may not end")
-    stop_strings: list[str] | None = option(None, "texts that end what is written, of which they are no part")
+    stop_strings: list[str] | None = option(
+        None, "texts that end what is written, of which they are no part", prose=True
+    )
     max_time: float | None = option(None, "seconds after which no further token is written")
     do_sample: bool | None = option(
         None, "draw from the distribution, or take the most probable token: what is done where a model is named"

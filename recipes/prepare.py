@@ -22,10 +22,9 @@ from pydantic import PositiveInt
 
 from lmbase.config import differing_keys, option, run, save_config
 from lmbase.files import MANIFEST
-from lmbase.text.processor import SentenceProcessor
 from sllm_data.corpora import open_corpus
 from sllm_data.description import describe
-from sllm_data.open_data import RULE_KEY, make_processor
+from sllm_data.open_data import RULE_KEY, make_processor, taken_over
 from sllm_data.prepare import CONTENTS, prepare
 from sllm_data.prepared import PROCESSOR, PreparedData
 
@@ -60,7 +59,7 @@ def main(config: Config) -> PreparedData:
         PreparedData.load(folder)  # says first what is damaged
     corpus = open_corpus(config.data, config.text_field, max_bytes=QUICK_BYTES if config.quick else None)
     if (folder / PROCESSOR).is_dir():  # an interrupted run had learned it already
-        processor = SentenceProcessor.from_pretrained(folder / PROCESSOR)
+        processor = taken_over(folder, config.tokenizer, config.rule)
     else:
         processor = make_processor(corpus, config.tokenizer, config.rule, config.max_sentence_tokens)
     folder.mkdir(parents=True, exist_ok=True)

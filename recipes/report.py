@@ -34,7 +34,7 @@ class ReportConfig:
     metrics: list[str] = option(
         [], "further metrics files whose rows join the table; those that a figure is drawn from"
     )
-    title: str = option("", "heading of the report; empty: the name of the folder")
+    title: str = option("", "heading of the report; empty: the name of the folder", prose=True)
     fill: list[str] = option([], "Markdown files whose tables are made anew; nothing else is done then")
     figure: str = option("", "an SVG file to draw instead: bits per byte against tokens per second of `metrics`")
 

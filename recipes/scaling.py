@@ -175,7 +175,7 @@ def trained(config: Config) -> list[str]:
     else:
         cli.run_command(
             f"prepare --data {shlex.join(specs)} --text_field {shlex.quote(config.text_field)} --tokenizer "
-            f"{shlex.quote(config.tokenizer)} --rule {config.rule} --output_dir {shlex.quote(data)}"
+            f"{shlex.quote(config.tokenizer)} --rule {shlex.quote(config.rule)} --output_dir {shlex.quote(data)}"
         )
     folders: dict[str, str] = {}
     for tokens in sorted(config.tokens):

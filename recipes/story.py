@@ -58,7 +58,8 @@ def text_stage(config: Config, pretrained: bool) -> tuple[str, str]:
     return (
         what + (": the documentation of this Python" if specs == ["stdlib"] else ""),
         f"prepare --data {shlex.join(specs)} --text_field {shlex.quote(config.text_field)} "
-        f"--tokenizer {shlex.quote(tokenizer)} --rule {config.rule} --output_dir {shlex.quote(config.output_dir)}/data",
+        f"--tokenizer {shlex.quote(tokenizer)} --rule {shlex.quote(config.rule)} "
+        f"--output_dir {shlex.quote(config.output_dir)}/data",
     )
 
 
@@ -74,7 +75,7 @@ def training_stages(config: Config, plan: Plan, pretrained: bool, trunk: str) ->
     common = f"{data} --seed {config.seed} --device {config.device} --dtype {config.dtype}{quick}"
     source = shlex.quote(config.lm) if pretrained else f"{out}/{trunk}"
     context = f" --context {plan.context}" if plan.context != CONTEXT else ""
-    prompt = f" --sample_prompt {shlex.quote(plan.prompt)}" if plan.prompt else ""
+    prompt = f" --sample_prompt={shlex.quote(plan.prompt)}" if plan.prompt else ""
     rates = RATES if pretrained else RATES_AFTER_OURS
 
     def keys(part: str) -> str:
@@ -135,7 +136,7 @@ def last_stages(config: Config, plan: Plan, source: str, trunk: str) -> list[tup
             f"evaluate {table} --data {out}/data --baseline {trunk}-tuned --device {config.device}{more}{quick} "
             f"--output_dir {out}/evaluate",
         ),
-        ("", "Report", f"report --runs {out} --title {shlex.quote(title(config))}"),
+        ("", "Report", f"report --runs {out} --title={shlex.quote(title(config))}"),
     ]
 
 
@@ -172,7 +173,7 @@ def tell(config: Config, trunk: str) -> None:
         cli.run_command(command)
     minutes = (time.perf_counter() - started) / 60
     print(f"\nDone in {minutes:.1f} minutes. Open {config.output_dir}/report.html")
-    print(f"Try: sllm generate --model {config.output_dir}/sllm --do_sample true --prompt {shlex.quote(plan.prompt)}")
+    print(f"Try: sllm generate --model {config.output_dir}/sllm --do_sample true --prompt={shlex.quote(plan.prompt)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How much a story trains: a few seconds' measurement of this machine, and what of the text there is."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def make_plan(config: Any, data: PreparedData) -> Plan:
         ValueError: the earlier call asked for something else.
     """
     path = Path(config.output_dir) / FILE_NAME
-    asked = {name: getattr(config, name) for name in ("lm", "minutes", "prompt", "quick", "seed", "dtype")}
+    asked = {name: getattr(config, name) for name in ("lm", "minutes", "quick", "seed", "dtype")}
     if path.is_file():
         plan = Plan(**read_json(path))
         differing = [f"{k}: {plan.asked.get(k)!r} -> {v!r}" for k, v in asked.items() if plan.asked.get(k) != v]
@@ -108,7 +108,7 @@ def make_plan(config: Any, data: PreparedData) -> Plan:
                 f"{config.output_dir} holds a story with other keys ({'; '.join(differing)}). Give them as they were "
                 "to continue it, or choose another output_dir."
             )
-        return plan
+        return replace(plan, prompt=config.prompt or plan.prompt)
     speed = Speed.measured(config, data)
     plan = _planned(config, data, speed, asked)
     write_text(path, json.dumps(asdict(plan), indent=1) + "\n")

@@ -8,10 +8,11 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerFast
 
 from lmbase.files import MANIFEST, read_json, verify_once, write_text
+from lmbase.hub import local_name
 from lmbase.text import RULES, learn_parameters
 from lmbase.text.processor import FILE_NAME, SentenceProcessor
 from lmbase.text.segmentation import LEARNED
-from lmbase.text.tokenizers import load_tokenizer
+from lmbase.text.tokenizers import load_tokenizer, tokenizer_hash
 from sllm_data.corpora import Corpus, open_corpus
 from sllm_data.description import describe
 from sllm_data.prepare import check_configuration, prepare
@@ -96,6 +97,27 @@ def _folder_of_rule(rule: str) -> Path | None:
     return next((folder for folder in folders if (folder / FILE_NAME).is_file()), None)
 
 
+def taken_over(folder: Path, tokenizer: str, rule: str) -> SentenceProcessor:
+    """The processor that an earlier run saved in a folder of data, asked for by the same names now.
+
+    Raises:
+        ValueError: one of them is the name of something here that has another content by now.
+    """
+    saved = SentenceProcessor.from_pretrained(folder / PROCESSOR)
+    changed = ""
+    if Path(local_name(tokenizer)).exists() and tokenizer_hash(load_tokenizer(tokenizer)) != saved.tokenizer_hash:
+        changed = f"tokenizer={tokenizer!r}"
+    elif _folder_of_rule(rule):
+        now = with_rule(saved.tokenizer, rule, saved.max_sentence_tokens)
+        changed = f"rule={rule!r}" if now.fingerprint != saved.fingerprint else ""
+    if changed:
+        raise ValueError(
+            f"{str(folder)!r} holds data prepared with what {changed} was then, and something else lies there now. "
+            "Choose another output_dir, or delete the folder."
+        )
+    return saved
+
+
 def open_data(
     data: str | list[str], *, text_field: str, tokenizer: str, rule: str, max_sentence_tokens: int, output_dir: str
 ) -> PreparedData:
@@ -125,13 +147,12 @@ def open_data(
         if begun:
             saved = read_json(folder / REQUEST) if (folder / REQUEST).is_file() else {}
             check_configuration(folder, saved, request)
+            processor = taken_over(folder, tokenizer, rule)
         # Opening a hub corpus needs the network, and all that it tells, its name, is in the request.
         if is_prepared(folder) and str(request["data"]).startswith("hub:"):
             return PreparedData.load(folder)
         corpus = open_corpus(data, text_field)
-        if begun:
-            processor = SentenceProcessor.from_pretrained(folder / PROCESSOR)
-        else:
+        if not begun:
             processor = make_processor(corpus, tokenizer, rule, max_sentence_tokens)
             write_text(folder / REQUEST, json.dumps(request, indent=1) + "\n")
         was_prepared = is_prepared(folder)

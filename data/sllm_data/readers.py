@@ -315,7 +315,8 @@ def _read_parquet(path: Path, name: str, text_field: str) -> Iterator[Document |
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         names = file.schema_arrow.names
         column = text_field if text_field in names else text_field.partition(".")[0]
-        if names.count(column) != 1:
+        leaves = [file.schema.column(i).path for i in range(len(file.schema.names))]
+        if names.count(column) != 1 or not any(f"{leaf}.".startswith(f"{text_field}.") for leaf in leaves):
             yield _no_field(names, name, text_field)
             return
         number = 0
@@ -329,7 +330,7 @@ def _read_parquet(path: Path, name: str, text_field: str) -> Iterator[Document |
                 number += rows
                 continue
             for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=[text_field]):
-                for value in batch.column(0):
+                for value in batch.column(column):
                     number += 1
                     try:
                         record = {column: value.as_py()}

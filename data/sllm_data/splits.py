@@ -133,6 +133,7 @@ class _Texts:
 
     def __init__(self) -> None:
         self.num_documents = self.total = 0
+        self.begun = False  # the text whose parts are coming has an entry: its first parts may be white space
         self.keys, self.sizes = array("Q"), array("Q")
         self.parts: dict[int, list[tuple[str, int]]] = {}  # of long texts, and of the longest: names and bytes
         self.longest = (0, 0)  # bytes, key
@@ -142,17 +143,19 @@ class _Texts:
     def add(self, document: Document) -> None:
         self.num_documents += 1
         key, size = _key_and_size(document.text)
+        self.begun = self.begun and document.part > 1
         if not size:
             return
         self.total += size
         if key < 2 * HELD_OUT * 2**64 and not document.part and self.candidate_bytes < KEPT_BYTES:
             self.candidates.append((key, document))
             self.candidate_bytes += size
-        if document.part > 1:
+        if self.begun:
             self.sizes[-1] += size
         else:
             self.keys.append(key)
             self.sizes.append(size)
+        self.begun = document.part > 0
         if document.part or size >= LONG or size > self.longest[0] or (size, key) == self.longest:
             self.parts.setdefault(len(self.keys) - 1, []).append((document.name, size))
             self.longest = max(self.longest, (size, key))

@@ -82,7 +82,7 @@ def load_config(cls: type[ConfigT], argv: Sequence[str], configs: Path | None = 
             else:
                 problems.append(f"{name} = {value!r} ({source}): unknown key{nearest_names(name, keys)}")
 
-    values = {name: filled_in(value, values, keys) for name, value in values.items()}
+    values = {name: value if keys[name].prose else filled_in(value, values, keys) for name, value in values.items()}
     try:
         config = TypeAdapter(cls).validate_python(nest(values))
     except ValidationError as error:
@@ -145,7 +145,9 @@ def parse_words(words: Sequence[str], keys: Keys) -> tuple[dict[str, Any], list[
         key = keys.get(other_names.get(name, name))
         while not equals and rest and not (_KEY if key and key.prose else _DASHES).match(rest[0]):
             texts.append(rest.pop(0))
-        if key and key.prose and texts:
+        if key and key.prose and texts and _lists(members(key.type)):
+            given[name] = texts
+        elif key and key.prose and texts:
             given[name] = text = " ".join(texts)
             if not equals and (len(texts) > 1 or text.startswith("--")):
                 problems.append(
@@ -169,7 +171,7 @@ def value_of(texts: list[str], tp: Any) -> Any:
     kinds = members(tp)
     if type(None) in kinds and len(texts) == 1 and texts[0].lower() in ("none", "null"):
         return None
-    lists = [kind for kind in kinds if typing.get_origin(kind) in (list, tuple)]
+    lists = _lists(kinds)
     if lists and texts[0].startswith("["):
         return _from_yaml(" ".join(texts), kinds)
     if len(texts) > 1 or (lists and str not in kinds):
@@ -177,10 +179,13 @@ def value_of(texts: list[str], tp: Any) -> Any:
     return _from_yaml(texts[0], kinds)
 
 
+def _lists(kinds: list[Any]) -> list[Any]:
+    return [kind for kind in kinds if typing.get_origin(kind) in (list, tuple)]
+
+
 def _items(kinds: list[Any]) -> list[Any]:
     """What the items of the lists and tuples among `kinds` may be."""
-    lists = [kind for kind in kinds if typing.get_origin(kind) in (list, tuple)]
-    return [inner for kind in lists for argument in typing.get_args(kind) for inner in members(argument)]
+    return [inner for kind in _lists(kinds) for argument in typing.get_args(kind) for inner in members(argument)]
 
 
 def _is_misread(value: Any, kinds: list[Any]) -> bool:

@@ -23,7 +23,8 @@ def option(default: Any, help: str, *, also: str = "", may_differ: bool = False,
             version. Only this key's own name is written.
         may_differ: the key says how a run is carried out or shown, not what comes out of it, so that a run may be
             continued with another value.
-        prose: the value is a text that someone writes: none and null are words of it.
+        prose: the value is a text that someone writes, or a list of such, and is taken as it stands: none, null and
+            brackets are part of it.
     """
     metadata = {"help": help, "also": also, "may_differ": may_differ, "prose": prose}
     if isinstance(default, list | dict | set) or dataclasses.is_dataclass(default):

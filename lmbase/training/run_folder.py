@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def claim_folder(folder: Path, config: TrainingConfig, data_hash: str | None) ->
         if steps:
             said = f"{folder} has a log of {steps} steps and no checkpoint yet: the run begins again."
     checkpoints.mkdir(parents=True, exist_ok=True)
-    save_config(config, saved)
+    save_config(replace(config, resume="auto"), saved)  # the file begins or continues a run, and deletes none
     return said
 
 

@@ -3,7 +3,7 @@
 P places of a document, K features, W rows of the table.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,37 +65,58 @@ def gains(costs: Costs, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray, 
     Returns: arrays of one length: the index of a start, the age in tokens of the state that it replaces, and the gain.
     """
     rows = np.cumsum(costs.of(starts), axis=1, dtype=np.float64)  # (S,T)
-    places = np.asarray(starts)
     found = []
-    for back in range(1, len(AGES)):
-        later = np.arange(back, len(places))
-        age = places[later] - places[later - back]
-        fits = (age >= AGES[0]) & (age <= AGES[-1]) & (age + HORIZON <= rows.shape[1])
-        fits &= places[later] + HORIZON <= costs.size
-        later, age = later[fits], age[fits]
+    for back, later, age in compared(np.asarray(starts), costs.size, rows.shape[1]):
         stale = rows[later - back, age + HORIZON - 1] - rows[later - back, age - 1]
         found.append((later, age, stale - rows[later, HORIZON - 1]))
     return tuple(np.concatenate(part) for part in zip(*found, strict=True))  # type: ignore[return-value]
 
 
+def compared(starts: np.ndarray, size: int, reach: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Starts whose states are compared with that of the start `back` before: `back`, their indices, that one's ages."""
+    for back in range(1, len(AGES)):
+        later = np.arange(back, len(starts))
+        age = starts[later] - starts[later - back]
+        fits = (age >= AGES[0]) & (age <= AGES[-1]) & (age + HORIZON <= reach) & (starts[later] + HORIZON <= size)
+        yield back, later[fits], age[fits]
+
+
+def starts_inside(text: Text, units: Sequence[int]) -> tuple[Places, np.ndarray, np.ndarray]:
+    """The places of a text; the tokens inside of it where a piece may begin, and the index of the place of each."""
+    places = merged(places_of(text.text, units))
+    starts, chosen = np.unique(text.tokens_at(places.offsets), return_index=True)
+    inside = (starts > 0) & (starts < len(text.ids))
+    return places, starts[inside], chosen[inside]
+
+
+def check_enough(texts: Sequence[Text], codec: TokenCodec) -> None:
+    """
+    Raises:
+        ValueError: the documents have too few places to learn anything, whatever their costs.
+    """
+    units = token_units(texts, codec)
+    found = sum(
+        len(later) for text in texts for _, later, _ in compared(starts_inside(text, units)[1], len(text.ids), REACH)
+    )
+    if found < PRIOR:
+        raise ValueError(
+            f"The train split has {found} places where a cut could be worth something: too few to learn from, at "
+            f"least {PRIOR} are needed. Give more text, or use --rule auto, which learns nothing."
+        )
+
+
 def fit(
     texts: Sequence[Text], costs: Sequence[Costs], tokenizer: PreTrainedTokenizerFast, wanted: float, longest: int
 ) -> LearnedCuts:
-    """Learn from documents whose costs are known.
+    """Learn from documents whose costs are known, and that are enough (`check_enough`).
 
     Args:
         wanted: tokens per piece. longest: of a piece.
-
-    Raises:
-        ValueError: the documents have too few places to learn anything.
     """
     units = token_units(texts, codec_of(tokenizer))
     features, worths, ages, index, total = [], [], [], [], 0
     for text, cost in zip(texts, costs, strict=True):
-        places = merged(places_of(text.text, units))
-        starts, chosen = np.unique(text.tokens_at(places.offsets), return_index=True)
-        inside = (starts > 0) & (starts < len(text.ids))
-        starts, chosen = starts[inside], chosen[inside]
+        places, starts, chosen = starts_inside(text, units)
         if len(starts) < 2:
             continue
         number, age, gain = gains(cost, starts.tolist())
@@ -104,11 +125,6 @@ def fit(
         ages.append(age)
         worths.append(gain)
         total += len(starts)
-    if sum(map(len, index)) < PRIOR:
-        raise ValueError(
-            f"The train split has {sum(map(len, index))} places where a cut could be worth something: too few to learn "
-            f"from, at least {PRIOR} are needed. Give more text, or use --rule auto, which learns nothing."
-        )
     age, gain, row = np.concatenate(ages), np.concatenate(worths), np.concatenate(index)
     by_age = np.array([gain[age == a].mean() if (age == a).any() else 0.0 for a in AGES])
     old = by_age[len(AGES) // 2 :].mean()

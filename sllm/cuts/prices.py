@@ -34,7 +34,9 @@ class Prices:
         self.tokens = sum(len(text.ids) for text in self.texts)
         self.bytes = sum(text.num_bytes for text in self.texts)
         if not self.tokens:
-            raise ValueError("There is no text to price cuts on: give --prices texts that are not empty, or false.")
+            raise ValueError(
+                "There is no text to price cuts on: give --price_on texts that are not empty, or --prices false."
+            )
         # Rivals may begin a piece with any token that begins a word or mark, as rule `learned` may.
         self.places = [
             text.starts([int(o) for part in learned.places(text.text) for o in part.offsets], longest)

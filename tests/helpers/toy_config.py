@@ -29,6 +29,7 @@ class Config:
     num_draft: int | Literal["auto"] = option("auto", "drafts")
     sizes: list[int] = option([1, 2], "some sizes")
     names: list[str] = option([], "some names")
+    ends: list[str] | None = option(None, "texts that end it", prose=True)
     log_every: int = option(10, "steps between lines", may_differ=True)
 
     def __post_init__(self) -> None:

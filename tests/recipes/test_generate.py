@@ -10,11 +10,13 @@ from transformers import TextIteratorStreamer
 from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
 
+from lmbase.config import load_config
 from lmbase.text.codec import TokenCodec
 from lmbase.text.tokenizers import load_tokenizer
 from sllm.evaluation.loaded import Writing
 from sllm_recipes import cli
 from sllm_recipes.generate import Config, read_prompt
+from sllm_recipes.report import ReportConfig
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -213,3 +215,9 @@ def test_G5_a_device_that_is_not_there_is_told_in_one_sentence(kinds, recipe, de
         sllm(f"{recipe} {words[recipe]} --device {device}")
     assert stopped.value.code == 2
     assert f"device = '{device}', but here there is only 'cpu'" in capsys.readouterr().err
+
+
+def test_stop_strings_and_titles_are_taken_as_they_stand():
+    asked = load_config(Config, ["--stop_strings", "[END]", "None", "---"])
+    assert asked.stop_strings == ["[END]", "None", "---"]
+    assert load_config(ReportConfig, ["--title=-- so"]).title == "-- so"

@@ -11,6 +11,7 @@ from lmbase.report.rows import read_metrics
 from lmbase.text.processor import ARRAYS_NAME, SentenceProcessor
 from sllm import SLLM
 from sllm_data.prepared import PreparedData
+from sllm_recipes import learn_cuts
 
 SMALL = (
     "--train_tokens 1500 --cost_tokens 2500 --max_sentence_tokens 32 --context 64 --sentence_tokens 8 --device cpu "
@@ -19,11 +20,18 @@ SMALL = (
 pytestmark = pytest.mark.filterwarnings("ignore:rule 'sentence' found no Punkt model")
 
 
+def command(runs, folder):
+    priced = f"--price_on valid={runs}/text/test.jsonl other={runs}/text/valid.jsonl"
+    return f"learn-cuts --data {runs}/data {SMALL} {priced} --output_dir {folder}"
+
+
 @pytest.fixture(scope="module")
 def cuts(runs):
     """A rule learned from prepared data, and data that are prepared with it."""
     folder = runs / "learned"
-    sllm(f"learn-cuts --data {runs}/data {SMALL} --output_dir {folder}/cuts")
+    (folder / "disk").mkdir(parents=True)
+    (folder / "cuts").symlink_to(folder / "disk")
+    sllm(command(runs, folder / "cuts"))
     prepare = f"prepare --data {runs}/text --max_sentence_tokens 32 --num_workers 1 --rule {folder}/cuts"
     sllm(f"{prepare} --tokenizer {folder}/cuts --output_dir {folder}/data")
     return folder
@@ -42,7 +50,8 @@ def test_prepared_data_carry_the_rule(runs, cuts):
 
 def test_every_rule_has_a_price(cuts):
     rows = read_metrics(cuts / "cuts")["rows"]
-    assert [row.model for row in rows] == ["punctuation", "sentence", "line", "auto", "learned"]
+    assert [row.model for row in rows] == ["punctuation", "sentence", "line", "auto", "learned"] * 2
+    assert [row.data for row in rows] == ["valid"] * 5 + ["other"] * 5
     assert all(np.isfinite(row.extra["nats_per_byte"]) for row in rows)
     assert all(row.extra.get("optimum_over_rule", 1) <= 1 for row in rows)
 
@@ -65,23 +74,71 @@ def test_a_model_trained_on_them_works_at_every_door(runs, cuts, capsys):
 
 
 def test_the_same_again_is_only_verified_and_another_refused(runs, cuts, capsys):
-    command = f"learn-cuts --data {runs}/data {SMALL} --output_dir {cuts}/cuts"
-    sllm(command)
+    sllm(command(runs, cuts / "cuts"))
     assert "finished already" in capsys.readouterr().out
-    assert "another configuration" in refused(f"{command} --seed 1", capsys)
+    assert "another configuration" in refused(f"{command(runs, cuts / 'cuts')} --seed 1", capsys)
+    assert "another configuration" in refused(f"{command(runs, cuts / 'cuts')} --prices false", capsys)
 
 
-def test_an_interrupted_run_keeps_its_reader(runs, cuts, capsys, monkeypatch):
-    from sllm_recipes import learn_cuts
+def test_a_link_stays_one_and_nothing_is_left_but_the_rule(cuts):
+    assert (cuts / "cuts").is_symlink()
+    assert not [path.name for path in (cuts / "disk").iterdir() if path.is_dir()]
+    sllm(f"verify {cuts}/cuts")
 
-    command = f"learn-cuts --data {runs}/data {SMALL} --prices false --output_dir {cuts}/broken"
+
+def test_an_interrupted_run_keeps_its_reader(runs, cuts, tmp_path, capsys, monkeypatch):
+    """Here the current folder; what it is priced on is decided when it is priced."""
+    monkeypatch.chdir(tmp_path)
+    again = f"learn-cuts --data {runs}/data {SMALL} --output_dir"
     with monkeypatch.context() as patched:
         patched.setattr(learn_cuts, "fit", lambda *_: (_ for _ in ()).throw(ValueError("stopped")))
-        assert "stopped" in refused(command, capsys)
-    sllm(command)
+        assert "stopped" in refused(f"{again} .", capsys)
+    sllm(f"{again} . --prices false")
     assert "goes on with the reader" in capsys.readouterr().out
-    whole, broken = (SentenceProcessor.from_pretrained(cuts / name) for name in ("cuts", "broken"))
+    whole, broken = (SentenceProcessor.from_pretrained(name) for name in (cuts / "cuts", tmp_path))
     assert whole.fingerprint == broken.fingerprint
+    # as if it had been stopped while its files were put into place
+    rule = tmp_path / learn_cuts.RULE
+    rule.mkdir()
+    for name in ("manifest.json", "tokenizer.json"):
+        (tmp_path / name).rename(rule / name)
+    sllm(f"{again} {tmp_path} --prices false")
+    assert "finished already" in capsys.readouterr().out
+    assert not rule.exists()
+
+
+def test_a_folder_of_other_things_is_left_alone(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(learn_cuts, "_texts", lambda _: pytest.fail("work has begun"))
+    mine, small = tmp_path / "mine", f"learn-cuts {SMALL} --prices false"
+    shutil.copytree(runs / "text", mine)
+    before = sorted(mine.iterdir())
+    assert "holds 'test.jsonl'" in refused(f"{small} --data {mine} --output_dir {mine}", capsys)
+    (tmp_path / "link").symlink_to(mine)
+    assert "holds 'test.jsonl'" in refused(f"{small} --data {mine} --output_dir {tmp_path}/link", capsys)
+    assert sorted(mine.iterdir()) == before
+    (tmp_path / "own" / "reader").mkdir(parents=True)
+    assert "holds 'reader'" in refused(f"{small} --data {mine} --output_dir {tmp_path}/own", capsys)
+    model = runs / "opt" / "model"  # it has a manifest, too
+    assert "learn-cuts did not write" in refused(f"{small} --data {mine} --output_dir {model}", capsys)
+
+
+def test_what_would_fail_later_is_told_before_the_reader_is_trained(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(learn_cuts, "train_reader", lambda *_: pytest.fail("the reader is trained"))
+    small = f"learn-cuts {SMALL} --tokenizer bytes --output_dir {tmp_path}/out"
+    shutil.copytree(runs / "text", tmp_path / "text")
+    (tmp_path / "text" / "valid.jsonl").unlink()
+    assert "no split 'valid'" in refused(f"{small} --data {tmp_path}/text", capsys)
+    (tmp_path / "dna.jsonl").write_text(json.dumps({"text": "ACGT" * 2000}))
+    assert "too few" in refused(f"{small} --data {tmp_path}/dna.jsonl --prices false", capsys)
+    (tmp_path / "empty.jsonl").write_text(json.dumps({"text": ""}))
+    priced = f"{small} --data {runs}/text --price_on"
+    assert "'code' holds no text" in refused(f"{priced} code={tmp_path}/empty.jsonl", capsys)
+    assert "no such file" in refused(f"{priced} code={tmp_path}/none.jsonl", capsys)
+    assert "'a' is given twice" in refused(f"{priced} a={runs}/text a={runs}/text", capsys)
+    assert "NAME=FILES" in refused(f"{priced} {runs}/text", capsys)
+    lm = f"learn-cuts --data {runs}/data --lm {runs}/opt --output_dir {tmp_path}/lm"
+    assert "128 positions" in refused(lm, capsys)
+    assert not (tmp_path / "out" / "config.yaml").exists()  # a mistake claims no folder
 
 
 def test_mistakes_are_told(runs, cuts, tmp_path, capsys):
@@ -97,8 +154,7 @@ def test_mistakes_are_told(runs, cuts, tmp_path, capsys):
     assert "damaged" in refused(f"{prepare} --rule {damaged} --tokenizer bytes", capsys)
     small = f"learn-cuts {SMALL} --tokenizer bytes --output_dir {tmp_path}"
     (tmp_path / "one.jsonl").write_text(json.dumps({"text": "One line."}))
-    assert "too few" in refused(f"{small}/one --data {tmp_path}/one.jsonl", capsys)
+    assert "too few" in refused(f"{small}/one --data {tmp_path}/one.jsonl --prices false", capsys)
     (tmp_path / "none.jsonl").write_text("")
     assert "no document" in refused(f"{small}/none --data {tmp_path}/none.jsonl", capsys)
-    assert "NAME=FILES" in refused(f"{small}/p --data {runs}/text --price_on {runs}/text", capsys)
     assert "sentence_tokens=90" in refused(f"{small}/q --data {runs}/text --sentence_tokens 90", capsys)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from lmbase.config import run
-from lmbase.text.tokenizers import vocabulary_size
+from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
 from sllm_data import corpora
 from sllm_data import prepare as preparing
 from sllm_data.corpora import open_corpus
+from sllm_data.open_data import with_rule
 from sllm_data.prepared import PreparedData
 from sllm_recipes import prepare as recipe
 
@@ -182,3 +183,15 @@ def test_A3_what_was_decided_and_left_out_is_shown(tmp_path: Path, capsys: pytes
     assert any("1 x unreadable file: cut.jsonl.gz (the file ends before its data do" in line for line in table)
     assert any("1 x empty file: none.csv" in line for line in table)
     assert PreparedData.load(tmp_path / "out").splits == ("train", "valid", "test")
+
+
+def test_a_rule_that_was_learned_again_is_not_taken_for_the_old_one(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = command(texts, tmp_path / "out", "--tokenizer", "bytes", "--rule", str(tmp_path / "rule"))
+    with_rule(load_tokenizer("bytes"), "punctuation", 16).save_pretrained(tmp_path / "rule")
+    run(recipe.Config, recipe.main, words)
+    with_rule(load_tokenizer("bytes"), "line", 16).save_pretrained(tmp_path / "rule")
+    with pytest.raises(SystemExit):
+        run(recipe.Config, recipe.main, words)
+    assert "with what rule=" in capsys.readouterr().err

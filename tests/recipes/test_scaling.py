@@ -50,6 +50,11 @@ def commands(monkeypatch):
     return found
 
 
+def test_a_rule_s_folder_may_have_a_space(tmp_path, commands):
+    scaling.trained(scaling.Config(sizes=[], rule="my cuts", output_dir=str(tmp_path)))
+    assert "my cuts" in shlex.split(commands[0])
+
+
 def test_a_grid_is_trained_fitted_and_answered(tmp_path, commands, capsys):
     config = scaling.Config(sizes=[*SIZES], tokens=[5e5, 1e6, 2e6], output_dir=str(tmp_path / "it"))
     rows = scaling.main(config)

@@ -3,12 +3,14 @@
 import json
 import re
 import shlex
+from importlib import import_module
+from typing import Any
 
 import pytest
 from rooms import ROOT
 from tiny import make_opt, make_processor
 
-from lmbase.config import load_config
+from lmbase.config import class_of_keys, load_config
 from lmbase.report.rows import read_metrics
 from sllm_recipes import cli, story
 from sllm_recipes.story_plan import TOKENS, Plan
@@ -26,9 +28,21 @@ def test_paths_and_prompts_are_quoted():
     stages = story.training_stages(config, PLAN, False, "lm")
     commands = {part: shlex.split(command) for part, _, command in stages}
     assert all("my runs" in " ".join(command) for command in commands.values())
-    assert "It's so" in commands["sllm"]
+    assert "--sample_prompt=It's so" in commands["sllm"]
     assert commands["sllm"][commands["sllm"].index("--batch_size") + 1] == "1"
     assert commands["evaluate"][commands["evaluate"].index("--rounds") + 1] == "2"
+
+
+def test_a_prompt_that_begins_with_dashes_and_a_rule_with_a_space_arrive():
+    config = load_config(story.Config, ["--rule", "my cuts"])
+    assert "my cuts" in shlex.split(story.text_stage(config, False)[1])
+    plan = Plan({}, dict(TOKENS), {}, {}, "--- title: x")
+    stages = {part: shlex.split(command) for part, _, command in story.training_stages(config, plan, False, "lm")}
+    for part in ("lm", "vae", "sllm", "tuned"):
+        recipe, *words = stages[part]
+        module = import_module(f"sllm_recipes.{recipe.replace('-', '_')}")
+        read: Any = load_config(class_of_keys(module, words), words, cli.FOLDER / "configs")
+        assert read.sample_prompt == "--- title: x"
 
 
 def test_the_baseline_reads_what_the_sllm_s_parts_read_and_a_pretrained_trunk_is_not_trained_before():

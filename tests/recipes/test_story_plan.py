@@ -1,5 +1,6 @@
 """What a story plans: as much as a machine can do in the time, and no more than the text bears."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -62,6 +63,16 @@ def test_a_slow_machine_evaluates_less_and_takes_small_steps():
     assert 2 <= plan.keys["evaluate"]["max_documents"] < 20
     assert plan.keys["sllm"]["batch_size"] < 8
     assert plan.keys["sllm"]["warmup_steps"] < 50
+
+
+def test_a_story_goes_on_with_another_prompt_and_no_other_plan(tmp_path, monkeypatch):
+    monkeypatch.setattr(Speed, "measured", lambda *_: Speed(dict.fromkeys(("lm", "vae", "sllm"), 1e-4), 0.002, 256))
+    config = Config(prompt="--- so", output_dir=str(tmp_path))
+    first = story_plan.make_plan(config, data())
+    assert story_plan.make_plan(replace(config, prompt=None), data()) == first
+    assert story_plan.make_plan(replace(config, prompt="Hello"), data()) == replace(first, prompt="Hello")
+    with pytest.raises(ValueError, match="seed: 0 -> 1"):
+        story_plan.make_plan(replace(config, seed=1), data())
 
 
 def test_little_text_is_not_read_for_ever():

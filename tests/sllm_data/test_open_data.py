@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from lmbase.files import MANIFEST
+from lmbase.text.tokenizers import load_tokenizer
 from sllm_data import open_data as module
-from sllm_data.open_data import load_prepared, open_data
+from sllm_data.open_data import load_prepared, open_data, with_rule
 
 ASKED: dict = dict(text_field="text", tokenizer="bpe:300", rule="punctuation", max_sentence_tokens=16)
 
@@ -64,6 +65,21 @@ def test_other_text_in_the_same_folder_is_refused(files, run):
         file.write("One more sentence.")
     with pytest.raises(ValueError, match=r"corpus_fingerprint: .*another output_dir"):
         open_data(files, **ASKED, output_dir=run)
+
+
+@pytest.mark.parametrize("key", ["rule", "tokenizer"])
+def test_a_folder_that_changed_under_its_name_is_refused(files, run, tmp_path, key):
+    """The name of a rule's or tokenizer's folder says nothing of what lies there now."""
+    folder, asked = tmp_path / "named", ASKED | {key: str(tmp_path / "named")}
+    with_rule(load_tokenizer("bytes"), "punctuation", 16).save_pretrained(folder)
+    made = open_data(files, **asked, output_dir=run)
+    assert open_data(files, **asked, output_dir=run).hash == made.hash
+    other = load_tokenizer("bpe:300", lambda: iter(["as other text has it"])) if key == "tokenizer" else None
+    with_rule(other or load_tokenizer("bytes"), "line", 16).save_pretrained(folder)
+    with pytest.raises(ValueError, match=rf"with what {key}=.*lies there now.*another output_dir"):
+        open_data(files, **asked, output_dir=run)
+    shutil.rmtree(folder)  # gone is not changed
+    assert open_data(files, **asked, output_dir=run).hash == made.hash
 
 
 def test_a_mistake_claims_no_folder(files, run):

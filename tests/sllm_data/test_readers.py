@@ -112,6 +112,17 @@ def test_wrong_text_field_is_told_at_once_with_the_fields_there_are(tmp_path: Pa
         open_corpus(str(tmp_path / "b.parquet"))
 
 
+def test_parquet_without_the_field_inside_is_told(tmp_path: Path) -> None:
+    lists = pa.array([[{"text": "x"}]], pa.list_(pa.struct({"text": pa.string()})))
+    for name, column in {"lacks": pa.array([{"body": "x"}]), "text": pa.array(["x"]), "lists": lists}.items():
+        pq.write_table(pa.table({"meta": column}), tmp_path / f"{name}.parquet")
+        with pytest.raises(ValueError, match=r"no field 'meta.text'.*'meta'.*--text_field"):
+            open_corpus(str(tmp_path / f"{name}.parquet"), "meta.text")
+    both = {"meta": pa.array([{"text": "in"}]), "meta.text": pa.array(["at the top"])}
+    pq.write_table(pa.table(both), tmp_path / "both.parquet")
+    assert [d.text for d in open_corpus(str(tmp_path / "both.parquet"), "meta.text").read_whole()] == ["at the top"]
+
+
 def test_known_types_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     own = (".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
     monkeypatch.setattr(readers, "READERS", {suffix: READERS[suffix] for suffix in own})

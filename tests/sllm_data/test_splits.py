@@ -104,6 +104,19 @@ def test_A1_one_huge_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mebib
     assert "1 long text gives its last per cents" in corpus.report
 
 
+def test_A1_a_huge_file_whose_first_parts_are_white_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MAX_TEXT_FILE_BYTES", 2**16)
+    text = "\n" * 150_000 + prose(400_000)
+    (tmp_path / "1.txt").write_text(text)
+    alone = texts_of(open_corpus(str(tmp_path)))
+    assert "".join(part for split in SPLITS for part in alone[split]) == text
+    (tmp_path / "0.txt").write_text(prose(2000, 1))  # the text before it, of which they are no parts
+    found = texts_of(open_corpus(str(tmp_path)))
+    assert "".join(part for split in SPLITS for part in found[split]) == prose(2000, 1) + text
+    for split in ("valid", "test"):
+        assert 0.0095 <= sum(map(len, found[split])) / 402_000 <= 0.021
+
+
 def test_A1_long_files_among_short_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "MAX_TEXT_FILE_BYTES", 2**16)
     for i in range(300):

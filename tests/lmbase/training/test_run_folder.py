@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from toy_training import toy_train
 
 from lmbase.config import option
@@ -165,3 +166,8 @@ def test_free_space_is_looked_at_before_a_run_and_before_a_save(tmp_path, monkey
     with pytest.raises(OSError, match=r"the checkpoint of step 4 takes .* GB left\. Free some"):
         toy_train(tmp_path, save_every=2, before_step=fill_up)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
+
+
+def test_the_configuration_of_a_run_that_was_begun_anew_continues_it(tmp_path):
+    toy_train(tmp_path, max_steps=2, resume="restart")
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["resume"] == "auto"

@@ -6,7 +6,7 @@ from planted_cuts import LONGEST, PROCESSOR, WORDS, Planted, words
 
 from lmbase.text import segment
 from lmbase.text.places import TABLE
-from sllm.cuts.fitting import Text, fit, gains, ridge, token_units
+from sllm.cuts.fitting import Text, check_enough, fit, gains, ridge, token_units
 from sllm.cuts.optimum import cheapest, price
 
 STORY = words(1500)
@@ -42,7 +42,7 @@ def test_gains_are_differences_of_costs():
 def test_too_little_text_is_refused():
     text = Text.of("ab cd", PROCESSOR.codec)
     with pytest.raises(ValueError, match=r"too few to learn from.*--rule auto"):
-        fit([text], [Planted(text)], PROCESSOR.tokenizer, 8.0, LONGEST)
+        check_enough([text], PROCESSOR.codec)
 
 
 def test_ridge_finds_weights():
