@@ -31,7 +31,7 @@ from sllm_data.prepared import PreparedData
 from sllm_data.teacher_cache import TeacherCache, stream_hash
 from sllm_data.write_teacher_cache import reading_windows, write_teacher_cache
 from sllm_recipes.teaching import ask_model, load_teacher
-from sllm_recipes.training_run import VERIFY
+from sllm_recipes.training_run import SHORT_CONTEXT, VERIFY
 
 QUICK_TOKENS = 10_000
 
@@ -59,7 +59,7 @@ def main(config: Config) -> TeacherCache:
     if not config.lm or not config.data:
         raise ValueError("Nothing to ask: give the teacher (--lm) and data written by prepare (--data).")
     if config.context < 2:
-        raise ValueError(f"context={config.context}: a window holds the opening token and a token at least; give 2.")
+        raise ValueError(f"context={config.context}: {SHORT_CONTEXT}")
     device = torch.device(choose_device(config.device))
     data = PreparedData.load(config.data, verify=config.verify)
     lm = load_teacher(config.lm, data, config.context, "lm")

@@ -29,16 +29,15 @@ from lmbase.modeling.folders import model_folder, quiet_loading
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.text.segmentation import LEARNED
 from lmbase.text.tokenizers import check_same_tokenizer
-from lmbase.training.checkpoint import newest_checkpoint
 from lmbase.training.loop import TrainingResult
-from lmbase.training.run_folder import CHECKPOINTS, MODEL
+from lmbase.training.run_folder import begins_anew
 from sentencevae import SentenceVAE
 from sllm import SLLM, SLLMConfig
 from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.open_data import open_data
 from sllm_data.prepared import PreparedData
 from sllm_recipes.graft import FIT_KEY, fit_to, graft_own_layers, open_for_lm
-from sllm_recipes.keeping import KeepingKeys, check_keeping_keys, set_keeping
+from sllm_recipes.keeping import KeepingKeys, check_keeping_keys, check_teachable, set_keeping
 from sllm_recipes.model_keys import given_keys, with_keys_of
 from sllm_recipes.teaching import TeacherKeys, check_teacher_keys, open_teacher
 from sllm_recipes.training_run import Recipe, RunConfig, train_on, window_figures
@@ -126,19 +125,24 @@ def main(config: Config) -> TrainingResult:
         if not config.lm or config.vae:
             raise ValueError("A graft by own layers (--upper_layers) needs --lm, and no --vae: the model is its own.")
         data = open_for_lm(config, config.lm)
-        model = graft_own_layers(config.lm, data.processor, config.seed, given)
-        folder = Path(config.output_dir)
-        if newest_checkpoint(folder / CHECKPOINTS)[0] is None and not (folder / MODEL).exists():
-            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bf16"):
-                fit_to(moved(model, device), data, config.fit_tokens, config.seed)
-            moved(model, "cpu")  # where training takes a model from, to shard it perhaps
+        model, fits = graft_own_layers(config.lm, data.processor, config.seed, given), True
     else:
-        model = build(config)
+        model, fits = build(config), bool(config.fit_tokens)
+        if fits and model.own is None:
+            raise ValueError(
+                f"fit_tokens={config.fit_tokens}: only the joints of a graft by own layers (--upper_layers) are "
+                "fitted; leave the key out."
+            )
         data = _open_for(model, config)
+    check_teachable(model, config)
+    if fits and begins_anew(Path(config.output_dir), config):
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bf16"):
+            fit_to(moved(model, device), data, config.fit_tokens, config.seed)
+        moved(model, "cpu")  # where training takes a model from, to shard it perhaps
     set_rates(model, config)
-    pad, size = data.processor.pad_token_id, model.config.max_sentences
-    context = 1 + max(int(SentenceWindowDataset(data.split(name), pad, size).lengths.max()) for name in data.splits)
-    if teaching := open_teacher(config, data, context):
+    windows = SentenceWindowDataset(data.split("train"), data.processor.pad_token_id, model.config.max_sentences)
+    context = 1 + int(windows.lengths.max())  # nothing is asked about other splits
+    if teaching := open_teacher(config, data, context, "max_sentences"):
         model.teacher_weight, model.online_teacher = teaching.weight, teaching.online
     cuts = set_keeping(model, config, data, teaching)
     recipe = Recipe(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
-from lmbase.config import option, run
+from lmbase.config import given_on_command_line, option, run
 from lmbase.files import write_folder
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.modeling.text_model import take_open_ids
@@ -32,7 +32,7 @@ from sllm import SLLM
 from sllm.evaluation.weights_read import read_by_sentences
 from sllm.joint_fitting import fit_flags, fit_joints
 from sllm_data.datasets import SentenceWindowDataset
-from sllm_data.open_data import RULE_KEY, load_prepared, open_data, with_rule
+from sllm_data.open_data import RULE_KEY, check_as_made, load_prepared, open_data, with_rule
 from sllm_data.prepared import PreparedData
 
 TOKENS_PER_SENTENCE = (8, 16)  # clauses and sentences of novels
@@ -157,6 +157,8 @@ def _data(config: Config) -> PreparedData | None:
         raise ValueError(
             f"data={config.data!r} is no folder written by prepare: give one, or --rule and --max_sentence_tokens."
         )
+    given = given_on_command_line(config) & {"rule", "max_sentence_tokens"}
+    check_as_made(prepared, {name: getattr(config, name) for name in given})
     return prepared
 
 

@@ -54,6 +54,21 @@ def check_keeping_keys(config: Any) -> None:
         )
 
 
+def check_teachable(model: SLLM, config: Any) -> None:
+    """
+    Raises:
+        ValueError: a teacher for a model of which nothing would learn what it says.
+    """
+    why = None
+    if model.draws_vectors:
+        why = f"a head that draws the next sentence's vector (here {model.config.next_vector!r}) predicts no tokens"
+    elif model.config.train_draft_heads_only:
+        why = "train_draft_heads_only leaves all that it could teach as it is"
+    if config.teacher is not None and why:
+        also = f", state_weight={config.state_weight:g}" if config.state_weight else ""
+        raise ValueError(f"teacher={config.teacher!r}{also}: {why}; leave the teacher out.")
+
+
 def set_keeping(model: SLLM, config: Any, data: PreparedData, teaching: Teaching | None) -> ExtraCuts | None:
     """Set up a model for what the keys say; what is left is done to batches.
 
@@ -79,7 +94,8 @@ def set_keeping(model: SLLM, config: Any, data: PreparedData, teaching: Teaching
             f"one token (rule {data.processor.rule!r}, at most {data.processor.max_sentence_tokens}) and cannot be cut "
             "further; prepare the text with another rule or a larger max_sentence_tokens, or leave these keys out."
         )
-    return ExtraCuts(config.extra_cuts, config.kept_cuts, model.config.trunk.max_position_embeddings - 1)
+    most = model.config.trunk.max_position_embeddings - 1
+    return ExtraCuts(config.extra_cuts, config.kept_cuts, most, model.config.max_sentence_tokens)
 
 
 def _check_window(model: SLLM, config: Any) -> None:

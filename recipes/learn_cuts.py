@@ -257,6 +257,11 @@ def _first(texts: Sequence[Text], num_tokens: int) -> list[Text]:
 def _reader(config: Config, folder: Path, train: Sequence[Text], vocab_size: int) -> StaleReader:
     """The reader, trained now or by an interrupted run."""
     lm = load_lm(config.lm, vocab_size=vocab_size, max_positions=config.context, seed=config.seed)
+    if (window := getattr(lm.config, "keep_window", None)) is not None:
+        raise ValueError(
+            f"lm={config.lm!r} keeps a window of {window} tokens, and its states would be read with all tokens in "
+            "sight, as it never was; give a model that keeps all."
+        )
     torch.manual_seed(config.seed)
     reader = StaleReader(lm, config.max_sentence_tokens, tuned=config.lm.startswith("random:"))
     names = {name for name, weight in reader.named_parameters() if weight.requires_grad}

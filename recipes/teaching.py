@@ -118,11 +118,12 @@ def check_teacher_keys(config: Any) -> None:
         own_tokenizer(config.teacher)
 
 
-def open_teacher(config: Any, data: PreparedData, context: int) -> Teaching | None:
+def open_teacher(config: Any, data: PreparedData, context: int, shortened_by: str = "context") -> Teaching | None:
     """The teacher that a training's keys name, None if they name none.
 
     Args:
         context: positions of the student's windows, the opening token's with them.
+        shortened_by: the key that makes them shorter.
 
     Raises:
         ValueError: another vocabulary, a cache of other data, or a model with too few positions.
@@ -134,7 +135,7 @@ def open_teacher(config: Any, data: PreparedData, context: int) -> Teaching | No
         cache = TeacherCache.load(name, verify=config.verify)
         cache.check_data(data, tokenizer_hash(tokenizer))
         return Teaching(name, weight, cache.hash, cache, None, lambda num_tokens: 0.0)
-    lm = load_teacher(name, data, context, "teacher")
+    lm = load_teacher(name, data, context, "teacher", shortened_by)
     online = ask_model(lm, data, context)
     return Teaching(
         name, weight, weights_hash(lm), None, online, lambda num_tokens: TokenLM(lm).flops(num_tokens, context)
@@ -147,7 +148,7 @@ def ask_model(lm: Any, data: PreparedData, context: int) -> OnlineTeacher:
     return OnlineTeacher(lm, vocabulary_size(data.processor.tokenizer), keep)
 
 
-def load_teacher(name: str, data: PreparedData, context: int, key: str) -> Any:
+def load_teacher(name: str, data: PreparedData, context: int, key: str, shortened_by: str = "context") -> Any:
     """A model that knows the words of some data, and windows of `context` positions.
 
     Raises:
@@ -160,7 +161,7 @@ def load_teacher(name: str, data: PreparedData, context: int, key: str) -> Any:
     lm = load_lm(name)
     if context > (positions := lm.config.max_position_embeddings):
         raise ValueError(
-            f"context={context}: the teacher {name!r} has {positions} positions, and reads the same windows as the "
-            "student; choose a shorter context, or another teacher."
+            f"{key}={name!r} has {positions} positions, and windows of {context} are to be read: give a smaller "
+            f"--{shortened_by}, or another teacher."
         )
     return lm

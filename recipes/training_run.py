@@ -27,6 +27,7 @@ from sllm_data.prepared import PreparedData, PreparedSplit
 from sllm_recipes.teaching import Teaching
 
 VERIFY = "compare models and data with their checksums; false: sizes and structure only, for very large folders"
+SHORT_CONTEXT = "a window holds the opening token and a token at least; give 2 at least."
 SAMPLE_TOKENS = 24  # written after an evaluation
 
 
@@ -69,6 +70,8 @@ class WindowConfig(FirstRunConfig):
 def open_for(config: FirstRunConfig, own: str | None) -> PreparedData:
     """The data of a run; `own` is where the tokenizer of a model with weights is found."""
     choose_device(config.device)  # complains before the text is prepared
+    if isinstance(config, WindowConfig) and config.context < 2:
+        raise ValueError(f"context={config.context}: {SHORT_CONTEXT}")
     data = open_data(
         config.data,
         text_field=config.text_field,
@@ -76,6 +79,7 @@ def open_for(config: FirstRunConfig, own: str | None) -> PreparedData:
         rule=config.rule,
         max_sentence_tokens=config.max_sentence_tokens,
         output_dir=config.output_dir,
+        asked=given_on_command_line(config),
     )
     if own:
         check_same_tokenizer(own, data.processor.tokenizer, "the data", f"the model {own}")
@@ -115,18 +119,19 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
         write=None if not prompt else lambda trained: sample(recipe.writer(trained), data.processor, prompt),
     )
     read: Items = items
-    data_hash, parents, flops = data.hash, recipe.parents, recipe.flops
+    hashes = [data.training_hash, data.hash]  # the latter is what earlier versions wrote down
+    parents, flops = recipe.parents, recipe.flops
     if recipe.teaching:
         parents, flops = [*parents, recipe.teaching.source], recipe.teaching.flops_beside(flops)
         recipe.teaching.check_covers(items, config.max_steps, config.batch_size, config.seed)
-        read, data_hash = recipe.teaching.items(items), recipe.teaching.data_hash(data.hash)
+        read, hashes = recipe.teaching.items(items), [recipe.teaching.data_hash(each) for each in hashes]
     cuts, change = recipe.cuts, None
     if cuts is not None:
 
         def change(batch: Batch, keys: Tensor, step: int) -> Batch:
             return cuts(batch, keys, step / config.max_steps)
 
-    prepared = TrainingData(read, items.lengths, hash=data_hash, change=change)
+    prepared = TrainingData(read, items.lengths, hash=hashes[0], earlier_hash=hashes[1], change=change)
     result = train(model, prepared, config, config.output_dir, hooks)
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
     if cuts is not None:

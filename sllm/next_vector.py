@@ -69,6 +69,11 @@ class DrawnVector(Projection):
                 f"{kind}: the decoder is the autoencoder's as it is, without end_flag and drafting heads "
                 "(num_future_tokens); leave them out"
             )
+        if config.num_memory_vectors and config.freeze_autoencoder:
+            faults.append(
+                f"{kind}, num_memory_vectors={config.num_memory_vectors}: with freeze_autoencoder the decoder is not "
+                "trained, so its memory would stay empty; leave one of the two out"
+            )
         for name, least in (("vector_blocks", 1), ("vector_draws", 2), ("posterior_draws", 1), ("flow_steps", 1)):
             if getattr(config, name) < least:
                 why = ", as a score compares draws with one another" if name == "vector_draws" else ""

@@ -20,11 +20,13 @@ class ExtraCuts:
         fading: share of a run over which the cuts fade, each gap's probability of one falling evenly from 1 to 0.
         kept: share of windows that are cut to the end of the run, with a probability that is drawn for each.
         most: sentences of a window; no more cuts are made than this leaves room for.
+        cap: tokens of a sentence at most; one of so many ends by the cap, and no end is learnt there.
     """
 
     fading: float
     kept: float
     most: int
+    cap: int
 
     def probability(self, progress: float) -> float:
         """That a gap inside a sentence becomes a cut, when so large a share of the run is over."""
@@ -43,7 +45,7 @@ class ExtraCuts:
             keys: (B,) decide what is drawn for each window, see `lmbase.modeling.noise`.
 
         Returns:
-            the batch, with `cut_short` (B, S') where a sentence ends by a cut made here.
+            the batch, with `cut_short` (B, S') where a sentence ends by a cut made here, or by the cap.
         """
         mask = batch["attention_mask"]  # (B,S,T)
         counts = mask.sum((1, 2))
@@ -52,6 +54,8 @@ class ExtraCuts:
         first = torch.zeros_like(mask)
         first[..., 0] = True
         begins = torch.zeros_like(real).masked_scatter(real, first[mask])
+        full = (mask.sum(-1, keepdim=True) == self.cap).expand_as(mask)
+        capped = torch.zeros_like(real).masked_scatter(real, full[mask])  # (B,L) of sentences that the cap ends
         draws = uniform(mixed(~keys), 2 + len(index))
         kept = draws[:, :1] < self.kept
         probability = torch.where(kept, draws[:, 1:2], 0.0).clamp(min=self.probability(progress))  # (B,1)
@@ -71,5 +75,6 @@ class ExtraCuts:
             for name, given in batch.items()
             if given.shape[:3] == mask.shape
         }
-        short = mask.new_zeros(shape[:2]).index_put((rows[cuts], number[cuts] - 1), torch.ones(()).bool())
+        short, yes = mask.new_zeros(shape[:2]), torch.ones(()).bool()
+        short = short.index_put((rows[cuts], number[cuts] - 1), yes).index_put((rows[capped], number[capped]), yes)
         return batch | moved | {"sentence_mask": moved["attention_mask"][..., 0], "cut_short": short}

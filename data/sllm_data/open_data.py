@@ -1,8 +1,10 @@
 """Prepared data for a training recipe: a folder that `prepare` wrote, or any corpus, prepared on the way."""
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerFast
@@ -12,7 +14,7 @@ from lmbase.hub import local_name
 from lmbase.text import RULES, learn_parameters
 from lmbase.text.processor import FILE_NAME, SentenceProcessor
 from lmbase.text.segmentation import LEARNED
-from lmbase.text.tokenizers import load_tokenizer, tokenizer_hash
+from lmbase.text.tokenizers import load_tokenizer, tokenizer_hash, vocabulary_size
 from sllm_data.corpora import Corpus, open_corpus
 from sllm_data.description import describe
 from sllm_data.prepare import check_configuration, prepare
@@ -118,12 +120,60 @@ def taken_over(folder: Path, tokenizer: str, rule: str) -> SentenceProcessor:
     return saved
 
 
+def check_as_made(data: PreparedData, asked: dict[str, Any]) -> None:
+    """
+    Args:
+        asked: what a user asked for beside the data, of the keys `tokenizer`, `rule` and `max_sentence_tokens`.
+
+    Raises:
+        ValueError: the data were made with another one.
+    """
+    own = data.processor
+    if spec := asked.get("tokenizer"):
+        if learned := re.fullmatch(r"bpe:(\d+)", spec):  # from its text, so its size is all that can be compared
+            size, most = vocabulary_size(own.tokenizer), int(learned[1])
+            same = size == most or vocabulary_size(load_tokenizer("bytes")) < size < most  # there was too little text
+        else:
+            same = tokenizer_hash(load_tokenizer(spec)) == own.tokenizer_hash
+        if not same:
+            raise ValueError(_as_made(data, "tokenizer", spec, f"another one, of {len(own.tokenizer)} tokens"))
+    rule = asked.get("rule", own.rule)
+    if folder := _folder_of_rule(rule):
+        other = SentenceProcessor.from_pretrained(folder)
+        mine = SentenceProcessor(own.tokenizer, other.rule, own.max_sentence_tokens, other.punkt)
+        same = mine.fingerprint == own.fingerprint
+    else:
+        same = rule == own.rule
+    if not same:
+        raise ValueError(_as_made(data, "rule", rule, repr(own.rule)))
+    cap = asked.get("max_sentence_tokens", own.max_sentence_tokens)
+    if cap != own.max_sentence_tokens:
+        raise ValueError(_as_made(data, "max_sentence_tokens", cap, str(own.max_sentence_tokens)))
+
+
+def _as_made(data: PreparedData, key: str, asked: Any, made: str) -> str:
+    return (
+        f"{key}={asked}: the data in {str(data.folder)!r} are prepared already, with {made}; leave the key out, or "
+        "give the text itself, or data that were prepared so, as --data."
+    )
+
+
 def open_data(
-    data: str | list[str], *, text_field: str, tokenizer: str, rule: str, max_sentence_tokens: int, output_dir: str
+    data: str | list[str],
+    *,
+    text_field: str,
+    tokenizer: str,
+    rule: str,
+    max_sentence_tokens: int,
+    output_dir: str,
+    asked: Collection[str] = (),
 ) -> PreparedData:
     """Load prepared data, or prepare the corpus `data` names into `output_dir`/data first.
 
     Of several processes on a machine one prepares or verifies the data, and the others wait.
+
+    Args:
+        asked: which of these keys a user gave; prepared data that were made otherwise are refused.
 
     Raises:
         ValueError: `output_dir`/data was made from another corpus, tokenizer, rule or cap than is asked for.
@@ -140,6 +190,7 @@ def open_data(
     first = processes.is_local_main_process  # the others find its work done, and verified
     with processes.local_main_process_first():
         if given := load_prepared(data, verify=first):
+            check_as_made(given, {key: value for key, value in request.items() if key in asked})
             return given
         if not first:
             return PreparedData.load(folder, verify=False)

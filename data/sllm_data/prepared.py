@@ -8,6 +8,7 @@
 The Arrow files are streams that `datasets.Dataset.from_file` reads, too.
 """
 
+import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
@@ -134,6 +135,11 @@ class PreparedData:
             return cls(folder, read_json(folder / STATISTICS), sorted(manifest))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"The prepared data in {str(folder)!r} are damaged. {error} {REMEDY}") from error
+
+    @property
+    def training_hash(self) -> str:
+        """SHA-256 of the text, and of how it is cut and tokenised: of what a training reads."""
+        return hashlib.sha256(f"{self.hash}\0{self.configuration['processor']}".encode()).hexdigest()
 
     @cached_property
     def processor(self) -> SentenceProcessor:

@@ -26,7 +26,8 @@ class TrainingData:
             step ahead, and must not draw from torch's global random generator.
         lengths: (num_items,) any measure of length; groups items of like length into a micro-batch.
         count_tokens: real tokens of a batch (no padding).
-        hash: says which text the items are made of; a run is not continued on another.
+        hash: says which text the items are made of, and how; a run is not continued on others.
+        earlier_hash: what earlier versions wrote down for the same items.
         change: makes another batch of a step's batch, given a key of each item (`lmbase.modeling.noise`) and the step.
     """
 
@@ -34,6 +35,7 @@ class TrainingData:
     lengths: np.ndarray | None = None
     count_tokens: Callable[[Batch], int] = batches.count_tokens
     hash: str | None = None
+    earlier_hash: str | None = None
     change: Callable[[Batch, Tensor, int], Batch] | None = None
 
 

@@ -355,7 +355,7 @@ class _Run:
         if path is None:
             return faults
         state = checkpoint.read_state(path)
-        check_same_data(self.folder, state, self.order.num_items, self.data.hash)
+        check_same_data(self.folder, state, self.order.num_items, self.data.hash, self.data.earlier_hash)
         checkpoint.load_training_tensors(path, self.model, self.optimizer, self.average)
         self.step, self.tokens, self.seconds, self.losses = (
             state[key] for key in ("step", "tokens", "seconds", "losses")

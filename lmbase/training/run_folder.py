@@ -18,6 +18,11 @@ CHECKPOINTS, MODEL, LOG, CONFIG = "checkpoints", "model", "log.jsonl", "config.y
 EARLIER = ".before_restart"  # holds the run that --resume restart replaces, until the new one has a checkpoint
 
 
+def begins_anew(folder: Path, config: TrainingConfig) -> bool:
+    """Whether a training in a folder will begin at its first step, with the weights that it is given."""
+    return config.resume == "restart" or not (newest_checkpoint(folder / CHECKPOINTS)[0] or (folder / MODEL).exists())
+
+
 def claim_folder(folder: Path, config: TrainingConfig, data_hash: str | None) -> str | None:
     """Write the configuration into a folder, after putting aside the run in it if the configuration says so. Returns
     what there is to say about it.
@@ -90,8 +95,13 @@ def _data_hash(checkpoints: Path) -> str | None:
     return read_state(newest).get("data_hash") if newest else None
 
 
-def check_same_data(folder: Path, state: Mapping[str, Any], num_items: int, data_hash: str | None) -> None:
+def check_same_data(
+    folder: Path, state: Mapping[str, Any], num_items: int, data_hash: str | None, earlier_hash: str | None
+) -> None:
     """
+    Args:
+        earlier_hash: what earlier versions wrote for the same data.
+
     Raises:
         ValueError: a checkpoint's state says that the run was trained on other data.
     """
@@ -101,9 +111,9 @@ def check_same_data(folder: Path, state: Mapping[str, Any], num_items: int, data
             "it was prepared anew or changed. Choose another output_dir."
         )
     saved_hash = state.get("data_hash")  # checkpoints of earlier versions have none
-    if saved_hash and data_hash and saved_hash != data_hash:
+    if saved_hash and data_hash and saved_hash not in (data_hash, earlier_hash):
         raise ValueError(
-            f"{folder} was trained on other text (SHA-256 {saved_hash[:8]}, now {data_hash[:8]}): the "
-            "data were prepared anew from changed files, or they or the teacher were replaced. Choose another "
-            "output_dir, or delete that run and begin again with --resume restart."
+            f"{folder} was trained on other data (SHA-256 {saved_hash[:8]}, now {data_hash[:8]}): they were prepared "
+            "anew from changed files or with another tokenizer, rule or sentence length, or they or the teacher were "
+            "replaced. Choose another output_dir, or delete that run and begin again with --resume restart."
         )

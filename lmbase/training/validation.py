@@ -28,8 +28,8 @@ def validation_loss(model, items: Dataset, max_items: int, batch_size: int) -> d
         for name, count in model.loss_counts(**batch).items():
             sums[name] = sums.get(name, 0.0) + float(output.losses[name])
             counts[name] = counts.get(name, 0.0) + float(count)
-    figures = {name: sums[name] / counts[name] for name in sums}
-    if "token" not in sums:
+    figures = {name: sums[name] / counts[name] for name in sums if counts[name]}  # short items leave some without any
+    if "token" not in figures:
         return figures
     if figures["token"] < MOST_NATS:  # beyond it a bad start has none, and is no reason to stop
         figures["perplexity"] = float(np.exp(figures["token"]))

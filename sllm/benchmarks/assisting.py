@@ -24,6 +24,7 @@ from multitoken.benchmarks.measuring import Written, accepted_counts, check_posi
 from sllm.assistant import SentenceAssistant
 from sllm.benchmarks.keys import Measured, ModelKeys, Part, TextKeys, WritingKeys, speed_row
 from sllm.benchmarks.replaying import COPIED, ReplayedAssistant
+from sllm.evaluation.kept_window import KeptWindowLM
 from sllm.evaluation.loaded import LoadedModel
 from sllm.evaluation.texts import read_texts
 from sllm.loading import load_model
@@ -87,6 +88,11 @@ class Assist(ModelKeys, TextKeys, WritingKeys):
         helped, helper = pair = list(map(load_model, self.assist_pair))
         if not helped.plain or not helper.by_sentence:
             raise ValueError(f"{told} These are {helped.shown} and {helper.shown}.")
+        if isinstance(helped, KeptWindowLM):
+            raise ValueError(
+                f"{told} {helped.name} forgets tokens while it writes (keep_window={helped.keep.window}), one token "
+                "after the other, and takes no drafts: give a model that keeps all."
+            )
         if tokenizer_hash(helped.tokenizer) != tokenizer_hash(helper.tokenizer):
             raise ValueError(f"{told} The tokenizers of these differ.")
         for loaded in pair:

@@ -7,17 +7,20 @@ sentence model would be told what a token-level model has to find out.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
 from lmbase.modeling.decoding import SampledByTransformers, Sampler
 from lmbase.modeling.inference import inference
+from lmbase.modeling.kept_window import KeptWriter
 from lmbase.modeling.settings import neutral_settings
 from lmbase.modeling.trunk import special_ids
 from lmbase.text.padding import pad_sentences
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import tokenizer_hash
+from sllm.evaluation.kept_window import KeptWindowLM
 from sllm.evaluation.loaded import LoadedModel
 
 ENDED = -1  # fills up what ends before it is as long as wanted
@@ -130,6 +133,9 @@ def _by_sentence(loaded: LoadedModel, settings: dict) -> Draw:
 
 def _by_token(loaded: LoadedModel, settings: dict) -> Draw:
     lm, ids = loaded.model, special_ids(loaded.model.config)
+    how: dict[str, Any] = neutral_settings(lm.generation_config)
+    if isinstance(loaded, KeptWindowLM):
+        how["custom_generate"] = KeptWriter(loaded.keep)
 
     def draw(places: Sequence[Place], length: int, seeds: Seeds) -> list[list[int]]:
         given, mask = _flat(places, ids.opening, ids.pad)
@@ -144,7 +150,7 @@ def _by_token(loaded: LoadedModel, settings: dict) -> Draw:
                 eos_token_id=ids.end,
                 pad_token_id=ids.pad,
                 logits_processor=[SampledByTransformers(sampler, width)],
-                **neutral_settings(lm.generation_config),
+                **how,
             )
         new = written[:, width:].tolist()
         return [_filled(row[: row.index(ids.end)] if ids.end in row else row, length) for row in new]

@@ -264,7 +264,7 @@ class HeadsLM(TokenModel):
     def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
         return flops_of_heads(self.model, num_tokens, self.window)
 
-    def nats_by_head(self, texts: Sequence[str]) -> list[float]:
+    def nats_by_head(self, texts: Sequence[str]) -> list[float | None]:
         return nats_of_heads(self.model, [encode_text(self.tokenizer, text) for text in texts], self.window)
 
     def _write(self, prompts: list[str], how: Writing, streamer: Any) -> list[Written]:

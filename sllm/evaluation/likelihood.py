@@ -30,7 +30,8 @@ def evaluate_likelihood(loaded: LoadedModel, data: Texts) -> list[tuple[Row, lis
     """One row per way of cutting windows: `full window`, and for an SLLM also `equal context`. A multi-token model is
     scored by head 1; its row also has the mean nats of each head."""
     rows = []
-    by_head = {f"nats_head_{i}": nats for i, nats in enumerate(loaded.nats_by_head(data.texts), start=1)}
+    of_heads = enumerate(loaded.nats_by_head(data.texts), start=1)
+    by_head = {f"nats_head_{i}": nats for i, nats in of_heads if nats is not None}
     for protocol, found in _score_in_portions(loaded, data).items():
         row = _likelihood_row(loaded, data, protocol, found)
         row.extra |= by_head

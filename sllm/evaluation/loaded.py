@@ -156,8 +156,9 @@ class LoadedModel(ABC):
         """FLOPs of a forward pass over so many tokens in sentences, by formula, of its parts."""
         return {}
 
-    def nats_by_head(self, texts: Sequence[str]) -> list[float]:
-        """Mean nats of each head of a multi-token model; of other models nothing."""
+    def nats_by_head(self, texts: Sequence[str]) -> list[float | None]:
+        """Mean nats of each head of a multi-token model, None of one that the texts are too short for; of other models
+        nothing."""
         return []
 
     @property

@@ -73,8 +73,10 @@ def head_step_nats(model: MultiTokenLM, ids: list[int]) -> Tensor:
 
 
 @torch.no_grad()
-def nats_of_heads(model: MultiTokenLM, documents: Sequence[list[int]], window: int, batch_size: int = 4) -> list[float]:
-    """Mean nats per target of each head, over windows that do not overlap."""
+def nats_of_heads(
+    model: MultiTokenLM, documents: Sequence[list[int]], window: int, batch_size: int = 4
+) -> list[float | None]:
+    """Mean nats per target of each head, over windows that do not overlap; None where none is long enough."""
     pieces = [(ids[a:b], b == len(ids)) for ids in documents for a, b in training_windows(len(ids), window)]
     pieces.sort(key=lambda piece: len(piece[0]))
     sums, counts = np.zeros(len(model.heads)), np.zeros(len(model.heads))
@@ -85,7 +87,7 @@ def nats_of_heads(model: MultiTokenLM, documents: Sequence[list[int]], window: i
         sums += [float(nats.sum(dtype=torch.float64)) for nats in model.nats_by_head(*batch)]
         found = model.loss_counts(*batch)
         counts += [float(found["token" if i == 1 else f"head_{i}"]) for i in range(1, len(counts) + 1)]
-    return (sums / counts.clip(min=1)).tolist()
+    return [total / count if count else None for total, count in zip(sums.tolist(), counts.tolist(), strict=True)]
 
 
 def flops_of_heads(model: MultiTokenLM, num_tokens: int, window: int) -> dict[str, float]:

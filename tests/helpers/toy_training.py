@@ -90,8 +90,8 @@ class ToyItems:
         return self.num_items
 
 
-def toy_data(items: ToyItems, data_hash: str | None = None) -> TrainingData:
-    return TrainingData(items, LENGTHS, lambda batch: int((batch["ids"] > 0).sum()), data_hash)
+def toy_data(items: ToyItems, data_hash: str | None = None, earlier_hash: str | None = None) -> TrainingData:
+    return TrainingData(items, LENGTHS, lambda batch: int((batch["ids"] > 0).sum()), data_hash, earlier_hash)
 
 
 def toy_config(make_config: type[TrainingConfig] = TrainingConfig, **changes) -> TrainingConfig:
@@ -104,7 +104,7 @@ def toy_config(make_config: type[TrainingConfig] = TrainingConfig, **changes) ->
 def toy_train(folder: Path | str, model: ToyModel | None = None, **arguments) -> tuple[ToyModel, TrainingResult]:
     """Train the toy model; keys of `TrainingConfig`, hooks and what sets the data apart may be given alike."""
     items = ToyItems(arguments.pop("num_items", NUM_ITEMS), arguments.pop("make_batch", make_batch))
-    data = toy_data(items, arguments.pop("data_hash", None))
+    data = toy_data(items, arguments.pop("data_hash", None), arguments.pop("earlier_hash", None))
     hooks = Hooks(
         save_model=lambda model, target: save_model(model, str(target / "model.safetensors")),
         evaluate=arguments.pop("evaluate", None),

@@ -34,3 +34,4 @@ def test_models_with_a_likelihood_and_without_are_judged_side_by_side(runs, tmp_
     assert "the same name" in refused(f"brier --model {runs}/opt {runs}/opt {data} {out}", capsys)
     assert "vector_temperature=1.5" in refused(f"brier --model {tmp_path}/drawn {data} --temperature 1.5 {out}", capsys)
     assert "positions" in refused(f"brier --model {runs}/opt {data} --new_tokens 9999 {out}", capsys)
+    sllm(f"brier --model {runs}/opt {data} --new_tokens 9999 --texts 0 --places 2 --output_dir {tmp_path}/short")

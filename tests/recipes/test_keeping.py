@@ -15,7 +15,7 @@ from lmbase.training.validation import validation_loss
 from sllm import SLLM
 from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.prepared import PreparedData
-from sllm_recipes.keeping import KeepingKeys, check_keeping_keys, set_keeping
+from sllm_recipes.keeping import KeepingKeys, check_keeping_keys, check_teachable, set_keeping
 
 FEW = "--max_steps 4 --batch_size 4 --micro_batch_size 2 --eval_windows 3 --warmup_steps 1 --save_every 2 --device cpu"
 KEYS = "--extra_cuts 0.8 --kept_cuts 0.3 --window_dropout 0.5"
@@ -142,3 +142,29 @@ def test_a_cache_has_no_states(runs, tmp_path, capsys):
     (tmp_path / "told" / "teacher.json").write_text("{}")
     command = f"finetune-sllm --lm {runs}/opt --upper_layers 1 --data {runs}/data --teacher {tmp_path}/told"
     assert "holds probabilities and no states" in refused(f"{command} --state_weight 1", capsys)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: make_sllm(vae=dict(latent="gaussian"), next_vector="energy"), "here 'energy'. predicts no tokens"),
+        (lambda: make_sllm(vae=dict(latent="gaussian"), next_vector="flow"), "here 'flow'. predicts no tokens"),
+        (lambda: make_sllm(num_future_tokens=2, train_draft_heads_only=True), "train_draft_heads_only leaves all"),
+        (lambda: make_own(num_future_tokens=2, train_draft_heads_only=True), "train_draft_heads_only leaves all"),
+    ],
+)
+def test_a_teacher_of_whom_nothing_would_learn_is_refused(make, told):
+    model = make()
+    for weight, also in ((0.0, ""), (0.5, ", state_weight=0.5")):
+        with pytest.raises(ValueError, match=f"teacher='some/model'{also}: .*{told}"):
+            check_teachable(model, config(state_weight=weight))
+    alone = config()
+    alone.teacher = None
+    check_teachable(model, alone)
+    check_teachable(make_sllm(), config())
+
+
+def test_a_teacher_of_drafting_heads_is_refused_before_it_is_loaded(runs, tmp_path, capsys):
+    heads = "--num_future_tokens 3 --train_draft_heads_only true"
+    command = f"finetune-sllm --model {runs}/sllm {heads} --data {runs}/data --output_dir {tmp_path}/run"
+    assert "leave the teacher out" in refused(f"{command} --teacher {runs}/opt --teacher_weight 0.9", capsys)

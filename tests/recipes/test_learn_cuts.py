@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small_runs import TRAIN, refused, sllm
 
+from lmbase.modeling.pretrained import load_lm
 from lmbase.report.rows import read_metrics
 from lmbase.text.processor import ARRAYS_NAME, SentenceProcessor
 from sllm import SLLM
@@ -158,3 +159,12 @@ def test_mistakes_are_told(runs, cuts, tmp_path, capsys):
     (tmp_path / "none.jsonl").write_text("")
     assert "no document" in refused(f"{small}/none --data {tmp_path}/none.jsonl", capsys)
     assert "sentence_tokens=90" in refused(f"{small}/q --data {runs}/text --sentence_tokens 90", capsys)
+
+
+def test_a_model_that_keeps_a_window_reads_no_costs(runs, tmp_path, capsys):
+    lm = load_lm(str(runs / "opt"))
+    lm.config.keep_window = 8
+    lm.save_pretrained(tmp_path / "kept")
+    PreparedData.load(runs / "data").processor.save_pretrained(tmp_path / "kept")
+    told = refused(f"learn-cuts --data {runs}/data --lm {tmp_path}/kept {SMALL} --output_dir {tmp_path}/out", capsys)
+    assert "keeps a window of 8 tokens" in told

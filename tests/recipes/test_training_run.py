@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small_runs import TRAIN, other_tokenizer, refused, sllm
 
 from lmbase.config import load_config
 from sllm_recipes.training_run import RunConfig, _settle_steps
@@ -49,3 +50,44 @@ def test_tokens_on_the_command_line_beat_steps_in_a_file(tmp_path):
 def test_both_on_the_command_line_are_refused():
     with pytest.raises(ValueError, match="max_steps and train_tokens both"):
         settled("--max_steps", "7", "--train_tokens", "2000")
+
+
+def test_a_run_goes_on_with_the_same_text_only_if_it_is_cut_and_tokenised_alike(runs, tmp_path, capsys):
+    (tmp_path / "train.jsonl").write_text('{"text": "One, two, three. Four."}\n' * 8)
+    prepare = f"prepare --data {tmp_path}/train.jsonl --num_workers 1 --rule"
+    sllm(f"{prepare} punctuation --tokenizer {runs}/opt/model --output_dir {tmp_path}/a")
+    sllm(f"{prepare} line --tokenizer {runs}/opt/model --output_dir {tmp_path}/rule")
+    sllm(f"{prepare} punctuation --tokenizer {other_tokenizer(runs)} --output_dir {tmp_path}/tokenizer")
+    command = f"train-lm --lm random:tiny --context 64 {TRAIN} --max_steps 1 --output_dir {tmp_path}/run"
+    sllm(f"{command} --data {tmp_path}/a")
+    for other in ("rule", "tokenizer"):
+        assert "data: " in refused(f"{command} --data {tmp_path}/{other}", capsys)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    sllm(f"{command} --data {tmp_path}/moved")
+    (tmp_path / "moved").rename(tmp_path / "away")
+    (tmp_path / "rule").rename(tmp_path / "moved")
+    told = refused(f"{command} --data {tmp_path}/moved", capsys)
+    assert "trained on other data" in told
+    assert "another tokenizer, rule or sentence length" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("--tokenizer bytes", "tokenizer=bytes: the data in"),
+        ("--tokenizer bpe:290", "prepared already, with another one, of 300 tokens; leave the key out"),
+        ("--rule line", "prepared already, with 'punctuation'"),
+        ("--max_sentence_tokens 8", "max_sentence_tokens=8: the data in"),
+    ],
+)
+def test_what_is_asked_of_prepared_data_is_what_they_were_made_with(runs, tmp_path, given, told, capsys):
+    out = f"--output_dir {tmp_path}/run"
+    assert told in refused(f"train-lm --lm random:tiny --data {runs}/data {given} {out}", capsys)
+    if not given.startswith("--tokenizer"):
+        assert told in refused(f"graft --lm {runs}/opt --upper_layers 1 --data {runs}/data {given} {out}", capsys)
+
+
+def test_a_window_has_room_for_a_token(runs, tmp_path, capsys):
+    for recipe in ("train-lm --lm random:tiny", f"finetune-mtp --lm {runs}/opt"):
+        told = refused(f"{recipe} --data {runs}/data --context 1 --output_dir {tmp_path}/run", capsys)
+        assert "context=1: a window holds the opening token and a token at least; give 2 at least." in told

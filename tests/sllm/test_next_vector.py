@@ -45,3 +45,11 @@ def test_a_new_graft_first_writes_as_the_decoder_does_without_a_vector():
 def test_an_unknown_kind_names_those_that_there_are():
     with pytest.raises(ValueError, match="next_vector='guess': choose projection"):
         make_sllm(next_vector="guess")
+
+
+@pytest.mark.parametrize("kind", ["energy", "flow"])
+def test_a_memory_that_nothing_would_train_is_refused(kind):
+    graft = dict(vae=dict(latent="gaussian"), next_vector=kind, num_memory_vectors=2)
+    with pytest.raises(ValueError, match=f"next_vector='{kind}', num_memory_vectors=2: with freeze_autoencoder"):
+        make_sllm(**graft, freeze_autoencoder=True)
+    assert make_sllm(**graft).config.num_memory_vectors == 2

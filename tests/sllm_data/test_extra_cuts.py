@@ -29,18 +29,18 @@ def sentences(batch):
 
 
 def test_it_begins_with_one_token_a_sentence_and_ends_with_true_sentences():
-    cuts, batch = ExtraCuts(0.4, 0.0, most=100), batch_of()
+    cuts, batch = ExtraCuts(0.4, 0.0, most=100, cap=99), batch_of()
     first = cuts(batch, keys(), 0.0)
     assert sentences(first) == [[[token] for sentence in text for token in sentence] for text in TEXTS]
     assert first["sentence_mask"].sum(1).tolist() == [8, 2, 0, 60]
     for progress in (0.4, 1.0):
         assert cuts(batch, keys(), progress) is batch
-    assert ExtraCuts(0.0, 0.0, most=100)(batch, keys(), 0.0) is batch
+    assert ExtraCuts(0.0, 0.0, most=100, cap=99)(batch, keys(), 0.0) is batch
 
 
 def test_tokens_keep_their_order_and_what_they_bring_and_true_cuts_stay():
     batch = batch_of()
-    cut = ExtraCuts(1.0, 0.0, most=100)(batch, keys(), 0.6)
+    cut = ExtraCuts(1.0, 0.0, most=100, cap=99)(batch, keys(), 0.6)
     assert torch.equal(cut["teacher_ids"][..., 0][cut["attention_mask"]], 7 * cut["input_ids"][cut["attention_mask"]])
     assert torch.equal(cut["continues"], batch["continues"])
     for text, found, short in zip(TEXTS, sentences(cut), cut["cut_short"].tolist(), strict=True):
@@ -54,7 +54,7 @@ def test_tokens_keep_their_order_and_what_they_bring_and_true_cuts_stay():
 
 
 def test_cuts_belong_to_a_window_and_a_step_and_not_to_its_batch():
-    cuts = ExtraCuts(1.0, 0.3, most=100)
+    cuts = ExtraCuts(1.0, 0.3, most=100, cap=99)
     together = sentences(cuts(batch_of(), keys(3), 0.5))
     alone = [sentences(cuts(batch_of([TEXTS[i]]), keys(3, (i,)), 0.5))[0] for i in range(4)]
     assert together == alone
@@ -62,15 +62,15 @@ def test_cuts_belong_to_a_window_and_a_step_and_not_to_its_batch():
 
 
 def test_no_more_sentences_than_there_is_room_for():
-    counts = [len(text) for text in sentences(ExtraCuts(1.0, 0.0, most=7)(batch_of(), keys(), 0.0))]
+    counts = [len(text) for text in sentences(ExtraCuts(1.0, 0.0, most=7, cap=99)(batch_of(), keys(), 0.0))]
     assert counts == [7, 2, 0, 7]
-    few = sentences(ExtraCuts(1.0, 0.0, most=2)(batch_of(), keys(), 0.0))
+    few = sentences(ExtraCuts(1.0, 0.0, most=2, cap=99)(batch_of(), keys(), 0.0))
     assert [len(text) for text in few] == [3, 2, 0, 5]  # true sentences stay, in any case
 
 
 @pytest.mark.parametrize(("fading", "kept"), [(0.5, 0.0), (0.0, 0.25), (0.4, 1.0)])
 def test_so_many_cuts_are_made_as_the_shares_say(fading, kept):
-    cuts, made, later = ExtraCuts(fading, kept, most=10**6), [], []
+    cuts, made, later = ExtraCuts(fading, kept, most=10**6, cap=999), [], []
     batch = batch_of([[[5] * 201]] * 100)
     numbers = torch.arange(100)
     for step in range(40):
@@ -79,3 +79,13 @@ def test_so_many_cuts_are_made_as_the_shares_say(fading, kept):
         later += found.tolist() if step >= 40 * fading else []
     assert float(np.mean(made)) == pytest.approx(cuts.mean_probability, abs=0.02)
     assert np.mean(np.array(later) > 0) == pytest.approx(kept, abs=0.03)
+
+
+def test_no_piece_of_a_sentence_that_the_cap_ends_is_the_end_of_one():
+    batch = batch_of([[[*range(10, 22)], [*range(30, 42)], [50, 51]]])
+    cut = ExtraCuts(1.0, 0.0, most=100, cap=12)(batch, keys(texts=(0,)), 0.5)
+    last_tokens = [sentence[-1] for sentence in sentences(cut)[0]]
+    ends = {token for token, short in zip(last_tokens, cut["cut_short"][0].tolist(), strict=True) if not short}
+    assert {21, 41} <= set(last_tokens)
+    assert len(last_tokens) > 5
+    assert ends == {51}

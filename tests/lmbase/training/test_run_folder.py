@@ -11,9 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from toy_training import toy_train
+from toy_training import toy_config, toy_train
 
 from lmbase.config import option
+from lmbase.training.run_folder import begins_anew
 from lmbase.training.training_config import TrainingConfig
 
 
@@ -171,3 +172,24 @@ def test_free_space_is_looked_at_before_a_run_and_before_a_save(tmp_path, monkey
 def test_the_configuration_of_a_run_that_was_begun_anew_continues_it(tmp_path):
     toy_train(tmp_path, max_steps=2, resume="restart")
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["resume"] == "auto"
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_its_data_and_in_their_place_alone(tmp_path):
+    earlier, now = "0a" * 32, dict(data_hash="0b" * 32, earlier_hash="0a" * 32)
+    common = dict(max_steps=2, make_config=TextConfig)
+    toy_train(tmp_path, data="a", data_hash=earlier, **common)
+    toy_train(tmp_path, data="a", **now, **common)
+    with pytest.raises(ValueError, match="data: 'a' -> 'b'"):  # whether it was cut alike is not known
+        toy_train(tmp_path, data="b", **now, **common)
+    with pytest.raises(ValueError, match="trained on other data"):
+        toy_train(tmp_path, data="a", **common, **now | dict(earlier_hash="0c" * 32))
+
+
+@pytest.mark.parametrize("left", ["checkpoints/step_00000002", "model", None])
+def test_a_training_begins_anew_where_nothing_goes_on_and_where_a_restart_is_asked_for(tmp_path, left):
+    toy_train(tmp_path, max_steps=2)
+    for path in (tmp_path / "checkpoints/step_00000002", tmp_path / "model"):
+        if path != tmp_path / str(left):
+            shutil.rmtree(path)
+    assert begins_anew(tmp_path, toy_config()) == (left is None)
+    assert begins_anew(tmp_path, toy_config(resume="restart"))

@@ -71,3 +71,19 @@ def test_some_items_are_spread_from_the_first_to_the_last():
     items = Items(101)
     validation_loss(Model(), items, 5, 2)
     assert sorted(items.asked) == [0, 25, 50, 75, 100]
+
+
+def test_what_no_item_is_long_enough_for_has_no_figure():
+    class Heads(Model):
+        def loss_counts(self, sizes):
+            return super().loss_counts(sizes) | {"head_2": (sizes - 1).clamp(min=0).sum()}
+
+        def forward(self, sizes):
+            output = super().forward(sizes)
+            output.losses["head_2"] = torch.zeros(())
+            return output
+
+    found = validation_loss(Heads(), Items(1), 99, 2)
+    assert "head_2" not in found
+    assert found["token"] == 1
+    assert validation_loss(Heads(), Items(2), 99, 2)["head_2"] == 0

@@ -4,10 +4,13 @@ import itertools
 
 import pytest
 import torch
+from families import loaded_as, make_lm
 from tiny import make_opt, make_sllm
 
-from sllm.benchmarks.assisting import mixed, time_writing
+from lmbase.modeling.kept_window import KeptWindow
+from sllm.benchmarks.assisting import Assist, mixed, time_writing
 from sllm.benchmarks.replaying import ReplayedAssistant
+from sllm.evaluation.kept_window import keeping
 
 
 @pytest.mark.parametrize(("counts", "per_forward"), [([0], 1.0), ([0, 2, 2, 0], 2.0), ([3], 4.0)])
@@ -29,3 +32,11 @@ def test_every_stretch_of_mixed_counts_has_the_shares_of_the_whole():
     for start in range(0, 250, 50):
         stretch = replayed[start : start + 50]
         assert [stretch.count(count) for count in (0, 1, 4)] == pytest.approx([30, 15, 5], abs=2)
+
+
+def test_a_model_that_forgets_takes_no_drafts(monkeypatch):
+    kept = keeping(loaded_as(make_lm("llama")), KeptWindow(2))
+    pair = {"kept": kept, "sllm": loaded_as(make_sllm())}
+    monkeypatch.setattr("sllm.benchmarks.assisting.load_model", pair.get)
+    with pytest.raises(ValueError, match=r"keep_window=2.*takes no drafts"):
+        _ = Assist(assist_pair=["kept", "sllm"]).pair

@@ -1,10 +1,13 @@
 """Places in texts, and draws of every kind of model there."""
 
 import pytest
-from families import loaded_as
+from families import loaded_as, make_lm
 from tiny import make_mtp, make_opt, make_processor, make_sllm, make_vae
 
-from sllm.evaluation.drawing import ENDED, check_tokenizers, copy_last, find_places, sampler_of
+from lmbase.modeling.kept_window import KeptWindow
+from sllm.evaluation.drawing import ENDED, Place, check_tokenizers, copy_last, find_places, sampler_of
+from sllm.evaluation.kept_window import keeping
+from sllm.evaluation.loaded import Writing
 
 TEXTS = ["One, two. Three? Yes, five: six. And on it goes, and ends!", "Why? Because. It is so."]
 MODELS = {
@@ -58,3 +61,19 @@ def test_what_cannot_be_compared_is_refused():
         sampler_of(loaded_as(make_vae()), 1.0)
     others = [loaded_as(make_sllm()), loaded_as(make_sllm())]
     check_tokenizers(others)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_model_with_a_window_is_judged_as_it_writes(ends):
+    processor, text = make_processor(), "One, two. Three! Yes, five: six. And"
+    whole = loaded_as(make_lm("llama", max_position_embeddings=128))
+    kept = keeping(whole, KeptWindow(2, processor if ends else None))
+    sentences = processor.encode(text).sentences()
+    places = [Place(0, sentences, [1] * 8), Place(0, sentences[:2], [1] * 8)]
+    seeds = [(0, 0), (0, 1)]
+    drawn = sampler_of(kept, 1e-6)(places, 8, seeds)
+    assert drawn != sampler_of(whole, 1e-6)(places, 8, seeds)
+    assert drawn[1] == sampler_of(kept, 1e-6)(places[1:], 8, seeds[1:])[0]
+    written = kept.write(text, Writing(8, settings=dict(do_sample=False))).text
+    cut = "\N{REPLACEMENT CHARACTER}"  # what ends within a character is shown otherwise
+    assert processor.decode([i for i in drawn[0] if i != ENDED]).rstrip(cut) == written.rstrip(cut) != ""

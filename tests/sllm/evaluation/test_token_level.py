@@ -79,3 +79,9 @@ def test_later_heads_have_fewer_targets_and_nats_of_their_own():
     first, second = nats_of_heads(make_family_heads("llama"), [IDS, IDS[:2]], 4)
     assert first > 0
     assert second > 0
+
+
+def test_a_head_that_no_text_is_long_enough_for_has_no_nats():
+    *nats, last = nats_of_heads(make_family_heads("llama", 3), [IDS[:1]], 4)
+    assert None not in nats
+    assert last is None
