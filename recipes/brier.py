@@ -90,8 +90,8 @@ def main(config: Config) -> list[Row]:
     places = find_places(processor, documents, config.places, config.context, LONGEST)
     long = [places[i] for i in np.linspace(0, len(places) - 1, min(config.texts, len(places))).astype(int)]
     for one in models:
-        written = max(LONGEST, config.new_tokens if long else 0)
-        needed = 1 + max(sum(map(len, place.before)) for place in places) + written
+        longest = max(LONGEST, config.new_tokens if long else 0)
+        needed = 1 + max(sum(map(len, place.before)) for place in places) + longest
         if one.room is not None and needed > one.room:
             raise ValueError(
                 f"{one.name} has {one.room} positions, and context and new tokens take {needed}: lower --context "

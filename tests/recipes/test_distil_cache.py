@@ -152,7 +152,7 @@ MISTAKES = {
     ),
     "a teacher without positions": (
         lambda r: f"train-lm --lm random:tiny --data {r}/data --context 129 {TRAIN} --teacher {r}/opt",
-        "context=129: the teacher",
+        "windows of 129 are to be read: give a smaller --context",
     ),
     "random teachers": (lambda r: f"{student(r)} --teacher random:tiny", "random weights have nothing to teach"),
     "no such teacher": (lambda r: f"{student(r)} --teacher {r}/none", "none"),
@@ -181,7 +181,7 @@ MISTAKES = {
     "windows of nothing": (lambda r: f"distil-cache --lm {r}/opt --data {r}/data --context 1", "context=1"),
     "windows longer than the teacher's": (
         lambda r: f"distil-cache --lm {r}/opt --data {r}/data --context 129",
-        "context=129: the teacher",
+        "windows of 129 are to be read: give a smaller --context",
     ),
     "a folder of another teacher": (
         lambda r: (

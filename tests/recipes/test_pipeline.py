@@ -194,11 +194,12 @@ def test_several_files_as_a_shell_gives_them(runs):
     sllm(f"pretrain-vae --lm {runs}/opt --data {files} {tokenizer} {TRAIN} --output_dir {runs}/vae-files")
     graft = f"--vae {runs}/vae --lm {runs}/opt --max_sentences 16"
     sllm(f"finetune-sllm {graft} --data {files} {TRAIN} --output_dir {runs}/sllm-files")
-    expected = PreparedData.load(runs / "data").training_hash
+    data = PreparedData.load(runs / "data")
+    expected = data.hash
     for run in ("opt", "vae", "sllm"):
-        assert PreparedData.load(runs / f"{run}-files" / "data").training_hash == expected
+        assert PreparedData.load(runs / f"{run}-files" / "data").hash == expected
         (state,) = (runs / f"{run}-files").glob("checkpoints/*/state.json")
-        assert json.loads(state.read_text())["data_hash"] == expected
+        assert json.loads(state.read_text())["data_hash"] == data.training_hash
     sllm(f"audit --model {runs}/sllm-files --data {files} --device cpu")
     sllm(
         f"evaluate --model {runs}/opt-files --data {files} --speed false --samples 0 --device cpu "

@@ -77,7 +77,9 @@ def test_F4_what_follows_the_opening_is_audited_by_samples():
 
 def test_later_heads_have_fewer_targets_and_nats_of_their_own():
     first, second = nats_of_heads(make_family_heads("llama"), [IDS, IDS[:2]], 4)
+    assert first
     assert first > 0
+    assert second
     assert second > 0
 
 
