@@ -64,7 +64,7 @@ def test_the_cache_is_counted_for_every_rule(runs):
     )
     document = read_metrics(runs / "benchmark-cache")
     opt, *by_rule = (row for row in document["rows"] if row.model.endswith("tiny"))
-    assert [row.extra["rule"] for row in by_rule] == list(RULES)
+    assert [row.extra["rule"] for row in by_rule] == [rule for rule in RULES if rule != "learned"]
     for row in by_rule:
         assert row.kv_bytes_per_token * row.extra["tokens_per_position"] == pytest.approx(opt.kv_bytes_per_token)
     texts = [story(seed).encode() + b"\0" for seed in SEEDS["test"]]
