@@ -166,8 +166,26 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def save_config(config: Any, path: Path | str) -> None:
-    """Write the configuration as YAML. `load_config(cls, [path])` reads the same configuration back."""
-    write_text(Path(path), yaml.dump(config_to_dict(config), Dumper=_Dumper, sort_keys=False))
+    """Write the configuration as YAML. `load_config(cls, [path])` reads the same configuration back. A file that
+    somebody wrote by hand, with comments perhaps, keeps lying beside it."""
+    path = Path(path)
+    if path.is_file() and not _was_saved(path):
+        kept = path.with_stem(f"{path.stem}.yours")
+        path.replace(kept)
+        print(f"{path} was written by hand: it is kept as {kept.name}, and {path.name} holds every key of this run.")
+    write_text(path, _shown(config_to_dict(config)))
+
+
+def _shown(content: Any) -> str:
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False)
+
+
+def _was_saved(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return text == _shown(parse_yaml(text))
+    except (ValueError, yaml.YAMLError):  # damaged, and nothing to keep
+        return True
 
 
 def differing_keys(config: Any, path: Path | str) -> list[str]:

@@ -88,3 +88,16 @@ def test_a_run_saved_under_a_key_s_other_name_goes_on(tmp_path):
 def test_a_file_with_both_names_of_a_key_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"a\.yaml: `net=` beside `model=`"):
         load_config(Config, [write(tmp_path / "a.yaml", "model: small\nnet: large\n")])
+
+
+def test_a_file_that_was_written_by_hand_is_kept(tmp_path, capsys):
+    path, config = tmp_path / "config.yaml", load_config(Config, [])
+    for _ in range(2):
+        save_config(config, path)
+    assert [each.name for each in tmp_path.iterdir()] == ["config.yaml"]
+    saved, mine = path.read_text(), "# tried on Monday\nname: mine\n"
+    path.write_text(mine)
+    save_config(config, path)
+    assert path.read_text() == saved
+    assert (tmp_path / "config.yours.yaml").read_text() == mine
+    assert "kept as config.yours.yaml" in capsys.readouterr().out
