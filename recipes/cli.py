@@ -20,6 +20,7 @@ import ast
 import difflib
 import functools
 import importlib
+import io
 import shlex
 import sys
 import textwrap
@@ -36,6 +37,8 @@ EARLIER_NAMES = {"train_opt": "train_lm"}
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the recipe that the command line names. Recipes are imported only when they run, so help comes at once."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a text is shown where its characters are not all known, too
     if not words or words[0] in ("-h", "--help", "help"):
         print(f"{__doc__}\n{_list_recipes()}")
         return

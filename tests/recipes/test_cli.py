@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import io
 import re
 import subprocess
 import sys
@@ -110,6 +111,15 @@ def test_the_version_is_told(capsys, monkeypatch):
     monkeypatch.setattr(metadata, "version", not_installed)
     cli.main(["--version"])
     assert "not installed" in capsys.readouterr().out
+
+
+def test_what_the_output_cannot_spell_is_a_question_mark(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr(cli, "_version", lambda: "é")
+    cli.main(["--version"])
+    out.flush()
+    assert out.buffer.getvalue() == b"sllm ?\n"
 
 
 def test_files_that_help_recipes_are_none():
