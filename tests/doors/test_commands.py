@@ -35,7 +35,7 @@ TINY = {
     "distil-cache": "--context 64 --quick true --device cpu",
     "learn-cuts": "--train_tokens 500 --cost_tokens 3000 --price_tokens 100 --max_sentence_tokens 32 --context 64 "
     "--sentence_tokens 8 --device cpu",
-    "graft": "--lower_layers 0 --upper_layers 1 --max_sentence_tokens 32",
+    "graft": "--lower_layers 0 --upper_layers 1",
     "finetune-mtp": f"{TINY_TRAINING} --context 64 --eval_windows 4",
     "pretrain-vae": TINY_TRAINING,
     "finetune-sllm": f"{TINY_TRAINING} --max_sentences 16",

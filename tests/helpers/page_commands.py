@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 FENCED = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:\A|\n)\n((?:    .*\n|\n)+)")
-LOOP = re.compile(r"^for (\w+) in (.*); do\n(.*?)^done$", re.MULTILINE | re.DOTALL)
+LOOP = re.compile(r"^for (\w+) in ([^\n]*); do\n(.*?)^done$", re.MULTILINE | re.DOTALL)
 # First words of the blocks that show something else than commands.
 SHOWN = ("text       He left.", "nats = sum", "the system's message", "manifest.json", "recipes/  ")
 
