@@ -3,7 +3,7 @@
     sllm demo
 
 `sllm story` on the documentation inside your Python installation (about 2 MB of English; `--data` takes another text),
-everything trained from nothing, with as many tokens on every machine: about six minutes on two CPU cores. Each stage
+everything trained from nothing, with as many tokens on every machine: six to seven minutes on two CPU cores. Each stage
 prints the command that does it alone; the same commands with other configurations train OPT-125M to 1.3B. The same
 command again continues where it was interrupted.
 
