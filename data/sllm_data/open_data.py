@@ -138,10 +138,8 @@ def check_as_made(data: PreparedData, asked: dict[str, Any]) -> None:
         if not same:
             raise ValueError(_as_made(data, "tokenizer", spec, f"another one, of {len(own.tokenizer)} tokens"))
     rule = asked.get("rule", own.rule)
-    if folder := _folder_of_rule(rule):
-        other = SentenceProcessor.from_pretrained(folder)
-        mine = SentenceProcessor(own.tokenizer, other.rule, own.max_sentence_tokens, other.punkt)
-        same = mine.fingerprint == own.fingerprint
+    if _folder_of_rule(rule):
+        same = with_rule(own.tokenizer, rule, own.max_sentence_tokens).fingerprint == own.fingerprint
     else:
         same = rule == own.rule
     if not same:

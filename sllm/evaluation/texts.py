@@ -56,8 +56,9 @@ def read_texts(
         print(_described(prepared.name, f"split {split}", texts))
         return texts, {"name": prepared.name, "sha256": prepared.hash}
     corpus = open_corpus(data, text_field)
-    reason = "" if models is None or not corpus.is_undivided(split) else why_held_out(models, data)
-    whole = models is not None and corpus.is_undivided(split) and not reason
+    undivided = models is not None and corpus.is_undivided(split)
+    reason = why_held_out(models or [], data) if undivided else ""
+    whole = undivided and not reason
     documents = corpus.read_whole() if whole else corpus.read(split)
     texts = [document.text for document in islice(documents, max_documents)]
     digest = hashlib.sha256()
