@@ -71,7 +71,7 @@ class Request:
         self.tokenizer = self.settings.pop("tokenizer", None)  # Transformers wants it beside stop_strings
         for name in ("input_ids", "text"):  # what can be read once only is read once
             given = getattr(self, name)
-            kept = isinstance(given, str | list | Tensor | np.ndarray | Mapping) or hasattr(given, "columns")
+            kept = isinstance(given, str | bytes | list | Tensor | np.ndarray | Mapping) or hasattr(given, "columns")
             if isinstance(given, Iterable) and not kept:
                 setattr(self, name, list(given))
         if isinstance(self.attention_mask, np.ndarray | list):

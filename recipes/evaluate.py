@@ -117,7 +117,7 @@ def load_all(config: MeasuringKeys, device: str) -> list[LoadedModel]:
     if len(set(names)) < len(names):
         raise ValueError(f"Two models have the same name ({', '.join(names)}): write NAME=PATH.")
     for loaded in models:
-        if loaded.by_sentence and loaded.model.draws_vectors:  # told before the others are scored
+        if loaded.predicts and not loaded.has_likelihood:  # told before the others are scored
             raise ValueError(f"{loaded.name}: {no_likelihood(loaded.model.config.next_vector)} Leave this model out.")
         loaded.to(device)
     return models

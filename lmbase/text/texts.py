@@ -16,7 +16,7 @@ def text_list(texts: str | Iterable[str], name: str = "texts") -> list[str]:
             f"{name}: a {type(texts).__name__} has names and values; give the texts that it holds, or of a tokenizer's "
             "output generate(**output)."
         )
-    found = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Iterable) else [texts]
+    found = [texts] if isinstance(texts, str | bytes) else list(texts) if isinstance(texts, Iterable) else [texts]
     for number, text in enumerate(found):
         if not isinstance(text, str):
             raise ValueError(

@@ -156,6 +156,11 @@ class LoadedModel(ABC):
         """FLOPs of a forward pass over so many tokens in sentences, by formula, of its parts."""
         return {}
 
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether a text has a probability under it: not where the vectors of sentences are drawn."""
+        return self.predicts and not getattr(self.model, "draws_vectors", False)
+
     def nats_by_head(self, texts: Sequence[str]) -> list[float | None]:
         """Mean nats of each head of a multi-token model, None of one that the texts are too short for; of other models
         nothing."""

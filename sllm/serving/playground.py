@@ -142,7 +142,7 @@ def add_playground(app: FastAPI, engines: Mapping[str, Engine], writing: Mapping
     @app.post("/play/score")
     async def score(request: Request) -> Response:
         asked = await read_json(request, Score, limits)
-        scored = [engine for engine in engines.values() if engine.loaded.predicts]
+        scored = [engine for engine in engines.values() if engine.loaded.has_likelihood]
         cutter = next((e.loaded for e in scored if e.loaded.by_sentence), None)
         sentences = segment(asked.text)
         if cutter is not None:

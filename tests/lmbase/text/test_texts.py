@@ -24,6 +24,11 @@ def test_a_lone_surrogate_is_told():
         text_list(["fine", "not \ud800"])
 
 
+def test_bytes_are_told_as_such():
+    with pytest.raises(ValueError, match="number 0 is b'abc', which is a bytes"):
+        text_list(b"abc")  # type: ignore[arg-type]
+
+
 def test_what_has_names_and_values_is_no_list_of_its_names():
     for given in ({"text": ["a"]}, BatchEncoding({"input_ids": [[1]]}), SimpleNamespace(columns=["text"])):
         with pytest.raises(ValueError, match="has names and values"):

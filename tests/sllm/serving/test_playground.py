@@ -132,3 +132,11 @@ def test_a_prompt_that_cannot_be_read_is_told_in_the_stream(client, models, monk
 
     monkeypatch.setattr(models["plain"], "split", lacking)
     assert written(client, model="plain") == [{"error": "no tokens for a character"}]
+
+
+def test_a_model_without_a_likelihood_hinders_no_other():
+    drawn = make_sllm(vae=dict(latent="gaussian"), next_vector="energy")
+    models = {"plain": loaded_as(MAKERS["plain"]("llama"), "plain"), "drawn": loaded_as(drawn, "drawn")}
+    with served(models, playground=True) as address:
+        found = httpx.post(f"{address}/play/score", json={"text": TEXT}, timeout=60).json()
+    assert list(found["models"]) == ["plain"]
