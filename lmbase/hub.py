@@ -2,7 +2,8 @@
 never asked of a hub."""
 
 import re
-from functools import cache
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
@@ -10,6 +11,19 @@ from huggingface_hub import constants
 
 EXAMPLES = Path(__file__).parent / "examples"  # what `example:NAME` names; its README.md is their card
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+REMEMBERED = 60.0  # seconds for which a hub is not asked again whether it answers
+
+
+@dataclass
+class _Hub:
+    """What is known of the hub: a process may live long, and a network comes back."""
+
+    answers: bool = True
+    until: float = 0.0  # on the monotonic clock
+    offline_for_now: bool = False  # set here, not by the user
+
+
+_hub = _Hub()
 
 
 def local_name(name: str) -> str:
@@ -46,20 +60,25 @@ def check_source(
         return
     if not HUB_ID.fullmatch(name) or (len(parts) > 1 and Path(parts[0]).is_dir()):
         raise ValueError(f"{name!r}: there is no such file or folder. Check the path, or give a hub id (owner/name).")
-    if local_files_only or constants.is_offline_mode() or _hub_answers():
+    if _hub.offline_for_now and time.monotonic() > _hub.until:
+        constants.HF_HUB_OFFLINE = _hub.offline_for_now = False
+    if local_files_only or (constants.is_offline_mode() and not _hub.offline_for_now) or _hub_answers():
         return
     if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json", cache_dir), str):
         raise ValueError(
             f"{name!r} is no folder here and not in the cache, and {constants.ENDPOINT} does not answer: check the "
             "name and the network, or give the folder of a model."
         )
-    constants.HF_HUB_OFFLINE = True  # what is cached is used without a minute of retries for each file
+    # What is cached is used without a minute of retries for each file.
+    constants.HF_HUB_OFFLINE = _hub.offline_for_now = True
 
 
-@cache
 def _hub_answers() -> bool:
-    try:
-        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # of whichever library the hub's client uses
-        return False
-    return True
+    if time.monotonic() > _hub.until:
+        try:
+            huggingface_hub.get_session().head(constants.ENDPOINT, timeout=5)
+            _hub.answers = True
+        except Exception:  # of whichever library the hub's client uses
+            _hub.answers = False
+        _hub.until = time.monotonic() + REMEMBERED
+    return _hub.answers

@@ -4,7 +4,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from lmbase.config import choice_faults
 from lmbase.modeling.configurations import check_keys, refuse, type_faults
-from lmbase.modeling.trunk import as_config, check_trunk, special_ids, with_layers
+from lmbase.modeling.trunk import as_config, check_inner_trunk, special_ids, with_layers
 from multitoken.heads import HEAD_KINDS
 
 DRAFT_TARGETS = ("text", "greedy")
@@ -101,7 +101,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
 
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""
-        check_trunk(self.trunk, "the trunk")
+        check_inner_trunk(self.trunk)
         refuse("MultiTokenLM", type_faults(self))
         faults = []
         n = self.num_future_tokens

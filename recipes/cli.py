@@ -21,6 +21,7 @@ import difflib
 import functools
 import importlib
 import io
+import re
 import shlex
 import sys
 import textwrap
@@ -104,11 +105,14 @@ def run_command(command: str) -> None:
     run_recipe(recipe.replace("-", "_"), argv)
 
 
+_FLAG = re.compile(r"--|-[A-Za-z]\Z")  # "-5 degrees" is none
+
+
 def _with_keys(argv: Sequence[str], positional: str | tuple[str, ...]) -> list[str]:
     """The words of a command line, those before its first key with the keys that they are values of."""
     if argv and argv[0].endswith(".yaml"):
         return list(argv)
-    words = list(takewhile(lambda word: not word.startswith("-"), argv))
+    words = list(takewhile(lambda word: not _FLAG.match(word), argv))
     if isinstance(positional, str):
         return [f"--{positional}", *argv] if words else list(argv)
     keyed = [part for key, word in zip(positional, words, strict=False) for part in (f"--{key}", word)]

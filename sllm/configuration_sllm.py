@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from lmbase.config import choice_faults
 from lmbase.modeling.configurations import check_keys, refuse, type_faults
-from lmbase.modeling.trunk import as_config, check_trunk, vector_width
+from lmbase.modeling.trunk import as_config, check_inner_trunk, vector_width
 from multitoken.configuration_multitoken import DRAFT_TARGETS, draft_target_faults
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sllm.draft_heads import DRAFT_HEAD_KINDS
@@ -177,7 +177,7 @@ class SLLMConfig(PreTrainedConfig):
 
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""
-        check_trunk(self.trunk, "the trunk")
+        check_inner_trunk(self.trunk)
         refuse("SLLM", type_faults(self))
         faults = []
         width, trunk_width = self.autoencoder.hidden_size, vector_width(self.trunk)

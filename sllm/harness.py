@@ -7,7 +7,9 @@ The second form is for releases of lm-eval (0.4.13 and before) that do not look 
 docs/other-tools.md says what the figures mean.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from lmbase.modeling.devices import DTYPES, choose_device
+from lmbase.text.codec import MissingTokenError
 from lmbase.text.tokenizers import decode_ids, encode_text
 from sllm.evaluation.loaded import Writing
 from sllm.loading import load_model
@@ -25,6 +28,8 @@ try:
 except ImportError as error:
     raise ImportError("lm-evaluation-harness is not installed: pip install 'sllm[lm-eval]'.") from error
 
+logger = logging.getLogger(__name__)
+Ask = Callable[[Sequence[Any]], Iterable[Any]]  # requests in, an answer for each out
 BATCH = 16  # requests at a time, where nothing else is asked for
 NO_WINDOW = 2**31  # tokens of a window that no text fills
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # names that tasks use
@@ -98,7 +103,7 @@ class HarnessLM(LM):
         def ask(pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[float, bool]]:
             return ((-found.nats, found.greedy) for found in self.loaded.continuations(pairs))
 
-        return self._in_batches("loglikelihood", requests, ask, disable_tqdm)
+        return self._in_batches("loglikelihood", requests, ask, (-math.inf, False), disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """log p of whole texts, their ends included: what `sllm evaluate` calls full window."""
@@ -107,18 +112,18 @@ class HarnessLM(LM):
             found = self.loaded.score([text for (text,) in texts], NO_WINDOW)["full window"]
             return (-document.nats for document in found)
 
-        return self._in_batches("loglikelihood_rolling", requests, ask, disable_tqdm)
+        return self._in_batches("loglikelihood_rolling", requests, ask, -math.inf, disable_tqdm)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Texts that are written after contexts, up to the first of some strings."""
         written = []
         for request in tqdm(requests, "sllm generate_until", disable=disable_tqdm):
-            written.append(self._write(*request.args))
+            written += _answers(lambda asked: [self._write(*asked[0])], [request.args], "")
             self.cache_hook.add_partial("generate_until", request.args, written[-1])
         return written
 
     def _in_batches(
-        self, name: str, requests: list[Instance], ask: Callable[[Any], Iterator], disable_tqdm: bool
+        self, name: str, requests: list[Instance], ask: Ask, impossible: Any, disable_tqdm: bool
     ) -> list[Any]:
         """Answers in the order of the requests, which are asked in that of their lengths, the longest first."""
         order = sorted(range(len(requests)), key=lambda i: -sum(map(len, requests[i].args)))
@@ -126,7 +131,7 @@ class HarnessLM(LM):
         with tqdm(total=len(requests), desc=f"sllm {name}", disable=disable_tqdm) as bar:
             for start in range(0, len(order), self.batch_size):
                 batch = order[start : start + self.batch_size]
-                for i, answer in zip(batch, ask([requests[i].args for i in batch]), strict=True):
+                for i, answer in zip(batch, _answers(ask, [requests[i].args for i in batch], impossible), strict=True):
                     answers[i] = answer
                     self.cache_hook.add_partial(name, requests[i].args, answer)
                 bar.update(len(batch))
@@ -156,6 +161,18 @@ class HarnessLM(LM):
         while len(ids := encode_text(self.tokenizer, context)) > room:
             context = decode_ids(self.tokenizer, ids[-room:]).lstrip("\ufffd")
         return context
+
+
+def _answers(ask: Ask, asked: Sequence[Any], impossible: Any) -> list[Any]:
+    """What `ask` says of requests. One with a character that no tokens spell is `impossible` to the model, and told; it
+    ends no run of hours."""
+    try:
+        return list(ask(asked))
+    except MissingTokenError as error:
+        if len(asked) > 1:
+            return [answer for one in asked for answer in _answers(ask, [one], impossible)]
+        logger.warning("A request counts as impossible: %s", error)
+        return [impossible]
 
 
 def _batch_size(given: int | str | None) -> int:

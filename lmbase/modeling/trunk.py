@@ -17,9 +17,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from lmbase.modeling.attention import use_fast_attention
 from lmbase.modeling.rotation import keep_rotation_exact
+
+logger = logging.get_logger(f"transformers.{__name__}")
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,16 @@ def check_trunk(config: PreTrainedConfig, what: str) -> PreTrainedConfig:
     if getattr(config, "add_cross_attention", False):
         raise ValueError(f"{what} has cross-attention: it is the decoder of an encoder-decoder model.")
     return config
+
+
+def check_inner_trunk(config: PreTrainedConfig) -> None:
+    """As `check_trunk`, of a trunk inside a model of this toolkit, which reads its whole context: a window that it kept
+    as a plain model is dropped, and that is told."""
+    check_trunk(config, "the trunk")
+    if vars(config).pop("keep_window", None) is not None:
+        logger.warning(
+            "The model that this trunk comes from keeps a window of tokens; inside this one it reads its whole context."
+        )
 
 
 def _promised() -> str:

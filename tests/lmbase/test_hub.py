@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lmbase.hub import name_and_source
+from lmbase import hub
+from lmbase.hub import check_source, name_and_source
 from lmbase.modeling.pretrained import load_lm
 from lmbase.text.tokenizers import load_tokenizer
 from sllm import SLLM
@@ -32,6 +33,32 @@ def test_G8_a_hub_that_does_not_answer_is_told_at_once(monkeypatch):
         with pytest.raises(ValueError, match="'nobody/nothing' is no folder here and not in the cache"):
             load("nobody/nothing")
     assert time.monotonic() - started < 2
+
+
+def test_a_hub_that_answers_again_is_asked_again(monkeypatch):
+    """One look without a network may not keep a notebook from the hub for the rest of its day."""
+    there: list[bool] = []
+
+    class Session:
+        def head(self, *_, **__):
+            if not there:
+                raise OSError("no network")
+
+    monkeypatch.setattr(hub.huggingface_hub, "get_session", Session)
+    monkeypatch.setattr(hub.huggingface_hub, "try_to_load_from_cache", lambda *_: "config.json")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_hub", hub._Hub())
+    check_source("owner/cached")
+    assert hub.constants.HF_HUB_OFFLINE
+    there.append(True)
+    check_source("owner/cached")
+    assert hub.constants.HF_HUB_OFFLINE  # it is not asked at every call
+    hub._hub.until = 0
+    check_source("owner/cached")
+    assert not hub.constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)  # by the user: it stays
+    check_source("owner/cached")
+    assert hub.constants.HF_HUB_OFFLINE
 
 
 def test_a_path_with_an_equals_sign_is_a_path(tmp_path, monkeypatch):

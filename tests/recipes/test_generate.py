@@ -142,6 +142,11 @@ def test_D7_a_prompt_is_taken_as_it_is(kinds, name, words, capsys):
     assert capsys.readouterr().out.startswith(words[-1].removeprefix("--prompt="))
 
 
+def test_D7_a_prompt_that_begins_with_a_minus_is_no_key(kinds, capsys):
+    cli.main(["generate", "-5 degrees", "--model", f"{kinds}/plain", "--max_new_tokens", "2", "--device", "cpu"])
+    assert capsys.readouterr().out.startswith("-5 degrees")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

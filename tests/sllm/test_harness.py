@@ -14,6 +14,7 @@ from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.api.registry import get_model, model_registry  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
+from lmbase.text.codec import MissingTokenError, TokenCodec  # noqa: E402
 from sllm.harness import HarnessLM  # noqa: E402
 from sllm.loading import load_model  # noqa: E402
 
@@ -101,6 +102,26 @@ def test_answers_stand_in_the_order_of_the_requests(folder, name):
     assert [one[0] for one in together] == pytest.approx([one[0] for one in alone], rel=1e-4)
     assert ask(lm, "loglikelihood", ("He left. ", "")) == [(0.0, True)]
     assert all(value < 0 and isinstance(greedy, bool) for value, greedy in together)
+
+
+def test_a_character_without_tokens_costs_its_own_request_only(folder, name, monkeypatch, caplog):
+    """SmolLM2 has no tokens for some control characters."""
+    spelled = TokenCodec.encode_batch
+
+    def encode_batch(self, texts):
+        if any("\x01" in text for text in texts):
+            raise MissingTokenError("no tokens for '\\x01'")
+        return spelled(self, texts)
+
+    monkeypatch.setattr(TokenCodec, "encode_batch", encode_batch)
+    lm = HarnessLM(str(folder / name), batch_size=4, device="cpu")
+    pairs = [("He", " left"), ("He\x01", " left"), ("He", "\x01"), ("He", " was")]
+    found = ask(lm, "loglikelihood", *pairs)
+    assert found[1] == found[2] == (-math.inf, False)
+    assert found[0] == pytest.approx(ask(lm, "loglikelihood", pairs[0])[0])
+    assert ask(lm, "loglikelihood_rolling", ("a\x01",), ("ab",))[0] == -math.inf
+    assert ask(lm, "generate_until", ("a\x01", {"max_gen_toks": 3})) == [""]
+    assert "no tokens for '\\x01'" in caplog.text
 
 
 def test_what_is_written_ends_before_the_first_stop(folder, name):

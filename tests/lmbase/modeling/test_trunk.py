@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import LM_WIDTH, LMS, make_lm, make_opt
 from transformers import DynamicCache
+from transformers.testing_utils import CaptureLogger
+from transformers.utils.logging import get_logger
 
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.devices import moved
@@ -35,6 +37,8 @@ from lmbase.modeling.trunk import (
     vector_width,
     with_layers,
 )
+from multitoken import MultiTokenLM
+from sllm import SLLM
 
 LONG = dict(rope_type="longrope", rope_theta=1e4, short_factor=[1.0] * 64, long_factor=[4.0] * 64, factor=4.0)
 IDS = torch.tensor([[2, 10, 11, 12, 13], [2, 20, 21, 22, 23]])
@@ -67,6 +71,17 @@ def test_names_of_random_weights(spec):
     assert vector_width(config) == size.get("word_embed_proj_dim", size["hidden_size"])
     assert special_ids(config) == (1, 2, 2)
     assert check_trunk(config, "it") is config
+
+
+def test_a_trunk_that_kept_a_window_reads_everything_inside_a_model_and_that_is_told():
+    lm = make_opt()
+    lm.config.keep_window = 4
+    for make in (SLLM.graft_own_layers, MultiTokenLM.from_lm):
+        with CaptureLogger(get_logger("transformers.lmbase.modeling.trunk")) as log:
+            model = make(lm)
+        assert "keeps a window of tokens" in log.out
+        assert not hasattr(model.config.trunk, "keep_window")
+    assert lm.config.keep_window == 4
 
 
 @pytest.mark.parametrize("family", ["opt", "gpt2", "llama", "qwen3"])
