@@ -6,12 +6,12 @@ B texts, R rows of a pass, C positions of a cache, D width.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from lmbase.modeling.cache import FixedRows, RowCache, take_fixed_cache
-from lmbase.modeling.compiling import check_attention, compiled
-from lmbase.modeling.one_row import RowLinear, row_twin
+from lmbase.modeling.compiling import check_attention, compiled, compiled_for
+from lmbase.modeling.one_row import row_twin
 from lmbase.modeling.trunk import key_value_shape
 from multitoken.modeling_multitoken import MultiTokenModel
 
@@ -47,14 +47,14 @@ def row_step(model: MultiTokenModel, config: GenerationConfig) -> Callable | Non
     as its vocabulary reads them (1, 1, D), logits (1, 1, V). None where steps are not compiled, or not for a CPU."""
     if config.cache_implementation != "static" or config.disable_compile or model.device.type != "cpu":
         return None
-    twin, head = row_twin(model, model.unembedding(1))
-    read = compiled(_read_row, config)
-    return lambda ids, positions, cache: read(twin, head, ids, positions, cache.starts, list(cache.layers.values()))
+    twin, head = row_twin(model, model.packed_tables[0] if model.packed_tables else model.unembedding(1))
+    read = compiled_for(twin, _read_row, config)
+    return lambda ids, positions, cache: read(head, ids, positions, cache.starts, list(cache.layers.values()))
 
 
 def _read_row(
     twin: MultiTokenModel,
-    head: RowLinear,
+    head: nn.Module,
     ids: Tensor,
     positions: Tensor,
     starts: Tensor,

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lmbase.modeling.devices import moved
+from lmbase.modeling.packed import pack_linear_layers, packed
 from lmbase.modeling.trunk import FAMILIES, check_trunk, input_table, output_table, trunk_of, with_layers
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.modeling_multitoken import MultiTokenModel
@@ -90,3 +91,11 @@ def with_heads(model: ModelT, num_future_tokens: int) -> ModelT:
     kept = {name: weight for name, weight in model.state_dict().items() if name in fewer.state_dict()}
     fewer.load_state_dict(kept)
     return cast(ModelT, moved(fewer, dtype=model.dtype).train(model.training))
+
+
+def write_in(model: MultiTokenModel, weights: str) -> None:
+    """`MultiTokenLM.write_in`."""
+    tables = [packed(table, weights) for table in model.vocabulary_matrices]
+    own, model.unembeddings = model.unembeddings, None  # they stay as they are: guesses look into them
+    pack_linear_layers(model, weights)
+    model.unembeddings, model.packed_tables = own, tables

@@ -6,8 +6,11 @@ that drafting heads have not read, k drafting heads.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lmbase.modeling.cache import RowCache, give_back
@@ -118,11 +121,7 @@ class TokenReader:
         if last is not None:
             own, ahead = (x[range(len(ids)), last][:, None] for x in (own, ahead))
         hidden = model.finish(torch.cat([own[:, :, None], ahead], dim=2) if num_heads else own[:, :, None])
-        if model.unembeddings is None:
-            logits = hidden @ model.unembedding(1).T  # (B,R,1+k,V)
-        else:
-            logits = torch.stack([hidden[:, :, i] @ model.unembedding(i + 1).T for i in range(hidden.shape[2])], dim=2)
-        return Read(hidden, logits, num_heads, (z, states))
+        return Read(hidden, _logits(model, hidden), num_heads, (z, states))
 
     def keep(self, read: Read, rows: Sequence[Sequence[int]]) -> None:
         """Of the rows just read those that stand; heads that have not read them will, before their next draft."""
@@ -184,6 +183,13 @@ class TokenReader:
         # All that may draft read on, so that a longer draft later finds their keys and values.
         found = dict(model.run_heads(self._source(z, states), drafting, positions, cache.visible(visible), cache))
         return torch.stack([found[i] for i in range(2, num_heads + 2)], dim=2)
+
+
+def _logits(model: MultiTokenModel, hidden: Tensor) -> Tensor:
+    """What heads 1 to k say (B, R, k, D) as their vocabularies read it -> (B, R, k, V)."""
+    of_heads = [hidden] if model.unembeddings is None else hidden.split(1, dim=2)
+    tables: Sequence[Any] = model.packed_tables or [partial(F.linear, weight=w) for w in model.vocabulary_matrices]
+    return torch.cat([table(of_head) for table, of_head in zip(tables, of_heads, strict=False)], dim=2)
 
 
 def _encode(model: MultiTokenModel, texts: list[str], tokenizer) -> tuple[Tensor, Tensor]:

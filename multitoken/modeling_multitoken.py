@@ -22,6 +22,7 @@ from lmbase.modeling.attention import causal_places
 from lmbase.modeling.cache import FixedRows, RowCache
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.losses import VocabularyLoss, token_nats, vocabulary_loss
+from lmbase.modeling.packed import PackedLinear
 from lmbase.modeling.stages import BlockRunner
 from lmbase.modeling.token_lm import Shifted, shift, shift_labels
 from lmbase.modeling.trunk import SpecialIds, attention_width, new_trunk, take_tail
@@ -98,6 +99,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         self.draft_transitions = nn.ModuleList(Transition(table.shape[1]) for _ in range(num_transitions))
         self.num_active_heads = n  # a curriculum trains the first ones only
         self.trains_in_part = False  # says that it does, for training in several processes
+        self.packed_tables: list[PackedLinear] = []  # copies of the heads' vocabulary matrices to write with
         self.post_init()
         self.freeze()
 
@@ -385,6 +387,11 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         """Head states (..., H) -> what the unembedding reads (..., D)."""
         x = states if self.final_layer_norm is None else self.final_layer_norm(states)
         return x if self.project_out is None else self.project_out(x)
+
+    @property
+    def vocabulary_matrices(self) -> list[Tensor]:
+        """(V, D) of each head, or the one that they share."""
+        return [self.unembedding(i + 1) for i in range(len(self.unembeddings or [None]))]
 
     def unembedding(self, i: int) -> Tensor:
         """Head i's vocabulary matrix (V, D)."""

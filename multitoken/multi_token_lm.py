@@ -49,6 +49,10 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
             model.tokenizer = self.tokenizer
         return model
 
+    def write_in(self, weights: str) -> None:
+        """As `SLLM.write_in`."""
+        conversion.write_in(self, weights)
+
     @inference_method
     def generate(  # type: ignore[override]
         self,

@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from pydantic import NonNegativeInt, PositiveInt
@@ -36,7 +37,7 @@ from lmbase.files import alone_in, clean_up, write_text
 from lmbase.hub import name_and_source
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.modeling.folders import model_folder, model_hashes
-from lmbase.modeling.int8 import round_to_int8
+from lmbase.modeling.packed import KINDS, round_weights
 from lmbase.modeling.pruning import layers_to_keep
 from lmbase.modeling.token_lm import DocumentNats
 from lmbase.modeling.trunk import output_table
@@ -58,10 +59,10 @@ from sllm_recipes import cli
 from sllm_recipes.evaluate import MeasuringKeys, choose_baseline, fit_lengths, load_all
 
 BATCH = ", batch"
-INT8 = ", int8"
+PACKED = {f", {kind}": kind for kind in KINDS}
 COMPILED = ", compiled"
 LLAMA_CPP = ", llama.cpp"
-WAYS = (BATCH, INT8, LOOKUP, COMPILED, LLAMA_CPP)
+WAYS = (BATCH, *PACKED, LOOKUP, COMPILED, LLAMA_CPP)
 UNEQUAL = 1.05  # training tokens of two models that are told
 RIVAL_KEYS = ("lm", "train_tokens", "teacher", "train")
 # What the screen shows; table.md and metrics.json have every column.
@@ -82,6 +83,7 @@ class Config(MeasuringKeys):
     )
     batch_size: PositiveInt = option(1, "measure speed with so many texts at once, too; 1: one text only")
     int8: bool = option(False, "plain models and SLLMs have further rows: with weights in eight bits, on a CPU")
+    int4: bool = option(False, "the same in four bits")
     lm: str | None = option(None, "what rivals are cut out of: a run, a folder or a hub id")
     prune: list[str] = option([], "rivals to make of it: the first and last layers that each keeps, such as 8+6 10+10")
     train_tokens: PositiveInt | None = option(None, "tokens that each rival is trained on")
@@ -113,8 +115,9 @@ def check_keys(config: Config) -> None:
         raise ValueError(f"prune names {', '.join(sorted(twice))} twice: each rival once.")
     for layers in config.prune:
         layers_to_keep(layers)
-    if config.int8 and choose_device(config.device) != "cpu":
-        raise ValueError(f"int8=true is for CPUs, and device is {choose_device(config.device)}: give --device cpu.")
+    if (packed := packed_kinds(config)) and choose_device(config.device) != "cpu":
+        device = choose_device(config.device)
+        raise ValueError(f"{packed[0]}=true is for CPUs, and device is {device}: give --device cpu.")
     if len(config.model) + len(config.prune) < 2:
         raise ValueError(
             f"{' '.join(config.model) or 'No model'} alone makes no line: give --model two or more, token-level ones "
@@ -147,6 +150,10 @@ def level_of(loaded: LoadedModel) -> str:
     return "sentence" if by_sentence else "token"
 
 
+def packed_kinds(config: Config) -> list[str]:
+    return [kind for kind in KINDS if getattr(config, kind)]
+
+
 def make_rivals(config: Config) -> list[str]:
     """Train token-level models with fewer layers, each in a run of its own; returns them as `--model` takes them."""
     specs = []
@@ -163,15 +170,16 @@ def make_rivals(config: Config) -> list[str]:
 
 
 def load_models(config: Config, specs: list[str], device: str) -> tuple[list[LoadedModel], dict[str, str]]:
-    """Those that are named, first of all, then the same with a window and in eight bits; and where each comes from."""
+    """Those that are named, first of all, then the same with a window and in fewer bits; and where each comes from."""
     models = load_all(replace(config, model=specs), device)
     of_weights = {id(one.model): source_of(spec) for one, spec in zip(models, specs, strict=False)}
     sources = {loaded.name: of_weights[id(loaded.model)] for loaded in models}  # one with a window shares weights
-    for loaded in models[: len(specs)] if config.int8 else []:
+    for loaded, kind in product(models[: len(specs)], packed_kinds(config)):
         if loaded.plain or loaded.by_sentence:
-            twin = load_model(f"{loaded.name}{INT8}={sources[loaded.name]}")
+            twin = load_model(f"{loaded.name}, {kind}={sources[loaded.name]}")
             twin.to(device)
-            round_to_int8(twin.model, twin.model.output_table if twin.by_sentence else output_table(twin.model))
+            table = twin.model.output_table if twin.by_sentence else output_table(twin.model)
+            round_weights(twin.model, table, kind)
             models.append(twin)
             sources[twin.name] = sources[loaded.name]
     return models, sources
@@ -228,8 +236,9 @@ def timed(models: Sequence[LoadedModel], texts: Sequence[str], config: Config) -
     """All models in turns; from here on nothing may be scored."""
     for loaded in models:
         loaded.to(dtype=DTYPES[config.dtype])
-        if loaded.name.endswith(INT8):
-            loaded.in_int8()
+        for name, kind in PACKED.items():
+            if loaded.name.endswith(name):
+                loaded.pack(kind)
     longest = sorted(texts[:100], key=len, reverse=True)
     runners = generation_runners(models, longest[0], config.prompt_tokens, config.new_tokens, config.lookup)
     prompt = opening(models[0], longest[0], config.prompt_tokens)

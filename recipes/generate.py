@@ -32,7 +32,7 @@ from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.text.streaming import TextStream
 from sllm.assistant import SentenceAssistant
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
-from sllm.loading import KEEP_ENDS, load_keeping, load_model
+from sllm.loading import KEEP_ENDS, WEIGHTS, load_keeping, load_model
 
 POSITIONAL = "prompt"
 EXAMPLE = "example:sllm"
@@ -79,9 +79,7 @@ class Config:
     )
     overflow: Literal["stop", "slide"] = option("stop", "when the trunk's positions are used up: stop or slide (SLLM)")
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights and of the computation")
-    weights: Literal["dtype", "int8"] = option(
-        "dtype", "int8: in eight bits, half of what bf16 reads (CPU; not for multi-token models)"
-    )
+    weights: Literal["dtype", "int8", "int4"] = option("dtype", WEIGHTS)
     compile: bool = option(False, "compile the steps, which takes up to minutes; on a CPU token-level models gain most")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
 
@@ -141,8 +139,8 @@ def main(config: Config) -> str:
     loaded = load_keeping(loaded, model, config.keep_window, config.keep_ends)
     loaded.to(device, DTYPES[config.dtype])
     assistant = open_assistant(config, loaded)
-    if config.weights == "int8":
-        loaded.in_int8()
+    if config.weights != "dtype":
+        loaded.pack(config.weights)
     settings: dict[str, Any] = {k: v for k in SETTINGS if (v := getattr(config, k)) is not None}
     settings.setdefault("do_sample", False)
     if config.compile:

@@ -21,7 +21,7 @@ from lmbase.config import option, run, single_process
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.processes import tell_stopped
 from sllm.evaluation.loaded import LoadedModel, Writing
-from sllm.loading import load_model
+from sllm.loading import WEIGHTS, load_model
 
 POSITIONAL = "model"
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -41,7 +41,7 @@ class Config:
     num_draft: str = option("auto", "heads to write with; 1: plain decoding; auto: as many as pay, of those there are")
     overflow: Literal["stop", "slide"] = option("stop", "when an SLLM's positions are used up: stop or slide")
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights and of the computation")
-    weights: Literal["dtype", "int8"] = option("dtype", "int8: in eight bits (CPU; not for multi-token models)")
+    weights: Literal["dtype", "int8", "int4"] = option("dtype", WEIGHTS)
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
 
 
@@ -62,8 +62,8 @@ def load(config: Config, autoencoders: bool = False) -> dict[str, LoadedModel]:
         if loaded.name in models:
             raise ValueError(f"Two models are called {loaded.name!r}: write --model NAME=FOLDER for one of them.")
         loaded.to(device, DTYPES[config.dtype])
-        if config.weights == "int8" and loaded.predicts:
-            loaded.in_int8()
+        if config.weights != "dtype" and loaded.predicts:
+            loaded.pack(config.weights)
         if loaded.predicts:
             loaded.write("", writing(config, loaded))  # settings that the model does not take are told now
         models[loaded.name] = loaded

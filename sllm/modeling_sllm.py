@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from lmbase.modeling.distillation import OnlineTeacher
-from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.losses import token_nats
 from lmbase.modeling.noise import mixed, new_keys, uniform
+from lmbase.modeling.packed import PackedLinear
 from lmbase.modeling.stages import finish
 from lmbase.modeling.trunk import drop_table, new_trunk, run_trunk
 from lmbase.text.padding import right_padded
@@ -98,7 +98,7 @@ class SLLMModel(SLLMPreTrainedModel):
         self.rates: dict[str, float] = {}  # by parts, for training
         self.teacher_weight = self.state_weight = self.window_dropout = 0.0  # likewise
         self.online_teacher: OnlineTeacher | None = None
-        self.int8_table: Int8Linear | None = None  # a copy of the vocabulary table to write with, see `reading`
+        self.packed_table: PackedLinear | None = None  # a copy of the vocabulary table to write with, see `reading`
         self.post_init()
         self.freeze()
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from transformers import GenerationConfig
 
 from lmbase.modeling.cache import FixedRows, RowCache
-from lmbase.modeling.compiling import check_attention, compiled
-from lmbase.modeling.one_row import RowLinear, row_twin
+from lmbase.modeling.compiling import check_attention, compiled_for
+from lmbase.modeling.one_row import row_twin
 from lmbase.modeling.stages import BlockRunner, embed
 from lmbase.modeling.trunk import key_value_shape
 from sllm import own_reading, reading
@@ -49,9 +49,9 @@ class OwnRowSteps:
         self.model, self.num_sentences = model, min(num_tokens // SENTENCE_TOKENS + 1, most)
         self.twin, self.head = model, None
         if not config.disable_compile:
-            self.twin, self.head = row_twin(model, model.output_table)
+            self.twin, self.head = row_twin(model, model.packed_table or model.output_table)
         steps = _read_row, _read_state, _logits
-        self._row, self._state, self._vocabulary = (compiled(step, config) for step in steps)
+        self._row, self._state, self._vocabulary = (compiled_for(self.twin, step, config) for step in steps)
 
     def fix(self, state: OwnState) -> OwnState:
         """A state with caches of fixed size, with room for the sentences to come."""
@@ -83,7 +83,7 @@ class OwnRowSteps:
         if early and flags is not None and ends_for_sure(flags):
             logits = only_end(flags, self.model.config.vocab_size, self.model.config.eos_token_id)
         else:
-            logits = self._vocabulary(self.twin, self.head, hidden, flags)
+            logits = self._vocabulary(self.head, hidden, flags)
         return states, hidden[:, :, None], logits[:, :, None]
 
     def step(self, input_ids: Tensor, attention_mask: Tensor, state: OwnState) -> None:
@@ -102,7 +102,7 @@ class OwnRowSteps:
         starts = state.lower.lengths[0], state.upper.lengths[0]
         at = torch.tensor([state.ends[0], state.upper.lengths[0] - state.upper_held[0], *starts])
         layers = _blocks_only(state.lower), _blocks_only(state.upper)
-        found = self._row(self.twin, None if opening else ids, at, state.last, written.joined, *layers)
+        found = self._row(None if opening else ids, at, state.last, written.joined, *layers)
         if not opening:
             remember(state.lower, found[0])
         return found
@@ -112,7 +112,7 @@ class OwnRowSteps:
         start = cache.lengths[0]
         if start == cache.capacity:
             _resize(cache, start + 1)
-        return self._state(self.twin, vector, positions, cache.starts, cache.layers)
+        return self._state(vector, positions, cache.starts, cache.layers)
 
 
 def _read_row(
@@ -170,12 +170,9 @@ def _run(
     return states
 
 
-def _logits(twin: SLLMModel, head: RowLinear | None, hidden: Tensor, flags: Tensor | None) -> Tensor:
+def _logits(twin: SLLMModel, head: nn.Module | None, hidden: Tensor, flags: Tensor | None) -> Tensor:
     """As `reading.lm_logits`: (1, 1, D) after the last norm -> (1, 1, V)."""
-    if head is None or twin.int8_table is not None:
-        logits = reading.vocabulary_logits(twin, hidden)
-    else:
-        logits = head(hidden)
+    logits = reading.vocabulary_logits(twin, hidden) if head is None else head(hidden)
     return logits if flags is None else joint_logits(logits, flags, twin.config.eos_token_id)
 
 

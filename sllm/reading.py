@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from lmbase.modeling.cache import RowCache
-from lmbase.modeling.int8 import Int8Linear, linear_layers_to_int8
 from lmbase.modeling.losses import token_nats
 from lmbase.modeling.noise import mixed, new_keys, uniform
+from lmbase.modeling.packed import pack_linear_layers, packed
 from lmbase.modeling.trunk import run_trunk
 from sentencevae.decoder import DecoderState
 from sentencevae.layers import CachedLayer, DecoderLayer, LayerMemory, Memories, TreeMask
@@ -119,7 +119,7 @@ def step(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, state: Any
 def vocabulary_logits(model: SLLMModel, hidden: Tensor) -> Tensor:
     """The decoder's states (..., D) after its last norm -> (..., V)."""
     table = model.output_table
-    return hidden @ table.T if model.int8_table is None else model.int8_table(hidden)
+    return hidden @ table.T if model.packed_table is None else model.packed_table(hidden)
 
 
 def lm_logits(model: SLLMModel, states: Tensor, ahead: Sequence[Tensor], early: bool = False) -> tuple[Tensor, Tensor]:
@@ -139,12 +139,12 @@ def lm_logits(model: SLLMModel, states: Tensor, ahead: Sequence[Tensor], early: 
     return hidden, torch.cat([own[:, :, None], logits[:, :, 1:]], dim=2)
 
 
-def write_in_int8(model: SLLMModel) -> None:
-    """`SLLM.write_in_int8`."""
-    table, head = Int8Linear(model.output_table.detach()), model.lm_head
+def write_in(model: SLLMModel, weights: str) -> None:
+    """`SLLM.write_in`."""
+    table, head = packed(model.output_table, weights), model.lm_head
     model.lm_head = None  # it stays as it is: drafting heads' guesses look into it
-    linear_layers_to_int8(model)
-    model.lm_head, model.int8_table = head, table
+    pack_linear_layers(model, weights)
+    model.lm_head, model.packed_table = head, table
 
 
 def start_sentence(model: SLLMModel, state: AnyState) -> AnyWriting:

@@ -194,10 +194,17 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         """Begin to write the next sentence of each text."""
         return reading.start_sentence(self, state)
 
-    def write_in_int8(self) -> None:
-        """Hold the weights that writing reads in eight bits: the linear layers, and a second table of the vocabulary,
-        from which no embedding is taken. On a CPU, for inference; see `lmbase.modeling.int8`."""
-        reading.write_in_int8(self)
+    def write_in(self, weights: str) -> None:
+        """Hold the weights that writing reads in fewer bits: the linear layers, and a second table of the vocabulary,
+        from which no embedding is taken. On a CPU, for inference; see `lmbase.modeling.packed`.
+
+        Args:
+            weights: `int8` or `int4`.
+
+        Raises:
+            ValueError: another device, or a width that the kernels cannot read.
+        """
+        reading.write_in(self, weights)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):

@@ -24,7 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from lmbase.modeling.cache import FixedRows
-from lmbase.modeling.int8 import Int8Linear
+from lmbase.modeling.packed import Int8Linear, PackedLinear
 
 LANES = 16  # 8 and 32 were slower with AVX-512, in bf16 and int8
 
@@ -113,22 +113,23 @@ class _Position:
         return 0  # the caller says positions and mask
 
 
-_twins: WeakKeyDictionary[nn.Module, tuple[list, nn.Module, RowLinear]] = WeakKeyDictionary()
+_twins: WeakKeyDictionary[nn.Module, tuple[list, nn.Module, nn.Module]] = WeakKeyDictionary()
 
 
-def row_twin(module: ModuleT, table: Tensor) -> tuple[ModuleT, RowLinear]:
+def row_twin(module: ModuleT, table: Tensor | PackedLinear) -> tuple[ModuleT, nn.Module]:
     """A copy of a module that reads one row at a time, for compiled code, and a layer that makes logits. The copy
     shares all weights but those of linear layers, which it holds once more; both are made again where weights have
     changed.
 
     Args:
         module: what contains blocks of a trunk. Those of the copy are compiled once, however many there are.
-        table: (V, D), what makes logits of states.
+        table: (V, D), what makes logits of states, or what holds it in fewer bits.
     """
-    now = [_fingerprint(table), *fingerprints(module)]
+    of_table = fingerprints(table) if isinstance(table, PackedLinear) else [_fingerprint(table)]
+    now = [*of_table, *fingerprints(module)]
     if module not in _twins or _twins[module][0] != now:
         _twins.pop(module, None)  # no memory for two
-        _twins[module] = now, _copied(module), RowLinear(table)
+        _twins[module] = now, _copied(module), table if isinstance(table, PackedLinear) else RowLinear(table)
     _, twin, head = _twins[module]
     return cast(ModuleT, twin), head
 

@@ -23,7 +23,7 @@ from lmbase.benchmarking.roofline import Machine, Shape, linear_shapes
 from lmbase.benchmarking.timing import COMPILED, Generation, alternate, compared_settings, speeds, time_lm
 from lmbase.config import option
 from lmbase.modeling.devices import DTYPES, moved
-from lmbase.modeling.int8 import linear_layers_to_int8
+from lmbase.modeling.packed import pack_linear_layers
 from lmbase.modeling.trunk import output_table, special_ids, trunk_of
 from lmbase.report.rows import Row
 from lmbase.text.padding import pad_sentences
@@ -50,7 +50,7 @@ class Models(NamedTuple):
 class Generate(LengthKeys, WritingKeys, CompiledKeys):
     """Writing, the SLLM beside the token-level model."""
 
-    weights: Literal["dtype", "int8"] = option("dtype", "of the subset generate: int8, all models' in eight bits")
+    weights: Literal["dtype", "int8", "int4"] = option("dtype", "of the subset generate: all models' in so many bits")
     batch_size: list[PositiveInt] = option([1], "texts written at once")
     drafts_from: str | None = option(None, "a trained SLLM with drafting heads: as many of its drafts are accepted")
     llama_cpp: str | None = option(None, "a GGUF file that llama.cpp writes with in turns (pip install 'sllm[llama]')")
@@ -85,8 +85,8 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
         return [(first, size) for size in self.batch_size] + [(prompt, self.batch_size[0]) for prompt in longer]
 
     def parts(self, build: Build, lengths: Sequence[int]) -> Iterator[Callable[[], list[Row]]]:
-        if self.weights == "int8" and self.device != "cpu":
-            raise ValueError(f"weights=int8 are for CPUs, and device is {self.device}: measure bf16 there.")
+        if self.weights != "dtype" and self.device != "cpu":
+            raise ValueError(f"weights={self.weights} are for CPUs, and device is {self.device}: measure bf16 there.")
         if self.llama_cpp is not None:
             open_llama_cpp(self.llama_cpp, self.device)
         models = functools.cache(functools.partial(self.models, build))  # none where all parts are known already
@@ -103,9 +103,9 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
         lm = build.lm()
         sllm = moved(build.sllm(lm), self.device, DTYPES[self.dtype]).eval()
         lm = moved(lm, self.device, DTYPES[self.dtype]).eval()
-        if self.weights == "int8":
-            linear_layers_to_int8(lm)
-            sllm.write_in_int8()
+        if self.weights != "dtype":
+            pack_linear_layers(lm, self.weights)
+            sllm.write_in(self.weights)
         return Models(build.lm_name, lm, build.sllm_name, sllm)
 
     def ways(self) -> list[Way]:
@@ -137,7 +137,7 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
                 "Choose fewer tokens, or rule sentence."
             )
         parts: dict[str, Parts] = {}
-        # On a GPU the products are too short to be timed one by one; those of int8 weights are not the machine's.
+        # On a GPU the products are too short to be timed one by one; those of fewer bits are not the machine's.
         if self.device == "cpu" and self.weights == "dtype":
             timed = written if batch_size > 1 else written[1:] or written  # those of the steady rate
             parts = {lm_name: lm_parts(lm, batch_size), sllm_name: sllm_parts(sllm, batch_size, mean(timed))}
@@ -154,7 +154,7 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
             lm_name,
             f"generate {prompt_tokens}+{self.new_tokens}" + f", batch {batch_size}" * (batch_size > 1),
             {"batch_size": batch_size, "context": prompt_tokens},
-            dtype=self.dtype if self.weights == "dtype" else f"{self.dtype}, weights int8",
+            dtype=self.dtype if self.weights == "dtype" else f"{self.dtype}, weights {self.weights}",
             data=self.drafts.model if self.drafts else None,
         )
         rows = []

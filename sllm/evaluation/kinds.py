@@ -13,7 +13,6 @@ from lmbase.benchmarking.timing import Generation, time_lm
 from lmbase.modeling.causality import AuditReport
 from lmbase.modeling.decoding import SampledByTransformers, Sampler, check_seed
 from lmbase.modeling.endings import EndedByRules, Endings
-from lmbase.modeling.int8 import linear_layers_to_int8
 from lmbase.modeling.kept_window import KeptWriter
 from lmbase.modeling.pretrained import load_lm
 from lmbase.modeling.settings import end_ids, merge_generation_config, neutral_settings, text_limits
@@ -41,7 +40,7 @@ from sllm.evaluation.costs import (
     costs_of_tokens,
 )
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
-from sllm.evaluation.row_steps import write_by_rows
+from sllm.evaluation.row_steps import pack_with_row_steps, write_by_rows
 from sllm.evaluation.speed import decoder_cache_bytes, time_sllm
 from sllm.evaluation.token_level import audit_ids, flops_of_heads, head_step_nats, lm_step_nats, nats_of_heads
 from sllm.scoring import equal_context, own_windows, score_plans, score_sentences
@@ -131,8 +130,8 @@ class PlainLM(TokenModel):
     def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
         return self.scorer.flops_by_part(num_tokens, self.window)
 
-    def in_int8(self) -> None:
-        linear_layers_to_int8(self.model)
+    def pack(self, weights: str) -> None:
+        pack_with_row_steps(self.model, self.tokenizer, weights)
 
     def _write(self, prompts: list[str], how: Writing, streamer: Any) -> list[Written]:
         self._check_token_level(how)
@@ -305,9 +304,6 @@ class SentenceLM(LoadedModel):
 
     def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
         return self.model.flops_by_part(num_tokens, num_sentences)
-
-    def in_int8(self) -> None:
-        self.model.write_in_int8()
 
     def audit(self, text: str) -> AuditReport:
         sentences = self.split(text)

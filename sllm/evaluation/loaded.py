@@ -109,13 +109,15 @@ class LoadedModel(ABC):
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         moved(self.model, device, dtype)
 
-    def in_int8(self) -> None:
-        """Hold weights in eight bits, to write on a CPU.
+    def pack(self, weights: str) -> None:
+        """Hold weights in fewer bits, `int8` or `int4`, to write on a CPU.
 
         Raises:
-            ValueError: another kind of model, or what `Int8Linear` does not do.
+            ValueError: an autoencoder, or what `PackedLinear` does not do.
         """
-        raise ValueError(f"weights=int8 are for SLLMs and plain token-level models, not {self.shown}: leave it out.")
+        if not self.predicts:
+            raise ValueError(f"weights={weights} are for models that predict text, not {self.shown}: leave it out.")
+        self.model.write_in(weights)
 
     def audit(self, text: str) -> AuditReport:
         """The causality audit on the opening of a text.

@@ -5,8 +5,8 @@ from weakref import WeakKeyDictionary
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.one_row import fingerprints
+from lmbase.modeling.packed import pack_linear_layers
 from multitoken import MultiTokenLM
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
 
@@ -16,18 +16,28 @@ _known: WeakKeyDictionary[PreTrainedModel, tuple[list, MultiTokenLM]] = WeakKeyD
 def with_row_steps(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: GenerationConfig
 ) -> MultiTokenLM | None:
-    """The same model with one head, a copy; None where a call wants no compiled steps, or where these do not do:
-    weights in eight bits, another device."""
+    """The same model with one head, a copy; None where a call wants no compiled steps, or on another device."""
     if config.cache_implementation != "static" or config.disable_compile or model.device.type != "cpu":
-        return None
-    if any(isinstance(part, Int8Linear) for part in model.modules()):
         return None
     now = fingerprints(model)
     if model not in _known or _known[model][0] != now:
-        heads = MultiTokenLM.from_lm(model, 1)
-        heads.generation_config, heads.tokenizer = model.generation_config, tokenizer
-        _known[model] = now, heads
+        _known[model] = now, _with_head(model, tokenizer)
     return _known[model][1]
+
+
+def pack_with_row_steps(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, weights: str) -> None:
+    """Hold a model's weights in fewer bits, and those of the copy that compiled steps are of, which can only be made of
+    whole ones."""
+    heads = _with_head(model, tokenizer)
+    heads.write_in(weights)
+    pack_linear_layers(model, weights)
+    _known[model] = fingerprints(model), heads
+
+
+def _with_head(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> MultiTokenLM:
+    heads = MultiTokenLM.from_lm(model, 1)
+    heads.generation_config, heads.tokenizer = model.generation_config, tokenizer
+    return heads
 
 
 def write_by_rows(

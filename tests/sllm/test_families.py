@@ -9,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lmbase.modeling.devices import moved
-from lmbase.modeling.int8 import Int8Linear
+from lmbase.modeling.packed import packed
 from lmbase.modeling.trunk import blocks
 from lmbase.text.padding import pad_sentences
 from sllm import SLLM
@@ -191,10 +191,9 @@ def test_writing_in_int8(shape):
     for layer in [*rounded.modules()]:
         if isinstance(layer, nn.Linear | Conv1D):
             weight = layer.weight.detach()
-            small = Int8Linear(weight if isinstance(layer, nn.Linear) else weight.T)
-            held = small.weight * small.scale[:, None]
+            held = packed(weight if isinstance(layer, nn.Linear) else weight.T, "int8").unpacked()
             layer.weight.data = held if isinstance(layer, nn.Linear) else held.T
-    model.write_in_int8()
+    model.write_in("int8")
     assert not any(isinstance(layer, nn.Linear | Conv1D) for layer in model.modules())
-    rounded.int8_table = Int8Linear(model.get_input_embeddings().weight.detach())
+    rounded.packed_table = packed(model.get_input_embeddings().weight, "int8")
     assert write(model, *PROMPTS) == write(rounded, *PROMPTS)

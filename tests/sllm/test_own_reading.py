@@ -130,7 +130,7 @@ def test_eight_bits_say_about_the_same(tied):
 
     with torch.no_grad():
         plain = said()
-        model.write_in_int8()
+        model.write_in("int8")
         eight = said()
     assert not torch.equal(plain, eight)
     assert torch.corrcoef(torch.stack([plain, eight]))[0, 1] > 0.98

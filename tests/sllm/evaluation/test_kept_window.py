@@ -106,7 +106,7 @@ def test_the_cache_that_is_timed_is_the_window_and_the_ends():
 
 def test_eight_bits_go_with_it():
     loaded = make(hidden_size=32, num_attention_heads=2)
-    loaded.in_int8()
+    loaded.pack("int8")
     assert loaded.write("Hello", Writing(4)).num_tokens <= 4
 
 

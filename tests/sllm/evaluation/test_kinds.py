@@ -4,12 +4,15 @@ import pytest
 import torch
 from families import FAMILIES, MAKERS, loaded_as, make_family_heads, make_family_sllm, make_lm
 from tiny import make_opt, make_processor, make_vae
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from lmbase.modeling.int8 import Int8Linear
+from lmbase.modeling.packed import KINDS
 from lmbase.modeling.token_lm import TokenLM
 from lmbase.modeling.trunk import special_ids
 from lmbase.text.padding import pad_tokens
 from lmbase.text.tokenizers import encode_text
+from multitoken import MultiTokenLM
 from sllm.evaluation.kinds import HeadsLM, PlainLM, SentenceLM, kind_of
 from sllm.evaluation.loaded import Writing
 
@@ -128,15 +131,23 @@ def test_copied_drafts_need_positions_beyond_the_last_token():
     assert loaded_as(make_family_sllm()).can_copy(10**6, 5)
 
 
-def test_weights_in_eight_bits(family):
+@pytest.mark.parametrize("weights", KINDS)
+def test_weights_in_fewer_bits(family, weights):
     """GPT-2's Conv1D, too."""
     size = dict(hidden_size=32, num_attention_heads=2)
-    plain = loaded_as(make_lm(family, **size))
-    plain.in_int8()
-    assert any(isinstance(module, Int8Linear) for module in plain.model.modules())
-    assert plain.write("Hello", Writing(4)).num_tokens <= 4
-    with pytest.raises(ValueError, match="weights=int8 are for SLLMs and plain token-level models"):
-        loaded_as(make_family_heads(family)).in_int8()
+    lm = make_lm(family, **size)
+    plain, heads = loaded_as(lm), loaded_as(MultiTokenLM.from_lm(lm, 1))
+    heads.model.tokenizer = plain.tokenizer
+    for loaded in (plain, heads):
+        loaded.pack(weights)
+        assert not any(isinstance(module, nn.Linear | Conv1D) for module in loaded.model.modules())
+    expected = plain.write("Hello", Writing(12)).text
+    assert heads.write("Hello", Writing(12)).text == expected
+
+
+def test_an_autoencoder_has_no_weights_in_fewer_bits():
+    with pytest.raises(ValueError, match="weights=int4 are for models that predict text, not an autoencoder"):
+        loaded_as(make_vae()).pack("int4")
 
 
 def test_a_multi_token_model_is_scored_by_head_1_as_the_model_that_it_is(family):

@@ -4,15 +4,19 @@ import pytest
 from families import loaded_as, make_lm
 from transformers import CompileConfig, GenerationConfig
 
+from lmbase.modeling.packed import KINDS
 from sllm.evaluation.loaded import Writing
 from sllm.evaluation.row_steps import with_row_steps
 
 
-def test_compiled_steps_write_what_a_plain_model_writes():
+@pytest.mark.parametrize("weights", ["dtype", *KINDS])
+def test_compiled_steps_write_what_a_plain_model_writes(weights):
     """On a CPU these are a multi-token model's."""
     captured = CompileConfig(backend="eager", fullgraph=True, mode=None)  # type: ignore[arg-type]
     static = dict(cache_implementation="static", compile_config=captured)
-    loaded = loaded_as(make_lm("llama", max_position_embeddings=24))
+    loaded = loaded_as(make_lm("llama", max_position_embeddings=24, hidden_size=32, num_attention_heads=2))
+    if weights != "dtype":
+        loaded.pack(weights)
     for draw in ({}, dict(do_sample=True, top_k=5)):
         expected = loaded.write("Hello", Writing(40, seed=3, settings=draw))
         assert loaded.write("Hello", Writing(40, seed=3, settings=draw | static)) == expected
