@@ -74,7 +74,12 @@ class Report:
 
     @property
     def rows(self) -> list[Row]:
-        return [row for document in self.metrics.values() for row in document["rows"]]
+        return [row for rows in self.tables for row in rows]
+
+    @property
+    def tables(self) -> list[list[Row]]:
+        """Rows that were measured together."""
+        return [document["rows"] for document in self.metrics.values()]
 
     @property
     def costs(self) -> list[Cost]:

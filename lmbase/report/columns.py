@@ -106,17 +106,17 @@ def is_number_column(rows: Sequence[Row], name: str) -> bool:
     return bool(values) and all(isinstance(item, int | float) and not isinstance(item, bool) for item in values)
 
 
-def comparable_groups(rows: Sequence[Row], name: str) -> dict[tuple[str | None, str | None], list[int]]:
-    """(data, protocol) -> indices of the rows with a figure in this column that may be laid beside each other."""
-    groups: dict[tuple[str | None, str | None], list[int]] = {}
+def comparable_groups(rows: Sequence[Row], name: str) -> dict[tuple[str, str | None], list[int]]:
+    """(text, protocol) -> indices of the rows with a figure in this column that may be laid beside each other."""
+    groups: dict[tuple[str, str | None], list[int]] = {}
     for index, row in enumerate(rows):
         if row.comparable and value(row, name) is not None:
-            groups.setdefault((row.data, row.protocol), []).append(index)
+            groups.setdefault((row.text, row.protocol), []).append(index)
     return groups
 
 
 def best_cells(rows: Sequence[Row], names: Iterable[str]) -> set[tuple[int, str]]:
-    """(row index, column) of the best figures among comparable rows of the same data and protocol.
+    """(row index, column) of the best figures among comparable rows of the same text and protocol.
 
     Ties are all best, unless every row has the same figure. Where figures have intervals (over documents, or of timed
     rounds), the best one's must part from those of all others: else none is marked.
@@ -165,7 +165,7 @@ def table_of(rows: Sequence[Row], names: Sequence[str], *, mark_best: bool = Fal
 def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None, *, bold_best: bool = False) -> str:
     """A Markdown table of rows. `columns` defaults to those that any row fills, in `Row`'s order, extra ones last.
 
-    `bold_best` marks the best figure of a column among rows of the same data and protocol (two rows at least);
+    `bold_best` marks the best figure of a column among rows of the same text and protocol (two rows at least);
     rows that are not comparable are never marked. A column that no row has is a ValueError.
     """
     names = filled_columns(rows) if columns is None else list(columns)

@@ -75,6 +75,11 @@ class Row:
         return cls(**known, extra={name: value for name, value in columns.items() if name not in COLUMNS})
 
     @property
+    def text(self) -> str:
+        """What names the scored text: the splits of a corpus share its name only."""
+        return f"{self.data} ({self.bytes:,} bytes)" if self.bytes else f"{self.data}"
+
+    @property
     def comparable(self) -> bool:
         """Whether the row follows this project's protocol."""
         return self.protocol not in NOT_COMPARABLE

@@ -122,17 +122,22 @@ class Story:
         return Table(head, lines, numeric={1, 2, 3}, caption="The figures behind these sentences")
 
 
-def find_story(rows: Sequence[Row]) -> Story | None:
+def find_story(*tables: Sequence[Row]) -> Story | None:
     """About the first sentence-level model that is compared with a baseline, else the first model; None without
-    likelihood."""
-    scored = [row for row in rows if row.comparable and _figure(row, "bits_per_byte") is not None]
-    if not scored:
+    likelihood. The baseline is that of its own table: another one may have a model of the same name, scored on another
+    text or timed on another machine."""
+    scored = [[row for row in rows if row.comparable and _figure(row, "bits_per_byte") is not None] for rows in tables]
+    if not any(scored):
         return None
-    subject = min(
-        scored,
-        key=lambda row: (_figure(row, "ratio") is None, row.stop_nats is None, row.protocol == "equal context"),
+    subject, table = min(
+        ((row, rows) for rows in scored for row in rows),
+        key=lambda pair: (
+            _figure(pair[0], "ratio") is None,
+            pair[0].stop_nats is None,
+            pair[0].protocol == "equal context",
+        ),
     )
-    same = [row for row in scored if row.data == subject.data and row is not subject]
+    same = [row for row in table if row.text == subject.text and row is not subject]
     compared_with = subject.extra.get("compared_with")
     baseline = next((row for row in same if row.model == compared_with), None)
     equal = next((r for r in same if r.model == subject.model and r.protocol == "equal context"), None)

@@ -37,6 +37,12 @@ def test_best_is_per_corpus_and_protocol_and_never_a_published_figure():
     assert "**0.1000**" not in table
 
 
+def test_another_split_of_a_corpus_is_another_text():
+    valid = [Row("a", "novels", bytes=1000, bits_per_byte=1.8), Row("b", "novels", bytes=1000, bits_per_byte=1.9)]
+    test = [Row("a", "novels", bytes=5000, bits_per_byte=2.0), Row("b", "novels", bytes=5000, bits_per_byte=2.1)]
+    assert best_cells([*valid, *test], ["bits_per_byte"]) == {(0, "bits_per_byte"), (2, "bits_per_byte")}
+
+
 def test_figures_are_written_as_their_column_says():
     row = Row("m", reconstruction_exact_match=0.5512, seconds_to_first_sentence=0.012345, extra={"lossless": True})
     row.extra |= {"block_parameters": 1_610_000, "step_flops": 1.5e15, "seconds_per_step": 0.51234, "way": "fixed"}

@@ -125,6 +125,18 @@ def test_a_baseline_of_another_text_is_none():
     assert "ahead" not in " ".join(story.sentences)
 
 
+def test_a_baseline_is_that_of_the_same_evaluation():
+    another = Row("opt", data="d", protocol="full window", bits_per_byte=2.0, tokens_per_second=7.0)
+    story = find_story([another], rows())
+    assert story is not None
+    assert "200.0 against 100.0 tokens per second" in story.speed()
+    found = rows()
+    found[0].bytes, found[2].bytes = 1000, 5000  # another split, of the same name
+    story = find_story(found)
+    assert story is not None
+    assert story.baseline is None
+
+
 def test_the_few_figures_behind_it():
     story = find_story(rows())
     assert story is not None
