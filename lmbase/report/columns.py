@@ -1,5 +1,6 @@
 """The columns of a row of metrics.json: what tables call each, how they write its figures, which figure is best."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -82,6 +83,13 @@ def value(row: Row, name: str) -> Any:
     return getattr(row, name) if name in COLUMNS else row.extra.get(name)
 
 
+def figure(row: Row, name: str) -> float | None:
+    """The same where it is a finite number, else None."""
+    item = value(row, name)
+    known = isinstance(item, int | float) and not isinstance(item, bool) and math.isfinite(item)
+    return float(item) if known else None
+
+
 def cell(row: Row, name: str) -> str:
     """A row's figure as a table shows it: as many digits as mean something, "–" where there is none."""
     item = value(row, name)
@@ -110,7 +118,7 @@ def comparable_groups(rows: Sequence[Row], name: str) -> dict[tuple[str, str | N
     """(text, protocol) -> indices of the rows with a figure in this column that may be laid beside each other."""
     groups: dict[tuple[str, str | None], list[int]] = {}
     for index, row in enumerate(rows):
-        if row.comparable and value(row, name) is not None:
+        if row.comparable and figure(row, name) is not None:
             groups.setdefault((row.text, row.protocol), []).append(index)
     return groups
 
@@ -119,31 +127,36 @@ def best_cells(rows: Sequence[Row], names: Iterable[str]) -> set[tuple[int, str]
     """(row index, column) of the best figures among comparable rows of the same text and protocol.
 
     Ties are all best, unless every row has the same figure. Where figures have intervals (over documents, or of timed
-    rounds), the best one's must part from those of all others: else none is marked.
+    rounds), the best one's must part from those of all others: else none is marked. A figure of one document or one
+    round could lie anywhere.
     """
     best: set[tuple[int, str]] = set()
     for name in names:
         better = column(name).better
         for group in comparable_groups(rows, name).values() if better else ():
-            figures = [value(rows[index], name) for index in group]
+            figures = [figure(rows[index], name) or 0.0 for index in group]
             target = min(figures) if better == "lower" else max(figures)
             low, high = zip(*(_interval(rows[index], name) for index in group), strict=True)
             first = figures.index(target)
-            parts = all(
-                figure == target or high[i] < low[first] or high[first] < low[i] for i, figure in enumerate(figures)
-            )
-            if parts and any(figure != target for figure in figures):
-                best |= {(index, name) for index, figure in zip(group, figures, strict=True) if figure == target}
+            parts = all(one == target or high[i] < low[first] or high[first] < low[i] for i, one in enumerate(figures))
+            if parts and any(one != target for one in figures):
+                best |= {(index, name) for index, one in zip(group, figures, strict=True) if one == target}
     return best
 
 
 def _interval(row: Row, name: str) -> tuple[float, float]:
-    """Between what a figure lies: its own `_low` and `_high`, of bits per byte those of the ratio to the baseline."""
-    figure = value(row, name)
-    if name == "bits_per_byte" and row.extra.get("ratio"):
-        ratio, low, high = (row.extra.get(key, row.extra["ratio"]) for key in ("ratio", "ratio_low", "ratio_high"))
-        return figure * low / ratio, figure * high / ratio
-    return row.extra.get(f"{name}_low", figure), row.extra.get(f"{name}_high", figure)
+    """Between what a figure lies: its own `_low` and `_high`, of a likelihood those of the ratio to the baseline."""
+    whole, low, high = (figure(row, f"{name}{end}") for end in ("", "_low", "_high"))
+    assert whole is not None
+    if name in ("bits_per_byte", "ppl_per_baseline_token") and (ratio := figure(row, "ratio")):
+        low, high = figure(row, "ratio_low"), figure(row, "ratio_high")
+        if low is None or high is None:
+            return -math.inf, math.inf
+        by_bits = name == "bits_per_byte"
+        low, high = (whole * end / ratio if by_bits else whole ** (end / ratio) for end in (low, high))
+    elif name in ("tokens_per_second", "seconds_to_first_sentence") and figure(row, "rounds") == 1:
+        return -math.inf, math.inf
+    return whole if low is None else low, whole if high is None else high
 
 
 def meanings(names: Iterable[str]) -> dict[str, str]:

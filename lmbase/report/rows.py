@@ -72,6 +72,10 @@ class Row:
         if not isinstance(columns.get("model"), str):
             raise ValueError(f"a metrics row needs a model name, got keys {sorted(columns)}")
         known = {name: value for name, value in columns.items() if name in COLUMNS}
+        for name, value in known.items():
+            kinds = str if name in WORDS else int | float
+            if not (value is None or isinstance(value, kinds)) or isinstance(value, bool):
+                raise ValueError(f"model {columns['model']!r} has {name}={value!r}, which is no {TOLD[name in WORDS]}")
         return cls(**known, extra={name: value for name, value in columns.items() if name not in COLUMNS})
 
     @property
@@ -85,6 +89,8 @@ class Row:
         return self.protocol not in NOT_COMPARABLE
 
 
+WORDS = ("model", "data", "protocol", "dtype", "device")  # columns that hold no number
+TOLD = ("number", "text")
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row) if field.name != "extra")
 
 
