@@ -113,9 +113,11 @@ def collect(folder: str | Path, *, more_metrics: Sequence[str | Path] = (), titl
         else:
             _add_samples(report, read_json(path))
 
+    seen: set[Path] = set()
     for path in (path for name in FILES for path in _find(folder, name)):
         try:
             add(path)
+            seen.add(path.resolve())
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:  # also JSON of another shape
             report.left_out.append(str(error) if path.name in str(error) else f"{path}: {error}")
     if not any(getattr(report, f.name) for f in fields(report) if f.name not in ("title", "left_out")):
@@ -125,7 +127,11 @@ def collect(folder: str | Path, *, more_metrics: Sequence[str | Path] = (), titl
             f"{reasons or '; was the run started with another output_dir?'}"
         )
     for path in map(Path, more_metrics):  # asked for by name, so one that cannot be read is an error
-        report.metrics[path.stem] = read_metrics(path)
+        path = path / "metrics.json" if path.is_dir() else path
+        if path.resolve() not in seen:  # each once, also where it lies in the folder of runs
+            seen.add(path.resolve())
+            name = path.stem if path.stem not in (*report.metrics, "metrics") else str(path)
+            report.metrics[name] = read_metrics(path)
     return report
 
 

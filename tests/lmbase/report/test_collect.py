@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lmbase.report.collect import collect, read_log
+from lmbase.report.rows import Row, write_metrics
 
 
 def test_runs_stand_in_the_order_of_the_work_and_checkpoints_are_passed_over(runs):
@@ -31,6 +32,14 @@ def test_a_broken_file_is_named_and_the_rest_reported(runs):
     for text, name in zip(report.left_out, ("log.jsonl", "statistics.json", "samples.json"), strict=True):
         assert name in text
     assert "line 2" in report.left_out[0]
+
+
+def test_metrics_of_the_same_name_are_all_there_and_each_once(runs):
+    more = [
+        write_metrics(runs.parent / name, [Row(name)], config={}, seed=0, wall_seconds=1, corpus=None) for name in "ab"
+    ]
+    found = collect(runs, more_metrics=[*more, runs.parent / "a", runs / "evaluate" / "metrics.json"])
+    assert [row.model for row in found.rows][-3:] == ["vae", "a", "b"]
 
 
 @pytest.mark.parametrize(
