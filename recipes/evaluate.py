@@ -67,7 +67,7 @@ class MeasuringKeys:
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights while speed and cache are measured")
     quick: bool = option(False, "two documents, one timed round, few tokens, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    seed: int = option(0, "of the bootstrap")
+    seed: NonNegativeInt = option(0, "of the bootstrap")
     verify: bool = option(True, VERIFY)
 
 

@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from lmbase.config import class_of_keys, load_config, option, run, single_process
 from lmbase.files import write_text
@@ -70,7 +70,7 @@ class Config:
     metrics: list[str] = option([], "files of rows that are taken instead of training")
     sentence: str = option("sllm", "rows of those whose model's name begins so are sentence-level; of others:")
     token: str = option("opt", "rows of those whose model's name begins so are token-level; others are left out")
-    seed: int = option(0, "of every training and of the bootstrap")
+    seed: NonNegativeInt = option(0, "of every training and of the bootstrap")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     quick: bool = option(False, "a few steps of everything, to see that it runs")
     output_dir: str = option("runs/scaling", "where scaling.svg, table.md and metrics.json go, and the runs")

@@ -148,9 +148,11 @@ def check_place(config: Any, sources: Sequence[str] = ()) -> None:
         sources: metrics files, or folders of them, that it reads.
 
     Raises:
-        ValueError: output_dir has the metrics.json of another recipe, or one that is read.
+        ValueError: output_dir is no folder, has the metrics.json of another recipe, or one that is read.
     """
     path = Path(config.output_dir) / "metrics.json"
+    if there := next((place for place in path.parents if place.exists() and not place.is_dir()), None):
+        raise ValueError(f"output_dir={str(config.output_dir)!r}: {str(there)!r} is a file. Choose another output_dir.")
     if not path.is_file():
         return
     own = recipe_of(type(config))

@@ -37,7 +37,7 @@ class Benchmark:
 
     subset: list[SubsetName] = option(["generate", "train"], "what is measured; --help shows the keys of those named")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    seed: int = option(0, "of the random weights and token ids")
+    seed: NonNegativeInt = option(0, "of the random weights and token ids")
     quick: bool = option(False, "64 tokens each way, little text, few heads and two rounds")
     output_dir: str = option("runs/benchmark", "where metrics.json, table.md and plots.html go")
 

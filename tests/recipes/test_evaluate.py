@@ -82,6 +82,8 @@ def test_a_report_of_it_shows_its_details(command, tmp_path):
         ("--model {}/plain --keep_ends line", "give keep_window, too"),
         ("--model {}/plain {}/plain", "Two models have the same name"),
         ("--model {}/plain --prompt_tokens 90", "plain has 64 positions"),
+        ("--model {}/plain --seed -1", "seed = -1"),  # before anything is scored
+        ("--model {}/plain --output_dir {}/test.txt/out", "test.txt' is a file"),
     ],
 )
 def test_mistakes_end_with_a_message(command, words, told, capsys):
