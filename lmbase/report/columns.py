@@ -52,6 +52,9 @@ TABLE = {
     "seconds_*": Column(show="{:.3g}".format),
 }
 
+OTHER_TOKENS = "other_tokenizer"  # an extra column: this model's tokens are not the baseline's
+PER_TOKEN = ("tokens_per_second", "kv_bytes_per_token")
+
 MEANINGS = {
     "bits_per_byte": "what a byte of unseen text costs; lower is better, and comparable between all models",
     "ratio": "bits per byte over the baseline's; below 1 is better",
@@ -63,6 +66,7 @@ MEANINGS = {
     "speed_ratio": "tokens per second over the baseline's, round by round; low and high are its range",
     "kv_bytes_per_token": "what the cache grows by with each token of text",
     "reconstruction_exact_match": "sentences that come back exactly from an autoencoder, which sees them",
+    OTHER_TOKENS: "its tokens are not the baseline's: what it has per token, or tokens per second, does not compare",
     "brier_lm": "how near two samples come to what the text says; higher is better, and no likelihood is needed",
     "ppl": "per token of its own, the true beginning given; not comparable between kinds of models",
 }
@@ -118,7 +122,7 @@ def comparable_groups(rows: Sequence[Row], name: str) -> dict[tuple[str, str | N
     """(text, protocol) -> indices of the rows with a figure in this column that may be laid beside each other."""
     groups: dict[tuple[str, str | None], list[int]] = {}
     for index, row in enumerate(rows):
-        if row.comparable and figure(row, name) is not None:
+        if row.comparable and figure(row, name) is not None and not (name in PER_TOKEN and row.extra.get(OTHER_TOKENS)):
             groups.setdefault((row.text, row.protocol), []).append(index)
     return groups
 

@@ -4,7 +4,7 @@ difference is named only where an interval shows it."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmbase.report.columns import cell, figure, header, value
+from lmbase.report.columns import OTHER_TOKENS, PER_TOKEN, cell, figure, header, value
 from lmbase.report.formats import number, short_count, size
 from lmbase.report.rows import Row
 from lmbase.report.tables import Table
@@ -71,7 +71,8 @@ class Story:
         row, found = self.subject, _interval(self.subject, "speed_ratio")
         if self.baseline is None or found is None:
             speed = figure(row, "tokens_per_second")
-            return f"It writes {number(speed)} tokens per second." if speed else ""
+            own = ", of another tokenizer" if row.extra.get(OTHER_TOKENS) else ""
+            return f"It writes {number(speed)} tokens per second{own}." if speed else ""
         ratio, low, high = found
         other = self.baseline.model
         figures = (
@@ -92,7 +93,7 @@ class Story:
             return ""
         told, name = [], self.baseline.model
         own, other = (figure(row, "kv_bytes_per_token") for row in (self.subject, self.baseline))
-        if own and other:
+        if own and other and not self.subject.extra.get(OTHER_TOKENS):
             fixed = figure(self.subject, "fixed_cache_bytes")
             told.append(
                 f"Its cache is {_times(own, other)} {name}'s: {number(round(own))} bytes a token of text against "
@@ -112,6 +113,8 @@ class Story:
             own, other = (value(row, name) if row else None for row in (self.subject, self.baseline))
             if own is None and other is None:
                 continue
+            if name in PER_TOKEN and self.subject.extra.get(OTHER_TOKENS):
+                other = None  # no ratio
             line = [header(name), cell(self.subject, name)]
             if self.baseline is not None:
                 interval = _interval(self.subject, ratio) if ratio else None

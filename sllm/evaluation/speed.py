@@ -151,9 +151,9 @@ def compare_generation(
     num_new_tokens: int,
     num_rounds: int,
 ) -> dict[str, dict]:
-    """Figures by model name, with the ratio to `baseline`, one of the models: written as ever, and (`lookup_*`) with
-    drafts of up to `NUM_COPIED` tokens that are copied out of the text, a plain model's by Transformers' own prompt
-    lookup (not where its positions are nearly used up).
+    """Figures by model name, with the ratio to `baseline`, one of the models, where tokenizers are the same: written as
+    ever, and (`lookup_*`) with drafts of up to `NUM_COPIED` tokens that are copied out of the text, a plain model's by
+    Transformers' own prompt lookup (not where its positions are nearly used up).
 
     Args:
         text: its first `prompt_tokens` tokens are the prompt of every model, counted by the first model's tokenizer.
@@ -170,7 +170,9 @@ def compare_generation(
     for loaded in models:
         runs, copied = found[loaded.name], found.get(loaded.name + LOOKUP)
         figures[loaded.name] = speed_columns(runs) | loaded.cache_columns()
-        if loaded is not baseline:
+        if not loaded.counts_like(baseline):  # its tokens are longer, or shorter
+            copied = None
+        elif loaded is not baseline:
             figures[loaded.name] |= ratio_columns("speed_ratio", speeds(runs), reference)
         if copied is not None:
             figures[loaded.name] |= ratio_columns("lookup_ratio", speeds(copied), reference)
