@@ -21,6 +21,7 @@ from lmbase.report.details import Details, read_details
 from lmbase.report.rows import Row, read_metrics
 
 FILES = ("log.jsonl", "metrics.json", "statistics.json", "samples.json", DETAILS)
+NOTES = ("model", "truth", "finish_reason")  # what a sample may have beside its texts
 # Keys of a log record that count or pace the run; every other number in it is a loss.
 PACE = ("step", "tokens", "seconds", "lr", "grad_norm", "tokens_per_second", "epoch")
 
@@ -193,4 +194,6 @@ def _add_samples(report: Report, content: dict[str, Any]) -> None:
             missing = [key for key in keys if not isinstance(sample, dict) or not isinstance(sample.get(key), str)]
             if missing:
                 raise ValueError(f"an entry of {kind} has no text under {missing}")
+            if wrong := [key for key in NOTES if not isinstance(sample.get(key), str | None)]:
+                raise ValueError(f"an entry of {kind} has something else than text under {wrong}")
         getattr(report, kind).extend(content.get(kind, []))

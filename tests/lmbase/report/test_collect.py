@@ -43,7 +43,14 @@ def test_metrics_of_the_same_name_are_all_there_and_each_once(runs):
 
 
 @pytest.mark.parametrize(
-    "content", ["null", "3", '{"generations": null}', '{"reconstructions": {"a": 1}}', '{"generations": 3}']
+    "content",
+    [
+        "null",
+        "3",
+        '{"generations": null}',
+        '{"reconstructions": {"a": 1}}',
+        '{"generations": [{"prompt": "a", "text": "b", "finish_reason": {}}]}',
+    ],
 )
 def test_json_of_another_shape_is_left_out(runs, content):
     (runs / "samples.json").write_text(content, encoding="utf-8")
