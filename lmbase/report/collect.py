@@ -10,6 +10,7 @@ Looks, at any depth, for
 A file that cannot be read is named in the report with the reason; it never stops the report.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -152,6 +153,8 @@ def read_log(path: Path, name: str) -> Curve:
             if isinstance(record, ValueError):
                 raise record
             step = float(record["step"])
+            if not math.isfinite(step):
+                raise ValueError(f"step {step}")
         except (ValueError, KeyError, TypeError) as error:
             if index == len(records) - 1 and not text.endswith("\n"):
                 break

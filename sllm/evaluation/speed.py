@@ -18,6 +18,7 @@ from lmbase.benchmarking.timing import (
     alternate,
     cache_bytes,
     drafting_columns,
+    known_median,
     ratio_columns,
     speeds,
     spread_columns,
@@ -72,7 +73,7 @@ def time_sllm(
         arrivals.moments[1][0] if arrivals.moments else seconds,
         sum(output.num_new_tokens),
         cache.num_bytes if isinstance(cache, RowCache) else cache_bytes(cache),
-        num_cached_tokens=max(tokens, 1),
+        num_cached_tokens=tokens,
         num_cached_positions=positions,
         fixed_cache_bytes=decoder_cache_bytes(model),
         tokens_per_forward=output.statistics.tokens_per_forward if model.draft_heads or num_copied else None,
@@ -197,11 +198,10 @@ def speed_columns(runs: Sequence[Generation]) -> dict[str, float | None]:
         **spread_columns("tokens_per_second", speeds(runs)),
         "rounds": len(runs),
         "seconds_to_first_sentence": median([run.seconds_to_first_sentence for run in runs]),
-        "kv_bytes_per_token": median([run.cache_bytes_per_token for run in runs]),
+        "kv_bytes_per_token": known_median(run.cache_bytes_per_token for run in runs),
         "fixed_cache_bytes": runs[0].fixed_cache_bytes,
         "tokens_per_position": median([run.tokens_per_position for run in runs]),
     }
     if drafted := drafting_columns(runs):
-        measured = [run.break_even for run in runs if run.break_even is not None]  # not in a short call
-        columns |= drafted | {"break_even": median(measured) if measured else None}
+        columns |= drafted | {"break_even": known_median(run.break_even for run in runs)}  # None in a short call
     return columns

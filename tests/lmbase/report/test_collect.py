@@ -54,8 +54,9 @@ def test_metrics_of_the_same_name_are_all_there_and_each_once(runs):
 )
 def test_json_of_another_shape_is_left_out(runs, content):
     (runs / "samples.json").write_text(content, encoding="utf-8")
-    (runs / "trunk" / "log.jsonl").write_text('{"step": 1, "eval": 3}\n', encoding="utf-8")
-    assert len(collect(runs).left_out) == 2
+    for line in ('{"step": Infinity, "token": 3}\n', '{"step": 1, "eval": 3}\n'):
+        (runs / "trunk" / "log.jsonl").write_text(line, encoding="utf-8")
+        assert len(collect(runs).left_out) == 2
 
 
 def test_a_resumed_log_counts_the_later_record_and_a_cut_last_line_is_passed_over(tmp_path):
