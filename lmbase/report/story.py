@@ -158,9 +158,11 @@ def _word(low: float, high: float) -> str:
 
 def _times(own: float, other: float) -> str:
     """How large something is, before the name of what it is compared with."""
+    if f"{max(own, other) / min(own, other):.3g}" == "1":
+        return "as large as"
     if own < other:
         return f"{other / own:.3g} times smaller than"
-    return f"{own / other:.3g} times as large as" if own > other else "as large as"
+    return f"{own / other:.3g} times as large as"
 
 
 def _ratio(interval: tuple[float, float | None, float | None] | None, own: object, other: object) -> str:
