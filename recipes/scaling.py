@@ -201,7 +201,8 @@ def rows_of(config: Config, files: Sequence[str]) -> list[Row]:
     level = {config.sentence: "sentence", config.token: "token"}
     documents = [read_metrics(file) for file in files]
     for row, corpus in ((row, document.get("corpus")) for document in documents for row in document["rows"]):
-        found = next((level[prefix] for prefix in level if row.model.startswith(prefix)), None)
+        begun = [prefix for prefix in level if row.model.startswith(prefix)]
+        found = level[max(begun, key=len)] if begun else None  # of `m` and `m-opt` the one that says more
         if found is None or row.protocol != "full window" or row.bits_per_byte is None:
             continue
         figures = {name: getattr(row, name) for name in ("parameters", "training_tokens", "bits_per_byte")}

@@ -72,6 +72,7 @@ def test_nothing_that_is_per_token_is_compared_between_tokenizers(command):
         assert rows[name, "full window"].extra["other_tokenizer"]
         assert ratios & {*rows[name, "full window"].extra} == {"ratio"}
     story = find_story([*rows.values()])
+    assert story is not None
     assert story.speed().endswith("tokens per second, of another tokenizer.")
     assert "cache" not in story.size()
     rows = {(row.model, row.protocol): row for row in command("--model {}/words {}/sentences {}/plain")}
