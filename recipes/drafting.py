@@ -73,7 +73,7 @@ class Config:
     temperature: list[PositiveFloat] = option([0.7, 1.0, 1.5], "of sampling")
     quick: bool = option(False, "few prompts, pairs and draws, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    seed: int = option(0, "of sampling")
+    seed: NonNegativeInt = option(0, "of sampling")
     output_dir: str = option("runs/drafting", "where metrics.json and table.md go")
 
 

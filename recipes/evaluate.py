@@ -30,7 +30,7 @@ from lmbase.files import alone_in, clean_up, write_text
 from lmbase.hub import name_and_source
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.modeling.folders import model_hashes
-from lmbase.report.columns import filled_columns, markdown_table
+from lmbase.report.columns import OTHER_TOKENS, filled_columns, markdown_table
 from lmbase.report.details import FILE_NAME as DETAILS
 from lmbase.report.rows import Row, check_place, write_metrics
 from sllm.evaluation.details import find_details
@@ -67,7 +67,7 @@ class MeasuringKeys:
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights while speed and cache are measured")
     quick: bool = option(False, "two documents, one timed round, few tokens, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    seed: int = option(0, "of the bootstrap")
+    seed: NonNegativeInt = option(0, "of the bootstrap")
     verify: bool = option(True, VERIFY)
 
 
@@ -156,7 +156,12 @@ def likelihood_rows(
     reference = scored[baseline.name][0][1]
     rows = []
     for loaded in models:
+        other = not loaded.counts_like(baseline)
         for row, found in scored[loaded.name]:
+            if other and row.protocol == "equal context":  # the baseline's window is so long in its own tokens only
+                print(f"{loaded.name} has another tokenizer than {baseline.name}: no equal context, no ratios of speed")
+                continue
+            row.extra |= {OTHER_TOKENS: True} if other else {}
             if loaded is not baseline:
                 compare(row, found, reference, baseline.name, config.seed)
             rows.append(row)

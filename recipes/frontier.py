@@ -45,7 +45,7 @@ from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.frontier import Measurement, beside_line, best_points, told
 from lmbase.report.rows import Row, check_place, write_metrics
 from lmbase.report.statistics import bits_interval
-from lmbase.text.tokenizers import encode_text, opening_id, tokenizer_hash
+from lmbase.text.tokenizers import encode_text, opening_id
 from sllm.evaluation.kept_window import KeptWindowLM
 from sllm.evaluation.likelihood import audit_loaded, compare, evaluate_likelihood
 from sllm.evaluation.loaded import LoadedModel
@@ -193,7 +193,7 @@ def check_models(models: Sequence[LoadedModel], baseline: LoadedModel) -> None:
     for loaded in models:
         if not loaded.predicts:
             raise ValueError(f"{loaded.name} is {loaded.shown}: it has no bits per byte. Leave it out.")
-        if tokenizer_hash(loaded.tokenizer) != tokenizer_hash(baseline.tokenizer):
+        if not loaded.counts_like(baseline):
             raise ValueError(
                 f"{loaded.name} and {baseline.name} have different tokenizers, and tokens per second of the two do not "
                 "compare: leave one out, or make a frontier for each (sllm evaluate has both in one table)."

@@ -63,7 +63,7 @@ class Config:
     max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most")
     fit_tokens: NonNegativeInt | None = option(None, FIT_KEY + " (needs `data`)")
     use_trunk: bool = option(True, "false: leave out the layers between, the control that tells what they are worth")
-    seed: int = option(0, "seed of random weights, and of the choice of text that is fitted to")
+    seed: NonNegativeInt = option(0, "seed of random weights, and of the choice of text that is fitted to")
 
 
 class DataKeys(Protocol):

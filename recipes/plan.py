@@ -16,9 +16,10 @@ FOLDER`), or as data sheets list it (`--gpus h100 x8`), of which training reache
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from lmbase.benchmarking.accelerators import LISTED
 from lmbase.config import option, run, single_process
@@ -73,7 +74,9 @@ class Config:
     )
     new_tokens: PositiveInt = option(2048, "tokens of each text in generation, prompt and all")
     texts: PositiveInt = option(1, "texts that are generated at once")
-    utilisation: PositiveFloat = option(UTILISATION, "share of a listed rate that training reaches")
+    utilisation: Annotated[float, Field(gt=0, le=1)] = option(
+        UTILISATION, "share of a listed rate that training reaches"
+    )
     price: PositiveFloat | None = option(None, "of one GPU for an hour, in any currency; without it no cost is told")
     tflops: PositiveFloat | None = option(None, "of one GPU that is not listed, in `dtype` and without sparsity")
     gpu_gigabytes: PositiveFloat | None = option(None, "memory of such a GPU, 10^9 bytes")
@@ -110,11 +113,15 @@ def reading(config: Config) -> Reading:
         raise ValueError("Say how much text: --data 10B (tokens), or --data FOLDER, written by sllm prepare.")
     if found := re.fullmatch(r"(-?[\d_,.]+(?:e[+-]?\d+)?) ?([kmbgt]?)", config.data.strip().lower()):
         try:
+            if "," in found[1] and not re.fullmatch(r"-?\d{1,3}(,\d{3})+(\.\d+)?", found[1]):
+                raise ValueError("a comma that parts no thousands")  # 1,5M is no 15M
             tokens = float(found[1].replace(",", "")) * UNITS[found[2]]
         except ValueError:
-            raise ValueError(f"data={config.data!r} is no number of tokens: write 3e9, 10B or 5M.") from None
+            raise ValueError(f"data={config.data!r} is no number of tokens: write 3e9, 10B or 1.5M.") from None
         if not 1 <= tokens <= 1e18:
-            raise ValueError(f"data={config.data!r}: a number of tokens from 1 on is needed, such as 3e9, 10B or 5M.")
+            raise ValueError(
+                f"data={config.data!r}: a number of tokens from 1 on (to 1e18) is needed, such as 3e9, 10B or 5M."
+            )
         if not 1 <= config.tokens_per_sentence <= config.max_sentence_tokens:
             raise ValueError(
                 f"tokens_per_sentence={config.tokens_per_sentence:g}: choose 1 to max_sentence_tokens, "
@@ -127,7 +134,9 @@ def reading(config: Config) -> Reading:
             f"data={config.data!r} is neither a number of tokens (3e9, 10B, 5M) nor a folder that sllm prepare wrote."
         )
     split = prepared.split("train")
-    lengths = (split.sentence_tokens[1 : SAMPLE + 1] - split.sentence_tokens[:SAMPLE][: split.num_sentences]).tolist()
+    # Spread over all texts: the first ones may have other sentences than the rest.
+    chosen = np.unique(np.linspace(0, split.num_sentences - 1, SAMPLE).astype(int))
+    lengths = (split.sentence_tokens[chosen + 1] - split.sentence_tokens[chosen]).tolist()
     config.max_sentence_tokens = prepared.processor.max_sentence_tokens
     return Reading(split.num_tokens, tuple(lengths), split, vocabulary_size(prepared.processor.tokenizer))
 

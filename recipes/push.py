@@ -30,6 +30,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HTTPError  # of whichever library the hub's client uses
 
 from lmbase.config import option, run, single_process
+from lmbase.config.options import recipe_of
 from lmbase.config.yaml_files import parse_yaml
 from lmbase.modeling.folders import model_folder, model_hashes
 from lmbase.modeling.pretrained import read_config
@@ -44,6 +45,7 @@ from sllm_recipes.evaluate import SHOWN
 from sllm_recipes.evaluate import Config as EvaluateConfig
 
 POSITIONAL = ("run", "repo")
+OF = recipe_of(EvaluateConfig)  # the recipe whose figures are pushed
 Files = dict[str, Path | str]  # name in the repository -> a file here, or a text
 # What the Hub is told of a row: its column, and the task.
 RESULTS = {"bits_per_byte": "text-generation", "reconstruction_exact_match": "feature-extraction"}
@@ -106,11 +108,14 @@ def find_metrics(config: Config, folder: Path) -> tuple[Path, str]:
         paths = {Path(config.metrics)}
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         with suppress(ValueError):  # damaged
-            for name, known in (read_metrics(path).get("models") or {}).items():
-                if weights and known["weights"] == weights:
+            metrics = read_metrics(path)
+            if metrics.get("recipe", OF) != OF:  # a frontier, a law: figures by other rules, without what a card tells
+                continue
+            for name, known in (metrics.get("models") or {}).items():
+                if weights and known.get("weights") == weights:
                     return path, name
     seen = (
-        f"{', '.join(sorted(map(str, paths)))}: of other weights, or without hashes"
+        f"{', '.join(sorted(map(str, paths)))}: of other weights, without hashes, or not of sllm evaluate"
         if paths
         else "no metrics.json in or beside it"
     )
@@ -145,7 +150,7 @@ def card(config: Config, folder: Path, metrics: Mapping[str, Any], name: str, ro
     """README.md."""
     corpus, evaluated = metrics["corpus"], metrics["config"]
     kind = kind_of(model_type := read_config(config.run).model_type)
-    dataset = hub_dataset(evaluated["data"])
+    dataset, split = hub_dataset(evaluated["data"]), corpus.get("split", evaluated["split"])
     data = ModelCardData(
         model_name=config.repo.partition("/")[2],
         library_name="sllm",
@@ -155,7 +160,7 @@ def card(config: Config, folder: Path, metrics: Mapping[str, Any], name: str, ro
         datasets=[dataset] if dataset else None,
         eval_results=[
             EvalResult(
-                RESULTS[column], dataset or "text", corpus["name"], column, value, dataset_split=evaluated["split"],
+                RESULTS[column], dataset or "text", corpus["name"], column, value, dataset_split=split,
                 metric_name=f"{column} ({row.protocol})",
             )
             for row, column, value in results(rows, name)
@@ -176,6 +181,7 @@ def card(config: Config, folder: Path, metrics: Mapping[str, Any], name: str, ro
         table=markdown_table(rows, [column for column in SHOWN if column in filled_columns(rows)]),
         audit_checks=metrics["models"][name].get("audit_checks"),
         metrics=metrics,
+        split=split,
         command=shlex.join(["sllm", "evaluate", *words]),
         weights=metrics["models"][name]["weights"],
         training=read_training(folder),

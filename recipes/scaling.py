@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from lmbase.config import class_of_keys, load_config, option, run, single_process
 from lmbase.files import write_text
@@ -70,7 +70,7 @@ class Config:
     metrics: list[str] = option([], "files of rows that are taken instead of training")
     sentence: str = option("sllm", "rows of those whose model's name begins so are sentence-level; of others:")
     token: str = option("opt", "rows of those whose model's name begins so are token-level; others are left out")
-    seed: int = option(0, "of every training and of the bootstrap")
+    seed: NonNegativeInt = option(0, "of every training and of the bootstrap")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     quick: bool = option(False, "a few steps of everything, to see that it runs")
     output_dir: str = option("runs/scaling", "where scaling.svg, table.md and metrics.json go, and the runs")
@@ -201,7 +201,8 @@ def rows_of(config: Config, files: Sequence[str]) -> list[Row]:
     level = {config.sentence: "sentence", config.token: "token"}
     documents = [read_metrics(file) for file in files]
     for row, corpus in ((row, document.get("corpus")) for document in documents for row in document["rows"]):
-        found = next((level[prefix] for prefix in level if row.model.startswith(prefix)), None)
+        begun = [prefix for prefix in level if row.model.startswith(prefix)]
+        found = level[max(begun, key=len)] if begun else None  # of `m` and `m-opt` the one that says more
         if found is None or row.protocol != "full window" or row.bits_per_byte is None:
             continue
         figures = {name: getattr(row, name) for name in ("parameters", "training_tokens", "bits_per_byte")}

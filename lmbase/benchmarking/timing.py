@@ -50,8 +50,9 @@ class Generation:
         return self.num_new_tokens / self.seconds
 
     @property
-    def cache_bytes_per_token(self) -> float:
-        return self.cache_bytes / self.num_cached_tokens
+    def cache_bytes_per_token(self) -> float | None:
+        """None where the cache stands for no text yet, as an SLLM's before its first sentence has ended."""
+        return self.cache_bytes / self.num_cached_tokens if self.num_cached_tokens else None
 
     @property
     def tokens_per_position(self) -> float:
@@ -207,6 +208,12 @@ def spread_columns(name: str, values: Sequence[float]) -> dict[str, float]:
     return {name: median(values), f"{name}_low": min(values), f"{name}_high": max(values)}
 
 
+def known_median(values: Iterable[float | None]) -> float | None:
+    """Of those that there are; None where there is none."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
 def ratio_columns(name: str, values: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
     """The same of values over those of a baseline, round by round."""
     return spread_columns(name, [x / y for x, y in zip(values, baseline, strict=True)])
@@ -214,5 +221,5 @@ def ratio_columns(name: str, values: Sequence[float], baseline: Sequence[float])
 
 def drafting_columns(runs: Sequence[Generation], prefix: str = "") -> dict[str, float]:
     """Tokens per forward pass where tokens were drafted, else no column."""
-    found = [run.tokens_per_forward for run in runs if run.tokens_per_forward is not None]
-    return {f"{prefix}tokens_per_forward": median(found)} if found else {}
+    found = known_median(run.tokens_per_forward for run in runs)
+    return {} if found is None else {f"{prefix}tokens_per_forward": found}

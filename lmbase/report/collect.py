@@ -10,6 +10,7 @@ Looks, at any depth, for
 A file that cannot be read is named in the report with the reason; it never stops the report.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from lmbase.report.details import Details, read_details
 from lmbase.report.rows import Row, read_metrics
 
 FILES = ("log.jsonl", "metrics.json", "statistics.json", "samples.json", DETAILS)
+NOTES = ("model", "truth", "finish_reason")  # what a sample may have beside its texts
 # Keys of a log record that count or pace the run; every other number in it is a loss.
 PACE = ("step", "tokens", "seconds", "lr", "grad_norm", "tokens_per_second", "epoch")
 
@@ -74,7 +76,12 @@ class Report:
 
     @property
     def rows(self) -> list[Row]:
-        return [row for document in self.metrics.values() for row in document["rows"]]
+        return [row for rows in self.tables for row in rows]
+
+    @property
+    def tables(self) -> list[list[Row]]:
+        """Rows that were measured together."""
+        return [document["rows"] for document in self.metrics.values()]
 
     @property
     def costs(self) -> list[Cost]:
@@ -108,9 +115,11 @@ def collect(folder: str | Path, *, more_metrics: Sequence[str | Path] = (), titl
         else:
             _add_samples(report, read_json(path))
 
+    seen: set[Path] = set()
     for path in (path for name in FILES for path in _find(folder, name)):
         try:
             add(path)
+            seen.add(path.resolve())
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:  # also JSON of another shape
             report.left_out.append(str(error) if path.name in str(error) else f"{path}: {error}")
     if not any(getattr(report, f.name) for f in fields(report) if f.name not in ("title", "left_out")):
@@ -120,7 +129,11 @@ def collect(folder: str | Path, *, more_metrics: Sequence[str | Path] = (), titl
             f"{reasons or '; was the run started with another output_dir?'}"
         )
     for path in map(Path, more_metrics):  # asked for by name, so one that cannot be read is an error
-        report.metrics[path.stem] = read_metrics(path)
+        path = path / "metrics.json" if path.is_dir() else path
+        if path.resolve() not in seen:  # each once, also where it lies in the folder of runs
+            seen.add(path.resolve())
+            name = path.stem if path.stem not in (*report.metrics, "metrics") else str(path)
+            report.metrics[name] = read_metrics(path)
     return report
 
 
@@ -140,6 +153,8 @@ def read_log(path: Path, name: str) -> Curve:
             if isinstance(record, ValueError):
                 raise record
             step = float(record["step"])
+            if not math.isfinite(step):
+                raise ValueError(f"step {step}")
         except (ValueError, KeyError, TypeError) as error:
             if index == len(records) - 1 and not text.endswith("\n"):
                 break
@@ -182,4 +197,6 @@ def _add_samples(report: Report, content: dict[str, Any]) -> None:
             missing = [key for key in keys if not isinstance(sample, dict) or not isinstance(sample.get(key), str)]
             if missing:
                 raise ValueError(f"an entry of {kind} has no text under {missing}")
+            if wrong := [key for key in NOTES if not isinstance(sample.get(key), str | None)]:
+                raise ValueError(f"an entry of {kind} has something else than text under {wrong}")
         getattr(report, kind).extend(content.get(kind, []))

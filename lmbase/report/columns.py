@@ -1,5 +1,6 @@
 """The columns of a row of metrics.json: what tables call each, how they write its figures, which figure is best."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -51,6 +52,9 @@ TABLE = {
     "seconds_*": Column(show="{:.3g}".format),
 }
 
+OTHER_TOKENS = "other_tokenizer"  # an extra column: this model's tokens are not the baseline's
+PER_TOKEN = ("tokens_per_second", "kv_bytes_per_token")
+
 MEANINGS = {
     "bits_per_byte": "what a byte of unseen text costs; lower is better, and comparable between all models",
     "ratio": "bits per byte over the baseline's; below 1 is better",
@@ -62,6 +66,7 @@ MEANINGS = {
     "speed_ratio": "tokens per second over the baseline's, round by round; low and high are its range",
     "kv_bytes_per_token": "what the cache grows by with each token of text",
     "reconstruction_exact_match": "sentences that come back exactly from an autoencoder, which sees them",
+    OTHER_TOKENS: "its tokens are not the baseline's: what it has per token, or tokens per second, does not compare",
     "brier_lm": "how near two samples come to what the text says; higher is better, and no likelihood is needed",
     "ppl": "per token of its own, the true beginning given; not comparable between kinds of models",
 }
@@ -80,6 +85,13 @@ def header(name: str) -> str:
 def value(row: Row, name: str) -> Any:
     """The figure of a row in a column, be it a field or an extra one; None where there is none."""
     return getattr(row, name) if name in COLUMNS else row.extra.get(name)
+
+
+def figure(row: Row, name: str) -> float | None:
+    """The same where it is a finite number, else None."""
+    item = value(row, name)
+    known = isinstance(item, int | float) and not isinstance(item, bool) and math.isfinite(item)
+    return float(item) if known else None
 
 
 def cell(row: Row, name: str) -> str:
@@ -106,44 +118,49 @@ def is_number_column(rows: Sequence[Row], name: str) -> bool:
     return bool(values) and all(isinstance(item, int | float) and not isinstance(item, bool) for item in values)
 
 
-def comparable_groups(rows: Sequence[Row], name: str) -> dict[tuple[str | None, str | None], list[int]]:
-    """(data, protocol) -> indices of the rows with a figure in this column that may be laid beside each other."""
-    groups: dict[tuple[str | None, str | None], list[int]] = {}
+def comparable_groups(rows: Sequence[Row], name: str) -> dict[tuple[str, str | None], list[int]]:
+    """(text, protocol) -> indices of the rows with a figure in this column that may be laid beside each other."""
+    groups: dict[tuple[str, str | None], list[int]] = {}
     for index, row in enumerate(rows):
-        if row.comparable and value(row, name) is not None:
-            groups.setdefault((row.data, row.protocol), []).append(index)
+        if row.comparable and figure(row, name) is not None and not (name in PER_TOKEN and row.extra.get(OTHER_TOKENS)):
+            groups.setdefault((row.text, row.protocol), []).append(index)
     return groups
 
 
 def best_cells(rows: Sequence[Row], names: Iterable[str]) -> set[tuple[int, str]]:
-    """(row index, column) of the best figures among comparable rows of the same data and protocol.
+    """(row index, column) of the best figures among comparable rows of the same text and protocol.
 
     Ties are all best, unless every row has the same figure. Where figures have intervals (over documents, or of timed
-    rounds), the best one's must part from those of all others: else none is marked.
+    rounds), the best one's must part from those of all others: else none is marked. A figure of one document or one
+    round could lie anywhere.
     """
     best: set[tuple[int, str]] = set()
     for name in names:
         better = column(name).better
         for group in comparable_groups(rows, name).values() if better else ():
-            figures = [value(rows[index], name) for index in group]
+            figures = [figure(rows[index], name) or 0.0 for index in group]
             target = min(figures) if better == "lower" else max(figures)
             low, high = zip(*(_interval(rows[index], name) for index in group), strict=True)
             first = figures.index(target)
-            parts = all(
-                figure == target or high[i] < low[first] or high[first] < low[i] for i, figure in enumerate(figures)
-            )
-            if parts and any(figure != target for figure in figures):
-                best |= {(index, name) for index, figure in zip(group, figures, strict=True) if figure == target}
+            parts = all(one == target or high[i] < low[first] or high[first] < low[i] for i, one in enumerate(figures))
+            if parts and any(one != target for one in figures):
+                best |= {(index, name) for index, one in zip(group, figures, strict=True) if one == target}
     return best
 
 
 def _interval(row: Row, name: str) -> tuple[float, float]:
-    """Between what a figure lies: its own `_low` and `_high`, of bits per byte those of the ratio to the baseline."""
-    figure = value(row, name)
-    if name == "bits_per_byte" and row.extra.get("ratio"):
-        ratio, low, high = (row.extra.get(key, row.extra["ratio"]) for key in ("ratio", "ratio_low", "ratio_high"))
-        return figure * low / ratio, figure * high / ratio
-    return row.extra.get(f"{name}_low", figure), row.extra.get(f"{name}_high", figure)
+    """Between what a figure lies: its own `_low` and `_high`, of a likelihood those of the ratio to the baseline."""
+    whole, low, high = (figure(row, f"{name}{end}") for end in ("", "_low", "_high"))
+    assert whole is not None
+    if name in ("bits_per_byte", "ppl_per_baseline_token") and (ratio := figure(row, "ratio")):
+        low, high = figure(row, "ratio_low"), figure(row, "ratio_high")
+        if low is None or high is None:
+            return -math.inf, math.inf
+        by_bits = name == "bits_per_byte"
+        low, high = (whole * end / ratio if by_bits else whole ** (end / ratio) for end in (low, high))
+    elif name in ("tokens_per_second", "seconds_to_first_sentence") and figure(row, "rounds") == 1:
+        return -math.inf, math.inf
+    return whole if low is None else low, whole if high is None else high
 
 
 def meanings(names: Iterable[str]) -> dict[str, str]:
@@ -165,7 +182,7 @@ def table_of(rows: Sequence[Row], names: Sequence[str], *, mark_best: bool = Fal
 def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None, *, bold_best: bool = False) -> str:
     """A Markdown table of rows. `columns` defaults to those that any row fills, in `Row`'s order, extra ones last.
 
-    `bold_best` marks the best figure of a column among rows of the same data and protocol (two rows at least);
+    `bold_best` marks the best figure of a column among rows of the same text and protocol (two rows at least);
     rows that are not comparable are never marked. A column that no row has is a ValueError.
     """
     names = filled_columns(rows) if columns is None else list(columns)

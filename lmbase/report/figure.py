@@ -50,7 +50,7 @@ def speed_points(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
             continue
         if math.isfinite(row.bits_per_byte) and math.isfinite(row.tokens_per_second):
             points.setdefault(row.model, (row.tokens_per_second, row.bits_per_byte))
-            texts.add(f"{row.data} by {row.protocol}")
+            texts.add(f"{row.text} by {row.protocol}")
     if len(texts) > 1:
         raise ValueError(
             f"The rows are of {' and '.join(sorted(texts))}: bits per byte compare only on the same text by the same "

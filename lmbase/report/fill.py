@@ -16,6 +16,7 @@ from lmbase.files import write_text
 from lmbase.report.columns import markdown_table
 from lmbase.report.rows import read_metrics
 
+OPTIONS = ("columns", "protocol", "models", "bold")
 BLOCK = re.compile(r"(<!-- table (?P<words>[^>]*?) -->\n).*?(<!-- end table -->)", re.DOTALL)
 
 
@@ -23,7 +24,7 @@ def fill_tables(path: str | Path) -> int:
     """Rewrite every table block of a Markdown file from the metrics it names; returns how many there are.
 
     Raises:
-        ValueError: a metrics file that is missing or damaged, or a block without its end.
+        ValueError: a metrics file that is missing or damaged, a block without its end, or with an option that is none.
     """
     path = Path(path)
     text = path.read_text(encoding="utf-8")
@@ -37,9 +38,14 @@ def fill_tables(path: str | Path) -> int:
 def _table(folder: Path, words: str) -> str:
     files = [word for word in words.split() if "=" not in word]
     options = dict(word.split("=", 1) for word in words.split() if "=" in word)
+    if unknown := sorted(options.keys() - set(OPTIONS)):
+        raise ValueError(f"A table of {' '.join(files)} has {unknown[0]}=...; known are {', '.join(OPTIONS)}.")
     rows = [row for file in files for row in read_metrics(folder / file)["rows"]]
-    rows = [row for row in rows if re.match(options.get("protocol", ""), row.protocol or "")]
-    rows = [row for row in rows if re.search(options.get("models", ""), row.model)]
+    try:
+        rows = [row for row in rows if re.match(options.get("protocol", ""), row.protocol or "")]
+        rows = [row for row in rows if re.search(options.get("models", ""), row.model)]
+    except re.error as error:
+        raise ValueError(f"A table of {words!r}: protocol= or models= is no regular expression ({error}).") from None
     if not rows:
         filters = [f"{name}={options[name]}" for name in ("protocol", "models") if name in options]
         raise ValueError(f"A table of {' '.join(files)} has no rows with {' and '.join(filters) or 'any figures'}.")

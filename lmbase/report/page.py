@@ -25,7 +25,7 @@ from lmbase.report.story import Story, find_story
 
 def page_values(report: Report) -> dict[str, Any]:
     """What `report.html` is filled with; a section without content is left out."""
-    tints, story = Tints(), find_story(report.rows)
+    tints, story = Tints(), find_story(*report.tables)
     for name in [*(row.model for row in report.rows), *(curve.name for curve in report.curves)]:
         tints[name]  # the first model of the table has the first colour
     prompts = list(side_by_side(report.generations))
@@ -51,7 +51,7 @@ def page_values(report: Report) -> dict[str, Any]:
 
 def figures_json(report: Report) -> str:
     """The same figures for programs. What is not a finite number is null."""
-    story = find_story(report.rows)
+    story = find_story(*report.tables)
     content = {"verdict": story.sentences if story else [], **dataclasses.asdict(report)}
     for document in content["metrics"].values():
         document["rows"] = [{**row, **row.pop("extra")} for row in document["rows"]]
@@ -84,7 +84,7 @@ def _frontier(rows: Sequence[Row], tints: Tints) -> list[Card]:
     """Quality against speed, for the text and protocol of most models; nothing where no two stand side by side."""
     groups: dict[tuple, list[Row]] = {}
     for row in filter(lambda row: row.comparable, rows):
-        groups.setdefault((row.data, row.protocol), []).append(row)
+        groups.setdefault((row.text, row.protocol), []).append(row)
     points = max(map(speed_points, groups.values()), key=len, default={})
     if len(points) < 2:
         return []

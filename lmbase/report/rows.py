@@ -17,7 +17,7 @@ from lmbase.config.options import recipe_of
 from lmbase.files import check_checksum, read_json, with_checksum, write_text
 
 # Rows under these protocols answer another question than ours, so tables mark them and never call one of them best.
-NOT_COMPARABLE = ("paper", "published")
+NOT_COMPARABLE = ("paper", "published", "tokens and ends")
 
 
 @dataclasses.dataclass
@@ -72,7 +72,16 @@ class Row:
         if not isinstance(columns.get("model"), str):
             raise ValueError(f"a metrics row needs a model name, got keys {sorted(columns)}")
         known = {name: value for name, value in columns.items() if name in COLUMNS}
+        for name, value in known.items():
+            kinds = str if name in WORDS else int | float
+            if not (value is None or isinstance(value, kinds)) or isinstance(value, bool):
+                raise ValueError(f"model {columns['model']!r} has {name}={value!r}, which is no {TOLD[name in WORDS]}")
         return cls(**known, extra={name: value for name, value in columns.items() if name not in COLUMNS})
+
+    @property
+    def text(self) -> str:
+        """What names the scored text: the splits of a corpus share its name only."""
+        return f"{self.data} ({self.bytes:,} bytes)" if self.bytes else f"{self.data}"
 
     @property
     def comparable(self) -> bool:
@@ -80,6 +89,8 @@ class Row:
         return self.protocol not in NOT_COMPARABLE
 
 
+WORDS = ("model", "data", "protocol", "dtype", "device")  # columns that hold no number
+TOLD = ("number", "text")
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row) if field.name != "extra")
 
 
@@ -137,9 +148,11 @@ def check_place(config: Any, sources: Sequence[str] = ()) -> None:
         sources: metrics files, or folders of them, that it reads.
 
     Raises:
-        ValueError: output_dir has the metrics.json of another recipe, or one that is read.
+        ValueError: output_dir is no folder, has the metrics.json of another recipe, or one that is read.
     """
     path = Path(config.output_dir) / "metrics.json"
+    if there := next((place for place in path.parents if place.exists() and not place.is_dir()), None):
+        raise ValueError(f"output_dir={str(config.output_dir)!r}: {str(there)!r} is a file. Choose another output_dir.")
     if not path.is_file():
         return
     own = recipe_of(type(config))

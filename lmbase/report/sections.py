@@ -36,7 +36,7 @@ def groups_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def figure_tables(heading: str, rows: Sequence[Row]) -> list[Table]:
     """The columns that most readers want, the baseline's row first; and what else was measured, a line for each column.
     Circumstances that all rows share are told once. `nats` is left to metrics.json: bits per byte tell it."""
-    baselines = {row.extra.get("compared_with") for row in rows}
+    baselines = [row.extra.get("compared_with") for row in rows]
     rows = sorted(rows, key=lambda row: row.model not in baselines)
     names = [name for name in filled_columns(rows) if name != "nats"]
     names = [name for name in names if not (name.endswith(("_low", "_high")) and name.rpartition("_")[0] in names)]

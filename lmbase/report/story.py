@@ -1,11 +1,10 @@
 """What a table says, in three sentences and the few figures that carry them, by the rules of `docs/evaluation.md`: a
 difference is named only where an interval shows it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmbase.report.columns import cell, header, value
+from lmbase.report.columns import OTHER_TOKENS, PER_TOKEN, cell, figure, header, value
 from lmbase.report.formats import number, short_count, size
 from lmbase.report.rows import Row
 from lmbase.report.tables import Table
@@ -60,7 +59,7 @@ class Story:
     def _unequal_training(self) -> str:
         """What a comparison is not fair by: text that one of the two has seen more of."""
         assert self.baseline is not None
-        own, other = (_figure(row, "training_tokens") for row in (self.subject, self.baseline))
+        own, other = (figure(row, "training_tokens") for row in (self.subject, self.baseline))
         if not own or not other or abs(own - other) <= UNEQUAL * max(own, other):
             return ""
         favoured = self.subject if own > other else self.baseline
@@ -71,14 +70,15 @@ class Story:
         """How much faster, with the range of the rounds."""
         row, found = self.subject, _interval(self.subject, "speed_ratio")
         if self.baseline is None or found is None:
-            speed = _figure(row, "tokens_per_second")
-            return f"It writes {number(speed)} tokens per second." if speed else ""
+            speed = figure(row, "tokens_per_second")
+            own = ", of another tokenizer" if row.extra.get(OTHER_TOKENS) else ""
+            return f"It writes {number(speed)} tokens per second{own}." if speed else ""
         ratio, low, high = found
         other = self.baseline.model
         figures = (
             f"{cell(row, 'tokens_per_second')} against {cell(self.baseline, 'tokens_per_second')} tokens per second"
         )
-        rounds = _figure(row, "rounds")
+        rounds = figure(row, "rounds")
         if low is None or high is None or (rounds is not None and rounds < 2):
             return f"It wrote {ratio:.2f} times as fast as {other} in one round, which names no difference: {figures}."
         spread = f"{low:.2f} to {high:.2f}" + (f" in {rounds:.0f} rounds" if rounds else "")
@@ -92,14 +92,14 @@ class Story:
         if self.baseline is None:
             return ""
         told, name = [], self.baseline.model
-        own, other = (_figure(row, "kv_bytes_per_token") for row in (self.subject, self.baseline))
-        if own and other:
-            fixed = _figure(self.subject, "fixed_cache_bytes")
+        own, other = (figure(row, "kv_bytes_per_token") for row in (self.subject, self.baseline))
+        if own and other and not self.subject.extra.get(OTHER_TOKENS):
+            fixed = figure(self.subject, "fixed_cache_bytes")
             told.append(
                 f"Its cache is {_times(own, other)} {name}'s: {number(round(own))} bytes a token of text against "
                 f"{number(round(other))}{f', beside a fixed {size(fixed)}' if fixed else ''}"
             )
-        own, other = (_figure(row, "parameters") for row in (self.subject, self.baseline))
+        own, other = (figure(row, "parameters") for row in (self.subject, self.baseline))
         if own and other:
             start = "in" if told else "In"
             counts = f"{short_count(own)} against {short_count(other)}"
@@ -113,6 +113,8 @@ class Story:
             own, other = (value(row, name) if row else None for row in (self.subject, self.baseline))
             if own is None and other is None:
                 continue
+            if name in PER_TOKEN and self.subject.extra.get(OTHER_TOKENS):
+                other = None  # no ratio
             line = [header(name), cell(self.subject, name)]
             if self.baseline is not None:
                 interval = _interval(self.subject, ratio) if ratio else None
@@ -122,33 +124,32 @@ class Story:
         return Table(head, lines, numeric={1, 2, 3}, caption="The figures behind these sentences")
 
 
-def find_story(rows: Sequence[Row]) -> Story | None:
+def find_story(*tables: Sequence[Row]) -> Story | None:
     """About the first sentence-level model that is compared with a baseline, else the first model; None without
-    likelihood."""
-    scored = [row for row in rows if row.comparable and _figure(row, "bits_per_byte") is not None]
-    if not scored:
+    likelihood. The baseline is that of its own table: another one may have a model of the same name, scored on another
+    text or timed on another machine."""
+    scored = [[row for row in rows if row.comparable and figure(row, "bits_per_byte") is not None] for rows in tables]
+    if not any(scored):
         return None
-    subject = min(
-        scored,
-        key=lambda row: (_figure(row, "ratio") is None, row.stop_nats is None, row.protocol == "equal context"),
+    subject, table = min(
+        ((row, rows) for rows in scored for row in rows),
+        key=lambda pair: (
+            figure(pair[0], "ratio") is None,
+            pair[0].stop_nats is None,
+            pair[0].protocol == "equal context",
+        ),
     )
-    same = [row for row in scored if row.data == subject.data and row is not subject]
+    same = [row for row in table if row.text == subject.text and row is not subject]
     compared_with = subject.extra.get("compared_with")
     baseline = next((row for row in same if row.model == compared_with), None)
     equal = next((r for r in same if r.model == subject.model and r.protocol == "equal context"), None)
     return Story(subject, baseline, equal)
 
 
-def _figure(row: Row, name: str) -> float | None:
-    item = value(row, name)
-    known = isinstance(item, int | float) and not isinstance(item, bool) and math.isfinite(item)
-    return float(item) if known else None
-
-
 def _interval(row: Row, name: str) -> tuple[float, float | None, float | None] | None:
     """A ratio and between what it lies, where that is known."""
-    ratio = _figure(row, name)
-    return None if ratio is None else (ratio, _figure(row, f"{name}_low"), _figure(row, f"{name}_high"))
+    ratio = figure(row, name)
+    return None if ratio is None else (ratio, figure(row, f"{name}_low"), figure(row, f"{name}_high"))
 
 
 def _word(low: float, high: float) -> str:
@@ -157,9 +158,11 @@ def _word(low: float, high: float) -> str:
 
 def _times(own: float, other: float) -> str:
     """How large something is, before the name of what it is compared with."""
+    if f"{max(own, other) / min(own, other):.3g}" == "1":
+        return "as large as"
     if own < other:
         return f"{other / own:.3g} times smaller than"
-    return f"{own / other:.3g} times as large as" if own > other else "as large as"
+    return f"{own / other:.3g} times as large as"
 
 
 def _ratio(interval: tuple[float, float | None, float | None] | None, own: object, other: object) -> str:

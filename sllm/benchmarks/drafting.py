@@ -4,11 +4,10 @@ import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 
-from lmbase.benchmarking.timing import Generation, alternate, compared_settings, time_lm
+from lmbase.benchmarking.timing import Generation, alternate, compared_settings, known_median, time_lm
 from lmbase.config import option
 from lmbase.modeling.devices import DTYPES, moved
 from lmbase.modeling.inference import inference_method
@@ -112,7 +111,7 @@ class Replayed(SizeKeys, WritingKeys, CompiledKeys):
         rows = []
         for name, runs in found.items():
             common = self.row("", protocol, {"way": name})
-            common.kv_bytes_per_token = median([run.cache_bytes_per_token for run in runs])
+            common.kv_bytes_per_token = known_median(run.cache_bytes_per_token for run in runs)
             rows.append(speed_row(found, name, common, speed_ratio="Transformers", plain_ratio=PLAIN.name))
             rows[-1].model = size
         return rows

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from lmbase.benchmarking.llama_cpp import LlamaCpp, open_llama_cpp
 from lmbase.benchmarking.roofline import Machine, Shape, linear_shapes
-from lmbase.benchmarking.timing import COMPILED, Generation, alternate, compared_settings, speeds, time_lm
+from lmbase.benchmarking.timing import COMPILED, Generation, alternate, compared_settings, known_median, speeds, time_lm
 from lmbase.config import option
 from lmbase.modeling.devices import DTYPES, moved
 from lmbase.modeling.packed import pack_linear_layers
@@ -169,7 +169,7 @@ class Generate(LengthKeys, WritingKeys, CompiledKeys):
             if (plain := name.removesuffix(COMPILED)) in parts:
                 row.extra |= limit_columns(runs, parts[plain], limits[plain], self.machine)
             row.extra["tokens_per_position"] = median([run.tokens_per_position for run in runs])
-            row.kv_bytes_per_token = median([run.cache_bytes_per_token for run in runs])
+            row.kv_bytes_per_token = known_median(run.cache_bytes_per_token for run in runs)
             if name == self.llama_name:  # the file says what its weights are, and it tells of no cache
                 row.dtype = row.kv_bytes_per_token = row.extra["tokens_per_position"] = None
             if batch_size == 1:

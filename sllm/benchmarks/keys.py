@@ -5,17 +5,18 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from lmbase.benchmarking.roofline import Machine
 from lmbase.benchmarking.timing import Generation, drafting_columns, ratio_columns, speeds
 from lmbase.config import option
 from lmbase.modeling.devices import DTYPES
 from lmbase.report.rows import Row
+from multitoken.benchmarks.replaying import FIRST_WORD
 from sllm.benchmarks.replaying import MEMORY, Build
 from sllm_data.corpora import Corpus, open_corpus
 from sllm_data.open_data import is_prepared, open_data
@@ -37,7 +38,7 @@ class Benchmark:
 
     subset: list[SubsetName] = option(["generate", "train"], "what is measured; --help shows the keys of those named")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    seed: int = option(0, "of the random weights and token ids")
+    seed: NonNegativeInt = option(0, "of the random weights and token ids")
     quick: bool = option(False, "64 tokens each way, little text, few heads and two rounds")
     output_dir: str = option("runs/benchmark", "where metrics.json, table.md and plots.html go")
 
@@ -75,7 +76,7 @@ class TextKeys(Benchmark):
 @dataclass
 class RawTextKeys(TextKeys):
     tokenizer: str = option("bpe:8192", "for data that are not prepared yet")
-    text_megabytes: float = option(8.0, "of each split, about so much text goes through the pipeline or is cut")
+    text_megabytes: PositiveFloat = option(8.0, "of each split, about so much text goes through the pipeline or is cut")
 
     QUICK = {"text_megabytes": 0.2}
 
@@ -92,7 +93,9 @@ class RawTextKeys(TextKeys):
 @dataclass
 class SizeKeys(Benchmark):
     size: list[str] = option(["small"], "tiny, small, opt-125m, opt-350m, opt-1.3b; of another family as in llama-tiny")
-    vocab_size: PositiveInt = option(VOCABULARY, "of all models, whatever the data's tokenizer has")
+    vocab_size: Annotated[int, Field(gt=FIRST_WORD)] = option(
+        VOCABULARY, "of all models, whatever the data's tokenizer has"
+    )
     dtype: Literal["fp32", "bf16"] = option(
         "bf16", "of weights in generation, of the computation in training; texts are scored in fp32 always"
     )

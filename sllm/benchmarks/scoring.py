@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from lmbase.benchmarking.timing import alternate, clocked, ratio_columns, spread_columns
 from lmbase.config import option
@@ -49,7 +49,7 @@ class Evaluate(LengthKeys, TimedKeys):
 
     window_tokens: PositiveInt = option(511, "of the subset evaluate: the token-level model's windows")
     window_sentences: PositiveInt = option(48, "of the subset evaluate: the SLLM's windows")
-    score_megabytes: float = option(0.3, "of the subset evaluate: about so much text is scored")
+    score_megabytes: PositiveFloat = option(0.3, "of the subset evaluate: about so much text is scored")
 
     QUICK = {"score_megabytes": 0.03}
 

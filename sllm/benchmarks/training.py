@@ -238,7 +238,7 @@ class Heads(SizeKeys, StepKeys, TimedKeys):
         """
         if not self.num_future_tokens:
             raise ValueError("num_future_tokens=[]: a figure needs one number of heads at least.")
-        tokens = self.train_tokens
+        tokens = self.batch()["input_ids"].numel()
         models = [self.model(size, n) for n in self.num_future_tokens]
         flops = [FORWARD_AND_BACKWARD * model.flops(tokens, self.window) for model in models]
         parameters = [num_parameters(model) for model in models]
@@ -270,7 +270,7 @@ class Heads(SizeKeys, StepKeys, TimedKeys):
         return MultiTokenLM(MultiTokenLMConfig.matching(with_layers(config, self.num_blocks), num_future_tokens))
 
     def batch(self) -> Batch:
-        """Whole windows of random ids, none of which ends a text."""
+        """As many whole windows of random ids as `train_tokens` has, none of which ends a text."""
         shape = (max(self.train_tokens // self.window, 1), self.window)
         ids = torch.randint(4, self.vocab_size, shape, generator=torch.Generator().manual_seed(self.seed))
         mask, ends = torch.ones(shape, dtype=torch.bool), torch.zeros(shape[0], dtype=torch.bool)
@@ -289,6 +289,6 @@ class Heads(SizeKeys, StepKeys, TimedKeys):
 
     def losses(self, num_future_tokens: int) -> list[str]:
         """Without the naive one where its logits and their log-probabilities would leave the machine little memory."""
-        needed = (2 * num_future_tokens + 2) * self.train_tokens * self.vocab_size * 4
+        needed = (2 * num_future_tokens + 2) * self.batch()["input_ids"].numel() * self.vocab_size * 4
         free = free_bytes(self.device)
         return [""] if free is not None and needed >= MEMORY_SHARE * free else list(LOSSES)

@@ -45,7 +45,7 @@ def find_details(
     if encoder is not None:
         processor = encoder.model.processor
         documents = [encoded.sentences() for encoded in processor.encode_batch(beginning)]
-        found["cost"] = dict(_costs(models, documents))
+        found["cost"] = dict(_costs(models, documents, encoder))
         found["places"] = _places(models, documents, processor)
         with warnings.catch_warnings():  # that this text was not looked through for abbreviations matters little here
             warnings.filterwarnings("ignore", "rule 'sentence' found no Punkt")
@@ -78,10 +78,12 @@ def _beginning(texts: Sequence[str]) -> Iterator[str]:
         left -= len(text)
 
 
-def _costs(models: Sequence[LoadedModel], documents: Sequence[Sentences]) -> Iterator[tuple[str, dict[str, float]]]:
-    """FLOPs of each part of a model, per token of text."""
+def _costs(
+    models: Sequence[LoadedModel], documents: Sequence[Sentences], encoder: LoadedModel
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """FLOPs of each part of a model, per token of text; one with other tokens than the encoder is left out."""
     num_tokens = sum(len(sentence) for sentences in documents for sentence in sentences)
-    for loaded in models:
+    for loaded in (m for m in models if m.counts_like(encoder)):
         parts = loaded.flops_by_part(num_tokens, sum(map(len, documents)))
         if parts:
             yield loaded.name, {part: flops / num_tokens for part, flops in parts.items() if flops}

@@ -106,6 +106,10 @@ class LoadedModel(ABC):
         """What `Writing.num_draft` may be at most: 1 where nothing is drafted."""
         return max(1, self.num_heads)
 
+    def counts_like(self, other: "LoadedModel") -> bool:
+        """Whether tokens of the two are the same, so that figures per token compare."""
+        return tokenizer_hash(self.tokenizer) == tokenizer_hash(other.tokenizer)
+
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         moved(self.model, device, dtype)
 
@@ -231,7 +235,7 @@ class LoadedModel(ABC):
             )
         if not self.by_sentence:
             raise ValueError(f"--assistant is an SLLM, and {self.name} is {self.shown}.")
-        if tokenizer_hash(self.tokenizer) != tokenizer_hash(helped.tokenizer):
+        if not self.counts_like(helped):
             raise ValueError(f"{helped.name} and {self.name} have different tokenizers: no draft would come true.")
         weight = next(helped.model.parameters())
         return SentenceAssistant(moved(self.model, weight.device, weight.dtype))

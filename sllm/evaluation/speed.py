@@ -18,6 +18,7 @@ from lmbase.benchmarking.timing import (
     alternate,
     cache_bytes,
     drafting_columns,
+    known_median,
     ratio_columns,
     speeds,
     spread_columns,
@@ -72,7 +73,7 @@ def time_sllm(
         arrivals.moments[1][0] if arrivals.moments else seconds,
         sum(output.num_new_tokens),
         cache.num_bytes if isinstance(cache, RowCache) else cache_bytes(cache),
-        num_cached_tokens=max(tokens, 1),
+        num_cached_tokens=tokens,
         num_cached_positions=positions,
         fixed_cache_bytes=decoder_cache_bytes(model),
         tokens_per_forward=output.statistics.tokens_per_forward if model.draft_heads or num_copied else None,
@@ -151,9 +152,9 @@ def compare_generation(
     num_new_tokens: int,
     num_rounds: int,
 ) -> dict[str, dict]:
-    """Figures by model name, with the ratio to `baseline`, one of the models: written as ever, and (`lookup_*`) with
-    drafts of up to `NUM_COPIED` tokens that are copied out of the text, a plain model's by Transformers' own prompt
-    lookup (not where its positions are nearly used up).
+    """Figures by model name, with the ratio to `baseline`, one of the models, where tokenizers are the same: written as
+    ever, and (`lookup_*`) with drafts of up to `NUM_COPIED` tokens that are copied out of the text, a plain model's by
+    Transformers' own prompt lookup (not where its positions are nearly used up).
 
     Args:
         text: its first `prompt_tokens` tokens are the prompt of every model, counted by the first model's tokenizer.
@@ -170,7 +171,9 @@ def compare_generation(
     for loaded in models:
         runs, copied = found[loaded.name], found.get(loaded.name + LOOKUP)
         figures[loaded.name] = speed_columns(runs) | loaded.cache_columns()
-        if loaded is not baseline:
+        if not loaded.counts_like(baseline):  # its tokens are longer, or shorter
+            copied = None
+        elif loaded is not baseline:
             figures[loaded.name] |= ratio_columns("speed_ratio", speeds(runs), reference)
         if copied is not None:
             figures[loaded.name] |= ratio_columns("lookup_ratio", speeds(copied), reference)
@@ -195,11 +198,10 @@ def speed_columns(runs: Sequence[Generation]) -> dict[str, float | None]:
         **spread_columns("tokens_per_second", speeds(runs)),
         "rounds": len(runs),
         "seconds_to_first_sentence": median([run.seconds_to_first_sentence for run in runs]),
-        "kv_bytes_per_token": median([run.cache_bytes_per_token for run in runs]),
+        "kv_bytes_per_token": known_median(run.cache_bytes_per_token for run in runs),
         "fixed_cache_bytes": runs[0].fixed_cache_bytes,
         "tokens_per_position": median([run.tokens_per_position for run in runs]),
     }
     if drafted := drafting_columns(runs):
-        measured = [run.break_even for run in runs if run.break_even is not None]  # not in a short call
-        columns |= drafted | {"break_even": median(measured) if measured else None}
+        columns |= drafted | {"break_even": known_median(run.break_even for run in runs)}  # None in a short call
     return columns

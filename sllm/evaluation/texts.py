@@ -36,7 +36,8 @@ def read_texts(
     max_documents: int | None,
     models: Sequence[str] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """The first documents of a split, and what names the corpus: {"name", "sha256"}. What was read is printed.
+    """The first documents of a split, and what names the corpus: {"name", "sha256"}, with "split": "whole" where the
+    split is not what was read. What was read is printed.
 
     The hash is that of the prepared data, or of a raw corpus's texts that were read.
 
@@ -66,7 +67,8 @@ def read_texts(
         digest.update(text.encode("utf-8", errors="surrogatepass") + b"\0")
     part = "whole, as it has no such split of its own" if whole else f"split {split}"
     print(_described(corpus.name, part + reason, texts))
-    return texts, {"name": corpus.name, "sha256": digest.hexdigest()}
+    found = {"name": corpus.name, "sha256": digest.hexdigest()}
+    return texts, found | ({"split": "whole"} if whole else {})
 
 
 def _described(name: str, part: str, texts: Sequence[str]) -> str:

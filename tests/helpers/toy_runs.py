@@ -26,9 +26,10 @@ def write_runs(folder: Path) -> Path:
     checkpoint.mkdir(parents=True)
     (checkpoint / "log.jsonl").write_text("not a log", encoding="utf-8")
 
+    scored: dict = dict(data="d", protocol="full window", bytes=900)
     rows = [
-        Row("OPT", data="d", protocol="full window", bits_per_byte=2.0312, bytes=900, tokens_per_second=270.0),
-        Row("SLLM " + HOSTILE[:20], data="d", protocol="full window", bits_per_byte=2.0478, tokens_per_second=545.0),
+        Row("OPT", bits_per_byte=2.0312, tokens_per_second=270.0, **scored),
+        Row("SLLM " + HOSTILE[:20], bits_per_byte=2.0478, tokens_per_second=545.0, **scored),
         Row("vae", data="d", reconstruction_exact_match=0.5),
     ]
     write_metrics(folder / "evaluate", rows, config={}, seed=0, wall_seconds=30, corpus="d")

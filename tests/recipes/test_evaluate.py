@@ -4,11 +4,13 @@ import json
 import signal
 
 import pytest
-from families import MAKERS
+from families import MAKERS, make_lm
 from tiny import make_processor
+from tokenizers_of_kinds import gpt2
 
 from lmbase.processes import Stopped
 from lmbase.report.rows import Row, read_metrics
+from lmbase.report.story import find_story
 from lmbase.report.write import write_report
 from sllm.evaluation.likelihood import evaluate_likelihood
 from sllm_recipes import cli
@@ -20,6 +22,9 @@ def command(tmp_path_factory):
     for name, make in MAKERS.items():
         make("llama").save_pretrained(folder / name)
         make_processor().tokenizer.save_pretrained(folder / name)
+    words = gpt2()
+    make_lm("llama", vocab_size=len(words), bos_token_id=0, eos_token_id=0).save_pretrained(folder / "words")
+    words.save_pretrained(folder / "words")
     (folder / "test.txt").write_text("One, two, three. Four and five! " * 4)
     keys = f"--data {folder}/test.txt --output_dir {folder}/out --rounds 1"
 
@@ -59,6 +64,23 @@ def test_a_plain_model_has_rows_with_a_window(command):
     assert bare.kv_bytes_per_token < four.kv_bytes_per_token
 
 
+def test_nothing_that_is_per_token_is_compared_between_tokenizers(command):
+    ratios = {"ratio", "speed_ratio", "lookup_ratio"}
+    rows = {(row.model, row.protocol): row for row in command("--model {}/plain {}/sentences {}/words")}
+    assert list(rows) == [(name, "full window") for name in ("plain", "sentences", "words")]  # the window is of words
+    for name in ("plain", "sentences"):
+        assert rows[name, "full window"].extra["other_tokenizer"]
+        assert ratios & {*rows[name, "full window"].extra} == {"ratio"}
+    story = find_story([*rows.values()])
+    assert story is not None
+    assert story.speed().endswith("tokens per second, of another tokenizer.")
+    assert "cache" not in story.size()
+    rows = {(row.model, row.protocol): row for row in command("--model {}/words {}/sentences {}/plain")}
+    assert "other_tokenizer" not in rows["sentences", "equal context"].extra
+    assert "speed_ratio" in rows["sentences", "full window"].extra
+    assert "speed_ratio" not in rows["words", "full window"].extra
+
+
 def test_a_report_of_it_shows_its_details(command, tmp_path):
     command("--model {}/plain {}/heads {}/sentences --speed false")
     folder = command.folder / "out"
@@ -82,6 +104,8 @@ def test_a_report_of_it_shows_its_details(command, tmp_path):
         ("--model {}/plain --keep_ends line", "give keep_window, too"),
         ("--model {}/plain {}/plain", "Two models have the same name"),
         ("--model {}/plain --prompt_tokens 90", "plain has 64 positions"),
+        ("--model {}/plain --seed -1", "seed = -1"),  # before anything is scored
+        ("--model {}/plain --output_dir {}/test.txt/out", "test.txt' is a file"),
     ],
 )
 def test_mistakes_end_with_a_message(command, words, told, capsys):

@@ -62,6 +62,14 @@ def test_prepared_data_tell_their_sentences_windows_and_vocabulary(tmp_path):
     assert 0.9 < read.fullness(tokens) <= 1
 
 
+def test_sentences_are_those_of_all_texts(tmp_path, monkeypatch):
+    (tmp_path / "train.txt").write_text("Yes! " * 300 + "A sentence of many more bytes than that! " * 300)
+    prepare(open_corpus(str(tmp_path), "text"), SentenceProcessor(load_tokenizer("bytes")), tmp_path / "data")
+    monkeypatch.setattr("sllm_recipes.plan.SAMPLE", 100)
+    read = reading(load_config(Config, ["--lm", "random:16x1", "--data", str(tmp_path / "data")]))
+    assert sum(read.lengths) / len(read.lengths) == pytest.approx(np.mean([5, 41]), rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -70,6 +78,8 @@ def test_prepared_data_tell_their_sentences_windows_and_vocabulary(tmp_path):
         ("--lm random:tiny --data 0", "from 1 on"),
         ("--lm random:tiny --data -5", "from 1 on"),
         ("--lm random:tiny --data 1.2.3B", "no number"),
+        ("--lm random:tiny --data 1,5M", "no number"),  # not 15M
+        ("--lm random:tiny --data 1M --gpus h100 --utilisation 35", "utilisation"),
         ("--lm random:tiny --data nowhere", "neither a number"),
         ("--lm random:huge --data 1B", "sizes"),
         ("--lm ./nothing --data 1B --gpus h100", "no such file or folder"),

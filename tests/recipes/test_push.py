@@ -90,6 +90,27 @@ def test_a_model_without_figures_of_its_own_is_refused(folder, capsys):
     assert not (folder / "out").exists()
 
 
+def test_figures_of_other_recipes_are_passed_over(folder, capsys):
+    document = json.loads((folder / "figures" / "metrics.json").read_text())
+    frontier = document["models"]["sentences"] | {"audit_checks": None}
+    for recipe, models in (("frontier", {"sentences": frontier}), ("scaling", {"token": {"floor": 1.0}})):
+        (folder / recipe).mkdir()
+        other = json.dumps(with_checksum(document | {"recipe": recipe, "models": models}))
+        (folder / recipe / "metrics.json").write_text(other)  # newer, beside the model
+    sllm(f"push {folder}/sentences me/tiny --dry_run {folder}/out")
+    assert json.loads((folder / "out" / "metrics.json").read_text())["recipe"] == "evaluate"
+    told = refused(f"push {folder}/sentences me/tiny --metrics {folder}/scaling/metrics.json", capsys)
+    assert "not of sllm evaluate" in told
+
+
+def test_a_text_that_was_read_whole_is_no_split(folder):
+    change(folder, corpus={"name": "mine", "sha256": "ab", "split": "whole"})
+    sllm(f"push {folder}/plain me/tiny --dry_run {folder}/out")
+    card = (folder / "out" / "README.md").read_text()
+    assert "Data: mine, whole, SHA-256" in card
+    assert "split: whole" in card
+
+
 def test_metrics_that_were_edited_are_refused(folder, capsys):
     path = folder / "figures" / "metrics.json"
     path.write_text(path.read_text().replace('"bits_per_byte": ', '"bits_per_byte": 0'))

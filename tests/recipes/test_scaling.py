@@ -183,6 +183,15 @@ def test_F3_rows_that_are_given_twice_count_once(tmp_path, capsys):
     assert "opt 32x1-500000 is given twice" in capsys.readouterr().out
 
 
+def test_of_two_beginnings_the_longer_one_counts(tmp_path):
+    rows = [
+        Row(name, "it", "full window", parameters=1, training_tokens=1, bits_per_byte=1.0) for name in ("m", "m-opt")
+    ]
+    write_metrics(tmp_path, rows, config={}, seed=0, wall_seconds=1.0, corpus=None)
+    found = scaling.rows_of(scaling.Config(sentence="m", token="m-opt"), [str(tmp_path)])
+    assert [row.extra["level"] for row in found] == ["sentence", "token"]
+
+
 def test_F4_texts_of_one_name_are_told_apart(tmp_path):
     files = folders_of(tmp_path, LAWS)
     change(files[0], {"name": "it", "sha256": "aa"})

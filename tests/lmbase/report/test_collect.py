@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lmbase.report.collect import collect, read_log
+from lmbase.report.rows import Row, write_metrics
 
 
 def test_runs_stand_in_the_order_of_the_work_and_checkpoints_are_passed_over(runs):
@@ -33,13 +34,29 @@ def test_a_broken_file_is_named_and_the_rest_reported(runs):
     assert "line 2" in report.left_out[0]
 
 
+def test_metrics_of_the_same_name_are_all_there_and_each_once(runs):
+    more = [
+        write_metrics(runs.parent / name, [Row(name)], config={}, seed=0, wall_seconds=1, corpus=None) for name in "ab"
+    ]
+    found = collect(runs, more_metrics=[*more, runs.parent / "a", runs / "evaluate" / "metrics.json"])
+    assert [row.model for row in found.rows][-3:] == ["vae", "a", "b"]
+
+
 @pytest.mark.parametrize(
-    "content", ["null", "3", '{"generations": null}', '{"reconstructions": {"a": 1}}', '{"generations": 3}']
+    "content",
+    [
+        "null",
+        "3",
+        '{"generations": null}',
+        '{"reconstructions": {"a": 1}}',
+        '{"generations": [{"prompt": "a", "text": "b", "finish_reason": {}}]}',
+    ],
 )
 def test_json_of_another_shape_is_left_out(runs, content):
     (runs / "samples.json").write_text(content, encoding="utf-8")
-    (runs / "trunk" / "log.jsonl").write_text('{"step": 1, "eval": 3}\n', encoding="utf-8")
-    assert len(collect(runs).left_out) == 2
+    for line in ('{"step": Infinity, "token": 3}\n', '{"step": 1, "eval": 3}\n'):
+        (runs / "trunk" / "log.jsonl").write_text(line, encoding="utf-8")
+        assert len(collect(runs).left_out) == 2
 
 
 def test_a_resumed_log_counts_the_later_record_and_a_cut_last_line_is_passed_over(tmp_path):

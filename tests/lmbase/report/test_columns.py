@@ -37,6 +37,12 @@ def test_best_is_per_corpus_and_protocol_and_never_a_published_figure():
     assert "**0.1000**" not in table
 
 
+def test_another_split_of_a_corpus_is_another_text():
+    valid = [Row("a", "novels", bytes=1000, bits_per_byte=1.8), Row("b", "novels", bytes=1000, bits_per_byte=1.9)]
+    test = [Row("a", "novels", bytes=5000, bits_per_byte=2.0), Row("b", "novels", bytes=5000, bits_per_byte=2.1)]
+    assert best_cells([*valid, *test], ["bits_per_byte"]) == {(0, "bits_per_byte"), (2, "bits_per_byte")}
+
+
 def test_figures_are_written_as_their_column_says():
     row = Row("m", reconstruction_exact_match=0.5512, seconds_to_first_sentence=0.012345, extra={"lossless": True})
     row.extra |= {"block_parameters": 1_610_000, "step_flops": 1.5e15, "seconds_per_step": 0.51234, "way": "fixed"}
@@ -61,3 +67,20 @@ def test_G9_the_best_is_marked_only_where_intervals_part():
     assert best_cells(level, ["bits_per_byte", "tokens_per_second"]) == set()
     apart = [row("base", 5, 4, 7), row("a", 8, 7.5, 9, ratio=0.99, ratio_low=0.98, ratio_high=0.995)]
     assert best_cells(apart, ["bits_per_byte", "tokens_per_second"]) == {(1, "bits_per_byte"), (1, "tokens_per_second")}
+    once = [row("base", 5, 5, 5, rounds=1), row("a", 8, 8, 8, ratio=0.5, rounds=1)]  # one document, one round
+    assert best_cells(once, ["bits_per_byte", "tokens_per_second"]) == set()
+
+
+def test_perplexity_is_as_level_as_the_bits_that_it_tells():
+    base = Row("base", bits_per_byte=2.0, ppl_per_baseline_token=20.0)
+    for high, best in ((1.01, set()), (0.995, {(1, "ppl_per_baseline_token")})):
+        other = Row("a", bits_per_byte=1.98, ppl_per_baseline_token=20.0**0.99)
+        other.extra = dict(ratio=0.99, ratio_low=0.98, ratio_high=high)
+        assert best_cells([base, other], ["ppl_per_baseline_token"]) == best
+
+
+def test_what_is_no_finite_number_is_never_best():
+    rows = [Row("a", bits_per_byte=2.0), Row("b", bits_per_byte=1.9), Row("c", bits_per_byte=float("nan"))]
+    assert best_cells([rows[2], *rows[:2]], ["bits_per_byte"]) == {(2, "bits_per_byte")}
+    rows[1].extra = {"ratio": "0.95", "ratio_low": None}
+    assert best_cells(rows[:2], ["bits_per_byte"]) == {(1, "bits_per_byte")}

@@ -52,6 +52,7 @@ def test_rows_of_a_frontier_have_a_line_through_the_best_token_level_ones(tmp_pa
     [
         ([row("opt", 2.1, None)], "a.svg", "has both bits_per_byte and tokens_per_second"),
         ([row("opt", 2.1, 1.0), row("sllm", 2.1, 1.0, data="e")], "a.svg", "d by full window and e by full window"),
+        ([row("opt", 2.1, 1.0, bytes=9), row("sllm", 2.1, 1.0, bytes=8)], "a.svg", r"d \(8 bytes\) by full"),
         ([row("opt", 2.1, 1.0)], "a.png", "ends in .svg"),
     ],
 )

@@ -42,3 +42,11 @@ def test_rows_of_one_protocol_only(page):
 def test_a_table_without_rows_is_a_mistake(page):
     with pytest.raises(ValueError, match="no rows with protocol=tarin"):
         page("run/metrics.json protocol=tarin")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [("model=a", "has model=...; known are columns"), ("models=(", "no regular expression")]
+)
+def test_an_option_that_is_none_is_told(page, words, told):
+    with pytest.raises(ValueError, match=told):
+        page(f"run/metrics.json columns=model {words}")

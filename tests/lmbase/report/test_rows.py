@@ -57,7 +57,11 @@ def test_an_extra_column_may_not_hide_a_real_one(tmp_path):
         write(tmp_path, [Row("m", extra={"bits_per_byte": 1.0})])
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"rows": 3}', '{"rows": [{"nats": 1}]}', '{"rows": [7]}'])
+BROKEN = ["", "{", "[]", '{"rows": 3}', '{"rows": [{"nats": 1}]}', '{"rows": [7]}']
+BROKEN += [f'{{"rows": [{{"model": "m", {wrong}}}]}}' for wrong in ('"nats": "1.5"', '"bytes": true', '"data": [1]')]
+
+
+@pytest.mark.parametrize("content", BROKEN)
 def test_a_broken_file_is_named(tmp_path, content):
     path = tmp_path / "metrics.json"
     path.write_text(content, encoding="utf-8")

@@ -94,6 +94,7 @@ def test_what_grew_is_said_as_well():
     assert "in parameters it is as large as opt: 1.00k" in size
     assert sentences(kv_bytes_per_token=None)[-1].startswith("In parameters it is 2 times as large as opt")
     assert sentences(kv_bytes_per_token=None, parameters=None)[2:] == []
+    assert "it is as large as opt: 1.00k against 1.00k" in sentences(parameters=1001)[-1]  # not "1 times as large"
 
 
 def test_one_model_and_no_baseline_claim_nothing():
@@ -106,6 +107,7 @@ def test_one_model_and_no_baseline_claim_nothing():
     assert list(story.table().head) == ["", "opt"]
     assert find_story([Row("vae", reconstruction_exact_match=0.5)]) is None
     assert find_story([Row("paper's", protocol="published", bits_per_byte=1.0)]) is None
+    assert find_story([Row("probed", protocol="tokens and ends", bits_per_byte=1.0)]) is None  # flags left out
     assert find_story([]) is None
 
 
@@ -123,6 +125,18 @@ def test_a_baseline_of_another_text_is_none():
     assert story is not None
     assert story.baseline is None
     assert "ahead" not in " ".join(story.sentences)
+
+
+def test_a_baseline_is_that_of_the_same_evaluation():
+    another = Row("opt", data="d", protocol="full window", bits_per_byte=2.0, tokens_per_second=7.0)
+    story = find_story([another], rows())
+    assert story is not None
+    assert "200.0 against 100.0 tokens per second" in story.speed()
+    found = rows()
+    found[0].bytes, found[2].bytes = 1000, 5000  # another split, of the same name
+    story = find_story(found)
+    assert story is not None
+    assert story.baseline is None
 
 
 def test_the_few_figures_behind_it():

@@ -77,3 +77,14 @@ def test_rows_of_heads_have_times_beside_operations(monkeypatch):
         heads(3, num_blocks=2, vocab_size=512, train_tokens=64).rows("tiny")
     with pytest.raises(ValueError, match="one number of heads at least"):
         heads(num_blocks=2, vocab_size=512, train_tokens=64).rows("tiny")
+
+
+def test_rows_of_heads_are_of_the_tokens_that_were_trained_on(monkeypatch):
+    monkeypatch.setattr("sllm.benchmarks.training.in_own_process", lambda work, *given: {})
+    monkeypatch.setattr("sllm.benchmarks.training.WINDOW", 16)
+    (row,) = heads(1, num_blocks=2, vocab_size=512, train_tokens=47).rows("tiny")  # two whole windows
+    assert row.tokens_per_second * row.extra["seconds_per_step"] == pytest.approx(32)
+    assert row.protocol == "heads V=512 tokens=32"
+    assert row.extra["step_flops"] == 3 * heads(1, num_blocks=2, vocab_size=512, train_tokens=16).model(
+        "tiny", 1
+    ).flops(32, 16)

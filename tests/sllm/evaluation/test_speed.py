@@ -22,12 +22,13 @@ def models():
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_an_sllm_is_timed_from_sentences_and_from_text(batch_size):
     model = make_family_sllm("llama")
-    found = time_sllm(model, torch.tensor([[[10, 11]]] * batch_size), 9, num_draft=1)
-    assert (found.num_new_tokens, found.batch_size) == (9 * batch_size, batch_size)
+    found = time_sllm(model, torch.tensor([[[10, 11]]] * batch_size), 12, num_draft=1)  # two beyond the cap
+    assert (found.num_new_tokens, found.batch_size) == (12 * batch_size, batch_size)
     assert found.tokens_per_position > 0
     assert found.fixed_cache_bytes > 0
     assert (found.steady_rate is None) == (batch_size > 1) or found.num_cached_positions < 4
     assert time_sllm(model, "Hello, you", 9).num_new_tokens == 9
+    assert time_sllm(model, "", 1).cache_bytes_per_token is None  # the start state's position stands for no text
 
 
 def test_figures_of_every_kind(models):

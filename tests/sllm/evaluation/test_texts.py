@@ -25,7 +25,8 @@ def jsonl_of(path, texts):
 def test_F5_a_file_is_scored_whole_unless_it_was_trained_on(tmp_path, capsys):
     ten = [f"Text number {i}." for i in range(10)]
     data = jsonl_of(tmp_path / "ten.jsonl", ten)
-    assert read_texts(data, "test", "text", None, [])[0] == ten
+    texts, corpus = read_texts(data, "test", "text", None, [])
+    assert (texts, corpus["split"]) == (ten, "whole")
     assert "ten, whole, as it has no such split of its own: 10 documents, 140 bytes" in capsys.readouterr().out
     assert read_texts(data, "test", "text", 3, ["facebook/opt-125m"])[0] == ten[:3]
     # a run on the file itself, on data prepared from its folder, or begun with such a run
