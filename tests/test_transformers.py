@@ -17,6 +17,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     GenerationConfig,
     TextIteratorStreamer,
     pipeline,
@@ -245,6 +246,32 @@ def test_activations_can_be_computed_again(kind):
     torch.testing.assert_close(torch.autograd.grad(model(**rows).loss, first, allow_unused=True), expected)
     with pytest.raises(ValueError, match="does not support"):
         make_vae().gradient_checkpointing_enable()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        dict(position_ids=torch.arange(9).expand(2, 9)),
+        dict(past_key_values=DynamicCache()),
+        dict(logits_to_keep=1),
+        dict(inputs_embeds=torch.zeros(2, 9, 16)),
+        dict(output_hidden_states=True),
+        dict(lables=torch.zeros(2, 9, dtype=torch.long)),
+    ],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_what_forward_does_not_read_is_refused_and_what_changes_nothing_is_not(model, asked):
+    """In silence rows with positions of their own would be read as one text, and a wrong name as no labels."""
+    neutral = dict(position_ids=None, output_attentions=False, logits_to_keep=0, use_cache=True)
+    assert model(**batch(), **neutral).keys() == model(**batch()).keys()
+    with pytest.raises(ValueError, match=f"does not know {next(iter(asked))}: it reads whole rows"):
+        model(**batch(), **asked)
+
+
+@torch.no_grad()
+def test_outputs_come_as_tuples_where_asked_for(model):
+    first, expected = model(**batch(), return_dict=False)[0], model(**batch()).to_tuple()[0]
+    torch.testing.assert_close(first, expected)
 
 
 # -- labels ------------------------------------------------------------------------------------------------------------

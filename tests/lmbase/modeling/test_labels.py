@@ -122,3 +122,13 @@ def test_labels_that_leave_out_text_are_refused():
     for given in (mask, None):
         with pytest.raises(ValueError, match="labels are -100 at tokens of text"):
             check_labels(labels.masked_fill(ids == 10, NO_LABEL), ids, given, config)
+
+
+def test_labels_that_are_others_than_the_ids_are_refused():
+    """They would be passed over, and shifted ones, or those of another text, trained as if they were the ids."""
+    ids, config = torch.tensor([[2, 10, 11, 2, 1]]), make_vae().config
+    mask = ids != 1
+    check_labels(torch.tensor([[-100, 10, 11, -100, 0]]), ids, mask, config)
+    for labels, told in ((ids.roll(-1, 1), "are others"), (ids[:, :3], r"labels \(1, 3\) and input_ids \(1, 5\)")):
+        with pytest.raises(ValueError, match=told):
+            check_labels(labels, ids, mask, config)
