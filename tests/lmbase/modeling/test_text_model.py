@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import make_processor
+from tiny import make_mtp, make_processor
 from tokenizers_of_kinds import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -12,6 +12,7 @@ from lmbase.files import write_folder
 from lmbase.modeling.text_model import ProcessorMixin, TokenizerMixin
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer, tokenizer_hash
+from multitoken import MultiTokenLM
 
 
 class WithTokenizer(TokenizerMixin, LlamaForCausalLM):
@@ -65,6 +66,33 @@ def test_weights_come_from_safetensors_only(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="safetensors"):
         WithTokenizer.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_name_need_the_variant(tmp_path: Path) -> None:
+    WithTokenizer(config()).save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(ValueError, match=r"another name, model\.fp16\.safetensors: give the variant"):
+        WithTokenizer.from_pretrained(tmp_path)
+    assert WithTokenizer.from_pretrained(tmp_path, variant="fp16").dtype == torch.float32
+
+
+def test_arguments_that_nobody_knows_are_named_and_no_damage_is_told(tmp_path: Path) -> None:
+    WithTokenizer(config()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"from_pretrained does not know 'max_sentense'") as told:
+        WithTokenizer.from_pretrained(tmp_path, max_sentense=3)
+    assert "damaged" not in str(told.value)
+
+
+@pytest.mark.parametrize("place", ["disk", "cpu"])
+def test_a_model_lies_on_one_device(place: str, tmp_path: Path) -> None:
+    """What lies elsewhere is there only while it is read, and other parts read the vocabulary's table."""
+    model = make_mtp()
+    model.save_pretrained(tmp_path)
+    given = dict.fromkeys([name for name, _ in model.named_children()], "cpu") | {"trunk": place}
+    if place == "cpu":
+        assert MultiTokenLM.from_pretrained(tmp_path, device_map=given).device.type == "cpu"
+        return
+    with pytest.raises(ValueError, match="onto cpu and disk, and it runs on one device only"):
+        MultiTokenLM.from_pretrained(tmp_path, device_map=given, offload_folder=tmp_path / "offloaded")
 
 
 @pytest.mark.parametrize(
