@@ -306,6 +306,19 @@ def test_a_head_learns_labels_as_far_ahead_as_it_looks(mtp):
     assert make_mtp(draft_transitions=True)(ids, labels=labels).loss.isfinite()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("left", [3, 1, 0])
+def test_no_head_predicts_from_padding(mtp, left):
+    """Those behind the first look over the border of padding and text."""
+    ids = torch.tensor([[2, 10, 11, 12, 13, 2]])
+    mask = torch.nn.functional.pad(torch.ones_like(ids), (left, 3 - left))
+    padded = torch.nn.functional.pad(ids, (left, 3 - left), value=1)
+    labels = torch.where(mask.bool(), padded, -100)
+    found, expected = mtp(padded, attention_mask=mask, labels=labels), mtp(ids, labels=ids)
+    torch.testing.assert_close(found.losses, expected.losses)
+    torch.testing.assert_close(found.loss, expected.loss)
+
+
 def test_rows_longer_than_the_positions_are_told(mtp):
     with pytest.raises(ValueError, match="Rows of 33 ids, and the model has 32 positions"):
         mtp(torch.full((1, 33), 10))
