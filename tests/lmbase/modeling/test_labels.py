@@ -107,6 +107,16 @@ def test_predictions_can_be_measured(kind, tmp_path):
     assert found.metrics["test_loss"] > 0
 
 
+def test_smoothed_labels_are_shifted_as_those_of_a_plain_model(tmp_path):
+    """A Trainer goes by a class's name there, and would have trained each token to predict itself."""
+    model = make_mtp(num_future_tokens=1)
+    losses = []
+    for one in (model, model.to_lm()):
+        trainer = trainer_of(*make_texts_of(one, make_vae().processor.tokenizer), tmp_path, label_smoothing_factor=0.1)
+        losses.append(trainer.evaluate()["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_a_mean_becomes_a_share_of_all_items():
     assert per_item(torch.tensor(3.0), 4, None) == 3
     assert per_item(torch.tensor(3.0), 4, 6) == 2
