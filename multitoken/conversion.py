@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lmbase.modeling.devices import moved
+from lmbase.modeling.pretrained import check_lm
 from lmbase.modeling.trunk import FAMILIES, check_trunk, input_table, output_table, trunk_of, with_layers
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.modeling_multitoken import MultiTokenModel
@@ -16,6 +17,7 @@ ModelT = TypeVar("ModelT", bound=MultiTokenModel)
 
 def from_lm(cls: type[ModelT], lm: PreTrainedModel, num_future_tokens: int, head_kind: str, options: dict) -> ModelT:
     """`MultiTokenLM.from_lm`."""
+    check_lm(lm)
     check_trunk(lm.config, type(lm).__name__)  # all of it: the last block, too
     output = output_table(lm)
     config = MultiTokenLMConfig.matching(lm.config, 1, head_kind, **options)
