@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lmbase.modeling.devices import moved
 from lmbase.modeling.pretrained import check_lm
+from lmbase.modeling.settings import take_ids
 from lmbase.modeling.trunk import FAMILIES, check_trunk, input_table, output_table, trunk_of, with_layers
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.modeling_multitoken import MultiTokenModel
@@ -48,7 +49,7 @@ def from_lm(cls: type[ModelT], lm: PreTrainedModel, num_future_tokens: int, head
         with torch.no_grad():
             for i in range(1, num_future_tokens + 1):
                 model.unembedding(i).copy_(output)
-    model.generation_config.update(pad_token_id=config.pad_token_id, eos_token_id=config.eos_token_id)
+    take_ids(model.generation_config, config, lm)
     return moved(model, dtype=lm.dtype).eval()
 
 
@@ -73,6 +74,7 @@ def to_lm(model: MultiTokenModel) -> PreTrainedModel:
     trunk.load_state_dict(weights)
     with torch.no_grad():
         output_table(lm).copy_(model.unembedding(1))
+    lm.generation_config = copy.deepcopy(model.generation_config)
     return lm.eval()
 
 
@@ -91,4 +93,5 @@ def with_heads(model: ModelT, num_future_tokens: int) -> ModelT:
     fewer = type(model)(config)
     kept = {name: weight for name, weight in model.state_dict().items() if name in fewer.state_dict()}
     fewer.load_state_dict(kept)
+    fewer.generation_config = copy.deepcopy(model.generation_config)
     return cast(ModelT, moved(fewer, dtype=model.dtype).train(model.training))

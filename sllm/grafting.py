@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lmbase.modeling.devices import moved
 from lmbase.modeling.pretrained import check_lm
+from lmbase.modeling.settings import take_ids
 from lmbase.modeling.trunk import input_table, output_table, special_ids, trunk_of, vector_heads, vector_width
 from sentencevae import SentenceVAE, SentenceVAEConfig
 from sentencevae.layers import DecoderLayer
@@ -39,7 +40,7 @@ def graft(cls: type[ModelT], vae: SentenceVAE, lm: PreTrainedModel, options: dic
     with torch.no_grad():
         model.sentence_in.weight.copy_(torch.eye(len(model.start_state)) * table.float().std())
         model.start_state.copy_(table[special_ids(lm.config).opening])
-    model.generation_config.update(**{k: getattr(model.config, k) for k in ("pad_token_id", "eos_token_id")})
+    take_ids(model.generation_config, model.config, lm)
     return moved(model, dtype=vae.dtype).eval()
 
 
@@ -70,5 +71,5 @@ def graft_own_layers(cls: type[ModelT], lm: PreTrainedModel, max_sentence_tokens
     model.trunk.load_state_dict(trunk_of(lm).state_dict())
     if model.lm_head is not None:
         model.lm_head.load_state_dict({"weight": table})
-    model.generation_config.update(**{k: getattr(model.config, k) for k in ("pad_token_id", "eos_token_id")})
+    take_ids(model.generation_config, model.config, lm)
     return moved(model, dtype=lm.dtype).eval()

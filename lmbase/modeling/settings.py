@@ -6,7 +6,7 @@ import math
 import numbers
 from typing import Any
 
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 
 from lmbase.text.stop_strings import check_stop_strings
@@ -218,6 +218,19 @@ def end_ids(config: GenerationConfig, own: int, vocab_size: int) -> list[int]:
                 f"text beside the model's own {own}, which always does."
             )
     return list(dict.fromkeys([own, *map(int, found)]))
+
+
+def take_ids(config: GenerationConfig, own: Any, lm: PreTrainedModel) -> None:
+    """Let a model that was made of a language model end texts where that does: its own marks first, and where the other
+    has several (a turn's end is one), those, too.
+
+    Args: own: the model's configuration.
+    """
+    ends = [own.eos_token_id]
+    for source in (lm.generation_config, lm.config):
+        if isinstance(several := getattr(source, "eos_token_id", None), list):
+            ends += [end for end in several if end not in ends]
+    config.update(pad_token_id=own.pad_token_id, eos_token_id=ends if len(ends) > 1 else ends[0])
 
 
 def text_limits(config: GenerationConfig, num_given: int, default: int = DEFAULT_NEW_TOKENS) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny import CAP, LM_WIDTH, LMS, MEMORY, WIDTH, make_lm, make_opt, make_sllm, make_vae, pad
+from transformers import LogitsProcessor
 
 from lmbase.modeling.trunk import input_table, special_ids, trunk_of
 from multitoken import MultiTokenLM
@@ -96,6 +97,31 @@ def test_what_cannot_be_copied_is_refused(make, message):
             graft()
     with pytest.raises(ValueError, match="given a OPTForCausalLM where a SentenceVAE belongs"):
         SLLM.graft(make_opt(), make_vae())
+
+
+class Only(LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        return torch.full_like(scores, -1e9).index_fill(1, torch.tensor([77]), 0.0)
+
+
+@pytest.mark.parametrize("way", ["published", "own layers", "heads"])
+def test_what_ends_a_turn_of_the_language_model_still_ends_it(way, tmp_path):
+    """Models that chat have several ends, some in generation_config.json only; without them they talk to themselves."""
+    opt = make_opt(max_position_embeddings=64)
+    opt.generation_config.eos_token_id = [2, 77]
+    if way == "heads":
+        model = MultiTokenLM.from_lm(opt, 2)
+    elif way == "published":
+        model = SLLM.graft(make_vae(), opt, max_sentences=8)
+    else:
+        given = dict(upper_layers=1, lower_window=CAP, upper_window=CAP)
+        model = SLLM.graft_own_layers(opt, CAP, **given)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    prompt = torch.tensor([[[20, 21]]] if way == "own layers" else [[20, 21]])
+    given = dict(attention_mask=torch.ones_like(prompt), max_new_tokens=5, logits_processor=[Only()])
+    assert loaded.generate(prompt, **given).num_new_tokens == [0]
+    assert loaded.config.eos_token_id == 2
 
 
 @pytest.mark.parametrize("shape", LMS)
