@@ -36,13 +36,19 @@ class TextModelMixin:
         raise NotImplementedError
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        *args: Any,
+        push_to_hub: bool = False,
+        **kwargs: Any,
     ) -> None:
         vars(self.config).pop("auto_map", None)  # it names code that stood where this model came from
-        (Path(save_directory) / MANIFEST).unlink(missing_ok=True)  # of what is overwritten now
+        if is_main_process:  # of several that save at once one writes, as in Transformers
+            (Path(save_directory) / MANIFEST).unlink(missing_ok=True)  # of what is overwritten now
         hub = {name: kwargs.pop(name) for name in UPLOADING if name in kwargs}
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        carried = self._carried()
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)  # type: ignore[misc]
+        carried = self._carried() if is_main_process else None
         if carried is not None:
             carried.save_pretrained(str(save_directory))
         if push_to_hub:  # not before all is there

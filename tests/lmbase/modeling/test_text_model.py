@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import make_mtp, make_processor
+from tiny import make_mtp, make_processor, make_sllm, make_vae
 from tokenizers_of_kinds import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -121,6 +121,16 @@ def test_a_model_without_a_pad_id_takes_any(tmp_path: Path) -> None:
     model = WithTokenizer(config(vocab_size=400, pad_token_id=None))
     model.tokenizer = load_tokenizer(str(tmp_path))
     assert model.tokenizer.pad_token_id == 0
+
+
+@pytest.mark.parametrize("make", [make_sllm, make_vae])
+def test_of_several_processes_one_writes_what_a_model_carries(make, tmp_path: Path) -> None:
+    model = make()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.name != "model.safetensors"}
+    model.save_pretrained(tmp_path, is_main_process=False)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path in before} == before
 
 
 def test_tokens_may_be_added_before_it_is_saved(tmp_path: Path) -> None:
