@@ -1,5 +1,7 @@
 """Grafts: both parts are copied, and what does not fit is refused."""
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import CAP, LM_WIDTH, LMS, MEMORY, WIDTH, make_lm, make_opt, make_sllm, make_vae, pad
@@ -109,18 +111,18 @@ def test_what_ends_a_turn_of_the_language_model_still_ends_it(way, tmp_path):
     """Models that chat have several ends, some in generation_config.json only; without them they talk to themselves."""
     opt = make_opt(max_position_embeddings=64)
     opt.generation_config.eos_token_id = [2, 77]
-    if way == "heads":
-        model = MultiTokenLM.from_lm(opt, 2)
-    elif way == "published":
-        model = SLLM.graft(make_vae(), opt, max_sentences=8)
-    else:
-        given = dict(upper_layers=1, lower_window=CAP, upper_window=CAP)
-        model = SLLM.graft_own_layers(opt, CAP, **given)
+    own = dict(upper_layers=1, lower_window=CAP, upper_window=CAP)
+    ways: dict[str, Any] = {
+        "published": lambda: SLLM.graft(make_vae(), opt, max_sentences=8),
+        "own layers": lambda: SLLM.graft_own_layers(opt, CAP, **own),
+        "heads": lambda: MultiTokenLM.from_lm(opt, 2),
+    }
+    model = ways[way]()
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path)
     prompt = torch.tensor([[[20, 21]]] if way == "own layers" else [[20, 21]])
-    given = dict(attention_mask=torch.ones_like(prompt), max_new_tokens=5, logits_processor=[Only()])
-    assert loaded.generate(prompt, **given).num_new_tokens == [0]
+    output = loaded.generate(prompt, torch.ones_like(prompt), max_new_tokens=5, logits_processor=[Only()])
+    assert output.num_new_tokens == [0]
     assert loaded.config.eos_token_id == 2
 
 

@@ -50,7 +50,7 @@ def test_arguments_of_transformers_that_ask_for_nothing_pass():
 
 def test_a_configuration_is_no_dict():
     with pytest.raises(ValueError, match="generation_config is a dict: give a GenerationConfig"):
-        merge_generation_config(GenerationConfig(), {"max_new_tokens": 3}, {})
+        merge_generation_config(GenerationConfig(), {"max_new_tokens": 3}, {})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
