@@ -21,7 +21,7 @@ ModelT = TypeVar("ModelT", bound=SLLMModel)
 
 def graft(cls: type[ModelT], vae: SentenceVAE, lm: PreTrainedModel, options: dict) -> ModelT:
     """`SLLM.graft`."""
-    if not isinstance(vae, SentenceVAE):
+    if getattr(getattr(vae, "config", None), "model_type", None) != SentenceVAEConfig.model_type:
         raise ValueError(f"graft(vae, lm) is given a {type(vae).__name__} where a SentenceVAE belongs.")
     check_lm(lm)
     autoencoder_config = type(vae.config).from_dict(vae.config.to_dict())

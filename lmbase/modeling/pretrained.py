@@ -56,7 +56,7 @@ def load_lm(
 def check_lm(lm: Any) -> None:
     """Raise ValueError unless this is a model of Transformers whose weights can be copied: not wrapped or rounded or
     elsewhere, and without adapters."""
-    if not isinstance(lm, PreTrainedModel):
+    if not hasattr(type(lm), "base_model_prefix"):  # what wraps one passes its attributes on, and not its class's
         raise ValueError(
             f"A language model of Transformers is needed, and this is a {type(lm).__name__}: load one with "
             "AutoModelForCausalLM.from_pretrained; of one with adapters give merge_and_unload(), of a compiled one "

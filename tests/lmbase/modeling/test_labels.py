@@ -112,8 +112,8 @@ def test_smoothed_labels_are_shifted_as_those_of_a_plain_model(tmp_path):
     model = make_mtp(num_future_tokens=1)
     losses = []
     for one in (model, model.to_lm()):
-        rows = make_texts_of(one, make_vae().processor.tokenizer)
-        trainer = trainer_of(*rows, folder=tmp_path, label_smoothing_factor=0.1)
+        _, tokenizer, texts = make_texts_of(one, make_vae().processor.tokenizer)
+        trainer = trainer_of(one, tokenizer, texts, tmp_path, label_smoothing_factor=0.1)
         losses.append(trainer.evaluate()["eval_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
