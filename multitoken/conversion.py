@@ -7,7 +7,12 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lmbase.modeling.devices import moved
+<<<<<<< HEAD
 from lmbase.modeling.packed import pack_linear_layers, packed
+=======
+from lmbase.modeling.pretrained import check_lm
+from lmbase.modeling.settings import take_ids
+>>>>>>> h-native
 from lmbase.modeling.trunk import FAMILIES, check_trunk, input_table, output_table, trunk_of, with_layers
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.modeling_multitoken import MultiTokenModel
@@ -17,6 +22,7 @@ ModelT = TypeVar("ModelT", bound=MultiTokenModel)
 
 def from_lm(cls: type[ModelT], lm: PreTrainedModel, num_future_tokens: int, head_kind: str, options: dict) -> ModelT:
     """`MultiTokenLM.from_lm`."""
+    check_lm(lm)
     check_trunk(lm.config, type(lm).__name__)  # all of it: the last block, too
     output = output_table(lm)
     config = MultiTokenLMConfig.matching(lm.config, 1, head_kind, **options)
@@ -47,7 +53,7 @@ def from_lm(cls: type[ModelT], lm: PreTrainedModel, num_future_tokens: int, head
         with torch.no_grad():
             for i in range(1, num_future_tokens + 1):
                 model.unembedding(i).copy_(output)
-    model.generation_config.update(pad_token_id=config.pad_token_id, eos_token_id=config.eos_token_id)
+    take_ids(model.generation_config, config, lm)
     return moved(model, dtype=lm.dtype).eval()
 
 
@@ -72,6 +78,7 @@ def to_lm(model: MultiTokenModel) -> PreTrainedModel:
     trunk.load_state_dict(weights)
     with torch.no_grad():
         output_table(lm).copy_(model.unembedding(1))
+    lm.generation_config = copy.deepcopy(model.generation_config)
     return lm.eval()
 
 
@@ -90,6 +97,7 @@ def with_heads(model: ModelT, num_future_tokens: int) -> ModelT:
     fewer = type(model)(config)
     kept = {name: weight for name, weight in model.state_dict().items() if name in fewer.state_dict()}
     fewer.load_state_dict(kept)
+    fewer.generation_config = copy.deepcopy(model.generation_config)
     return cast(ModelT, moved(fewer, dtype=model.dtype).train(model.training))
 
 

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from lmbase.modeling.attention import causal_places
 from lmbase.modeling.cache import FixedRows, RowCache
 from lmbase.modeling.flops import attention_flops, linear_flops
+from lmbase.modeling.labels import check_unread
 from lmbase.modeling.losses import VocabularyLoss, token_nats, vocabulary_loss
 from lmbase.modeling.packed import PackedLinear
 from lmbase.modeling.stages import BlockRunner
@@ -152,6 +153,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         counts = dict(zip(self._names, targets + targets[1:], strict=False))  # the last are those of transitions
         return {"heads": counts["token"], **counts}
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -159,7 +161,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         ends: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs,
+        **unread,
     ) -> MultiTokenLMOutput:
         """
         Args:
@@ -168,7 +170,11 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
                 models: as they are, </s> in front and behind where a text begins and ends, padding on either side.
             labels: (B, L) a copy of the ids, -100 where nothing is predicted; head i of position t predicts label t+i.
             num_items_in_batch: what the sum of the loss is divided by; default: the number of head 1's targets.
+
+        Raises:
+            ValueError: rows longer than the positions, an argument that is not read (`position_ids`, a cache ...).
         """
+        check_unread(unread)
         if ends is not None:
             cut = shift(input_ids, cast(Tensor, attention_mask), ends, self.ids)
         elif labels is not None:

@@ -69,6 +69,8 @@ class Request:
 
     def __post_init__(self) -> None:
         self.tokenizer = self.settings.pop("tokenizer", None)  # Transformers wants it beside stop_strings
+        if self.input_ids is None:
+            self.input_ids = self.settings.pop("inputs", None)  # Transformers' name for the first argument
         for name in ("input_ids", "text"):  # what can be read once only is read once
             given = getattr(self, name)
             kept = isinstance(given, str | bytes | list | Tensor | np.ndarray | Mapping) or hasattr(given, "columns")

@@ -11,10 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from lmbase.modeling.flops import linear_flops
-from lmbase.modeling.labels import check_labels, per_item
+from lmbase.modeling.labels import check_labels, check_unread, per_item
 from lmbase.modeling.losses import vocabulary_loss
 from lmbase.modeling.noise import mixed, new_keys, uniform
 from lmbase.text.padding import between_padding, right_padded
@@ -113,6 +113,7 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
         tokens = sentence_targets(input_ids, attention_mask, self.config).mask.sum()
         return {"token": tokens} if not self.latent_kind.has_kl else {"token": tokens, "kl": tokens}
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -120,7 +121,7 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
         keys: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs,
+        **unread,
     ) -> SentenceVAEOutput:
         """Teacher-forced reconstruction.
 
@@ -132,8 +133,9 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
             num_items_in_batch: what the loss is divided by in place of the number of targets.
 
         Raises:
-            ValueError: padding on the left, labels that leave out tokens, a sentence longer than sentences may be.
+            ValueError: padding on the left, labels that are no copy, too long a sentence, an argument that is not read.
         """
+        check_unread(unread)
         if attention_mask is None:
             attention_mask = between_padding(input_ids, cast(int, self.config.pad_token_id))
         attention_mask = right_padded(attention_mask)
@@ -168,10 +170,9 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
         losses = {"token": result.loss}
         if self.latent_kind.has_kl:
             losses["kl"] = torch.stack(kl).sum()
-        counts = self.loss_counts(input_ids, attention_mask)
+        counts, correct = self.loss_counts(input_ids, attention_mask), result.row_correct.sum()
         loss = sum((w * losses[name] / counts[name] for name, w in self.loss_weights.items()), start=torch.zeros(()))
         loss = per_item(cast(Tensor, loss), counts["token"], num_items_in_batch)
-        correct = result.row_correct.sum()
         return SentenceVAEOutput(loss=loss, losses=losses, correct=correct, sentence_embeds=sentence_embeds)
 
     def latent(self, pooled: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -21,10 +21,13 @@ class SentenceVAE(ProcessorMixin, SentenceVAEModel):
     Text methods need `processor`, which `from_pretrained` loads with the weights.
     """
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
         """As in Transformers, with processor, and with what tells sentence-transformers how to read the folder."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        (Path(save_directory) / "modules.json").write_text(json.dumps([MODULE], indent=2) + "\n", encoding="utf-8")
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            (Path(save_directory) / "modules.json").write_text(json.dumps([MODULE], indent=2) + "\n", encoding="utf-8")
 
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
         """Each text as one sentence -> (N, D).

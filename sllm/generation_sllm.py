@@ -17,7 +17,6 @@ from lmbase.modeling.settings import DEFAULT_NEW_TOKENS, check_number, text_limi
 from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.streaming import written_text
-from lmbase.text.tokenizers import token_bytes
 from multitoken.draft_loop import Stretch
 from multitoken.request import (
     ALWAYS_GIVEN,
@@ -384,5 +383,5 @@ def _recut_share(processor: SentenceProcessor, texts: list[_Text]) -> float | No
 def _starts(processor: SentenceProcessor, sentences: list[list[int]]) -> list[int]:
     """Bytes before each sentence in the decoded text, where broken characters are shown as U+FFFD."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    pieces = [b"".join(token_bytes(processor.tokenizer, sentence)) for sentence in sentences]
+    pieces = map(processor.codec.known_bytes, sentences)  # a padded table has rows that are no token
     return list(accumulate((len(decoder.decode(piece).encode()) for piece in pieces), initial=0))[:-1]

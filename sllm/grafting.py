@@ -8,6 +8,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lmbase.modeling.devices import moved
+from lmbase.modeling.pretrained import check_lm
+from lmbase.modeling.settings import take_ids
 from lmbase.modeling.trunk import input_table, output_table, special_ids, trunk_of, vector_heads, vector_width
 from sentencevae import SentenceVAE, SentenceVAEConfig
 from sentencevae.layers import DecoderLayer
@@ -19,6 +21,9 @@ ModelT = TypeVar("ModelT", bound=SLLMModel)
 
 def graft(cls: type[ModelT], vae: SentenceVAE, lm: PreTrainedModel, options: dict) -> ModelT:
     """`SLLM.graft`."""
+    if getattr(getattr(vae, "config", None), "model_type", None) != SentenceVAEConfig.model_type:
+        raise ValueError(f"graft(vae, lm) is given a {type(vae).__name__} where a SentenceVAE belongs.")
+    check_lm(lm)
     autoencoder_config = type(vae.config).from_dict(vae.config.to_dict())
     trunk_config = type(lm.config).from_dict(lm.config.to_dict())
     model = cls(SLLMConfig(autoencoder=autoencoder_config, trunk=trunk_config, **options))
@@ -35,7 +40,7 @@ def graft(cls: type[ModelT], vae: SentenceVAE, lm: PreTrainedModel, options: dic
     with torch.no_grad():
         model.sentence_in.weight.copy_(torch.eye(len(model.start_state)) * table.float().std())
         model.start_state.copy_(table[special_ids(lm.config).opening])
-    model.generation_config.update(**{k: getattr(model.config, k) for k in ("pad_token_id", "eos_token_id")})
+    take_ids(model.generation_config, model.config, lm)
     return moved(model, dtype=vae.dtype).eval()
 
 
@@ -60,10 +65,11 @@ def own_layers_config(lm: PreTrainedConfig, max_sentence_tokens: int, options: d
 
 def graft_own_layers(cls: type[ModelT], lm: PreTrainedModel, max_sentence_tokens: int, options: dict) -> ModelT:
     """`SLLM.graft_own_layers`."""
+    check_lm(lm)
     table = output_table(lm)  # refuses a head that is more than this
     model = cls(own_layers_config(lm.config, max_sentence_tokens, options))
     model.trunk.load_state_dict(trunk_of(lm).state_dict())
     if model.lm_head is not None:
         model.lm_head.load_state_dict({"weight": table})
-    model.generation_config.update(**{k: getattr(model.config, k) for k in ("pad_token_id", "eos_token_id")})
+    take_ids(model.generation_config, model.config, lm)
     return moved(model, dtype=lm.dtype).eval()

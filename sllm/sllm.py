@@ -5,10 +5,11 @@ from typing import cast
 
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.utils import can_return_tuple
 
 from lmbase.modeling.decoding import Seed
 from lmbase.modeling.inference import inference_method
-from lmbase.modeling.labels import check_labels, per_item
+from lmbase.modeling.labels import check_labels, check_unread, per_item
 from lmbase.modeling.text_model import ProcessorMixin
 from lmbase.modeling.token_lm import Scores
 from multitoken import DraftTree
@@ -61,6 +62,7 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         """
         return grafting.graft_own_layers(cls, lm, max_sentence_tokens, options)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -85,15 +87,18 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
             told: what only training has: `cut_short`, see `SLLMModel.forward`, and of a teacher, see `sllm.token_loss`.
 
         Raises:
-            ValueError: padding on the left of sentences, labels that leave out tokens, too many sentences.
+            ValueError: padding on the left of sentences, labels that leave out tokens or are others, too many
+                sentences, an argument that is not read.
         """
+        unread = {name: x for name, x in told.items() if name != "cut_short" and "teacher" not in name}
+        check_unread(unread)
         check_labels(labels, input_ids, attention_mask, self.config)
         if sentence_mask is None:
             batch = cut_rows(self.config, self.processor, input_ids, attention_mask)
         else:
             batch = dict(input_ids=input_ids, attention_mask=attention_mask, sentence_mask=sentence_mask)
             batch["continues"] = continues
-        told = {name: x for name, x in told.items() if name == "cut_short" or "teacher" in name}
+        told = {name: x for name, x in told.items() if name not in unread}
         output = super().forward(**batch, keys=keys, **told)
         if num_items_in_batch is not None:
             output.loss = per_item(cast(Tensor, output.loss), self.loss_counts(**batch)["stop"], num_items_in_batch)

@@ -17,6 +17,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     GenerationConfig,
     TextIteratorStreamer,
     pipeline,
@@ -247,6 +248,32 @@ def test_activations_can_be_computed_again(kind):
         make_vae().gradient_checkpointing_enable()
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        dict(position_ids=torch.arange(9).expand(2, 9)),
+        dict(past_key_values=DynamicCache()),
+        dict(logits_to_keep=1),
+        dict(inputs_embeds=torch.zeros(2, 9, 16)),
+        dict(output_hidden_states=True),
+        dict(lables=torch.zeros(2, 9, dtype=torch.long)),
+    ],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_what_forward_does_not_read_is_refused_and_what_changes_nothing_is_not(model, asked):
+    """In silence rows with positions of their own would be read as one text, and a wrong name as no labels."""
+    neutral = dict(position_ids=None, output_attentions=False, logits_to_keep=0, use_cache=True)
+    assert model(**batch(), **neutral).keys() == model(**batch()).keys()
+    with pytest.raises(ValueError, match=f"does not know {next(iter(asked))}: it reads whole rows"):
+        model(**batch(), **asked)
+
+
+@torch.no_grad()
+def test_outputs_come_as_tuples_where_asked_for(model):
+    first, expected = model(**batch(), return_dict=False)[0], model(**batch()).to_tuple()[0]
+    torch.testing.assert_close(first, expected)
+
+
 # -- labels ------------------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +304,19 @@ def test_a_head_learns_labels_as_far_ahead_as_it_looks(mtp):
         wanted = [(t, labels[0, t + i]) for t in range(6 - i) if labels[0, t + i] != -100]
         torch.testing.assert_close(found[name], -torch.stack([log_p[t, label] for t, label in wanted]).sum())
     assert make_mtp(draft_transitions=True)(ids, labels=labels).loss.isfinite()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("left", [3, 1, 0])
+def test_no_head_predicts_from_padding(mtp, left):
+    """Those behind the first look over the border of padding and text."""
+    ids = torch.tensor([[2, 10, 11, 12, 13, 2]])
+    mask = torch.nn.functional.pad(torch.ones_like(ids), (left, 3 - left))
+    padded = torch.nn.functional.pad(ids, (left, 3 - left), value=1)
+    labels = torch.where(mask.bool(), padded, -100)
+    found, expected = mtp(padded, attention_mask=mask, labels=labels), mtp(ids, labels=ids)
+    torch.testing.assert_close(found.losses, expected.losses)
+    torch.testing.assert_close(found.loss, expected.loss)
 
 
 def test_rows_longer_than_the_positions_are_told(mtp):

@@ -1,5 +1,6 @@
 """From what a user names (a run, a folder, a hub id) to the folder that holds the weights."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from lmbase.files import MANIFEST, read_json, sha256s, verify_once
 from lmbase.hub import check_source, local_name
@@ -99,10 +100,21 @@ def quiet_loading(spec: str) -> Iterator[None]:
             ) from error
         if isinstance(error, ValueError):
             raise
+        if unknown := re.search(r"__init__\(\) got an unexpected keyword argument ('\w+')", str(error)):
+            raise ValueError(
+                f"from_pretrained does not know {unknown[1]}, nor has the configuration in {spec!r} such a field: "
+                "leave it out, or correct its name."
+            ) from error
         if not isinstance(error, OSError):
             raise ValueError(f"{spec!r} cannot be loaded {told}: its {CONFIG} or its weights are damaged.") from error
         if not Path(spec).is_dir():
             raise ValueError(f"No model at {spec!r}: it is no folder here, and no hub has it. {error}") from error
+        found = {path.name for path in Path(spec).glob("*.safetensors*")}
+        if found and not found & {SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME}:
+            raise ValueError(
+                f"{spec!r} has weights of another name, {min(found)}: give the variant that they were saved as "
+                "(variant='fp16'), or save the model without one."
+            ) from error
         raise ValueError(
             f"{spec!r} has no weights as safetensors, and pickled ones, which can run code, are not loaded: save the "
             "model again with save_pretrained, or convert it."

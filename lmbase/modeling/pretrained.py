@@ -53,6 +53,26 @@ def load_lm(
     return lm
 
 
+def check_lm(lm: Any) -> None:
+    """Raise ValueError unless this is a model of Transformers whose weights can be copied: not wrapped or rounded or
+    elsewhere, and without adapters."""
+    if not hasattr(type(lm), "base_model_prefix"):  # what wraps one passes its attributes on, and not its class's
+        raise ValueError(
+            f"A language model of Transformers is needed, and this is a {type(lm).__name__}: load one with "
+            "AutoModelForCausalLM.from_pretrained; of one with adapters give merge_and_unload(), of a compiled one "
+            "what was compiled."
+        )
+    outlines = torch.get_default_device().type == "meta"  # are wanted, shapes without weights
+    for name, weight in lm.named_parameters():
+        if ".base_layer." in name:
+            raise ValueError(f"{type(lm).__name__} has adapters ({name}): merge them first, or load it without them.")
+        if (weight.is_meta and not outlines) or not weight.is_floating_point():
+            raise ValueError(
+                f"{type(lm).__name__}: {name} is {weight.dtype} on {weight.device}, so it cannot be copied: load the "
+                "model onto one device, not quantised."
+            )
+
+
 def read_config(spec: str) -> PreTrainedConfig:
     """The configuration of a model that `load_lm` would load.
 

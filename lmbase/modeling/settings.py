@@ -1,11 +1,12 @@
 """The settings of one call of `generate`: what Transformers has words for, checked and resolved in one place."""
 
 import copy
+import inspect
 import math
 import numbers
 from typing import Any
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 
 from lmbase.text.stop_strings import check_stop_strings
@@ -63,6 +64,8 @@ IGNORED = (
     "cache_config",
     "max_cache_len",
 )
+# Arguments of Transformers' own `generate` beside its settings: who passes them on passes None, too.
+GIVEN = {*inspect.signature(GenerationMixin.generate).parameters, "synced_gpus", "past_key_values"} - {"self"}
 CACHES = (None, "dynamic", "static")
 # Every other setting is refused where it is set to something else than None, False or the value here.
 # Pipelines of older releases fill in what nobody set.
@@ -151,11 +154,17 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
     Raises:
         ValueError: a keyword that generation does not know, a setting that it does not support, a value out of range.
     """
+    if not isinstance(given, GenerationConfig | None):
+        raise ValueError(
+            f"generation_config is a {type(given).__name__}: give a GenerationConfig, or its fields by keyword."
+        )
     config = copy.deepcopy(base)
     if dropped := unsupported(config):
         logger.warning(f"{', '.join(dropped)} of the model's generation_config.json: not supported, so left out.")
         for name, neutral in dropped.items():
             setattr(config, name, neutral)
+    asks_nothing = {name for name, value in kwargs.items() if name in GIVEN and (value is None or value is False)}
+    kwargs = {name: value for name, value in kwargs.items() if name not in asks_nothing}
     if unknown := [name for name in kwargs if name not in DEFAULTS or name in IGNORED]:
         raise ValueError(
             "; ".join(f"generate() does not know {_shown(name, kwargs[name])}" for name in unknown)
@@ -209,6 +218,19 @@ def end_ids(config: GenerationConfig, own: int, vocab_size: int) -> list[int]:
                 f"text beside the model's own {own}, which always does."
             )
     return list(dict.fromkeys([own, *map(int, found)]))
+
+
+def take_ids(config: GenerationConfig, own: Any, lm: PreTrainedModel) -> None:
+    """Let a model that was made of a language model end texts where that does: its own marks first, and where the other
+    has several (a turn's end is one), those, too.
+
+    Args: own: the model's configuration.
+    """
+    ends = [own.eos_token_id]
+    for source in (lm.generation_config, lm.config):
+        if isinstance(several := getattr(source, "eos_token_id", None), list):
+            ends += [end for end in several if end not in ends]
+    config.update(pad_token_id=own.pad_token_id, eos_token_id=ends if len(ends) > 1 else ends[0])
 
 
 def text_limits(config: GenerationConfig, num_given: int, default: int = DEFAULT_NEW_TOKENS) -> tuple[int, int]:

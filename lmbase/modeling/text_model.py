@@ -36,13 +36,19 @@ class TextModelMixin:
         raise NotImplementedError
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        *args: Any,
+        push_to_hub: bool = False,
+        **kwargs: Any,
     ) -> None:
         vars(self.config).pop("auto_map", None)  # it names code that stood where this model came from
-        (Path(save_directory) / MANIFEST).unlink(missing_ok=True)  # of what is overwritten now
+        if is_main_process:  # of several that save at once one writes, as in Transformers
+            (Path(save_directory) / MANIFEST).unlink(missing_ok=True)  # of what is overwritten now
         hub = {name: kwargs.pop(name) for name in UPLOADING if name in kwargs}
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        carried = self._carried()
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)  # type: ignore[misc]
+        carried = self._carried() if is_main_process else None
         if carried is not None:
             carried.save_pretrained(str(save_directory))
         if push_to_hub:  # not before all is there
@@ -66,8 +72,8 @@ class TextModelMixin:
 
         Raises:
             ValueError: no model of this kind there, a weight that is missing, left over, of another shape or not
-                finite, a damaged file, a folder that would run code. With `output_loading_info` the caller judges
-                which weights are there.
+                finite, a damaged file, a folder that would run code, a `device_map` of several devices. With
+                `output_loading_info` the caller judges which weights are there.
         """
         if pretrained_model_name_or_path is None:  # weights that are given as `state_dict`
             return super().from_pretrained(None, *args, **kwargs)  # type: ignore[misc]
@@ -79,6 +85,7 @@ class TextModelMixin:
         kwargs.setdefault("ignore_mismatched_sizes", True)  # told below, in one sentence
         with quiet_loading(folder):
             model, found = super().from_pretrained(folder, *args, **kwargs)  # type: ignore[misc]
+        check_one_device(model)
         if not is_asked:
             check_whole(model, found, name, new_parts)
         if cached_file(folder, cls._text_file, _raise_exceptions_for_missing_entries=False, **hub_options):
@@ -151,6 +158,16 @@ class ProcessorMixin(TextModelMixin):
 
     def _load_carried(self, folder: str, hub_options: dict[str, Any]) -> None:
         self.processor = SentenceProcessor.from_pretrained(folder, **hub_options)
+
+
+def check_one_device(model: Any) -> None:
+    """Raise ValueError if a `device_map` laid parts of a model apart: they read each other's tables."""
+    places = sorted({str(place) for place in getattr(model, "hf_device_map", {}).values()})
+    if len(places) > 1 or "disk" in places:
+        raise ValueError(
+            f"device_map lays this {type(model).__name__} onto {' and '.join(places)}, and it runs on one device only: "
+            "give device_map='cuda:0' or 'cpu'; dtype='bfloat16' needs half of the memory."
+        )
 
 
 def take_open_ids(config: Any, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -47,6 +47,8 @@ class Shifted:
         mask = index + i - 1 < self.num_targets
         if self.labelled is not None:
             mask &= self.labelled.roll(1 - i, dims=1)
+        if self.attention_mask is not None:  # padding on the left says nothing of the tokens behind it
+            mask &= self.attention_mask.bool()
         if first is not None:
             mask &= index >= first[:, None]
         return self.targets.roll(1 - i, dims=1), mask
@@ -78,8 +80,6 @@ def shift_labels(input_ids: Tensor, attention_mask: Tensor | None, labels: Tenso
     targets = torch.where(labels == NO_LABEL, input_ids, labels).roll(-1, dims=1)
     num_targets = torch.full_like(labels[:, :1], labels.shape[1] - 1)  # (B,1)
     labelled = (labels != NO_LABEL).roll(-1, dims=1)
-    if attention_mask is not None:  # padding on the left says nothing of the first token
-        labelled &= attention_mask.bool()
     return Shifted(input_ids, targets, num_targets, labelled, attention_mask)
 
 

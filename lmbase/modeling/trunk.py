@@ -70,7 +70,7 @@ FAMILIES: dict[str, Family] = {
         positions="decoder.embed_positions",
         first_position=2,
         feed_forward="ffn_dim",
-        dropouts=("dropout", "attention_dropout"),
+        dropouts=("dropout", "attention_dropout", "layerdrop"),
         random=lambda size: {"word_embed_proj_dim": size["hidden_size"]},
     ),
     "gpt2": Family(

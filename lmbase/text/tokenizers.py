@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,15 +189,6 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 def decode_ids(tokenizer: PreTrainedTokenizerFast, ids: "Sequence[int] | Tensor") -> str:
     """The text behind flat ids; special tokens are left out. Decoded ids of pieces join to the text of the whole."""
     return codec_of(tokenizer).decode(ids)
-
-
-def token_bytes(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> list[bytes]:
-    """The UTF-8 bytes behind each token (special tokens stand for none).
-
-    Raises:
-        ValueError: an id outside the vocabulary, or a tokenizer that cannot give back every text.
-    """
-    return codec_of(tokenizer).token_bytes(ids)
 
 
 # -- made here ---------------------------------------------------------------------------------------------------------

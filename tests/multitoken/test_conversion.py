@@ -83,3 +83,16 @@ def test_models_that_take_no_heads_are_refused():
         MultiTokenLM.from_lm(make_lm("qwen2", **last_slides), 2)
     with pytest.raises(ValueError, match="BertLMHeadModel is of the family 'bert'"):
         MultiTokenLM.from_lm(BertLMHeadModel(BertConfig(num_hidden_layers=1, hidden_size=12)), 2)
+
+
+def test_settings_of_writing_go_along():
+    """What ends texts, and what their owner set."""
+    opt = make_opt()
+    opt.generation_config.eos_token_id = [2, 77]
+    model = MultiTokenLM.from_lm(opt, 2)
+    model.generation_config.max_new_tokens = 7
+    for made in (model.to_lm(), model.with_heads(1)):
+        assert made.generation_config.eos_token_id == [2, 77]
+        assert made.generation_config.max_new_tokens == 7
+        made.generation_config.max_new_tokens = 1
+    assert model.generation_config.max_new_tokens == 7

@@ -35,7 +35,15 @@ def test_wrong_settings_are_refused(counter, options, words):
         counter.generate(torch.tensor([PROMPTS[0]]), **options)
 
 
-@pytest.mark.parametrize("given", [dict(input_ids="One."), dict(input_ids=["One."]), dict(text="One.")], ids=str)
+ONE: list[dict] = [
+    dict(input_ids="One."),
+    dict(input_ids=["One."]),
+    dict(text="One."),
+    dict(settings={"inputs": "One."}),
+]
+
+
+@pytest.mark.parametrize("given", ONE, ids=str)
 def test_a_text_is_a_list_of_one_wherever_it_is_given(given):
     assert Request(**given).prompt() == ["One."]
 

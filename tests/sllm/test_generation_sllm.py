@@ -351,6 +351,17 @@ def test_the_share_of_recut_sentences():
     assert write(model, PROMPTS, max_new_tokens=0).recut_share is None
 
 
+def test_ids_that_are_no_token_are_left_out_of_the_text():
+    """Vocabulary tables are padded beyond the tokenizer; a draw from such a row must not lose what was written."""
+    model = make_sllm(stop_bias=-100.0)
+    model.resize_token_embeddings(272, mean_resizing=False)
+    given = dict(text="He said. No", max_new_tokens=24, min_new_tokens=24)
+    output = model.generate(logits_processor=LogitsProcessorList([Only(270)]), **given)
+    assert output.sequences[0, -24:].tolist() == [270] * 24
+    assert output.texts == [""]
+    assert output.recut_share == 1.0
+
+
 class Script(LogitsProcessor):
     """Dictates what is written."""
 

@@ -1,10 +1,14 @@
 """Grafts: both parts are copied, and what does not fit is refused."""
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import CAP, LM_WIDTH, LMS, MEMORY, WIDTH, make_lm, make_opt, make_sllm, make_vae, pad
+from transformers import LogitsProcessor
 
 from lmbase.modeling.trunk import input_table, special_ids, trunk_of
+from multitoken import MultiTokenLM
 from sllm import SLLM
 
 DOCUMENT = [[10 + 7 * k + i for i in range(n)] for k, n in enumerate((4, 1, CAP, 6, 2))]
@@ -56,6 +60,70 @@ def test_a_trunk_of_another_width_than_its_embeddings_works():
 def test_parts_that_do_not_fit_are_refused(vae, opt, options, message):
     with pytest.raises(ValueError, match=message):
         SLLM.graft(make_vae(**vae), make_opt(**opt), **{"max_sentences": 16} | options)
+
+
+def with_adapters():
+    opt = make_opt()
+    opt.add_adapter(pytest.importorskip("peft").LoraConfig(r=2, target_modules=["q_proj"]))
+    return opt
+
+
+def rounded():
+    opt = make_opt()
+    weight = opt.model.decoder.layers[0].fc1.weight
+    opt.model.decoder.layers[0].fc1.weight = torch.nn.Parameter(weight.to(torch.int8), requires_grad=False)
+    return opt
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: "facebook/opt-125m", "this is a str: load one with AutoModelForCausalLM"),
+        (lambda: torch.nn.DataParallel(make_opt()), "this is a DataParallel"),
+        (with_adapters, "OPTForCausalLM has adapters"),
+        (rounded, r"fc1.weight is torch.int8 on cpu"),
+        (lambda: make_opt().to("meta"), "on meta, so it cannot be copied"),
+    ],
+    ids=["name", "wrapped", "adapters", "rounded", "elsewhere"],
+)
+def test_what_cannot_be_copied_is_refused(make, message):
+    """In every way of making a model of a language model."""
+    lm = make()
+    own = dict(upper_layers=1, lower_layers=0, lower_window=CAP, upper_window=CAP)
+    for graft in (
+        lambda: SLLM.graft(make_vae(), lm),
+        lambda: SLLM.graft_own_layers(lm, CAP, **own),
+        lambda: MultiTokenLM.from_lm(lm, 2),
+    ):
+        with pytest.raises(ValueError, match=message):
+            graft()
+    with pytest.raises(ValueError, match="given a OPTForCausalLM where a SentenceVAE belongs"):
+        SLLM.graft(make_opt(), make_vae())
+
+
+class Only(LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        return torch.full_like(scores, -1e9).index_fill(1, torch.tensor([77]), 0.0)
+
+
+@pytest.mark.parametrize("way", ["published", "own layers", "heads"])
+def test_what_ends_a_turn_of_the_language_model_still_ends_it(way, tmp_path):
+    """Models that chat have several ends, some in generation_config.json only; without them they talk to themselves."""
+    opt = make_opt(max_position_embeddings=64)
+    opt.generation_config.eos_token_id = [2, 77]
+    own = dict(upper_layers=1, lower_window=CAP, upper_window=CAP)
+    ways: dict[str, Any] = {
+        "published": lambda: SLLM.graft(make_vae(), opt, max_sentences=8),
+        "own layers": lambda: SLLM.graft_own_layers(opt, CAP, **own),
+        "heads": lambda: MultiTokenLM.from_lm(opt, 2),
+    }
+    model = ways[way]()
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    prompt = torch.tensor([[[20, 21]]] if way == "own layers" else [[20, 21]])
+    output = loaded.generate(prompt, torch.ones_like(prompt), max_new_tokens=5, logits_processor=[Only()])
+    assert output.num_new_tokens == [0]
+    assert loaded.config.eos_token_id == 2
 
 
 @pytest.mark.parametrize("shape", LMS)

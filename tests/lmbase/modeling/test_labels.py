@@ -107,6 +107,17 @@ def test_predictions_can_be_measured(kind, tmp_path):
     assert found.metrics["test_loss"] > 0
 
 
+def test_smoothed_labels_are_shifted_as_those_of_a_plain_model(tmp_path):
+    """A Trainer goes by a class's name there, and would have trained each token to predict itself."""
+    model = make_mtp(num_future_tokens=1)
+    losses = []
+    for one in (model, model.to_lm()):
+        _, tokenizer, texts = make_texts_of(one, make_vae().processor.tokenizer)
+        trainer = trainer_of(one, tokenizer, texts, tmp_path, label_smoothing_factor=0.1)
+        losses.append(trainer.evaluate()["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_a_mean_becomes_a_share_of_all_items():
     assert per_item(torch.tensor(3.0), 4, None) == 3
     assert per_item(torch.tensor(3.0), 4, 6) == 2
@@ -122,3 +133,13 @@ def test_labels_that_leave_out_text_are_refused():
     for given in (mask, None):
         with pytest.raises(ValueError, match="labels are -100 at tokens of text"):
             check_labels(labels.masked_fill(ids == 10, NO_LABEL), ids, given, config)
+
+
+def test_labels_that_are_others_than_the_ids_are_refused():
+    """They would be passed over, and shifted ones, or those of another text, trained as if they were the ids."""
+    ids, config = torch.tensor([[2, 10, 11, 2, 1]]), make_vae().config
+    mask = ids != 1
+    check_labels(torch.tensor([[-100, 10, 11, -100, 0]]), ids, mask, config)
+    for labels, told in ((ids.roll(-1, 1), "are others"), (ids[:, :3], r"labels \(1, 3\) and input_ids \(1, 5\)")):
+        with pytest.raises(ValueError, match=told):
+            check_labels(labels, ids, mask, config)

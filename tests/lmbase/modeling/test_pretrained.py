@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import make_opt
 
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.modeling.trunk import input_table
@@ -30,6 +31,13 @@ def test_a_run_and_its_model_folder_load_alike(opt, tmp_path):
         assert torch.equal(load_lm(str(folder))(ids).logits, opt(ids).logits)
     assert own_tokenizer(str(tmp_path)) == str(tmp_path / "model")
     assert own_tokenizer("random:tiny") is None
+
+
+def test_training_drops_nothing_out_of_a_loaded_model(tmp_path):
+    """Whole layers neither, as an OPT can."""
+    make_opt(dropout=0.5, attention_dropout=0.5, layerdrop=0.5).save_pretrained(tmp_path)
+    lm, ids = load_lm(str(tmp_path)).train(), torch.arange(10, 20)[None]
+    assert all(torch.equal(lm(ids).logits, lm(ids).logits) for _ in range(5))
 
 
 def test_another_kind_of_model_is_refused(tmp_path):

@@ -39,6 +39,20 @@ def test_what_is_not_supported_is_refused(settings, message):
         merge_generation_config(GenerationConfig(), None, settings)
 
 
+def test_arguments_of_transformers_that_ask_for_nothing_pass():
+    """Who wraps its `generate` passes its arguments on, None or False."""
+    nothing = dict(assistant_model=None, prefix_allowed_tokens_fn=None, synced_gpus=False, past_key_values=None)
+    config = merge_generation_config(GenerationConfig(), None, nothing | {"max_new_tokens": 3})
+    assert config.max_new_tokens == 3
+    with pytest.raises(ValueError, match="does not know max_new_token=None"):
+        merge_generation_config(GenerationConfig(), None, {"max_new_token": None})
+
+
+def test_a_configuration_is_no_dict():
+    with pytest.raises(ValueError, match="generation_config is a dict: give a GenerationConfig"):
+        merge_generation_config(GenerationConfig(), {"max_new_tokens": 3}, {})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "settings",
     [

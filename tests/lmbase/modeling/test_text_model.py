@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import make_processor
+from tiny import make_mtp, make_processor, make_sllm, make_vae
 from tokenizers_of_kinds import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -12,6 +12,7 @@ from lmbase.files import write_folder
 from lmbase.modeling.text_model import ProcessorMixin, TokenizerMixin
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer, tokenizer_hash
+from multitoken import MultiTokenLM
 
 
 class WithTokenizer(TokenizerMixin, LlamaForCausalLM):
@@ -67,6 +68,33 @@ def test_weights_come_from_safetensors_only(tmp_path: Path) -> None:
         WithTokenizer.from_pretrained(tmp_path)
 
 
+def test_weights_of_another_name_need_the_variant(tmp_path: Path) -> None:
+    WithTokenizer(config()).save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(ValueError, match=r"another name, model\.fp16\.safetensors: give the variant"):
+        WithTokenizer.from_pretrained(tmp_path)
+    assert WithTokenizer.from_pretrained(tmp_path, variant="fp16").dtype == torch.float32
+
+
+def test_arguments_that_nobody_knows_are_named_and_no_damage_is_told(tmp_path: Path) -> None:
+    WithTokenizer(config()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"from_pretrained does not know 'max_sentense'") as told:
+        WithTokenizer.from_pretrained(tmp_path, max_sentense=3)
+    assert "damaged" not in str(told.value)
+
+
+@pytest.mark.parametrize("place", ["disk", "cpu"])
+def test_a_model_lies_on_one_device(place: str, tmp_path: Path) -> None:
+    """What lies elsewhere is there only while it is read, and other parts read the vocabulary's table."""
+    model = make_mtp()
+    model.save_pretrained(tmp_path)
+    given = dict.fromkeys([name for name, _ in model.named_children()], "cpu") | {"trunk": place}
+    if place == "cpu":
+        assert MultiTokenLM.from_pretrained(tmp_path, device_map=given).device.type == "cpu"
+        return
+    with pytest.raises(ValueError, match="onto cpu and disk, and it runs on one device only"):
+        MultiTokenLM.from_pretrained(tmp_path, device_map=given, offload_folder=tmp_path / "offloaded")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -93,6 +121,16 @@ def test_a_model_without_a_pad_id_takes_any(tmp_path: Path) -> None:
     model = WithTokenizer(config(vocab_size=400, pad_token_id=None))
     model.tokenizer = load_tokenizer(str(tmp_path))
     assert model.tokenizer.pad_token_id == 0
+
+
+@pytest.mark.parametrize("make", [make_sllm, make_vae])
+def test_of_several_processes_one_writes_what_a_model_carries(make, tmp_path: Path) -> None:
+    model = make()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.name != "model.safetensors"}
+    model.save_pretrained(tmp_path, is_main_process=False)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path in before} == before
 
 
 def test_tokens_may_be_added_before_it_is_saved(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from tokenizers import normalizers, pre_tokenizers
 from tokenizers_of_kinds import BYTE_FALLBACK, BYTE_LEVEL, make_tokenizer
 from transformers import GPT2Tokenizer
 
+from lmbase.text.codec import codec_of
 from lmbase.text.tokenizers import (
     LONGEST_WORD,
     SPECIAL_TOKENS,
@@ -21,7 +22,6 @@ from lmbase.text.tokenizers import (
     load_tokenizer,
     opening_id,
     padding_token,
-    token_bytes,
     tokenizer_hash,
     vocabulary_size,
 )
@@ -52,7 +52,7 @@ def test_sizes():
 
 def test_tokens_stand_for_the_bytes_of_the_text(tokenizer):
     ids = encode(tokenizer, TRICKY)
-    assert b"".join(token_bytes(tokenizer, ids)) == TRICKY.encode()
+    assert b"".join(codec_of(tokenizer).token_bytes(ids)) == TRICKY.encode()
     assert tokenizer.decode(ids, skip_special_tokens=True) == TRICKY
     assert min(ids) >= len(SPECIAL_TOKENS), "special tokens that are spelled out in a text are text"
 
@@ -118,11 +118,6 @@ def test_impossible_sizes_are_refused(spec):
 def test_bpe_needs_text():
     with pytest.raises(ValueError, match="no training text"):
         load_tokenizer("bpe:270")
-
-
-def test_ids_outside_the_vocabulary_are_refused():
-    with pytest.raises(ValueError, match="outside the tokenizer's vocabulary"):
-        token_bytes(load_tokenizer("bytes"), [5, 9999])
 
 
 PADDING = {
