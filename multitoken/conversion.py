@@ -7,12 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lmbase.modeling.devices import moved
-<<<<<<< HEAD
 from lmbase.modeling.packed import pack_linear_layers, packed
-=======
 from lmbase.modeling.pretrained import check_lm
 from lmbase.modeling.settings import take_ids
->>>>>>> h-native
 from lmbase.modeling.trunk import FAMILIES, check_trunk, input_table, output_table, trunk_of, with_layers
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.modeling_multitoken import MultiTokenModel
