@@ -48,7 +48,7 @@ class SentenceGenerateOutput(GenerateOutput):
         sentence_lengths: for each text the tokens of each sentence, the prompt's included (its start token is not).
         recut_share: share of the written sentences that cutting and tokenising their text again would change;
             None without a processor or without new sentences.
-        past_key_values: the trunk's cache as it was left; None if nothing had to be read. One of fixed size serves the
+        cache: the trunk's cache as it was left; None if nothing had to be read. One of fixed size serves the
             model's next call, too.
         statistics: what drafting inside sentences brought, end marks counted as tokens.
     """
@@ -56,7 +56,7 @@ class SentenceGenerateOutput(GenerateOutput):
     left_padding: list[int] = ALWAYS_GIVEN
     sentence_lengths: list[list[int]] = ALWAYS_GIVEN
     recut_share: float | None = None
-    past_key_values: Cache | RowCache | None = None
+    cache: Cache | RowCache | None = None
 
     @property
     def attention_mask(self) -> Tensor:
@@ -155,7 +155,7 @@ def generate(
     output = _output(model, processor, texts, width)
     if processor is not None:
         output.texts = [call.endings.shown(b, _new_text(processor, text)) for b, text in enumerate(texts)]
-    output.past_key_values = writer.state.past_key_values if writer.state is not None else None
+    output.cache = writer.state.past_key_values if writer.state is not None else None
     output.statistics = writer.loop.statistics
     return call.hand_out(output)
 
