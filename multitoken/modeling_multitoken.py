@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import ModelOutput, can_return_tuple
 
 from lmbase.modeling.attention import causal_places
-from lmbase.modeling.cache import FixedRows, RowCache
+from lmbase.modeling.cache import CACHE_KEY, FixedRows, RowCache
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.labels import check_unread
 from lmbase.modeling.losses import VocabularyLoss, token_nats, vocabulary_loss
@@ -327,8 +327,8 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
             input_ids=input_ids,
             attention_mask=self._as_attention_mask(mask, input_ids.shape[1]),
             position_ids=positions,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **{CACHE_KEY: cache},
         ).last_hidden_state
 
     def run_heads(

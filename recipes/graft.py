@@ -11,6 +11,7 @@ model of 135M. Without, the model can say nothing yet. `sllm finetune-sllm --mod
 it. The table says what was made, and how much of it is read for each token of text.
 """
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +188,7 @@ def main(config: Config) -> Path:
     print(describe(model))
     if data is None:
         print("the joints are as the language model alone would have them; --data (prepared) fits them to text")
-    print(f"wrote {folder}; next: sllm finetune-sllm --model {folder} --data YOUR_TEXT")
+    print(f"wrote {folder}; next: sllm finetune-sllm --model {shlex.quote(str(folder))} --data YOUR_TEXT")
     return folder
 
 

@@ -120,8 +120,8 @@ def find_metrics(config: Config, folder: Path) -> tuple[Path, str]:
         else "no metrics.json in or beside it"
     )
     raise ValueError(
-        f"{config.run!r} has no figures ({seen}). Give sllm evaluate --model {config.run} BASELINE, which also audits "
-        "the model, then this command again with --metrics FILE."
+        f"{config.run!r} has no figures ({seen}). Give sllm evaluate --model {shlex.quote(config.run)} BASELINE, which "
+        "also audits the model, then this command again with --metrics FILE."
     )
 
 

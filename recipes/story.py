@@ -173,7 +173,8 @@ def tell(config: Config, trunk: str) -> None:
         cli.run_command(command)
     minutes = (time.perf_counter() - started) / 60
     print(f"\nDone in {minutes:.1f} minutes. Open {config.output_dir}/report.html")
-    print(f"Try: sllm generate --model {config.output_dir}/sllm --do_sample true --prompt={shlex.quote(plan.prompt)}")
+    model = shlex.quote(f"{config.output_dir}/sllm")
+    print(f"Try: sllm generate --model {model} --do_sample true --prompt={shlex.quote(plan.prompt)}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import os
 import re
+import shlex
 import sys
 import textwrap
 import typing
@@ -83,7 +84,7 @@ def copy(words: Sequence[str], recipes: Sequence[str]) -> None:
         raise ValueError(
             f"{target}: there is no folder {target.parent}: make it (mkdir -p), or name another."
         ) from None
-    print(f"{target}: edit it, then sllm {_recipe_of(target, recipes).replace('_', '-')} {target}")
+    print(f"{target}: edit it, then sllm {_recipe_of(target, recipes).replace('_', '-')} {shlex.quote(str(target))}")
 
 
 def check(words: Sequence[str], recipes: Sequence[str]) -> None:

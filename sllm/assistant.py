@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
+from lmbase.modeling.cache import CACHE_KEY
 from lmbase.modeling.decoding import Sampler
 from lmbase.modeling.inference import inference
 from lmbase.text.padding import pad_sentences, pad_tokens
@@ -82,7 +83,7 @@ class Assistant:
     ) -> Tensor:
         self.drafter.restart()
         self.statistics = SpeculationStatistics()
-        cache, mask = model_kwargs["past_key_values"], model_kwargs.get("attention_mask")
+        cache, mask = model_kwargs[CACHE_KEY], model_kwargs.get("attention_mask")
         mask = torch.ones_like(input_ids) if mask is None else mask
         first = int(mask[0].argmax())  # padding on the left is not text
         finished = False
@@ -101,9 +102,9 @@ class Assistant:
             output = model(
                 input_ids=read[:, cache.get_seq_length() :],
                 attention_mask=mask,
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=len(guesses) + 1,
+                **{CACHE_KEY: cache},
             )
             chosen = self._verified(output.logits, read, guesses, logits_processor, bool(generation_config.do_sample))
             for token in chosen:

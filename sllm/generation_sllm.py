@@ -47,7 +47,7 @@ class SentenceGenerateOutput(GenerateOutput):
         sentence_lengths: for each text the tokens of each sentence, the prompt's included (its start token is not).
         recut_share: share of the written sentences that cutting and tokenising their text again would change;
             None without a processor or without new sentences.
-        past_key_values: the trunk's cache as it was left; None if nothing had to be read. One of fixed size serves the
+        cache: the trunk's cache as it was left; None if nothing had to be read. One of fixed size serves the
             model's next call, too.
         statistics: what drafting inside sentences brought, end marks counted as tokens.
     """
@@ -55,7 +55,12 @@ class SentenceGenerateOutput(GenerateOutput):
     left_padding: list[int] = ALWAYS_GIVEN
     sentence_lengths: list[list[int]] = ALWAYS_GIVEN
     recut_share: float | None = None
-    past_key_values: Cache | RowCache | None = None
+    cache: Cache | RowCache | None = None
+
+    @property
+    def past_key_values(self) -> Cache | RowCache | None:
+        """`cache` by the name that it had in Transformers before 5.24."""
+        return self.cache
 
     @property
     def attention_mask(self) -> Tensor:
@@ -154,7 +159,7 @@ def generate(
     output = _output(model, processor, texts, width)
     if processor is not None:
         output.texts = [call.endings.shown(b, _new_text(processor, text)) for b, text in enumerate(texts)]
-    output.past_key_values = writer.state.past_key_values if writer.state is not None else None
+    output.cache = writer.state.past_key_values if writer.state is not None else None
     output.statistics = writer.loop.statistics
     return call.hand_out(output)
 

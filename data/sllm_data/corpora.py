@@ -292,10 +292,15 @@ def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
         raise ValueError("data='': an empty name; a variable without a value? `.` is the current folder.")
     if path.is_file():
         if file_kind(path) is None:
-            raise ValueError(f"data={spec!r}: no reader for this file type. {known_types()}")
+            raise ValueError(f"data={spec!r}: no reader for this file type: save it as text. {known_types()}")
         yield Path(os.path.abspath(path))
         return
     if path.is_dir():
+        if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")) and any(path.rglob("*.arrow")):
+            raise ValueError(
+                f"data={spec!r}: a folder of `save_to_disk` of the package datasets, which is not read as it is: write "
+                f"each split as Parquet, datasets.load_from_disk({spec!r}).to_parquet('train.parquet'), and give that."
+            )
         found = _files_below(path)
     else:
         patterns = [str(path), re.sub(r"\[(?![]!])", "[[]", str(path))]  # brackets may also be a name's own

@@ -17,6 +17,7 @@ from transformers import Cache, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import CacheLayerMixin
 from transformers.generation.streamers import BaseStreamer
 
+from lmbase.modeling.cache import CACHE_KEY
 from lmbase.modeling.compiling import compile_settings
 from lmbase.modeling.trunk import special_ids
 from lmbase.text.tokenizers import encode_text
@@ -139,12 +140,13 @@ def time_lm(
         **settings,
     )
     seconds = arrivals.seconds
-    positions = int(output.past_key_values.get_seq_length())  # a static cache has a tensor
+    cache = output[CACHE_KEY]
+    positions = int(cache.get_seq_length())  # a static cache has a tensor
     return Generation(
         seconds,
         arrivals.seconds_until(PUBLISHED_SENTENCE_TOKENS) if arrivals.moments else seconds,
         num_new_tokens * len(prompt),
-        cache_bytes(output.past_key_values),
+        cache_bytes(cache),
         num_cached_tokens=positions * len(prompt),
         num_cached_positions=positions,
         tokens_per_forward=arrivals.tokens_per_pass if num_copied else None,

@@ -160,6 +160,11 @@ def parse_words(words: Sequence[str], keys: Keys) -> tuple[dict[str, Any], list[
             given[name] = True
         elif not texts:
             problems.append(f"--{name} (command line): a value is missing; expected {type_name(key.type)}")
+        elif len(texts) > 1 and str in members(key.type) and not _lists(members(key.type)):
+            problems.append(
+                f"--{name} (command line): takes one value, and {shlex.join(texts[1:])} stands behind {texts[0]!r}: a "
+                "value with spaces is quoted; a prompt or configuration comes before all keys"
+            )
         else:
             given[name] = value_of(texts, key.type)
     problems += [f"{line} (command line)" for line in keys_given_twice(given, keys)]

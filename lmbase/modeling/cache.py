@@ -4,12 +4,17 @@ B texts, H heads, R rows of a forward pass, C positions held, d width of a head.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+# What Transformers' models call their cache, where they take one and where they give it back: from 5.24 on by its new
+# name; the old one is announced to go with 5.40.
+CACHE_KEY = "cache" if any(field.name == "cache" for field in fields(BaseModelOutputWithPast)) else "past_key_values"
 
 
 def visible_rows(within: Tensor, starts: Tensor, size: int) -> Tensor:

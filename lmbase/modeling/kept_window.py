@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedConfig, PreTrainedModel, StoppingCriteriaList
 
+from lmbase.modeling.cache import CACHE_KEY
 from lmbase.modeling.inference import inference
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.sentence_ends import SentenceEnds
@@ -170,9 +171,9 @@ class KeptReader:
             input_ids=input_ids,
             attention_mask=_mask(self.lm, visible),
             position_ids=positions.clamp(min=0),
-            past_key_values=cast(Any, cache),
             use_cache=True,
             logits_to_keep=1,
+            **{CACHE_KEY: cast(Any, cache)},
         ).logits[:, -1]
         self.num_read = self.num_read + mask.sum(1)
         # What the newest row sees: of every token that leaves its window it is settled whether it ends a sentence.

@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from lmbase.modeling.cache import FixedRows
+from lmbase.modeling.cache import CACHE_KEY, FixedRows
 from lmbase.modeling.packed import Int8Linear, PackedLinear
 
 LANES = 16  # 8 and 32 were slower with AVX-512, in bf16 and int8
@@ -162,7 +162,7 @@ def _reader(kind: type[nn.Module]) -> Callable:
 
     def read(block, states, keys, values, newest, options):
         position = _Position(keys, values, newest)
-        found = kind.forward(block, states, past_key_values=position, **options)
+        found = kind.forward(block, states, **{CACHE_KEY: position}, **options)
         added = [new.clone() for new in position.added]  # GPT-2's are views of one product, which a region refuses
         return found[0] if in_tuple else found, *added
 
@@ -170,7 +170,7 @@ def _reader(kind: type[nn.Module]) -> Callable:
 
     def forward(block: nn.Module, states: Tensor, *args: Any, **options: Any) -> Tensor | tuple[Tensor]:
         options |= dict(zip(names, args, strict=False))
-        cache = cast(FixedRows, options.pop("past_key_values"))
+        cache = cast(FixedRows, options.pop(CACHE_KEY))
         layer = cache.layers[cast(int, block.number)]
         newest = torch.arange(layer[0].shape[2], device=states.device) == cache.starts
         states, *added = region(block, states, *layer, newest[None, None, :, None], options)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from lmbase.modeling.cache import CACHE_KEY
 from lmbase.modeling.trunk import family_of
 
 
@@ -24,9 +25,8 @@ class BlockRunner:
     """
 
     def __init__(self, trunk: PreTrainedModel, states: Tensor, mask: Tensor | None, positions: Tensor, cache: Any):
-        self.options: dict[str, Any] = dict(
-            attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None
-        )
+        self.options: dict[str, Any] = dict(attention_mask=mask, position_ids=positions, use_cache=cache is not None)
+        self.options[CACHE_KEY] = cache
         rotary = getattr(trunk, "rotary_emb", None)
         if rotary is not None:
             self.options["position_embeddings"] = rotary(states, position_ids=positions)

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging
 
 from lmbase.modeling.attention import use_fast_attention
+from lmbase.modeling.cache import CACHE_KEY
 from lmbase.modeling.rotation import keep_rotation_exact
 
 logger = logging.get_logger(f"transformers.{__name__}")
@@ -348,8 +349,8 @@ def run_trunk(trunk: PreTrainedModel, inputs_embeds: Tensor, mask: Tensor, cache
         inputs_embeds=inputs_embeds,
         attention_mask=mask,
         position_ids=positions,
-        past_key_values=cache,
         use_cache=cache is not None,
+        **{CACHE_KEY: cache},
     ).last_hidden_state
 
 

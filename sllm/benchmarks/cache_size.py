@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from lmbase.benchmarking.peak_memory import in_own_process, start_of_peak
 from lmbase.benchmarking.timing import cache_bytes
 from lmbase.config import option
+from lmbase.modeling.cache import CACHE_KEY
 from lmbase.modeling.devices import DTYPES, moved
 from lmbase.modeling.inference import inference
 from lmbase.modeling.trunk import position_bytes, special_ids, trunk_of
@@ -146,7 +147,7 @@ def read_tokens(lm: Any, sentences: Sequence[list[int]]) -> Iterator[tuple[int, 
     cache, ids = DynamicCache(config=lm.config), [special_ids(lm.config).opening]
     for sentence in sentences:
         with inference(lm):
-            trunk_of(lm)(torch.tensor([ids + sentence], device=lm.device), past_key_values=cache, use_cache=True)
+            trunk_of(lm)(torch.tensor([ids + sentence], device=lm.device), use_cache=True, **{CACHE_KEY: cache})
         ids = []
         yield cache.get_seq_length() - 1, cache
 

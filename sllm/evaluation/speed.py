@@ -60,7 +60,7 @@ def time_sllm(
         **settings,
     )
     seconds = arrivals.seconds
-    cache = output.past_key_values
+    cache = output.cache
     assert cache is not None
     assert output.statistics is not None
     positions = cache.get_seq_length()  # the start state's among them

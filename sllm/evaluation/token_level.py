@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from lmbase.modeling.cache import RowCache
+from lmbase.modeling.cache import CACHE_KEY, RowCache
 from lmbase.modeling.causality import AuditReport, audit_tokens, other_ids
 from lmbase.modeling.trunk import special_ids
 from lmbase.text.padding import pad_tokens
@@ -53,7 +53,7 @@ def lm_step_nats(lm: PreTrainedModel, ids: list[int]) -> Tensor:
     """Nats (L,) of ids given one by one to a language model of Transformers with its cache."""
     cache, nats = DynamicCache(config=lm.config), []
     for read, target in pairwise([special_ids(lm.config).opening, *ids]):
-        output = lm(torch.tensor([[read]], device=lm.device), past_key_values=cache, use_cache=True)
+        output = lm(torch.tensor([[read]], device=lm.device), use_cache=True, **{CACHE_KEY: cache})
         nats.append(-output.logits[0, -1].float().log_softmax(-1)[target])
     return torch.stack(nats)
 

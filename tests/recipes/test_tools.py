@@ -1,5 +1,6 @@
 """`sllm show`, `copy`, `check`, `env`, `completion`: what a user asks of configurations and of the machine."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,9 @@ def test_F15_a_recipe_that_is_none_and_a_folder_that_is_missing_are_named(tmp_pa
     with pytest.raises(SystemExit):
         cli.main(["copy", "lm_tiny", str(tmp_path / "no" / "x.yaml")])
     assert f"there is no folder {tmp_path}/no: make it" in capsys.readouterr().err
+
+
+def test_the_command_after_a_copy_can_be_pasted_whatever_the_files_name(tmp_path, capsys):
+    target = tmp_path / "my own.yaml"
+    cli.main(["copy", "lm_tiny", str(target)])
+    assert shlex.split(capsys.readouterr().out.partition("edit it, then ")[2]) == ["sllm", "train-lm", str(target)]

@@ -116,7 +116,7 @@ def test_a_context_slides_and_drafts_reach_over_its_end(shape):
     model.config.trunk.max_position_embeddings = 64  # fewer than there are: what lies behind them shows in positions
     _, output = written(model, TEXTS[:1] + TEXTS[3:4], num_draft=3, overflow="slide")
     assert output.num_new_tokens == [80, 80]
-    assert output.past_key_values.get_seq_length() < 64
+    assert output.cache.get_seq_length() < 64
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -176,3 +176,12 @@ def test_F6_linked_folders_are_read_once_and_what_is_not_read_is_told(tmp_path: 
     assert [document.text[:15] for document in corpus.read_whole()] == ["Text of outside", "Text of top/own"]
     list(corpus.read("train"))
     assert corpus.skipped["train"].counts == {"link to nothing": 1}
+
+
+@pytest.mark.parametrize("names", [["state.json", "data-00000-of-00001.arrow"], ["dataset_dict.json", "train/x.arrow"]])
+def test_a_dataset_saved_to_disk_is_refused_with_what_to_do(tmp_path, names):
+    (tmp_path / "train").mkdir()
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"load_from_disk\(.*to_parquet"):
+        open_corpus(str(tmp_path))

@@ -194,3 +194,9 @@ def test_F15_the_wrong_entry_of_a_list_is_named(tmp_path):
     config_file = write(tmp_path / "a.yaml", "sizes: [1, 2, x, 3]\n")
     with pytest.raises(ValueError, match=r"sizes = 'x' \(a.yaml\): expected list of int; .*, at entry 3"):
         load_config(Config, [config_file])
+
+
+def test_a_word_too_many_behind_a_key_says_where_it_belongs():
+    """`sllm generate --model NAME a prompt`"""
+    with pytest.raises(ValueError, match=r"--model .*one value, and hello stands behind 'small': .* before all keys"):
+        load_config(Config, ["--model", "small", "hello"])

@@ -1,10 +1,14 @@
 """Caches of texts that grow by different numbers of tokens hold what was kept, and nothing else."""
 
+import warnings
+
 import pytest
 import torch
+from tiny import make_lm
 from torch import nn
+from transformers import DynamicCache
 
-from lmbase.modeling.cache import FixedRows, RowCache, give_back, take_fixed_cache
+from lmbase.modeling.cache import CACHE_KEY, FixedRows, RowCache, give_back, take_fixed_cache
 
 CPU = torch.device("cpu")
 CHAIN, TREE = torch.ones(3, 3).tril().bool(), torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]]).bool()
@@ -78,3 +82,13 @@ def test_a_fixed_cache_is_taken_again_empty_and_at_the_same_address():
     for shape, wanted in (((2, 1, 7, 3), like), ((2, 1, 6, 3), like.double())):
         assert take_fixed_cache(owner, "trunk", 2, shape, wanted) is not first
         give_back(owner, "trunk", first)
+
+
+def test_models_take_a_cache_and_give_it_back_by_its_name_in_this_transformers():
+    """Newer releases call it otherwise, and say so at every pass where the old name is used."""
+    cache = DynamicCache()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        output = make_lm("llama")(torch.tensor([[5, 6]]), use_cache=True, **{CACHE_KEY: cache})
+    assert output[CACHE_KEY] is cache
+    assert cache.get_seq_length() == 2

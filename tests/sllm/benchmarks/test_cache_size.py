@@ -44,7 +44,8 @@ def test_counted_bytes_are_those_of_a_real_cache(dtype):
     sllm = build.sllm(opt).to(dtype)
     sllm.replay([6], itertools.repeat(0))
     output = sllm.generate(torch.tensor([[[10] * 6] * 4]), max_new_tokens=12, min_new_tokens=12)
-    held = output.past_key_values
+    held = output.cache
+    assert held is output.past_key_values
     for row, tokens in zip(by_rule, (6, 2), strict=True):
         assert row.kv_bytes_per_token == cache_bytes(held) / held.get_seq_length() / tokens
         assert row.extra["kv_ratio"] == pytest.approx(1 / tokens)
