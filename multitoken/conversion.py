@@ -4,6 +4,7 @@ import copy
 from typing import TypeVar, cast
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lmbase.modeling.devices import moved
@@ -98,9 +99,14 @@ def with_heads(model: ModelT, num_future_tokens: int) -> ModelT:
     return cast(ModelT, moved(fewer, dtype=model.dtype).train(model.training))
 
 
+def vocabulary_matrices(model: MultiTokenModel) -> list[Tensor]:
+    """(V, D) of each head, or the one that they share."""
+    return [model.unembedding(i + 1) for i in range(len(model.unembeddings or [None]))]
+
+
 def write_in(model: MultiTokenModel, weights: str) -> None:
     """`MultiTokenLM.write_in`."""
-    tables = [packed(table, weights) for table in model.vocabulary_matrices]
+    tables = [packed(table, weights) for table in vocabulary_matrices(model)]
     own, model.unembeddings = model.unembeddings, None  # they stay as they are: guesses look into them
     pack_linear_layers(model, weights)
     model.unembeddings, model.packed_tables = own, tables

@@ -18,6 +18,7 @@ from lmbase.modeling.settings import text_limits
 from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import encode_text
 from multitoken.compiled_step import compiled_step, row_step, trunk_cache
+from multitoken.conversion import vocabulary_matrices
 from multitoken.draft_loop import DraftLoop, Read, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.modeling_multitoken import MultiTokenModel
@@ -188,7 +189,7 @@ class TokenReader:
 def _logits(model: MultiTokenModel, hidden: Tensor) -> Tensor:
     """What heads 1 to k say (B, R, k, D) as their vocabularies read it -> (B, R, k, V)."""
     of_heads = [hidden] if model.unembeddings is None else hidden.split(1, dim=2)
-    tables: Sequence[Any] = model.packed_tables or [partial(F.linear, weight=w) for w in model.vocabulary_matrices]
+    tables: Sequence[Any] = model.packed_tables or [partial(F.linear, weight=w) for w in vocabulary_matrices(model)]
     return torch.cat([table(of_head) for table, of_head in zip(tables, of_heads, strict=False)], dim=2)
 
 

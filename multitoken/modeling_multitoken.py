@@ -282,8 +282,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         return self.finish(states) @ self.unembedding(1).T
 
     def flops(self, num_tokens: int, context: int, num_heads: int | None = None) -> float:
-        """FLOPs of a forward pass over so many tokens in windows of `context` through the first heads (default: all),
-        by formula."""
+        """FLOPs of a forward pass through the first heads (default: all) in windows of `context` tokens, by formula."""
         config, n = self.config.trunk, num_heads or len(self.heads)
         heads = self.heads if self.kind.reads_all else self.heads[:n]
         blocks = config.num_hidden_layers + len(heads) * self.kind.is_block
@@ -393,11 +392,6 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         """Head states (..., H) -> what the unembedding reads (..., D)."""
         x = states if self.final_layer_norm is None else self.final_layer_norm(states)
         return x if self.project_out is None else self.project_out(x)
-
-    @property
-    def vocabulary_matrices(self) -> list[Tensor]:
-        """(V, D) of each head, or the one that they share."""
-        return [self.unembedding(i + 1) for i in range(len(self.unembeddings or [None]))]
 
     def unembedding(self, i: int) -> Tensor:
         """Head i's vocabulary matrix (V, D)."""
