@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from disk_faults import ENDED, ERRORS, failing
 from families import MAKERS
+from forks import own_progress_bars
 from soak import SOAK, times, tried
 from tiny import make_processor
 
@@ -36,6 +37,7 @@ def folder(tmp_path_factory) -> Path:
 def in_child(command: str) -> int:
     if child := os.fork():
         return child
+    own_progress_bars()
     status = 1
     try:
         with open(os.devnull, "w") as nowhere:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import toy_training
 from disk_faults import ENDED, ERRORS, failing
+from forks import own_progress_bars
 from safetensors.torch import load_file
 from soak import times, tried
 from toy_training import ToyModel, interrupt_at, toy_train, weight_size
@@ -145,6 +146,7 @@ def train_in_child(folder: Path, **changes) -> int:
     """Fork a process that trains like `whole`; its end is that of a process, and nobody tidies up after a kill."""
     if child := os.fork():
         return child
+    own_progress_bars()
     status = 1
     try:
         with open(os.devnull, "w") as nowhere:
