@@ -41,7 +41,7 @@ def test_help_shows_the_keys_that_apply(capsys):
         ("--num_block 4", "did you mean num_blocks?"),
         ("--subset nothing", "subset"),
         ("--subset cache --device gpu", "known are auto, cpu, cuda"),
-        ("--subset generate --weights int8 --device gpu", "known are auto, cpu, cuda"),
+        ("--subset generate --weights int4 --device gpu", "known are auto, cpu, cuda"),
     ],
 )
 def test_mistakes_end_with_a_message(words, told, capsys, tmp_path):

@@ -39,10 +39,10 @@ def test_every_model_in_every_way_beside_the_line(runs, tmp_path, monkeypatch, c
 
     monkeypatch.setattr(frontier, "beside_line", watched)
     models = f"tuned={runs}/opt-tuned {runs}/mtp {runs}/sllm"
-    more = "--batch_size 2 --int8 true --keep_window 8"
+    more = "--batch_size 2 --int8 true --int4 true --keep_window 8"
     sllm(f"frontier --model {models} --data {runs}/data --output_dir {out} {FEW} {more}")
     rows = rows_in(out)
-    twins = ["tuned, int8", "sllm, int8"]
+    twins = ["tuned, int8", "tuned, int4", "sllm, int8", "sllm, int4"]
     copying = [name + LOOKUP for name in ("tuned", "mtp", "sllm", *twins)]
     assert set(rows) == {"tuned", "mtp", "sllm", "tuned, window 8", *twins, *copying}
     assert all(row.tokens_per_second > 0 and row.bits_per_byte > 0 for row in rows.values())
@@ -53,9 +53,10 @@ def test_every_model_in_every_way_beside_the_line(runs, tmp_path, monkeypatch, c
     assert low < rows["sllm"].bits_per_byte < high
     assert rows["tuned"].extra["read_per_token"] > rows["sllm"].extra["read_per_token"] > 0
     assert rows["tuned, window 8"].kv_bytes_per_token < rows["tuned"].kv_bytes_per_token
-    rounded, whole = rows["sllm, int8"].bits_per_byte, rows["sllm"].bits_per_byte
-    assert rounded != whole
-    assert rounded == pytest.approx(whole, rel=0.01)
+    for kind, apart in (("int8", 0.01), ("int4", 0.1)):
+        rounded, whole = rows[f"sllm, {kind}"].bits_per_byte, rows["sllm"].bits_per_byte
+        assert rounded != whole
+        assert rounded == pytest.approx(whole, rel=apart)
     for name, row in rows.items():
         assert ("verdict" in row.extra) == name.startswith("sllm")
         assert ("on_line" in row.extra) != name.startswith("sllm")

@@ -142,13 +142,13 @@ def told(line: str) -> tuple[str, ...]:
     return match.groups()
 
 
-def test_generate_with_weights_in_int8(runs, capsys):
-    for name in ("opt", "sllm"):
-        sllm(f"generate --model {runs}/{name} --prompt Hello --max_new_tokens 6 --weights int8 --device cpu")
+def test_generate_with_weights_in_fewer_bits(runs, capsys):
+    for name, weights in (("opt", "int8"), ("sllm", "int4"), ("mtp", "int4")):
+        sllm(f"generate --model {runs}/{name} --prompt Hello --max_new_tokens 6 --weights {weights} --device cpu")
         assert capsys.readouterr().out.startswith("Hello")
     with pytest.raises(SystemExit):
-        sllm(f"generate --model {runs}/mtp --prompt Hello --weights int8 --device cpu")
-    assert "weights=int8" in capsys.readouterr().err
+        sllm(f"generate --model {runs}/vae --prompt Hello --weights int8 --device cpu")
+    assert "it writes what it read" in capsys.readouterr().err
 
 
 def test_generate_tells_on_stderr_how_it_went(runs, capsys):
