@@ -16,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoProcessor,
     AutoTokenizer,
     DynamicCache,
     GenerationConfig,
@@ -176,7 +177,7 @@ def states(model, rows) -> torch.Tensor:
     return output.states if "states" in output else output.sentence_embeds
 
 
-def test_auto_classes_know_each_model(model, tmp_path):
+def test_G12_auto_classes_know_each_model(model, tmp_path):
     model.save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(config, type(model.config))
@@ -186,6 +187,7 @@ def test_auto_classes_know_each_model(model, tmp_path):
         AutoTokenizer.from_pretrained(tmp_path)("He said")["input_ids"]
         == batch(texts=["He said"])["input_ids"][0].tolist()
     )
+    assert type(AutoProcessor.from_pretrained(tmp_path)) is type(AutoTokenizer.from_pretrained(tmp_path))
     if model.can_generate():
         assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path), type(model))
         assert isinstance(AutoModelForCausalLM.from_config(config), type(model))
@@ -237,7 +239,7 @@ def test_one_table_reads_and_writes(model):
 
 
 @pytest.mark.parametrize("kind", ["sllm", "heads"])
-def test_activations_can_be_computed_again(kind):
+def test_G12_activations_can_be_computed_again(kind):
     model = MODELS[kind]().train()
     rows = batch() | dict(labels=batch()["input_ids"].masked_fill(batch()["attention_mask"] == 0, -100))
     first = next(model.trunk.parameters())

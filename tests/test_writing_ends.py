@@ -95,7 +95,7 @@ JAPANESE = "今日は雨。明日も雨。" * 2  # three bytes a character: a se
 
 
 @pytest.mark.parametrize("stop", ["雨", "。", "日は雨。明", "も", "雨。明日も雨。今", "無"])
-def test_stop_strings_of_several_bytes_in_drafts_and_across_sentences(loaded, stop):
+def test_D11_stop_strings_of_several_bytes_in_drafts_and_across_sentences(loaded, stop):
     """Copies come true here, so strings end inside of drafts that are accepted."""
     dictated = Dictated("今日は雨。", JAPANESE)
     found = written(loaded, "今日は雨。", logits_processor=[dictated], stop_strings=stop, max_new_tokens=50)
@@ -136,7 +136,7 @@ def plain_ids(loaded) -> list[int]:
     return [i for part in streamer.events[1:-1] for i in part]
 
 
-def test_processors_and_penalties_change_no_draft(loaded):
+def test_D11_processors_and_penalties_change_no_draft(loaded):
     """Greedy and drawn: each depends on all that was written before a token."""
     ids = plain_ids(loaded)
     for more in (
@@ -202,7 +202,7 @@ def test_time_ends_a_text_after_its_next_token(loaded):
     assert written(loaded, max_time=1000.0, min_new_tokens=12).text == written(loaded, min_new_tokens=12).text
 
 
-def test_length_counts_the_opening_id_and_the_prompt(loaded):
+def test_D11_length_counts_the_opening_id_and_the_prompt(loaded):
     given = 1 + len(ids_of("Hello"))
     for length in (0, given, given + 1, given + 5):
         found = written(loaded, "Hello", max_new_tokens=None, max_length=length, min_new_tokens=20)
@@ -245,7 +245,7 @@ def test_an_empty_prompt_of_ids_is_the_opening_id_alone(writer):
     assert writer.generate(empty, max_new_tokens=6).texts == writer.generate(text="", max_new_tokens=6).texts
 
 
-def test_sequences_to_return_are_texts_of_the_batch(writer):
+def test_D11_sequences_to_return_are_texts_of_the_batch(writer):
     how = DRAWN | dict(max_new_tokens=12, seed=1)
     several = writer.generate(text=["One,", "So"], num_return_sequences=3, **how)
     assert several.texts == writer.generate(text=["One,"] * 3 + ["So"] * 3, **how).texts

@@ -62,7 +62,7 @@ def trainer_of(model, tokenizer, texts, folder, **options):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_steps_a_checkpoint_and_one_step_more(kind, tmp_path):
+def test_G12_two_steps_a_checkpoint_and_one_step_more(kind, tmp_path):
     model, tokenizer, texts = KINDS[kind]()
     straight = copy.deepcopy(model)
     before = model.get_input_embeddings().weight.detach().clone()
