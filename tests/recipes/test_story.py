@@ -57,7 +57,7 @@ def test_the_baseline_reads_what_the_sllm_s_parts_read_and_a_pretrained_trunk_is
     assert "lm=some/model" in story.training_stages(config, PLAN, True, "lm")[-2][2]
 
 
-def test_after_a_trunk_of_its_own_each_side_has_the_best_rate_that_was_tried():
+def test_F8_after_a_trunk_of_its_own_each_side_has_the_best_rate_that_was_tried():
     stages = story.training_stages(load_config(story.Config, []), PLAN, False, "opt")
     commands = {part: command for part, _, command in stages}
     rates = {part: re.search(r"--learning_rate (\S+)", command) for part, command in commands.items()}

@@ -75,7 +75,7 @@ def test_a_second_positional_word_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["inf", "-Infinity", ".inf", "nan", "1e400", "9" * 400])
-def test_F8_a_number_that_is_none_is_refused_in_every_layer(tmp_path, value):
+def test_a_number_that_is_none_is_refused_in_every_layer(tmp_path, value):
     file = write(tmp_path / "a.yaml", f"betas: [0.5, {value}]\n")
     with pytest.raises(ValueError) as error:
         load_config(Config, [file, f"--inner.rate={value}"])
