@@ -120,15 +120,19 @@ class Int4Linear(PackedLinear):
         zero = (low / 2 + high / 2 + scale / 2).bfloat16().float()  # the value of code 8
         codes = ((values - zero[..., None]) / scale.clamp(min=1e-8)[..., None] + 8).round().clamp(0, 15)
         flat = codes.flatten(1).to(torch.uint8)  # (O',D)
-        self.register_buffer("codes", flat[:, ::2] | flat[:, 1::2] << 4)  # (O',D/2)
+        half = flat.shape[1] // 2
+        self.register_buffer("codes", flat[:, :half] | flat[:, half:] << 4)  # (O',D/2)
         self.register_buffer("scales", torch.stack([scale.T, zero.T], dim=2).bfloat16())  # (G,O',2)
         self.register_buffer("group", torch.tensor(GROUP))
         self.register_buffer("laid_out", torch.ops.aten._convert_weight_to_int4pack_for_cpu(flat.int(), 1))
 
     def unpacked(self) -> Tensor:
-        codes = torch.stack([self.codes & 15, self.codes >> 4], dim=-1).float().view(len(self.codes), -1, GROUP)
+        half = self.codes.shape[1]
+        values = torch.empty(len(self.codes), 2 * half)
+        values[:, :half], values[:, half:] = self.codes & 15, self.codes >> 4
         scale, zero = self.scales.float().permute(2, 1, 0)[..., None]  # (O',G,1) each
-        return ((codes - 8) * scale + zero).flatten(1)[: self.num_outputs]
+        values.unflatten(1, (-1, GROUP)).sub_(8).mul_(scale).add_(zero)
+        return values[: self.num_outputs]
 
     def product(self, rows: Tensor) -> Tensor:
         y = torch.ops.quantized.int4mm_packed_weight_cpu(
