@@ -60,8 +60,6 @@ def check_source(
         return
     if not HUB_ID.fullmatch(name) or (len(parts) > 1 and Path(parts[0]).is_dir()):
         raise ValueError(f"{name!r}: there is no such file or folder. Check the path, or give a hub id (owner/name).")
-    if _hub.offline_for_now and time.monotonic() > _hub.until:
-        constants.HF_HUB_OFFLINE = _hub.offline_for_now = False
     if local_files_only or (constants.is_offline_mode() and not _hub.offline_for_now) or _hub_answers():
         return
     if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json", cache_dir), str):
@@ -75,6 +73,8 @@ def check_source(
 
 def _hub_answers() -> bool:
     if time.monotonic() > _hub.until:
+        if _hub.offline_for_now:
+            constants.HF_HUB_OFFLINE = _hub.offline_for_now = False
         try:
             huggingface_hub.get_session().head(constants.ENDPOINT, timeout=5)
             _hub.answers = True

@@ -4,6 +4,7 @@ B texts, R rows of a pass, C positions of a cache, D width.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from transformers import GenerationConfig
 from lmbase.modeling.cache import FixedRows, RowCache, take_fixed_cache
 from lmbase.modeling.compiling import check_attention, compiled, compiled_for
 from lmbase.modeling.one_row import row_twin
+from lmbase.modeling.packed import PackedLinear
 from lmbase.modeling.trunk import key_value_shape
 from multitoken.modeling_multitoken import MultiTokenModel
 
@@ -47,7 +49,8 @@ def row_step(model: MultiTokenModel, config: GenerationConfig) -> Callable | Non
     as its vocabulary reads them (1, 1, D), logits (1, 1, V). None where steps are not compiled, or not for a CPU."""
     if config.cache_implementation != "static" or config.disable_compile or model.device.type != "cpu":
         return None
-    twin, head = row_twin(model, model.packed_tables[0] if model.packed_tables else model.unembedding(1))
+    packed = cast(list[PackedLinear], model.packed_tables)
+    twin, head = row_twin(model, packed[0] if packed else model.unembedding(1))
     read = compiled_for(twin, _read_row, config)
     return lambda ids, positions, cache: read(head, ids, positions, cache.starts, list(cache.layers.values()))
 

@@ -4,11 +4,11 @@ import copy
 from typing import TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lmbase.modeling.devices import moved
-from lmbase.modeling.packed import pack_linear_layers, packed
+from lmbase.modeling.packed import check_unpacked, pack_linear_layers, packed
 from lmbase.modeling.pretrained import check_lm
 from lmbase.modeling.settings import take_ids
 from lmbase.modeling.trunk import FAMILIES, check_trunk, input_table, output_table, trunk_of, with_layers
@@ -57,6 +57,7 @@ def from_lm(cls: type[ModelT], lm: PreTrainedModel, num_future_tokens: int, head
 
 def to_lm(model: MultiTokenModel) -> PreTrainedModel:
     """Trunk and head 1 as a plain language model of Transformers, copied."""
+    check_unpacked(model)
     if not model.kind.is_block or model.num_read_heads > 1:
         raise ValueError(
             f"Head 1 of kind {model.config.head_kind!r} is no block on the trunk: no plain model has that shape."
@@ -82,6 +83,7 @@ def to_lm(model: MultiTokenModel) -> PreTrainedModel:
 
 def with_heads(model: ModelT, num_future_tokens: int) -> ModelT:
     """A copy with the first heads only."""
+    check_unpacked(model)
     n = model.config.num_future_tokens
     if not 1 <= num_future_tokens <= n:
         raise ValueError(f"num_future_tokens={num_future_tokens}: this model has heads 1 to {n}.")
@@ -109,4 +111,4 @@ def write_in(model: MultiTokenModel, weights: str) -> None:
     tables = [packed(table, weights) for table in vocabulary_matrices(model)]
     own, model.unembeddings = model.unembeddings, None  # they stay as they are: guesses look into them
     pack_linear_layers(model, weights)
-    model.unembeddings, model.packed_tables = own, tables
+    model.unembeddings, model.packed_tables = own, nn.ModuleList(tables)

@@ -4,7 +4,7 @@ B texts, R rows of a pass (the newest token and drafts after it), L tokens, D wi
 that drafting heads have not read, k drafting heads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -189,7 +189,7 @@ class TokenReader:
 def _logits(model: MultiTokenModel, hidden: Tensor) -> Tensor:
     """What heads 1 to k say (B, R, k, D) as their vocabularies read it -> (B, R, k, V)."""
     of_heads = [hidden] if model.unembeddings is None else hidden.split(1, dim=2)
-    tables: Sequence[Any] = model.packed_tables or [partial(F.linear, weight=w) for w in vocabulary_matrices(model)]
+    tables: Iterable[Any] = model.packed_tables or [partial(F.linear, weight=w) for w in vocabulary_matrices(model)]
     return torch.cat([table(of_head) for table, of_head in zip(tables, of_heads, strict=False)], dim=2)
 
 

@@ -23,7 +23,6 @@ from lmbase.modeling.cache import CACHE_KEY, FixedRows, RowCache
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.labels import check_unread
 from lmbase.modeling.losses import VocabularyLoss, token_nats, vocabulary_loss
-from lmbase.modeling.packed import PackedLinear
 from lmbase.modeling.stages import BlockRunner
 from lmbase.modeling.token_lm import Shifted, shift, shift_labels
 from lmbase.modeling.trunk import SpecialIds, attention_width, new_trunk, take_tail
@@ -100,7 +99,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
         self.draft_transitions = nn.ModuleList(Transition(table.shape[1]) for _ in range(num_transitions))
         self.num_active_heads = n  # a curriculum trains the first ones only
         self.trains_in_part = False  # says that it does, for training in several processes
-        self.packed_tables: list[PackedLinear] = []  # copies of the heads' vocabulary matrices to write with
+        self.packed_tables = nn.ModuleList()  # copies of the heads' vocabulary matrices to write with
         self.post_init()
         self.freeze()
 

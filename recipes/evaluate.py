@@ -157,9 +157,10 @@ def likelihood_rows(
     rows = []
     for loaded in models:
         other = not loaded.counts_like(baseline)
+        if other:
+            print(f"{loaded.name} has another tokenizer than {baseline.name}: no equal context, no ratios of speed")
         for row, found in scored[loaded.name]:
             if other and row.protocol == "equal context":  # the baseline's window is so long in its own tokens only
-                print(f"{loaded.name} has another tokenizer than {baseline.name}: no equal context, no ratios of speed")
                 continue
             row.extra |= {OTHER_TOKENS: True} if other else {}
             if loaded is not baseline:

@@ -238,7 +238,7 @@ def timed(models: Sequence[LoadedModel], texts: Sequence[str], config: Config) -
         loaded.to(dtype=DTYPES[config.dtype])
         for name, kind in PACKED.items():
             if loaded.name.endswith(name):
-                loaded.pack(kind)
+                loaded.pack(kind, config.compile)
     longest = sorted(texts[:100], key=len, reverse=True)
     runners = generation_runners(models, longest[0], config.prompt_tokens, config.new_tokens, config.lookup)
     prompt = opening(models[0], longest[0], config.prompt_tokens)

@@ -140,7 +140,7 @@ def main(config: Config) -> str:
     loaded.to(device, DTYPES[config.dtype])
     assistant = open_assistant(config, loaded)
     if config.weights != "dtype":
-        loaded.pack(config.weights)
+        loaded.pack(config.weights, config.compile)
     settings: dict[str, Any] = {k: v for k in SETTINGS if (v := getattr(config, k)) is not None}
     settings.setdefault("do_sample", False)
     if config.compile:

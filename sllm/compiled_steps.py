@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import CacheLayerMixin
 
-from lmbase.modeling.cache import FixedRows, RowCache, give_back, take_fixed_cache
+from lmbase.modeling.cache import CACHE_KEY, FixedRows, RowCache, give_back, take_fixed_cache
 from lmbase.modeling.compiling import check_attention, compiled
 from multitoken.draft_tree import DraftTree
 from multitoken.transitions import Ahead, Guessers, sequential_guesses
@@ -172,6 +172,6 @@ def _read_state(
         inputs_embeds=inputs,
         attention_mask=visible[:, None, None, :],
         position_ids=(seen.sum(1, keepdim=True) - 1).clamp(min=0),
-        past_key_values=FixedRows(layers, starts),
         use_cache=True,
+        **{CACHE_KEY: FixedRows(layers, starts)},
     ).last_hidden_state

@@ -18,7 +18,7 @@ from sllm.evaluation.kept_window import as_configured, keeping
 from sllm.evaluation.kinds import KINDS, kind_of
 from sllm.evaluation.loaded import LoadedModel
 
-WEIGHTS = "int8, int4: hold weights in so many bits, a half and a quarter of what bf16 reads (on a CPU)"
+WEIGHTS = "int8, int4: weights in so many bits, so that a token reads a half or a third of what it does in bf16 (CPU)"
 KEEP_ENDS = f"which ends of sentences stay beside the window: own (the model's rule), none, {', '.join(RULES)}"
 
 

@@ -67,8 +67,8 @@ def compiled(function: Callable, generation: GenerationConfig) -> Callable:
 
 
 def compiled_for(module: nn.Module, function: Callable, generation: GenerationConfig) -> Callable:
-    """As `compiled`, of a function whose first argument is a module that never changes, and which is given here: so
-    nothing looks at each call whether it did, which takes milliseconds for 30 blocks."""
+    """As `compiled`, of a function whose first argument is fixed here and must not change, its configuration neither:
+    PyTorch does not look at it at each call, which would take milliseconds for 30 blocks."""
     if generation.disable_compile:
         return functools.partial(function, module)
     settings = _settings(generation)

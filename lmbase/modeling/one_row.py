@@ -118,15 +118,15 @@ _twins: WeakKeyDictionary[nn.Module, tuple[list, nn.Module, nn.Module]] = WeakKe
 
 def row_twin(module: ModuleT, table: Tensor | PackedLinear) -> tuple[ModuleT, nn.Module]:
     """A copy of a module that reads one row at a time, for compiled code, and a layer that makes logits. The copy
-    shares all weights but those of linear layers, which it holds once more; both are made again where weights have
-    changed.
+    shares all weights but those of linear layers, which it holds once more; both are made again where weights or
+    settings have changed.
 
     Args:
         module: what contains blocks of a trunk. Those of the copy are compiled once, however many there are.
         table: (V, D), what makes logits of states, or what holds it in fewer bits.
     """
     of_table = fingerprints(table) if isinstance(table, PackedLinear) else [_fingerprint(table)]
-    now = [*of_table, *fingerprints(module)]
+    now = [*of_table, *fingerprints(module), *_settings_of(module)]
     if module not in _twins or _twins[module][0] != now:
         _twins.pop(module, None)  # no memory for two
         _twins[module] = now, _copied(module), table if isinstance(table, PackedLinear) else RowLinear(table)
@@ -134,9 +134,15 @@ def row_twin(module: ModuleT, table: Tensor | PackedLinear) -> tuple[ModuleT, nn
     return cast(ModuleT, twin), head
 
 
+def _settings_of(module: nn.Module) -> list[str]:
+    """What compiled code has of the configurations: windows, end marks, the way to attend."""
+    found = {id(c): c for part in module.modules() if isinstance(c := getattr(part, "config", None), PreTrainedConfig)}
+    return [f"{config._attn_implementation} {config.to_json_string()}" for config in found.values()]
+
+
 def _copied(module: nn.Module) -> nn.Module:
     shared: list = [*module.parameters(), *module.buffers()]
-    # one configuration of both, so that the way to attend is changed for both
+    # one configuration of both, since steps that are not compiled ask for it
     shared += [part.config for part in module.modules() if isinstance(getattr(part, "config", None), PreTrainedConfig)]
     memo: dict[int, object] = {id(one): one for one in shared}
     part: Any

@@ -1,8 +1,8 @@
 """Weights in eight or four bits, for writing on a CPU: what a new token needs is read in about a half or a third of the
 bytes of bf16.
 
-The products are PyTorch's own, which optimum-quanto and torchao call, too, for as many rows as come and behind a tensor
-subclass. N rows, D inputs, O outputs, G = D / 32 groups of inputs.
+The products are PyTorch's own; optimum-quanto and torchao call the same kernels, for any number of rows, behind a
+tensor subclass. N rows, D inputs, O outputs, G = D / 32 groups of inputs.
 """
 
 from abc import ABC, abstractmethod
@@ -29,6 +29,7 @@ class PackedLinear(nn.Module, ABC):
     """
 
     name: str  # as `--weights` takes it
+    bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
@@ -44,7 +45,7 @@ class PackedLinear(nn.Module, ABC):
             )
         self.num_outputs = len(weight)
         self.pack(weight)
-        self.bias = bias
+        self.register_buffer("bias", bias)
 
     @staticmethod
     @abstractmethod
@@ -151,8 +152,23 @@ def packed(weight: Tensor, kind: str, bias: Tensor | None = None) -> PackedLinea
     return KINDS[kind](weight.detach(), None if bias is None else bias.detach())
 
 
+def check_unpacked(model: nn.Module) -> None:
+    """Raise ValueError for a model some of whose weights are in fewer bits."""
+    for name, part in model.named_modules():
+        if isinstance(part, PackedLinear):
+            raise ValueError(
+                f"{type(model).__name__} holds weights in {part.name} ({name}), which are there to write with: load "
+                "the model again for anything else."
+            )
+
+
 def pack_linear_layers(model: nn.Module, kind: str) -> None:
-    """Replace the linear layers below, all whose width the kernels can read, by layers with weights of a kind."""
+    """Replace the linear layers below, all whose width the kernels can read, by layers with weights of a kind.
+
+    Raises:
+        ValueError: some are packed already, and whole weights are needed; as for `PackedLinear`.
+    """
+    check_unpacked(model)
     for module in list(model.modules()):
         for name, layer in list(module.named_children()):
             if type(layer) is nn.Linear:

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from lmbase.modeling.folders import check_whole, gguf_options, model_folder, quiet_loading
+from lmbase.modeling.packed import check_unpacked
 from lmbase.modeling.trunk import FAMILIES, check_trunk, random_config, settle
 
 
@@ -62,6 +63,7 @@ def check_lm(lm: Any) -> None:
             "AutoModelForCausalLM.from_pretrained; of one with adapters give merge_and_unload(), of a compiled one "
             "what was compiled."
         )
+    check_unpacked(lm)
     outlines = torch.get_default_device().type == "meta"  # are wanted, shapes without weights
     for name, weight in lm.named_parameters():
         if ".base_layer." in name:

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 
+from lmbase.modeling.cache import CACHE_KEY
 from lmbase.text.stop_strings import check_stop_strings
 
 logger = logging.get_logger(f"transformers.{__name__}")  # below Transformers' own, so that its verbosity holds
@@ -65,7 +66,9 @@ IGNORED = (
     "max_cache_len",
 )
 # Arguments of Transformers' own `generate` beside its settings: who passes them on passes None, too.
-GIVEN = {*inspect.signature(GenerationMixin.generate).parameters, "synced_gpus", "past_key_values"} - {"self"}
+GIVEN = {*inspect.signature(GenerationMixin.generate).parameters, "synced_gpus", "past_key_values", CACHE_KEY} - {
+    "self"
+}
 CACHES = (None, "dynamic", "static")
 # Every other setting is refused where it is set to something else than None, False or the value here.
 # Pipelines of older releases fill in what nobody set.
@@ -227,7 +230,7 @@ def take_ids(config: GenerationConfig, own: Any, lm: PreTrainedModel) -> None:
     Args: own: the model's configuration.
     """
     ends = [own.eos_token_id]
-    for source in (lm.generation_config, lm.config):
+    for source in (getattr(lm, "generation_config", None), lm.config):  # a trunk has no settings of writing
         if isinstance(several := getattr(source, "eos_token_id", None), list):
             ends += [end for end in several if end not in ends]
     config.update(pad_token_id=own.pad_token_id, eos_token_id=ends if len(ends) > 1 else ends[0])

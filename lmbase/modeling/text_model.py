@@ -8,11 +8,13 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from lmbase.files import MANIFEST
 from lmbase.modeling.folders import check_whole, model_folder, quiet_loading
+from lmbase.modeling.packed import check_unpacked
 from lmbase.text.processor import FILE_NAME, HUB_OPTIONS, SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
 
@@ -47,6 +49,7 @@ class TextModelMixin:
         if is_main_process:  # of several that save at once one writes, as in Transformers
             (Path(save_directory) / MANIFEST).unlink(missing_ok=True)  # of what is overwritten now
         hub = {name: kwargs.pop(name) for name in UPLOADING if name in kwargs}
+        check_unpacked(cast(nn.Module, self))
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)  # type: ignore[misc]
         carried = self._carried() if is_main_process else None
         if carried is not None:

@@ -53,7 +53,8 @@ TABLE = {
 }
 
 OTHER_TOKENS = "other_tokenizer"  # an extra column: this model's tokens are not the baseline's
-PER_TOKEN = ("tokens_per_second", "kv_bytes_per_token")
+MOST_LOG = 700.0  # of a number that floats hold
+PER_TOKEN = ("tokens_per_second", "seconds_to_first_sentence", "kv_bytes_per_token")
 
 MEANINGS = {
     "bits_per_byte": "what a byte of unseen text costs; lower is better, and comparable between all models",
@@ -157,7 +158,11 @@ def _interval(row: Row, name: str) -> tuple[float, float]:
         if low is None or high is None:
             return -math.inf, math.inf
         by_bits = name == "bits_per_byte"
-        low, high = (whole * end / ratio if by_bits else whole ** (end / ratio) for end in (low, high))
+        if by_bits:
+            return whole * low / ratio, whole * high / ratio
+        # of perplexities the logarithms, since a figure in a file may be of any size
+        low, high = (min(math.log(max(whole, 1.0)) * end / ratio, MOST_LOG) for end in (low, high))
+        return math.exp(low), math.exp(high)
     elif name in ("tokens_per_second", "seconds_to_first_sentence") and figure(row, "rounds") == 1:
         return -math.inf, math.inf
     return whole if low is None else low, whole if high is None else high

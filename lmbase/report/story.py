@@ -71,7 +71,7 @@ class Story:
         row, found = self.subject, _interval(self.subject, "speed_ratio")
         if self.baseline is None or found is None:
             speed = figure(row, "tokens_per_second")
-            own = ", of another tokenizer" if row.extra.get(OTHER_TOKENS) else ""
+            own = " (of its own tokenizer)" if row.extra.get(OTHER_TOKENS) else ""
             return f"It writes {number(speed)} tokens per second{own}." if speed else ""
         ratio, low, high = found
         other = self.baseline.model

@@ -29,6 +29,9 @@ class KeptWindowLM(PlainLM):
 
     shown = "a token-level model with a window"
 
+    def pack(self, weights: str, compiled: bool = False) -> None:
+        super().pack(weights)  # no compiled step forgets
+
     @property
     def scorer(self) -> Any:
         return TokenLM(self.model, self.keep).eval()

@@ -14,6 +14,7 @@ from lmbase.modeling.causality import AuditReport
 from lmbase.modeling.decoding import SampledByTransformers, Sampler, check_seed
 from lmbase.modeling.endings import EndedByRules, Endings
 from lmbase.modeling.kept_window import KeptWriter
+from lmbase.modeling.packed import pack_linear_layers
 from lmbase.modeling.pretrained import load_lm
 from lmbase.modeling.settings import end_ids, merge_generation_config, neutral_settings, text_limits
 from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
@@ -130,8 +131,11 @@ class PlainLM(TokenModel):
     def flops_by_part(self, num_tokens: int, num_sentences: int) -> dict[str, float]:
         return self.scorer.flops_by_part(num_tokens, self.window)
 
-    def pack(self, weights: str) -> None:
-        pack_with_row_steps(self.model, self.tokenizer, weights)
+    def pack(self, weights: str, compiled: bool = False) -> None:
+        if compiled:
+            pack_with_row_steps(self.model, self.tokenizer, weights)
+        else:
+            pack_linear_layers(self.model, weights)
 
     def _write(self, prompts: list[str], how: Writing, streamer: Any) -> list[Written]:
         self._check_token_level(how)

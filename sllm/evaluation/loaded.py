@@ -113,8 +113,11 @@ class LoadedModel(ABC):
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         moved(self.model, device, dtype)
 
-    def pack(self, weights: str) -> None:
+    def pack(self, weights: str, compiled: bool = False) -> None:
         """Hold weights in fewer bits, `int8` or `int4`, to write on a CPU.
+
+        Args:
+            compiled: it is going to write in compiled steps, too, for which a plain model is packed twice.
 
         Raises:
             ValueError: an autoencoder, or what `PackedLinear` does not do.

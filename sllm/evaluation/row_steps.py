@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from lmbase.modeling.one_row import fingerprints
-from lmbase.modeling.packed import pack_linear_layers
+from lmbase.modeling.packed import PackedLinear, pack_linear_layers
 from multitoken import MultiTokenLM
 from sllm.evaluation.loaded import LoadedModel, Writing, Written
 
@@ -16,11 +16,14 @@ _known: WeakKeyDictionary[PreTrainedModel, tuple[list, MultiTokenLM]] = WeakKeyD
 def with_row_steps(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: GenerationConfig
 ) -> MultiTokenLM | None:
-    """The same model with one head, a copy; None where a call wants no compiled steps, or on another device."""
+    """The same model with one head, a copy; None where a call wants no compiled steps, on another device, or with
+    weights in fewer bits that no copy was made of before."""
     if config.cache_implementation != "static" or config.disable_compile or model.device.type != "cpu":
         return None
     now = fingerprints(model)
     if model not in _known or _known[model][0] != now:
+        if any(isinstance(part, PackedLinear) for part in model.modules()):
+            return None
         _known[model] = now, _with_head(model, tokenizer)
     return _known[model][1]
 

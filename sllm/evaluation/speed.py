@@ -171,13 +171,12 @@ def compare_generation(
     for loaded in models:
         runs, copied = found[loaded.name], found.get(loaded.name + LOOKUP)
         figures[loaded.name] = speed_columns(runs) | loaded.cache_columns()
-        if not loaded.counts_like(baseline):  # its tokens are longer, or shorter
-            copied = None
-        elif loaded is not baseline:
+        same_tokens = loaded.counts_like(baseline)  # others are longer, or shorter
+        if same_tokens and loaded is not baseline:
             figures[loaded.name] |= ratio_columns("speed_ratio", speeds(runs), reference)
         if copied is not None:
-            figures[loaded.name] |= ratio_columns("lookup_ratio", speeds(copied), reference)
-            figures[loaded.name] |= drafting_columns(copied, "lookup_")
+            ratios = ratio_columns("lookup_ratio", speeds(copied), reference) if same_tokens else {}
+            figures[loaded.name] |= ratios | drafting_columns(copied, "lookup_")
     return figures
 
 

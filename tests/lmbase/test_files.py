@@ -81,7 +81,7 @@ def test_folders_are_verified_where_it_is_wanted_and_by_one_process_of_a_machine
         verify_once(tmp_path / "a")
 
 
-def test_F12_what_is_not_there_or_not_to_be_read_is_not_told_to_be_damaged(tmp_path):
+def test_what_is_not_there_or_not_to_be_read_is_not_told_to_be_damaged(tmp_path):
     with pytest.raises(ValueError, match=r"a.json': no such file\. Check the name"):
         read_json(tmp_path / "a.json")
     with pytest.raises(ValueError, match=r"cannot be read: Is a directory\."):

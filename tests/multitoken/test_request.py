@@ -103,12 +103,12 @@ def test_a_streamer_of_several_texts_is_refused_before_anything_is_written(count
 
 
 @pytest.mark.parametrize("given", [torch.zeros(1, 3), torch.zeros(0, 3, dtype=torch.long), np.zeros((1, 3))])
-def test_F13_ids_that_are_none_are_told_in_one_sentence(given):
+def test_ids_that_are_none_are_told_in_one_sentence(given):
     with pytest.raises(ValueError, match=r"give a \(B, L\) tensor of whole numbers, B at least 1"):
         Request(input_ids=given).prompt()
 
 
-def test_F13_an_array_of_whole_numbers_is_a_prompt():
+def test_an_array_of_whole_numbers_is_a_prompt():
     given: Any = np.array([[5, 6]], dtype=np.int32)
     assert torch.equal(torch.as_tensor(Request(input_ids=given).prompt()), torch.tensor([[5, 6]]))
 

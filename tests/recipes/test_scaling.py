@@ -157,7 +157,7 @@ def fit(tmp_path, files):
         (lambda size, tokens: tokens == 500000, "All token-level rows have about 500k tokens"),
     ],
 )
-def test_F1_nothing_is_said_of_what_the_token_level_was_not_run_on(tmp_path, monkeypatch, wanted, message):
+def test_nothing_is_said_of_what_the_token_level_was_not_run_on(tmp_path, monkeypatch, wanted, message):
     monkeypatch.setitem(SIZES, "128x4", 9e6)
     files = folders_of(tmp_path, ["opt"], wanted) + folders_of(tmp_path, ["sllm"])
     if "tokens" in message:  # a law of one term takes four rows
@@ -168,7 +168,7 @@ def test_F1_nothing_is_said_of_what_the_token_level_was_not_run_on(tmp_path, mon
         fit(tmp_path, files)
 
 
-def test_F2_figures_that_are_not_of_this_recipe_are_not_overwritten(tmp_path):
+def test_figures_that_are_not_of_this_recipe_are_not_overwritten(tmp_path):
     files = folders_of(tmp_path, LAWS)
     before = (tmp_path / "opt" / "metrics.json").read_bytes()
     for file in (files[0], f"{files[0]}/metrics.json"):
@@ -177,7 +177,7 @@ def test_F2_figures_that_are_not_of_this_recipe_are_not_overwritten(tmp_path):
     assert (tmp_path / "opt" / "metrics.json").read_bytes() == before
 
 
-def test_F3_rows_that_are_given_twice_count_once(tmp_path, capsys):
+def test_rows_that_are_given_twice_count_once(tmp_path, capsys):
     files = folders_of(tmp_path, LAWS)
     assert len(scaling.rows_of(scaling.Config(), [*files, files[0]])) == 18
     assert "opt 32x1-500000 is given twice" in capsys.readouterr().out
@@ -192,7 +192,7 @@ def test_of_two_beginnings_the_longer_one_counts(tmp_path):
     assert [row.extra["level"] for row in found] == ["sentence", "token"]
 
 
-def test_F4_texts_of_one_name_are_told_apart(tmp_path):
+def test_texts_of_one_name_are_told_apart(tmp_path):
     files = folders_of(tmp_path, LAWS)
     change(files[0], {"name": "it", "sha256": "aa"})
     assert len(scaling.rows_of(scaling.Config(), files)) == 18  # of the other nothing is known
@@ -206,14 +206,14 @@ def test_F4_texts_of_one_name_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["parameters", "training_tokens", "bits_per_byte"])
-def test_F14_figures_that_no_law_has_are_refused(tmp_path, column):
+def test_figures_that_no_law_has_are_refused(tmp_path, column):
     files = folders_of(tmp_path, LAWS)
     change(files[0], **{column: 0})
     with pytest.raises(ValueError, match=f"opt 32x1-500000 has {column}=0 in its row"):
         fit(tmp_path, files)
 
 
-def test_F9_cells_whose_tokens_look_alike_have_folders_of_their_own():
+def test_cells_whose_tokens_look_alike_have_folders_of_their_own():
     near = [scaling.cell_of(scaling.Config(), "d", "64x2", tokens) for tokens in (1e6, 1.004e6)]
     assert not {*near[0].folders} & {*near[1].folders}
     assert not {*near[0].commands} & {*near[1].commands}

@@ -133,7 +133,7 @@ def test_each_explains_itself(name, capsys):
     assert f"sllm {name}" in capsys.readouterr().out
 
 
-def test_F15_a_recipe_that_is_none_and_a_folder_that_is_missing_are_named(tmp_path, capsys):
+def test_a_recipe_that_is_none_and_a_folder_that_is_missing_are_named(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("# sllm train-lmm\nlm: random:tiny\n")
     with pytest.raises(SystemExit):
         cli.main(["check", str(tmp_path / "mine.yaml")])

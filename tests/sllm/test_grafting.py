@@ -39,6 +39,12 @@ def test_a_larger_memory_starts_as_the_published_design():
 
 
 @torch.no_grad()
+def test_the_trunk_of_a_language_model_is_as_good_as_all_of_it():
+    lm = make_opt()
+    whole, part = (SLLM.graft(make_vae(), given, max_sentences=16).state_dict() for given in (lm, lm.model))
+    assert all(torch.equal(part[name], weight) for name, weight in whole.items() if name.startswith("trunk."))
+
+
 def test_a_trunk_of_another_width_than_its_embeddings_works():
     """As OPT-350M: vectors 512 wide, layers 1,024 wide, norms after the layers."""
     narrow = dict(hidden_size=WIDTH, word_embed_proj_dim=8, do_layer_norm_before=False)

@@ -148,6 +148,18 @@ def test_who_changes_logits_sees_them_all():
     assert len(set(same(model, [], do_sample=True, seed=1))) > 1
 
 
+def test_settings_that_change_between_two_calls_are_heard(monkeypatch):
+    """Compiled code has them built in."""
+    monkeypatch.setattr(own_row_steps, "PLACES", 64)
+    traced = dict(cache_implementation="static", compile_config=CompileConfig(backend="eager"))
+    model = make()
+    first = same(model, TEXTS[1], traced)
+    for window in ("lower_window", "upper_window"):
+        setattr(model.config, window, 2)
+        same(model, TEXTS[1], traced)
+    assert written(model, TEXTS[1])[0] != first
+
+
 def test_each_step_is_one_graph_and_shapes_recur(monkeypatch):
     monkeypatch.setattr(own_row_steps, "PLACES", 64)
     graphs = []

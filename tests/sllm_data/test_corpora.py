@@ -164,7 +164,7 @@ def test_A13_brackets_in_a_path_are_its_own(tmp_path: Path, folder: str) -> None
     ]
 
 
-def test_F6_linked_folders_are_read_once_and_what_is_not_read_is_told(tmp_path: Path) -> None:
+def test_linked_folders_are_read_once_and_what_is_not_read_is_told(tmp_path: Path) -> None:
     for name in ("top/own", "outside"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "a.txt").write_text(f"Text of {name}. " * 50)

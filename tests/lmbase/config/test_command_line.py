@@ -83,7 +83,7 @@ def test_a_number_that_is_none_is_refused_in_every_layer(tmp_path, value):
         assert told in str(error.value)
 
 
-def test_F10_an_empty_name_is_refused_where_it_is_no_text(tmp_path):
+def test_an_empty_name_is_refused_where_it_is_no_text(tmp_path):
     file = write(tmp_path / "a.yaml", 'names: [a, ""]\n')
     with pytest.raises(ValueError) as error:
         load_config(Config, [file, "--data", "", "--tokenizer="])
@@ -190,7 +190,7 @@ def test_a_text_may_hold_other_keys_values(tmp_path, model, folder):
     assert (config.tokenizer, config.data) == (folder, "{nothing}")
 
 
-def test_F15_the_wrong_entry_of_a_list_is_named(tmp_path):
+def test_the_wrong_entry_of_a_list_is_named(tmp_path):
     config_file = write(tmp_path / "a.yaml", "sizes: [1, 2, x, 3]\n")
     with pytest.raises(ValueError, match=r"sizes = 'x' \(a.yaml\): expected list of int; .*, at entry 3"):
         load_config(Config, [config_file])

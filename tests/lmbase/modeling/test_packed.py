@@ -67,6 +67,17 @@ def test_gpt_2s_layers_are_rounded_too():
     assert not torch.equal(model(x), expected)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dtype_given_later_reaches_the_bias_and_whole_weights_are_asked_for(kind):
+    model = nn.Sequential(nn.Linear(32, 16))
+    pack_linear_layers(model, kind)
+    if kind == "int4":  # the scale of int8 is of the rows' dtype, too
+        assert model.to(torch.bfloat16)(torch.randn(2, 32).bfloat16()).dtype == torch.bfloat16
+    assert "0.bias" in model.state_dict()
+    with pytest.raises(ValueError, match=f"holds weights in {kind} \\(0\\).*load the model again"):
+        pack_linear_layers(model, "int8")
+
+
 def test_errors_say_what_to_do(monkeypatch):
     with pytest.raises(ValueError, match="bf16"):
         packed(torch.zeros(4, 32, device="meta"), "int8")

@@ -90,7 +90,7 @@ class Keys:
     model: str = ""
 
 
-def test_F2_a_recipe_overwrites_its_own_figures_only(tmp_path):
+def test_a_recipe_overwrites_its_own_figures_only(tmp_path):
     check_place(Keys(str(tmp_path / "new")))
     write(tmp_path, [Row("a")], config=Keys(str(tmp_path)))
     check_place(Keys(str(tmp_path), "another"))
@@ -110,7 +110,7 @@ def test_F2_a_recipe_overwrites_its_own_figures_only(tmp_path):
     check_place(evaluation)  # nothing is lost
 
 
-def test_F12_a_missing_file_is_not_told_to_be_damaged(tmp_path):
+def test_a_missing_file_is_not_told_to_be_damaged(tmp_path):
     for path in (tmp_path, tmp_path / "nothere.json"):
         with pytest.raises(ValueError, match=r"json: no such file; give the metrics.json, or the folder of it"):
             read_metrics(path)

@@ -98,7 +98,7 @@ def test_draws_vary_as_much_as_the_runs_do():
     assert 5e-4 < np.std(drawn) / np.mean(drawn) < 5e-3
 
 
-def test_F1_bits_that_rise_are_told_to_have_no_law():
+def test_bits_that_rise_are_told_to_have_no_law():
     rising = [Run(n, d, 2 + 0.1 * i) for i, (n, d) in enumerate((n, d) for n in SIZES for d in TOKENS)]
     law = fit_law(rising)
     assert law.a == law.b == 0
@@ -106,7 +106,7 @@ def test_F1_bits_that_rise_are_told_to_have_no_law():
     assert "DOES NOT FIT" not in told_law("it", fit_law(runs_of(PLANTED, noise=5e-3)))
 
 
-def test_F3_seeds_of_one_place_are_no_places():
+def test_seeds_of_one_place_are_no_places():
     with pytest.raises(ValueError, match=r"9 run\(s\) at 3 place\(s\), of 1 size\(s\) and 3 number\(s\)"):
         fit_law(runs_of(PLANTED, SIZES[:1], TOKENS[:3]) * 3)
     assert fit_law(runs_of(PLANTED, SIZES[:1]) * 2).over == ("tokens",)

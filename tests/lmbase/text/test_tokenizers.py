@@ -197,7 +197,7 @@ def test_a_gguf_file_that_cannot_be_read_is_told(content, tmp_path):
         load_tokenizer(str(path))
 
 
-def test_F11_a_word_of_any_length_is_learned_from_and_ordinary_text_stays_whole():
+def test_a_word_of_any_length_is_learned_from_and_ordinary_text_stays_whole():
     dna = "".join("acgt"[i * i * 7 % 13 % 4] for i in range(100_000))
     texts = [f"A gene: {dna}. {' ' * 5000}End_{'_' * 5000}", "Words of an ordinary length. " * 500]
     pieces = [_without_long_words(text) for text in texts]
@@ -210,7 +210,7 @@ def test_F11_a_word_of_any_length_is_learned_from_and_ordinary_text_stays_whole(
     assert time.perf_counter() - began < 2 * 3  # uncut: minutes
 
 
-def test_F11_a_signal_ends_the_training_of_a_tokenizer():
+def test_a_signal_ends_the_training_of_a_tokenizer():
     seen = threading.Event()
 
     def texts():
@@ -228,7 +228,7 @@ def test_F11_a_signal_ends_the_training_of_a_tokenizer():
         signal.signal(signal.SIGINT, before)
 
 
-def test_F11_what_reading_the_text_raises_is_raised():
+def test_what_reading_the_text_raises_is_raised():
     def texts():
         raise ValueError("no such text")
         yield ""

@@ -48,7 +48,7 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
     assert largest_difference(before, weights(model)) == 0
 
 
-def test_F7_a_last_step_that_spoils_the_weights_writes_no_model(tmp_path):
+def test_a_last_step_that_spoils_the_weights_writes_no_model(tmp_path):
     """The loss of a step is that of the weights before it, so that no loss tells what the last one did."""
     with pytest.raises(FloatingPointError, match=r"After step 1 .* is not finite.*There is no earlier checkpoint"):
         toy_train(tmp_path / "weights", max_steps=1, warmup_steps=0, learning_rate=1e38, weight_decay=1e30)
