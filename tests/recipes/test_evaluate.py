@@ -73,7 +73,7 @@ def test_nothing_that_is_per_token_is_compared_between_tokenizers(command):
         assert ratios & {*rows[name, "full window"].extra} == {"ratio"}
     story = find_story([*rows.values()])
     assert story is not None
-    assert story.speed().endswith("tokens per second, of another tokenizer.")
+    assert story.speed().endswith("tokens per second (of its own tokenizer).")
     assert "cache" not in story.size()
     rows = {(row.model, row.protocol): row for row in command("--model {}/words {}/sentences {}/plain")}
     assert "other_tokenizer" not in rows["sentences", "equal context"].extra
