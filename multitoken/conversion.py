@@ -109,6 +109,5 @@ def vocabulary_matrices(model: MultiTokenModel) -> list[Tensor]:
 def write_in(model: MultiTokenModel, weights: str) -> None:
     """`MultiTokenLM.write_in`."""
     tables = [packed(table, weights) for table in vocabulary_matrices(model)]
-    own, model.unembeddings = model.unembeddings, None  # they stay as they are: guesses look into them
-    pack_linear_layers(model, weights)
-    model.unembeddings, model.packed_tables = own, nn.ModuleList(tables)
+    pack_linear_layers(model, weights, but=model.unembeddings)  # guesses look into them
+    model.packed_tables = nn.ModuleList(tables)

@@ -141,10 +141,9 @@ def lm_logits(model: SLLMModel, states: Tensor, ahead: Sequence[Tensor], early: 
 
 def write_in(model: SLLMModel, weights: str) -> None:
     """`SLLM.write_in`."""
-    table, head = packed(model.output_table, weights), model.lm_head
-    model.lm_head = None  # it stays as it is: drafting heads' guesses look into it
-    pack_linear_layers(model, weights)
-    model.lm_head, model.packed_table = head, table
+    table = packed(model.output_table, weights)
+    pack_linear_layers(model, weights, but=model.lm_head)  # drafting heads' guesses look into it
+    model.packed_table = table
 
 
 def start_sentence(model: SLLMModel, state: AnyState) -> AnyWriting:

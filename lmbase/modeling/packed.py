@@ -7,6 +7,7 @@ tensor subclass. N rows, D inputs, O outputs, G = D / 32 groups of inputs.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -162,35 +163,38 @@ def check_unpacked(model: nn.Module) -> None:
             )
 
 
-def pack_linear_layers(model: nn.Module, kind: str) -> None:
+def _weight_of(layer: nn.Module) -> Tensor | None:
+    """(O, D) of a linear layer that the kernels can read; None of others."""
+    if type(layer) is nn.Linear:
+        weight = layer.weight
+    elif type(layer) is Conv1D:
+        weight = layer.weight.T
+    else:
+        return None
+    return weight if weight.shape[1] % GROUP == 0 else None
+
+
+def pack_linear_layers(model: nn.Module, kind: str, but: nn.Module | None = None) -> None:
     """Replace the linear layers below, all whose width the kernels can read, by layers with weights of a kind.
+
+    Args: but: a part that stays as it is, with all that it contains.
 
     Raises:
         ValueError: some are packed already, and whole weights are needed; as for `PackedLinear`.
     """
     check_unpacked(model)
+    kept = set() if but is None else set(but.modules())
     for module in list(model.modules()):
         for name, layer in list(module.named_children()):
-            if type(layer) is nn.Linear:
-                weight, bias = layer.weight, layer.bias
-            elif type(layer) is Conv1D:
-                weight, bias = layer.weight.T, layer.bias
-            else:
-                continue
-            if weight.shape[1] % GROUP == 0:
-                setattr(module, name, packed(weight, kind, bias))
+            if layer not in kept and (weight := _weight_of(layer)) is not None:
+                setattr(module, name, packed(weight, kind, cast(Tensor | None, layer.bias)))
 
 
 @torch.no_grad()
 def round_weights(model: nn.Module, table: Tensor, kind: str) -> None:
     """Round what `pack_linear_layers` would replace, and a vocabulary table, to values that a kind holds; the dtype
     stays, so that a likelihood can be computed as ever."""
-    weights = [table]
-    for layer in model.modules():
-        if type(layer) is nn.Linear:
-            weights.append(layer.weight)
-        elif type(layer) is Conv1D:
-            weights.append(layer.weight.T)
+    weights = [table] if table.shape[1] % GROUP == 0 else []
+    weights += [weight for layer in model.modules() if (weight := _weight_of(layer)) is not None]
     for weight in weights:
-        if weight.shape[1] % GROUP == 0:
-            weight.copy_(packed(weight, kind).unpacked())
+        weight.copy_(packed(weight, kind).unpacked())
