@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from lmbase.modeling.attention import use_fast_attention
 from lmbase.modeling.cache import CACHE_KEY
+from lmbase.modeling.packed import PackedLinear
 from lmbase.modeling.rotation import keep_rotation_exact
 
 logger = logging.get_logger(f"transformers.{__name__}")
@@ -307,6 +308,8 @@ def output_table(lm: PreTrainedModel) -> Tensor:
         raise ValueError(f"{type(lm).__name__} has no vocabulary head: load it as a language model (...ForCausalLM).")
     if getattr(head, "bias", None) is not None:
         raise ValueError(f"{type(lm).__name__} adds a bias to its logits, which models here do not know.")
+    if isinstance(head, PackedLinear):  # what a model says that writes so, it can be asked, too
+        return head.unpacked().to(lm.dtype)
     return cast(nn.Linear, head).weight
 
 

@@ -141,6 +141,8 @@ def test_weights_in_fewer_bits(family, weights):
     for loaded in (plain, heads):
         loaded.pack(weights)
         assert not any(isinstance(module, nn.Linear | Conv1D) for module in loaded.model.modules())
+        (document,) = loaded.score([TEXT], 20)["full window"]  # as a playground asks
+        assert 0 < document.nats < float("inf")
     expected = plain.write("Hello", Writing(12)).text
     assert heads.write("Hello", Writing(12)).text == expected
 
