@@ -53,7 +53,7 @@ def fuzzed(quick: int, soak: int) -> Any:
 
 @pytest.mark.parametrize("rule", RULES)
 @fuzzed(70, 250_000)
-def test_segment(rule, text):
+def test_any_text_is_cut(rule, text):
     pieces = segment(text, rule)
     assert "".join(pieces) == text
     assert all(pieces)
@@ -66,7 +66,7 @@ def processor_of(tokenizer: str) -> SentenceProcessor:
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
 @fuzzed(120, 100_000)
-def test_encode(tokenizer, text):
+def test_any_text_is_encoded(tokenizer, text):
     processor = processor_of(tokenizer)
     if not is_unicode(text):
         with pytest.raises(ValueError, match="Lone surrogate U"):
@@ -95,7 +95,7 @@ def loaded(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", ["plain", "heads", "sentences"])
 @fuzzed(40, 4_000)
-def test_score(kind, text):
+def test_any_text_is_scored(kind, text):
     text = text[:200]
     if not is_unicode(text):
         with pytest.raises(ValueError, match="Lone surrogate U"):
@@ -108,7 +108,7 @@ def test_score(kind, text):
 
 @pytest.mark.parametrize("kind", ["plain", "heads", "sentences"])
 @fuzzed(30, 2_000)
-def test_generate(kind, text):
+def test_any_prompt_is_continued(kind, text):
     text = text[:40]
     model, how = loaded(kind), Writing(4, seed=1, settings=dict(do_sample=True))
     num_given = 1 + len(text.encode(errors="surrogatepass"))
@@ -124,7 +124,7 @@ def test_generate(kind, text):
 
 
 @fuzzed(20, 2_000)
-def test_reconstruct(text):
+def test_any_sentence_is_written_again(text):
     text = text[:60]
     if is_unicode(text):
         assert len(loaded("autoencoder").model.reconstruct(text)) == 1
@@ -151,7 +151,7 @@ MEASURED = 0.5 if SOAK else 0.0  # seconds, at least
 
 @pytest.mark.parametrize("rule", SEGMENTERS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_segment_takes_time_in_proportion(family, rule):
+def test_cutting_takes_time_in_proportion(family, rule):
     """Ten times the text in about ten times the time (short texts profit from the processor's caches); a square would
     take a hundred times. The clock is the processor's, which other work on the machine does not stop, and the best of
     several measurements counts: the first ones of a size also pay for the memory that they are given."""
