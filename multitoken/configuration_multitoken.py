@@ -1,8 +1,10 @@
 """Configuration of the multi-token language model: a trunk, its heads, and how they hang on it."""
 
+from typing import ClassVar
+
 from transformers import AutoConfig, PreTrainedConfig
 
-from lmbase.config import choice_faults
+from lmbase.config import choice_faults, least_faults
 from lmbase.modeling.configurations import check_keys, refuse, type_faults
 from lmbase.modeling.trunk import as_config, check_inner_trunk, special_ids, with_layers
 from multitoken.heads import HEAD_KINDS
@@ -33,6 +35,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
     model_type = "multi_token_lm"
     keys_to_ignore_at_inference = ["losses", "correct"]
     choices = {"head_kind": HEAD_KINDS, "draft_targets": DRAFT_TARGETS}
+    least: ClassVar[dict[str, float]] = {"num_future_tokens": 1}
     sub_configs = {"trunk": AutoConfig}
 
     def __init__(
@@ -105,8 +108,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
         refuse("MultiTokenLM", type_faults(self))
         faults = []
         n = self.num_future_tokens
-        if n < 1:
-            faults.append(f"num_future_tokens={n}: at least 1, the next token")
+        faults += least_faults(self, self.least)
         faults += choice_faults(self, self.choices)
         if self.head_weights is not None:
             if len(self.head_weights) != n:

@@ -21,6 +21,7 @@ import difflib
 import functools
 import importlib
 import io
+import os
 import re
 import shlex
 import sys
@@ -37,6 +38,15 @@ EARLIER_NAMES = {"train_opt": "train_lm"}
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the recipe that the command line names. Recipes are imported only when they run, so help comes at once."""
+    try:
+        _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has gone: `sllm list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+
+
+def _run(argv: Sequence[str] | None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a text is shown where its characters are not all known, too

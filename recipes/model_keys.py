@@ -4,8 +4,9 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Collection
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+from pydantic import Field
 from transformers import PreTrainedConfig
 
 from lmbase.config import option
@@ -19,8 +20,8 @@ def with_keys_of(
     """Give a recipe's configuration the fields of a model's; to stand below `@dataclass`.
 
     Args:
-        model_config: its constructor has the fields, its docstring their meanings, and its `choices`, where it has any,
-            the values that a field may have.
+        model_config: its constructor has the fields, its docstring their meanings, and its `choices` and
+            `least`, where it has them, the values that a field may have.
         without: fields that the recipe sets itself.
         of_model: the recipe may go on with a model: a key that is not given leaves what the model has.
     """
@@ -48,12 +49,14 @@ def _fields(model_config: type[PreTrainedConfig]) -> dict[str, tuple[Any, Any, s
     """Type, default and meaning of each field."""
     arguments = inspect.signature(model_config.__init__).parameters
     hints, meanings = typing.get_type_hints(model_config.__init__), _meanings(model_config)
-    choices = getattr(model_config, "choices", {})
+    choices, least = (getattr(model_config, name, {}) for name in ("choices", "least"))
     fields = {}
     for name, argument in arguments.items():
         if argument.default is inspect.Parameter.empty:
             continue
         tp = Literal[tuple(choices[name])] if name in choices else hints[name]
+        if name in least:
+            tp = Annotated[tp, Field(ge=least[name])]
         fields[name] = tp, argument.default, meanings.get(name, "")
     return fields
 

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import importlib
-import os
 import re
 import shlex
 import sys
@@ -39,9 +38,8 @@ def run(name: str, words: Sequence[str], recipes: Sequence[str]) -> None:
             print((tools[name].__doc__ or "").strip())
         else:
             tools[name](words, recipes)
-    except BrokenPipeError:  # whoever read the output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
+    except BrokenPipeError:
+        raise  # see `cli.main`
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,8 +1,10 @@
 """Configuration of the sentence autoencoder."""
 
+from typing import ClassVar
+
 from transformers import PreTrainedConfig
 
-from lmbase.config import choice_faults
+from lmbase.config import choice_faults, least_faults
 from lmbase.modeling.configurations import check_keys, refuse, type_faults
 from sentencevae.latents import LATENTS
 
@@ -36,6 +38,10 @@ class SentenceVAEConfig(PreTrainedConfig):
     model_type = "sentence_vae"
     keys_to_ignore_at_inference = ["losses", "correct"]
     choices = {"pooling": POOLINGS, "latent": LATENTS}
+    least: ClassVar[dict[str, float]] = {
+        **dict.fromkeys(("num_encoder_layers", "num_decoder_layers", "num_attention_heads", "max_sentence_tokens"), 1),
+        **dict.fromkeys(("focal_gamma", "free_bits", "kl_weight", "latent_dropout", "dropout"), 0),
+    }
 
     def __init__(
         self,
@@ -101,17 +107,14 @@ class SentenceVAEConfig(PreTrainedConfig):
         refuse("SentenceVAE", type_faults(self))
         faults = []
         for name in ("num_encoder_layers", "num_decoder_layers"):
-            if not 1 <= getattr(self, name) <= 4:
+            if getattr(self, name) > 4:
                 faults.append(f"{name}={getattr(self, name)}: choose 1 to 4")
-        if self.hidden_size % self.num_attention_heads:
+        if self.num_attention_heads > 0 and self.hidden_size % self.num_attention_heads:
             faults.append(
                 f"hidden_size={self.hidden_size} is no multiple of num_attention_heads={self.num_attention_heads}"
             )
         faults += choice_faults(self, self.choices)
-        if self.max_sentence_tokens < 1:
-            faults.append(f"max_sentence_tokens={self.max_sentence_tokens}: at least 1")
-        if self.focal_gamma < 0 or self.free_bits < 0 or self.kl_weight < 0:
-            faults.append("focal_gamma, free_bits and kl_weight must not be negative")
-        if not 0 <= self.latent_dropout < 1:
+        faults += least_faults(self, self.least)
+        if self.latent_dropout >= 1:
             faults.append(f"latent_dropout={self.latent_dropout}: choose 0 to less than 1")
         refuse("SentenceVAE", faults)

@@ -26,7 +26,10 @@ try:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
 except ImportError as error:
-    raise ImportError("lm-evaluation-harness is not installed: pip install 'sllm[lm-eval]'.") from error
+    missing = "lm-evaluation-harness is not installed: pip install 'sllm[lm-eval]'."
+    if __name__ == "__main__":
+        raise SystemExit(f"error: {missing}") from None
+    raise ImportError(missing) from error
 
 logger = logging.getLogger(__name__)
 Ask = Callable[[Sequence[Any]], Iterable[Any]]  # requests in, an answer for each out

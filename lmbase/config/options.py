@@ -90,6 +90,12 @@ def choice_faults(config: Any, choices: Mapping[str, Collection[str]]) -> list[s
     return [f"{name}={getattr(config, name)!r}: choose {' or '.join(known)}" for name, known in wrong]
 
 
+def least_faults(config: Any, least: Mapping[str, float]) -> list[str]:
+    """A line for each field whose value is below the least that it may have; one that is None has none."""
+    values = {name: getattr(config, name) for name in least}
+    return [f"{name}={x}: at least {least[name]}" for name, x in values.items() if x is not None and x < least[name]]
+
+
 def nearest_names(name: str, keys: Keys) -> str:
     """The end of a message about an unknown key: the known ones that look like it."""
     known: Iterable[str] = [*keys, *(key.also for key in keys.values() if key.also)]

@@ -124,15 +124,21 @@ def _sections(report: Report, tints: Tints) -> Iterator[Section]:
             yield section
     yield Section("Training", [*_evaluations(report.curves, tints), *_losses(report.curves)])
     for name, statistics in report.statistics.items():
-        shown = statistics.get("name") or name
-        table = statistics_table(statistics, f"What {shown} holds")
-        cards = [
-            Card(f"Tokens per sentence, {split}", histogram(points, "tokens in a sentence", "sentences"))
-            for split, points in [*histograms(statistics)][:1]
-        ]
-        if table:
-            yield Section(f"Data: {shown}", cards, tables=[table])
+        try:
+            yield from _of_data(statistics.get("name") or name, statistics)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            report.left_out.append(f"statistics.json of {name} is damaged: {error!r}")
     yield Section("What it cost", tables=[*filter(None, [cost_table(report)])])
+
+
+def _of_data(name: str, statistics: dict[str, Any]) -> Iterator[Section]:
+    table = statistics_table(statistics, f"What {name} holds")
+    cards = [
+        Card(f"Tokens per sentence, {split}", histogram(points, "tokens in a sentence", "sentences"))
+        for split, points in [*histograms(statistics)][:1]
+    ]
+    if table:
+        yield Section(f"Data: {name}", cards, tables=[table])
 
 
 def _evaluations(curves: Sequence[Curve], tints: Tints) -> Iterator[Card]:

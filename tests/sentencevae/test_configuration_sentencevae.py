@@ -21,8 +21,10 @@ def test_layers_are_four_times_as_wide_inside_unless_said_otherwise():
     [
         (dict(max_sentence_tokens=0), "max_sentence_tokens=0: at least 1"),
         (dict(latent_dropout=1.0), "latent_dropout=1.0: choose 0 to less than 1"),
-        (dict(free_bits=-0.1), "must not be negative"),
-        (dict(num_decoder_layers=0), "num_decoder_layers=0: choose 1 to 4"),
+        (dict(free_bits=-0.1), "free_bits=-0.1: at least 0"),
+        (dict(num_decoder_layers=0), "num_decoder_layers=0: at least 1"),
+        (dict(num_encoder_layers=5), "num_encoder_layers=5: choose 1 to 4"),
+        (dict(num_attention_heads=0), "num_attention_heads=0: at least 1"),
     ],
 )
 def test_a_broken_rule_is_told(options, words):

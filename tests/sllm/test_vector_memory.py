@@ -100,7 +100,7 @@ def test_a_new_graft_reads_nothing_of_them_yet():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (dict(num_memory_vectors=-1), "num_memory_vectors=-1: must not be negative"),
+        (dict(num_memory_vectors=-1), "num_memory_vectors=-1: at least 0"),
         (dict(num_memory_vectors=0, vector_memory="detached"), "set num_memory_vectors to 1 or more"),
         (dict(vector_memory="all"), "vector_memory='all': choose trained or detached or marker"),
     ],

@@ -170,3 +170,13 @@ def test_what_is_uploaded_is_all_of_it(tmp_path: Path, monkeypatch) -> None:
     files, options = pushed["mine"]
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= files
     assert options == {"private": True}
+
+
+@pytest.mark.parametrize("make", [make_mtp, make_sllm, make_vae])
+def test_a_vocabulary_may_grow_but_not_fall_below_the_tokenizers(make) -> None:
+    model = make()
+    if isinstance(model, MultiTokenLM):
+        model.tokenizer = make_processor().tokenizer
+    with pytest.raises(ValueError, match=r"resize_token_embeddings\(200\): the model's tokenizer has 260 ids"):
+        model.resize_token_embeddings(200)
+    assert model.resize_token_embeddings(272, mean_resizing=False).num_embeddings == 272

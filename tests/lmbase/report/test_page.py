@@ -85,3 +85,12 @@ def test_what_is_not_a_number_is_null_for_programs():
 
 def test_G10_columns_have_their_meaning_beside_them():
     assert "lower is better" in page_values(report_of(Row("a", bits_per_byte=2.0)))["meanings"]["bits/byte"]
+
+
+def test_damaged_statistics_are_told_and_the_rest_is_shown():
+    report = report_of(Row("opt", bits_per_byte=2.0))
+    whole = {"splits": {"train": {"sentences": 2, "tokens": 9, "tokens_per_sentence": [0, 1, 0, 0, 1]}}}
+    report.statistics = {"good": whole, "bad": {"splits": {"train": {"sentences": "two", "tokens": 9}}}}
+    values = page_values(report)
+    assert [section.heading for section in values["sections"]].count("Data: good") == 1
+    assert "statistics.json of bad is damaged" in values["left_out"][0]
