@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from lmbase.modeling.decoding import NO_TOKEN, Sampler
 from lmbase.modeling.endings import Endings
 from lmbase.text.padding import pad_tokens
+from lmbase.text.told_ends import ToldEnds
 from multitoken.copying import PromptLookup, copied_guesses
 from multitoken.draft_length import DraftLength
 from multitoken.draft_tree import DraftTree, verify
@@ -34,11 +35,12 @@ class Stretch:
     room: int  # new tokens that may be added
     fewest: int = 0  # new tokens before which it may not end
     before: list[int] = field(default_factory=list)  # ids of the text in front of these, for whoever asks to see it all
+    told: ToldEnds | None = None  # tells of each token whether it is the last; has read the text up to here
     fewest_of_text: int = 0  # new tokens before which no other id than the end mark may end the text
     new: list[int] = field(default_factory=list)
     writing: bool = True
     ended: bool = False  # by its end mark
-    full: bool = False  # it has as many tokens as one may have
+    full: bool = False  # it has as many tokens as one may have, or is told to be over
     reason: str = ""  # why the text is over, if that is neither by an end mark nor by its length
 
 
@@ -269,7 +271,8 @@ class DraftLoop:
             else:
                 stretch.ids.append(token)
                 stretch.new.append(token)
-                stretch.full = len(stretch.ids) >= reader.longest
+                over = stretch.told is not None and stretch.told.add([token])
+                stretch.full = over or len(stretch.ids) >= reader.longest
                 stretch.writing = not stretch.full and len(stretch.new) < stretch.room
                 if self.endings.watching:
                     stretch.reason = self.endings.reason(text, token, lambda: stretch.before + stretch.ids)

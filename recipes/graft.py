@@ -91,6 +91,7 @@ def graft_own_layers(lm: str, processor: SentenceProcessor, seed: int, options: 
     torch.manual_seed(seed)
     loaded = load_lm(lm, vocab_size=vocabulary_size(processor.tokenizer), seed=seed)
     take_open_ids(loaded.config, processor.tokenizer)
+    options = {"told_ends": processor.tells_ends} | options
     model = SLLM.graft_own_layers(loaded, processor.max_sentence_tokens, **options)
     model.processor = processor
     return model

@@ -205,6 +205,11 @@ class _Drafter:
                 f"next_vector={model.config.next_vector!r}: guesses are what a model finds likeliest, and this one "
                 "draws sentences instead; give an SLLM with a projection."
             )
+        if model.config.told_ends:
+            raise ValueError(
+                "told_ends: where this SLLM's sentences end depends on all of the text, which is not read again for "
+                "each draft; give one that predicts its ends."
+            )
         self.model, self.vocab_size = model, model.config.vocab_size
         self.greedy = Sampler(GenerationConfig(), model.config.vocab_size, model.device)
         # End marks and ids that no token has are in no sentence of an SLLM; the other model may write them.

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from lmbase.config import choice_faults
+from lmbase.config import choice_faults, least_faults
 from lmbase.modeling.configurations import check_keys, refuse, type_faults
 from lmbase.modeling.trunk import as_config, check_inner_trunk, vector_width
 from multitoken.configuration_multitoken import DRAFT_TARGETS, draft_target_faults
@@ -52,6 +52,8 @@ class SLLMConfig(PreTrainedConfig):
         draft_targets: what drafting heads learn then: the `text`, or (`greedy`) what the model itself would write
             after each of its tokens, which is what guesses are verified against.
         end_flag: a sentence's end is a flag of its own before the vocabulary, instead of a token of it.
+        told_ends: the rule that cuts tells from the text so far whether a sentence is over, so that no end is predicted
+            but a text's last (`lmbase.text.told_ends`). Grafts have it where their processor's rule is `learned`.
         upper_layers: blocks of the language model that are the decoder of a graft by own layers; 0: a SentenceVAE is.
         lower_layers: then those that are the encoder; what lies between is the trunk.
         lower_window, upper_window: tokens that each token sees there, itself among them; the opening token always.
@@ -66,6 +68,10 @@ class SLLMConfig(PreTrainedConfig):
         "vector_memory": VECTOR_MEMORIES,
         "draft_head_kind": DRAFT_HEAD_KINDS,
         "draft_targets": DRAFT_TARGETS,
+    }
+    least: ClassVar[dict[str, float]] = {
+        **dict.fromkeys(("max_sentences", "num_memory_states", "num_future_tokens", "lower_window", "upper_window"), 1),
+        **dict.fromkeys(("num_memory_tokens", "num_memory_vectors", "lower_layers", "upper_layers", "stop_weight"), 0),
     }
     sub_configs = {"autoencoder": SentenceVAEConfig, "trunk": AutoConfig}
 
@@ -93,6 +99,7 @@ class SLLMConfig(PreTrainedConfig):
         train_draft_heads_only: bool = False,
         draft_targets: str = "text",
         end_flag: bool = False,
+        told_ends: bool = False,
         lower_layers: int = 0,
         upper_layers: int = 0,
         lower_window: int = 128,
@@ -113,12 +120,11 @@ class SLLMConfig(PreTrainedConfig):
         self.next_vector = next_vector
         self.vector_blocks, self.vector_draws, self.posterior_draws = vector_blocks, vector_draws, posterior_draws
         self.flow_steps, self.vector_temperature = flow_steps, vector_temperature
-        self.stop_weight = stop_weight
-        self.num_future_tokens, self.draft_head_kind = num_future_tokens, draft_head_kind
+        self.stop_weight, self.num_future_tokens, self.draft_head_kind = stop_weight, num_future_tokens, draft_head_kind
         self.draft_transitions = draft_transitions
         self.train_draft_heads_only = train_draft_heads_only
         self.draft_targets = draft_targets
-        self.end_flag, self.use_trunk = end_flag, use_trunk
+        self.end_flag, self.told_ends, self.use_trunk = end_flag, told_ends, use_trunk
         self.lower_layers, self.upper_layers = lower_layers, upper_layers
         self.lower_window, self.upper_window = lower_window, upper_window
         # The one state that predicts the sentence is read as its vector: alone it needs no attention.
@@ -193,20 +199,12 @@ class SLLMConfig(PreTrainedConfig):
             )
         if not 1 <= self.max_sentences <= self.most_sentences:
             faults.append(self._window_fault())
-        if self.num_memory_states < 1:
-            faults.append(
-                f"num_memory_states={self.num_memory_states}: at least 1, the state that predicts the sentence"
-            )
-        for name in ("num_memory_tokens", "num_memory_vectors"):
-            if getattr(self, name) < 0:
-                faults.append(f"{name}={getattr(self, name)}: must not be negative")
+        faults += least_faults(self, self.least)
         if self.vector_memory != "trained" and not self.num_memory_vectors:
             faults.append(f"vector_memory={self.vector_memory!r}: there is none; set num_memory_vectors to 1 or more")
         layers = self.trunk.num_hidden_layers
         if self.freeze_trunk_layers is not None and not 0 <= self.freeze_trunk_layers <= layers:
             faults.append(f"freeze_trunk_layers={self.freeze_trunk_layers}: choose 0 to {layers}")
-        if self.num_future_tokens < 1:
-            faults.append(f"num_future_tokens={self.num_future_tokens}: at least 1, the next token")
         faults += choice_faults(self, self.choices)
         if self.draft_head_kind != "block" and self.num_future_tokens < 2:
             faults.append(
@@ -220,6 +218,8 @@ class SLLMConfig(PreTrainedConfig):
             faults.append("draft_targets='greedy': with end_flag drafting heads learn the text; leave one of them out")
         if self.next_vector in NEXT_VECTORS:
             faults += NEXT_VECTORS[self.next_vector].faults(self)
+            if self.told_ends and NEXT_VECTORS[self.next_vector].draws:
+                faults.append(f"told_ends: with next_vector={self.next_vector!r} ends are predicted; leave one out")
         faults += self._own_layer_faults()
         faults += draft_target_faults(self.draft_targets, self.train_draft_heads_only, "train_draft_heads_only")
         refuse("SLLM", faults)
@@ -240,9 +240,7 @@ class SLLMConfig(PreTrainedConfig):
     def _own_layer_faults(self) -> list[str]:
         layers = self.trunk.num_hidden_layers
         faults = []
-        if self.lower_layers < 0 or self.upper_layers < 0:
-            faults.append(f"lower_layers={self.lower_layers}, upper_layers={self.upper_layers}: must not be negative")
-        elif self.lower_layers and not self.upper_layers:
+        if self.lower_layers and not self.upper_layers:
             faults.append(f"lower_layers={self.lower_layers}: a graft by own layers needs upper_layers of 1 or more")
         elif self.own_layers and self.lower_layers + self.upper_layers >= layers:
             faults.append(

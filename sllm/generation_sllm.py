@@ -3,10 +3,8 @@
 B texts, S sentences, T tokens of a sentence, L tokens of a flat text, D width.
 """
 
-import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -17,6 +15,7 @@ from lmbase.modeling.settings import DEFAULT_NEW_TOKENS, check_number, text_limi
 from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.streaming import written_text
+from lmbase.text.told_ends import ToldEnds
 from multitoken.draft_loop import Stretch
 from multitoken.request import (
     ALWAYS_GIVEN,
@@ -31,6 +30,7 @@ from multitoken.request import (
 from sllm import reading
 from sllm.modeling_sllm import SLLMModel
 from sllm.reading import AnyState
+from sllm.recutting import recut_share
 from sllm.sentence_writer import AnySteps, SentenceWriter, VectorDraws, open_steps
 
 OVERFLOWS = ("stop", "slide")
@@ -85,6 +85,7 @@ class _Text:
     finish_reason: str = ""
     unfinished: list[int] = field(default_factory=list)  # a sentence cut off by max_new_tokens
     first_kept: int = 0  # sentences before this one slid out of the context
+    told: ToldEnds | None = None  # where ends are told; has read the text so far
 
     def __post_init__(self) -> None:
         self.num_prompt_sentences = len(self.sentences)
@@ -104,7 +105,9 @@ class _Text:
         return self.given + self.ids()[self.num_prompt_tokens :]
 
     def marked_ids(self, end: int) -> list[int]:
-        """Flat, with an end mark after each closed sentence."""
+        """Flat, with an end mark after each closed sentence where they are written."""
+        if self.told is not None:
+            return self.ids()
         return [i for sentence in self.sentences for i in (*sentence, end)] + self.forced
 
 
@@ -234,7 +237,11 @@ def _open(
     forced: list[int] = []
     if processor is not None:
         sentences, forced = processor.split_open_end(sentences)
-    return _Text(sentences, forced, given or [])
+    text = _Text(sentences, forced, given or [])
+    if model.config.told_ends:
+        text.told = _needed(processor).told_ends()
+        text.told.add(text.ids())
+    return text
 
 
 def _sentences(
@@ -282,7 +289,8 @@ def _write_sentence(texts: list[_Text], state: AnyState, writer: SentenceWriter)
         Stretch(
             list(text.forced),
             text.limit - text.num_new_tokens,
-            fewest=0 if text.forced else 1,  # no sentence is without a token
+            fewest=_fewest(text),
+            told=text.told,
             before=[opening, *(i for s in text.sentences for i in s)] if writer.loop.looks_back else [],
             fewest_of_text=text.fewest - text.num_new_tokens,
             writing=not text.finish_reason,
@@ -301,7 +309,16 @@ def _write_sentence(texts: list[_Text], state: AnyState, writer: SentenceWriter)
         else:
             text.unfinished = sentence.ids  # its end was never predicted
         text.finish_reason = sentence.reason
+        if sentence.ended and text.told is not None:
+            text.finish_reason = "stop"  # an end that nothing told is the text's
     return sentences
+
+
+def _fewest(text: _Text) -> int:
+    """New tokens before which its next sentence may not end: none is without a token, and where ends are told, one that
+    is predicted is the text's."""
+    least = 0 if text.forced else 1
+    return least if text.told is None else max(least, text.fewest - text.num_new_tokens)
 
 
 def _slide_or_stop(model: SLLMModel, texts: list[_Text], slides: bool) -> bool:
@@ -357,36 +374,17 @@ def _output(
         left = prompt_width + new_width - right - len(ids)
         rows.append([pad] * left + ids + [pad] * right)
         left_padding.append(left)
+    written = [(text.sentences, text.num_prompt_sentences, text.ids()) for text in texts]
     return SentenceGenerateOutput(
         sequences=torch.tensor(rows, dtype=torch.long).view(len(texts), -1),
         left_padding=left_padding,
         sentence_lengths=[[len(s) for s in t.all_sentences()] for t in texts],
         num_new_tokens=[t.num_new_tokens for t in texts],
         finish_reason=[t.finish_reason for t in texts],
-        recut_share=None if processor is None else _recut_share(processor, texts),
+        recut_share=None if processor is None else recut_share(processor, written),
     )
 
 
 def _new_text(processor: SentenceProcessor, text: _Text) -> str:
     ids, given = text.ids(), text.num_prompt_tokens
     return written_text(processor.tokenizer, ids[given:], ids[:given])
-
-
-def _recut_share(processor: SentenceProcessor, texts: list[_Text]) -> float | None:
-    """Written sentences that would become others if their text were cut and tokenised anew."""
-    written = changed = 0
-    for text in texts:
-        again = processor.encode(processor.decode(text.ids())).sentences()
-        places = set(zip(_starts(processor, again), map(tuple, again), strict=True))
-        own = list(zip(_starts(processor, text.sentences), map(tuple, text.sentences), strict=True))
-        own = own[text.num_prompt_sentences :]
-        written += len(own)
-        changed += sum(place not in places for place in own)
-    return changed / written if written else None
-
-
-def _starts(processor: SentenceProcessor, sentences: list[list[int]]) -> list[int]:
-    """Bytes before each sentence in the decoded text, where broken characters are shown as U+FFFD."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    pieces = map(processor.codec.known_bytes, sentences)  # a padded table has rows that are no token
-    return list(accumulate((len(decoder.decode(piece).encode()) for piece in pieces), initial=0))[:-1]

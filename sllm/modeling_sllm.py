@@ -39,7 +39,8 @@ from sllm.next_vector import NEXT_VECTORS
 from sllm.own_layers import OwnLayers
 from sllm.parts import flops_by_part, freeze_parts, part_of
 from sllm.sentences import Decoded, Sentences, SLLMOutput, TextNats, cut_windows, place_in_windows
-from sllm.token_loss import Taught, draft_names, loss_counts, loss_weights, token_loss, without_cut_ends
+from sllm.token_loss import Taught, draft_names, loss_counts, loss_weights, token_loss
+from sllm.unpredicted_ends import drop_ends, without_end
 from sllm.vector_heads import VectorHead
 from sllm.vector_losses import drawn_counts, drawn_output, drawn_weights, no_likelihood
 
@@ -194,7 +195,7 @@ class SLLMModel(SLLMPreTrainedModel):
             told: in training `cut_short` (B, S), True on sentences that it ends early, whose ends are not learnt; of a
                 teacher see `sllm.token_loss`.
         """
-        cut_short = told.pop("cut_short", None)
+        endless = without_end(self.config, sentence_mask, continues, told.pop("cut_short", None))
         sentences = self.read(input_ids, attention_mask, sentence_mask, keys)
         teacher = Taught.of_batch(self, sentences, input_ids, attention_mask, **told)
         rows = [input_ids.new_zeros(0)]
@@ -210,7 +211,7 @@ class SLLMModel(SLLMPreTrainedModel):
         ahead: list[list[Ahead]] = [[] for _ in self.draft_heads]
         masks = []
         for each in self.decode(sentences, states):
-            decoded = without_cut_ends(each, sentences, cut_short, self.config.eos_token_id)
+            decoded = drop_ends(each, sentences, endless, self.config.eos_token_id)
             cut = decoded.cut
             hidden.append(decoded.hidden[cut.mask])
             targets.append(cut.targets[cut.mask])
@@ -232,7 +233,7 @@ class SLLMModel(SLLMPreTrainedModel):
                 aim_at_choices(ahead, masks, of_tokens.choices)
             tables = self.get_input_embeddings(), self.output_table
             losses |= draft_losses(ahead, *tables, self.draft_transitions, draft_names(self.config))
-        count = self.loss_counts(input_ids, attention_mask, cut_short=cut_short)["token"].clamp(min=1)
+        count = self.loss_counts(input_ids, attention_mask, cut_short=endless)["token"].clamp(min=1)
         loss = torch.stack([w * losses[name] for name, w in self.loss_weights.items() if name in losses]).sum() / count
         return SLLMOutput(loss=loss, losses=losses, correct=of_tokens.correct, stop_logits=stop_logits, states=states)
 
@@ -276,7 +277,9 @@ class SLLMModel(SLLMPreTrainedModel):
         states = self.trunk_states(sentences, sentence_mask)
         (b, s), t = sentence_mask.shape, input_ids.shape[-1]
         token = torch.zeros(b, s, t + 1, device=states.device)
-        for decoded in self.decode(sentences, states, wanted):
+        endless = without_end(self.config, sentence_mask, continues)
+        for each in self.decode(sentences, states, wanted):
+            decoded = drop_ends(each, sentences, endless, self.config.eos_token_id)
             index, cut = decoded.index, decoded.cut
             values = self.target_nats(decoded.hidden[cut.mask], cut.targets[cut.mask], cut.first[cut.mask], measure)
             part = torch.zeros(cut.mask.shape, device=states.device).masked_scatter(cut.mask, values)

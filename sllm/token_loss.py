@@ -16,6 +16,7 @@ from sllm.configuration_sllm import SLLMConfig
 from sllm.end_flag import end_is_likeliest
 from sllm.matched_states import num_compared
 from sllm.sentences import Decoded
+from sllm.unpredicted_ends import without_end
 
 
 @dataclass
@@ -86,15 +87,6 @@ class Taught:
         return getattr(self.teacher, "states", None)
 
 
-def without_cut_ends(decoded: Decoded, sentences: Any, cut_short: Tensor | None, end_id: int) -> Decoded:
-    """Sentences (B, S) that training has cut short end nowhere, so that there is no end to learn."""
-    if cut_short is None:
-        return decoded
-    short = cut_short[sentences.rows[decoded.index], sentences.places[decoded.index]]  # (n,)
-    mask = decoded.cut.mask & ~(short[:, None] & (decoded.cut.targets == end_id))
-    return replace(decoded, cut=replace(decoded.cut, mask=mask))
-
-
 def rows_of(teacher: Teacher, rows: Tensor) -> Teacher:
     """What a teacher says of some of its rows (M,)."""
     if isinstance(teacher, SparseTeacher):
@@ -132,11 +124,14 @@ def draft_names(config: SLLMConfig) -> list[str]:
     return [f"{kind}_{i}" for kind in kinds for i in range(2, config.num_future_tokens + 1)]
 
 
-def loss_counts(model: Any, attention_mask: Tensor, cut_short: Tensor | None = None, **given: Any) -> dict[str, Tensor]:
+def loss_counts(
+    model: Any, attention_mask: Tensor, cut_short: Tensor | None = None, continues: Tensor | None = None, **given: Any
+) -> dict[str, Tensor]:
     """Sums of tokens and of flags are divided by the number of target tokens: their weighted sum is -log p of the text
     per token."""
     lengths = attention_mask.sum(-1)  # (B, S)
     targets = (lengths + 1).clamp(max=model.config.max_sentence_tokens) * (lengths > 0)
+    cut_short = without_end(model.config, lengths > 0, continues, cut_short)
     if cut_short is not None:
         targets = torch.where(cut_short, lengths, targets)
     tokens = targets.sum()

@@ -95,6 +95,21 @@ class TextModelMixin:
             model._load_carried(folder, hub_options)
         return (model, found) if is_asked else model
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in Transformers.
+
+        Raises:
+            ValueError: fewer rows than the tokenizer has ids.
+        """
+        carried = self._carried()
+        size = 0 if carried is None else vocabulary_size(getattr(carried, "tokenizer", carried))
+        if new_num_tokens is not None and new_num_tokens < size:
+            raise ValueError(
+                f"resize_token_embeddings({new_num_tokens}): the model's tokenizer has {size} ids, and it could not "
+                "read its own texts any more; keep as many rows."
+            )
+        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)  # type: ignore[misc]
+
 
 class TokenizerMixin(TextModelMixin):
     """A model that carries its tokenizer."""
@@ -153,6 +168,11 @@ class ProcessorMixin(TextModelMixin):
             raise ValueError(
                 f"The processor cuts sentences of up to {processor.max_sentence_tokens} tokens and the model reads "
                 f"{self.config.max_sentence_tokens}: use the same max_sentence_tokens for both."
+            )
+        if getattr(self.config, "told_ends", False) and not processor.tells_ends:
+            raise ValueError(
+                f"told_ends: the model was made for texts whose ends are told, and rule {processor.rule!r} tells of "
+                "none; give a processor of rule 'learned' (sllm learn-cuts), or graft with told_ends=False."
             )
         self._processor = processor
 

@@ -1,20 +1,26 @@
 """Rule `learned`: pieces begin where a small model, asked about the text so far, expects a fresh start to pay most.
 
-`sllm learn-cuts` learns it from a train split. Whether a cut stands before a character depends on the text up to and
-with that character, on nothing behind it: what follows moves no cut, and a text cut as it arrives is cut as a whole.
+`sllm learn-cuts` learns it from a train split. Whether a cut stands at a place depends on the text before it and on
+nothing behind: what follows moves no cut, and a text cut as it arrives is cut as a whole. Where a text's tokens are
+known, every end of one is a place; in text alone, ends of words and marks are.
 
 P places of a text where a cut may fall, K features of each.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from lmbase.text.places import CLASSES, MARK, TABLE, Places, places_of
 
+ARRAYS_NAME = "sentence_processor.safetensors"
+VERSION = 2
 BLOCK = MARK  # characters; the threshold is set anew for each
 BLOCKS = 4  # so many before it are looked at
 UNITS = 64  # sizes are counted in 1/64 of a token: whole numbers, the same on every machine
@@ -39,6 +45,7 @@ class LearnedCuts:
         pressure: how many places are to be above the threshold, for each piece that is wanted.
         longest: tokens after which the next place is taken, whatever its worth.
         tokenizer_hash: of the tokenizer whose tokens are meant; "" for any.
+        version: of what is looked at; parameters that do not say it are of the first.
     """
 
     table: np.ndarray
@@ -50,8 +57,11 @@ class LearnedCuts:
     pressure: float
     longest: int
     tokenizer_hash: str = ""
+    version: int = 1
 
     def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise ValueError(f"version {self.version}, which looked at other things than version {VERSION} does")
         for name, (kind, shape) in ARRAYS.items():
             array = getattr(self, name)
             if not isinstance(array, np.ndarray) or (array.dtype, array.shape) != (np.dtype(kind), shape):
@@ -88,9 +98,9 @@ class LearnedCuts:
         """The inverse of `of`."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def places(self, text: str) -> Iterator[Places]:
-        """Where it may cut, and what it knows of each place."""
-        return places_of(text, self.token_units)
+    def places(self, text: str, offsets: np.ndarray | None = None) -> Iterator[Places]:
+        """Where it may cut, and what it knows of each place. Args: offsets: as for `places_of`."""
+        return places_of(text, self.token_units, offsets)
 
     def worths(self, places: Places) -> np.ndarray:
         """(P,) int32: what a cut at each place is expected to bring, in any unit."""
@@ -99,14 +109,14 @@ class LearnedCuts:
             worths += self.table[row]
         return worths
 
-    def cuts(self, text: str) -> Iterator[int]:
-        """Offsets before which pieces begin."""
-        chooser = _Chooser(self)
-        for places in self.places(text):
+    def cuts(self, text: str, offsets: np.ndarray | None = None) -> Iterator[int]:
+        """Offsets before which pieces begin. Args: offsets: ends of tokens, in characters."""
+        chooser = Chooser(self)
+        for places in self.places(text, offsets):
             yield from chooser.choose(places, self.worths(places))
 
 
-class _Chooser:
+class Chooser:
     """Goes through a text block after block. The threshold of a block is the worth that as many places of the blocks
     before it surpass as pieces are wanted of them, `pressure` times more and corrected by how many there were."""
 
@@ -125,10 +135,28 @@ class _Chooser:
             block = worths[first:stop]
             found = self._block(block, places.sizes[first:stop], end)
             yield from places.offsets[first:stop][found].tolist()
-            self.past = [*self.past, (block, end - self.begun, len(found))][-BLOCKS:]
-            self.begun = end
+            self.close(block, end, len(found))
 
-    def _threshold(self) -> int:
+    def close(self, worths: np.ndarray, end: int, num_cuts: int) -> None:
+        """A block is over, whose places have these worths; the text has this size with it."""
+        self.past = [*self.past, (worths, end - self.begun, num_cuts)][-BLOCKS:]
+        self.begun = end
+
+    def cuts_at(self, size: int, worth: int, threshold: int) -> bool:
+        """The same place after place: whether this one is cut."""
+        age, learned = size - self.last, self.learned
+        if age < SHORTEST * UNITS or (worth < threshold and age < learned.longest * UNITS):
+            return False
+        known = worth - self.discount[min(age // UNITS, MOST_AGE - 1)]
+        # Of many places as good as the threshold, as in a text that repeats itself, those that make long pieces do.
+        enough = learned.longest if worth < threshold else learned.tokens_per_piece
+        if age < enough * UNITS and known <= threshold:
+            return False
+        self.last = size
+        return True
+
+    def threshold(self) -> int:
+        """What a place of the next block must be worth; once a block."""
         learned = self.learned
         worths = [block for block, _, _ in self.past]
         units = sum(units for _, units, _ in self.past)
@@ -148,10 +176,10 @@ class _Chooser:
 
     def _block(self, worths: np.ndarray, sizes: np.ndarray, end: int) -> list[int]:
         """Indices of the places of a block that are cut."""
-        threshold, found = self._threshold(), []
-        longest, shortest = self.learned.longest * UNITS, SHORTEST * UNITS
-        above = np.flatnonzero(worths > threshold)
-        rows = zip(above.tolist(), sizes[above].tolist(), worths[above].tolist(), strict=True)
+        threshold, found = self.threshold(), []
+        longest = self.learned.longest * UNITS
+        good = np.flatnonzero(worths >= threshold)
+        rows = zip(good.tolist(), sizes[good].tolist(), worths[good].tolist(), strict=True)
         for i, size, worth in [*rows, (len(sizes), end, 0)]:  # the last is the end of the block
             while size - self.last > longest:  # a place before this one, or none
                 forced = int(np.searchsorted(sizes, self.last + longest))
@@ -159,11 +187,8 @@ class _Chooser:
                     break
                 found.append(forced)
                 self.last = int(sizes[forced])
-            age = size - self.last
-            worth -= self.discount[min(age // UNITS, MOST_AGE - 1)]
-            if i < len(sizes) and age >= shortest and (age >= longest or worth > threshold):
+            if i < len(sizes) and self.cuts_at(size, worth, threshold):
                 found.append(i)
-                self.last = size
         return found
 
 
@@ -178,6 +203,7 @@ def _unlearned() -> LearnedCuts:
         12.0,
         1.0,
         12,
+        version=VERSION,
     )
 
 
@@ -194,3 +220,27 @@ class LearnedSegmenter:
 
     def cuts(self, text: str, parameters: dict | None) -> Iterator[int]:
         return LearnedCuts.of(parameters).cuts(text)
+
+
+# -- saved: what is no JSON stands in a file of its own ---------------------------------------------------------------
+
+
+def apart(learned: dict | None) -> tuple[dict | None, dict[str, np.ndarray]]:
+    """What a rule learned, as JSON values and as arrays."""
+    arrays = {key: value for key, value in (learned or {}).items() if isinstance(value, np.ndarray)}
+    return learned and {key: value for key, value in learned.items() if key not in arrays}, arrays
+
+
+def hashes(arrays: dict[str, np.ndarray]) -> dict[str, str]:
+    return {name: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for name, array in arrays.items()}
+
+
+def read_arrays(path: str | None, wanted: dict[str, str]) -> dict[str, np.ndarray]:
+    """The arrays that `save_pretrained` wrote; KeyError if there are others."""
+    try:
+        arrays = load_file(path) if path else {}
+    except SafetensorError as error:
+        raise KeyError(f"{ARRAYS_NAME}: {error}") from error
+    if hashes(arrays) != wanted:
+        raise KeyError(f"{ARRAYS_NAME} is missing, or does not hold what was saved")
+    return arrays

@@ -1,7 +1,8 @@
-"""Places of a text where rule `learned` may cut, and what is known of each from the text up to it.
+"""Places of a text where rule `learned` may cut, and what is known of each from the text before it.
 
-A place stands before white space, or between a mark and a letter or digit ("a,|b", "(|x", "。|你"), where byte-level
-tokenizers part words, too; never inside a number, before an apostrophe's letter, or before a mark that goes on.
+A place stands behind a mark. Where a text's tokens are known, one must end there, and those that end in white space
+have a place behind them, too. Otherwise what follows must be white space or, where byte-level tokenizers part words,
+too, a letter or digit ("a,|b", "(|x", "。|你"); never inside a number, before an apostrophe's letter, or before a mark.
 
 P places, K features; a slab is what is looked at at once.
 """
@@ -17,12 +18,13 @@ TABLE = 2**16  # what features are hashed to
 SLAB = 2**16  # characters
 PAST = 256  # characters before a slab that its features may look at
 MARK = 1024  # characters from one entry of `unit_marks` to the next
-ORDERS = 7  # n-grams of 1 to so many characters, the one behind the place among them
+ORDERS = 7  # n-grams of 1 to so many characters
 NUM_FEATURES = ORDERS + 6
 # (kind, UTF-8 bytes) of characters that take about as many tokens
 CLASSES = [*((kind, 1) for kind in ("space", "letter", "digit", "mark")), ("any", 2), ("any", 3), ("any", 4)]
-_SPACE, _LETTER, _DIGIT, _MARK, _JOINS = range(5)
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+SPACE, LETTER, DIGIT, MARKS, JOINS = range(5)  # kinds of characters
+FACTOR = 0x9E3779B97F4A7C15  # of hashes
+_FACTOR = np.uint64(FACTOR)
 _APOSTROPHE, _QUOTE = ord("'"), ord("’")
 
 
@@ -45,11 +47,12 @@ class Places:
     unit_marks: list[int]
 
 
-def places_of(text: str, token_units: Sequence[int]) -> Iterator[Places]:
+def places_of(text: str, token_units: Sequence[int], offsets: np.ndarray | None = None) -> Iterator[Places]:
     """The places of a text, slab after slab.
 
     Args:
         token_units: size of a character of each of CLASSES.
+        offsets: characters behind which tokens end, rising.
     """
     units, size = np.asarray(token_units, np.int64), 0
     for start in range(0, len(text), SLAB):
@@ -59,14 +62,29 @@ def places_of(text: str, token_units: Sequence[int]) -> Iterator[Places]:
         kinds = _kinds()[codes]
         classes = _classes(kinds, _lengths(codes))
         grown = np.cumsum(units[classes[behind:]]) + size  # with each character
-        found = _places(codes, kinds)
-        found = found[found >= max(behind, 1)]
-        offsets = found + (start - behind)
         stop = start - behind + len(codes)
+        if offsets is None:
+            found = _places(codes, kinds)
+            found = found[found >= max(behind, 1)]
+        else:
+            first, last = np.searchsorted(offsets, [max(start, 1), stop])
+            found = offsets[first:last] - (start - behind)
+            found = found[may_end(kinds[found - 1])]
         marks = [int(grown[min(i, len(grown)) - 1]) for i in range(MARK, len(grown) + MARK, MARK)]
         before = np.concatenate([[size], grown])[found - behind]
-        yield Places(start, stop, offsets, _features(codes, kinds, found), before, marks)
+        yield Places(start, stop, found + (start - behind), _features(codes, kinds, found), before, marks)
         size = int(grown[-1])
+
+
+@cache
+def kind_table() -> bytes:
+    """The kind of each code point, for one at a time."""
+    return _kinds().tobytes()
+
+
+def may_end(kinds: np.ndarray) -> np.ndarray:
+    """Whether a sentence may end with a token that ends in a character of that kind."""
+    return (kinds == MARKS) | (kinds == SPACE)
 
 
 def character_classes(text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -86,29 +104,29 @@ def _classes(kinds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 @cache
 def _kinds() -> np.ndarray:
     """The kind of each code point."""
-    kinds = np.full(0x110000, _LETTER, np.uint8)
+    kinds = np.full(0x110000, LETTER, np.uint8)
     for code in range(0x20000):  # the planes above have letters, but for the selectors below
         character = chr(code)
         if character.isspace():
-            kinds[code] = _SPACE
+            kinds[code] = SPACE
         elif (category := unicodedata.category(character))[0] == "N":
-            kinds[code] = _DIGIT
+            kinds[code] = DIGIT
         elif category[0] == "M" or category == "Cf":
-            kinds[code] = _JOINS  # the character before
+            kinds[code] = JOINS  # the character before
         elif category[0] in "PS":
-            kinds[code] = _MARK
-    kinds[0x1F3FB:0x1F400] = kinds[0xE0000:0xE0200] = _JOINS
+            kinds[code] = MARKS
+    kinds[0x1F3FB:0x1F400] = kinds[0xE0000:0xE0200] = JOINS
     return kinds
 
 
 def _places(codes: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     """Indices i of codes such that a cut may stand before i."""
-    space, mark, digit = kinds == _SPACE, kinds == _MARK, kinds == _DIGIT
+    space, mark, digit = kinds == SPACE, kinds == MARKS, kinds == DIGIT
     number = np.zeros(len(codes), bool)  # a digit behind a digit and a mark
     number[2:] = digit[2:] & mark[1:-1] & digit[:-2]
     parts = mark & (codes != _APOSTROPHE) & (codes != _QUOTE)
-    opens = parts[:-1] & (digit | (kinds == _LETTER))[1:] & ~number[1:]
-    return np.flatnonzero(~space[:-1] & (space[1:] | opens)) + 1
+    opens = parts[:-1] & (digit | (kinds == LETTER))[1:] & ~number[1:]
+    return np.flatnonzero(mark[:-1] & (space[1:] | opens)) + 1
 
 
 def _features(codes: np.ndarray, kinds: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -118,23 +136,22 @@ def _features(codes: np.ndarray, kinds: np.ndarray, found: np.ndarray) -> np.nda
     hashes = []
     gram = np.zeros(len(found), np.uint64)
     for order in range(ORDERS):
-        gram = (gram ^ wide[found + ORDERS - order]) * _FACTOR
+        gram = (gram ^ wide[found + ORDERS - 1 - order]) * _FACTOR
         gram ^= gram >> np.uint64(29)
         hashes.append(gram)
-    following, before = kinds[found].astype(np.uint64), kinds[found - 1].astype(np.uint64)
-    following = np.where(codes[found] == ord("\n"), np.uint64(4), following)
+    before, second = kinds[found - 1].astype(np.uint64), kinds[np.maximum(found - 2, 0)].astype(np.uint64)
 
     powers = np.full(len(codes), _FACTOR, np.uint64)
     powers = np.cumprod(powers)
-    inverse = np.cumprod(np.full(len(codes), pow(int(_FACTOR), -1, 2**64), np.uint64))
-    sums = np.concatenate([[0], np.cumsum(codes.astype(np.uint64) * powers)]).astype(np.uint64)
+    inverse = np.cumprod(np.full(len(codes), pow(FACTOR, -1, 2**64), np.uint64))
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(codes.astype(np.uint64) * powers)])
     ends = np.concatenate([[0, 0], found])
     for words in (1, 2):  # the text since the place before, and since the one before that
         begin = ends[2 - words : len(ends) - words]
         span = (sums[found] - sums[begin]) * inverse[begin]
-        hashes.append(span * np.uint64(2 * words + 1) + following)
+        hashes.append(span * np.uint64(2 * words + 1))
 
-    newline, mark = codes == ord("\n"), kinds == _MARK
+    newline, mark = codes == ord("\n"), kinds == MARKS
     last_line = np.maximum.accumulate(np.where(newline, index, 0))[found - 1]
     last_mark = np.maximum.accumulate(np.where(mark, index, 0))[found - 1]
     marks = np.cumsum(mark)
@@ -142,7 +159,7 @@ def _features(codes: np.ndarray, kinds: np.ndarray, found: np.ndarray) -> np.nda
     column = _log2(found - last_line)
     since_mark = _log2(found - last_mark)
     last = codes[found - 1].astype(np.uint64)
-    pair = following + np.uint64(8) * before
+    pair = second + np.uint64(8) * before
     hashes += [
         pair,
         column * np.uint64(64) + pair,

@@ -12,23 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from lmbase.files import read_json
 from lmbase.text.codec import TokenCodec, codec_of
-from lmbase.text.learned import LearnedCuts
+from lmbase.text.learned import ARRAYS_NAME, LearnedCuts, apart, hashes, read_arrays
 from lmbase.text.segmentation import AUTO, LEARNED, check_rule, choose_rule, is_open, segment
 from lmbase.text.texts import text_list
 from lmbase.text.tokenizers import load_tokenizer, opening_id, tokenizer_hash
+from lmbase.text.told_ends import TELLING_RULES, ToldEnds, told_sentences, told_stops
 
 if TYPE_CHECKING:  # torch takes longer to import than a worker process of `prepare` needs for its first megabyte
     from torch import Tensor
 
 FILE_NAME = "sentence_processor.json"
-ARRAYS_NAME = "sentence_processor.safetensors"  # what a rule learned that is no JSON
 HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download")
 # Longer pieces are cut here first, at a space where there is one: keeps a megabyte without any punctuation from being
 # tokenised as one word. Sentences are far shorter, but for runs of one character that few tokens hold.
@@ -117,15 +116,26 @@ class SentenceProcessor:
         return codec_of(self.tokenizer)
 
     @property
+    def tells_ends(self) -> bool:
+        """Whether the end of a sentence follows from the text up to it (`lmbase.text.told_ends`)."""
+        return self.rule in TELLING_RULES
+
+    def told_ends(self) -> ToldEnds:
+        """What tells them, from the beginning of a text on."""
+        assert self.tells_ends
+        return ToldEnds(self.tokenizer, self.punkt, self.max_sentence_tokens)
+
+    @property
     def tokenizer_hash(self) -> str:
         return tokenizer_hash(self.tokenizer)  # tokens may have been added
 
     @property
     def fingerprint(self) -> str:
         """Hash of all that decides which ids a text becomes."""
-        values, arrays = _apart(self.punkt)
+        values, arrays = apart(self.punkt)
         parts = [self.tokenizer_hash, self.rule, self.max_sentence_tokens, values]
-        parts += [_hashes(arrays)] if arrays else []
+        parts += [hashes(arrays)] if arrays else []
+        parts += ["told"] if self.tells_ends else []  # there was a time when they were not
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     # -- text -> ids -------------------------------------------------------------------------------------------------
@@ -141,10 +151,13 @@ class SentenceProcessor:
         runs_of = [self._runs(self._pieces(text), codec.joining_white_space) for text in text_list(texts)]
         ids_of_runs = iter(codec.encode_batch(["".join(run) for runs in runs_of for run in runs]))
         encoded = []
-        for runs in runs_of:
+        for text, runs in zip(text_list(texts), runs_of, strict=True):
             document = EncodedText([], [], [])
-            for run in runs:
-                self._append_run(document, run, next(ids_of_runs), codec)
+            if self.tells_ends:
+                self._append_told(document, text, [i for _ in runs for i in next(ids_of_runs)], codec)
+            else:
+                for run in runs:
+                    self._append_run(document, run, next(ids_of_runs), codec)
             encoded.append(document)
         return encoded
 
@@ -166,6 +179,9 @@ class SentenceProcessor:
         """
         if not sentences or len(sentences[-1]) >= self.max_sentence_tokens:
             return sentences, []
+        if self.tells_ends:
+            over = self.told_ends().add(i for sentence in sentences for i in sentence)
+            return (sentences, []) if over else (sentences[:-1], sentences[-1])
         rule = self.rule
         if rule == AUTO:
             rule = choose_rule(self.decode([i for sentence in sentences for i in sentence]))
@@ -179,7 +195,7 @@ class SentenceProcessor:
 
     def _pieces(self, text: str) -> list[str]:
         pieces = []
-        for piece in segment(text, rule=self.rule, punkt=self.punkt):
+        for piece in self._segment(text):
             while len(piece) > MAX_PIECE_CHARACTERS:
                 cut = piece.rfind(" ", 1, MAX_PIECE_CHARACTERS)
                 cut = cut if cut > 0 else MAX_PIECE_CHARACTERS
@@ -187,6 +203,11 @@ class SentenceProcessor:
                 piece = piece[cut:]
             pieces.append(piece)
         return pieces
+
+    def _segment(self, text: str) -> list[str]:
+        if self.tells_ends:  # tokens are those of the whole text: cuts follow from them
+            return [text] if text else []
+        return segment(text, rule=self.rule, punkt=self.punkt)
 
     @staticmethod
     def _runs(pieces: list[str], joining_white_space: str) -> list[list[str]]:
@@ -218,6 +239,15 @@ class SentenceProcessor:
                 document.input_ids += part
                 document.sentence_lengths.append(len(part))
                 document.sentence_bytes.append(int(codec.sizes[part].sum()))
+
+    def _append_told(self, document: EncodedText, text: str, ids: list[int], codec: TokenCodec) -> None:
+        if not ids:
+            return
+        token_ends = np.cumsum(codec.sizes[ids])
+        stops = told_stops(text, token_ends, self.punkt, self.max_sentence_tokens)
+        document.input_ids += ids
+        document.sentence_lengths += np.diff(stops, prepend=0).tolist()
+        document.sentence_bytes += np.diff(token_ends[stops - 1], prepend=0).tolist()
 
     def apply_cap(self, ids: list[int]) -> list[list[int]]:
         """One sentence's ids -> sentences of at most `max_sentence_tokens` tokens, cut between characters."""
@@ -271,6 +301,8 @@ class SentenceProcessor:
         """The same cut for any ids, also those that no tokenizer would give for their text (generated ones, for
         instance); special tokens, and ids for which there is no token, are no text and begin nothing but after a
         sentence's end."""
+        if self.tells_ends:
+            return told_sentences(ids, self.told_ends())
         raw = [self.codec.known_bytes([i]) for i in ids]
         # surrogateescape keeps one character per broken byte, so that positions can be counted in bytes.
         text = b"".join(raw).decode("utf-8", errors="surrogateescape")
@@ -301,7 +333,7 @@ class SentenceProcessor:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(folder))
-        values, arrays = _apart(self.punkt)
+        values, arrays = apart(self.punkt)
         content = {
             "rule": self.rule,
             "max_sentence_tokens": self.max_sentence_tokens,
@@ -309,7 +341,7 @@ class SentenceProcessor:
             "tokenizer_hash": self.tokenizer_hash,
         }
         if arrays:
-            content["arrays"] = _hashes(arrays)
+            content["arrays"] = hashes(arrays)
             save_file(arrays, folder / ARRAYS_NAME)
         (folder / FILE_NAME).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -332,11 +364,11 @@ class SentenceProcessor:
         content, tokenizer = read_json(Path(path)), load_tokenizer(str(folder), **hub_options)
         try:
             saved_hash = content.pop("tokenizer_hash")
-            if hashes := content.pop("arrays", None):
+            if wanted := content.pop("arrays", None):
                 found = cached_file(
                     str(folder), ARRAYS_NAME, _raise_exceptions_for_missing_entries=False, **hub_options
                 )
-                content["punkt"] |= _read_arrays(found, hashes)
+                content["punkt"] |= read_arrays(found, wanted)
             processor = cls(tokenizer, **content)
         except (KeyError, TypeError, OSError) as error:
             raise ValueError(f"{path} is damaged ({error}); copy it again from where the model was trained.") from error
@@ -346,24 +378,3 @@ class SentenceProcessor:
                 "the ids would mean other words. Restore the tokenizer files of that run."
             )
         return processor
-
-
-def _apart(learned: dict | None) -> tuple[dict | None, dict[str, np.ndarray]]:
-    """What a rule learned, as JSON values and as arrays."""
-    arrays = {key: value for key, value in (learned or {}).items() if isinstance(value, np.ndarray)}
-    return learned and {key: value for key, value in learned.items() if key not in arrays}, arrays
-
-
-def _hashes(arrays: dict[str, np.ndarray]) -> dict[str, str]:
-    return {name: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for name, array in arrays.items()}
-
-
-def _read_arrays(path: str | None, hashes: dict[str, str]) -> dict[str, np.ndarray]:
-    """The arrays that `save_pretrained` wrote; KeyError if there are others."""
-    try:
-        arrays = load_file(path) if path else {}
-    except SafetensorError as error:
-        raise KeyError(f"{ARRAYS_NAME}: {error}") from error
-    if _hashes(arrays) != hashes:
-        raise KeyError(f"{ARRAYS_NAME} is missing, or does not hold what was saved")
-    return arrays

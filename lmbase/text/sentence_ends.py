@@ -4,8 +4,7 @@ A rule looks at the text behind a mark ("3." may become "3.14"), so the newest t
 `window` / 2 tokens the text since the last settled end is cut, and those ends settle that H to 2 H tokens follow. What
 is settled stays, and an end that shows later still (`auto` may choose another rule once more has been read) is none. So
 whether a token ends a sentence is known before `window` more tokens have been read, or with the next one where `window`
-is 1, and depends on those alone. (Rule `learned` decides by the text before, of which it sees here what follows the
-last settled end.)
+is 1, and depends on those alone. Ends that are told (`told_ends`) are settled at once.
 """
 
 from collections.abc import Iterable
@@ -29,13 +28,17 @@ class SentenceEnds:
         self.found: list[int] = []
         self._processor, self._every = processor, max(1, window // 2)
         self._ids: list[int] = []
+        self._told = processor.told_ends() if processor.tells_ends else None
         self._chosen: SentenceProcessor | None = None  # by an opening that no further token changes
 
     def read(self, ids: Iterable[int]) -> None:
         """The next tokens; any ids are taken."""
         for i in ids:
             self._ids.append(i)
-            if len(self._ids) % self._every == 0:
+            if self._told is not None:
+                if self._told.add([i]):
+                    self.found.append(len(self._ids))
+            elif len(self._ids) % self._every == 0:
                 self._settle()
 
     def _settle(self) -> None:

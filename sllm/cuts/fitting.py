@@ -5,14 +5,16 @@ P places of a document, K features, W rows of the table.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from lmbase.text.codec import TokenCodec, codec_of
-from lmbase.text.learned import MOST_AGE, PRIOR, UNITS, LearnedCuts
+from lmbase.text.learned import BLOCK, BLOCKS, MOST_AGE, PRIOR, UNITS, VERSION, LearnedCuts
 from lmbase.text.places import CLASSES, TABLE, Places, character_classes, places_of
 from lmbase.text.tokenizers import tokenizer_hash
+from lmbase.text.told_ends import whole_tokens
 from sllm.cuts.optimum import Costs, at_rate, capped
 
 HORIZON = 8  # tokens behind a cut whose gain is counted
@@ -53,6 +55,22 @@ class Text:
         before = np.concatenate([[0], self.token_ends])
         return np.searchsorted(before, self.byte_offsets[offsets])
 
+    def places(self, units: Sequence[int]) -> tuple[Places, np.ndarray]:
+        """The places where rule `learned` may cut, and the first token of the piece that would begin there."""
+        offsets, tokens = whole_tokens(self.text, self.token_ends)
+        found = merged(places_of(self.text, units, offsets))
+        return found, tokens[np.searchsorted(offsets, found.offsets)]
+
+    def learned_starts(self, rule: LearnedCuts, longest: int, part: int | None = None) -> list[int]:
+        """First tokens of the pieces that it makes, with the cap. Args: part: characters that are cut as a text."""
+        offsets, tokens = whole_tokens(self.text, self.token_ends)
+        starts, size = [0], part or len(self.text)
+        for begin in range(0, len(self.text), size):
+            first, last = np.searchsorted(offsets, [begin + 1, begin + size])
+            text, inside = self.text[begin : begin + size], offsets[first:last] - begin
+            starts += tokens[first + np.searchsorted(inside, list(rule.cuts(text, inside)))].tolist()
+        return capped(starts, len(self.ids), longest)
+
     def starts(self, offsets: Sequence[int], longest: int) -> list[int]:
         """First tokens of the pieces that a rule's cuts make, with the cap."""
         found = np.unique(self.tokens_at(np.asarray([0, *offsets], np.int64)))
@@ -81,23 +99,13 @@ def compared(starts: np.ndarray, size: int, reach: int) -> Iterator[tuple[int, n
         yield back, later[fits], age[fits]
 
 
-def starts_inside(text: Text, units: Sequence[int]) -> tuple[Places, np.ndarray, np.ndarray]:
-    """The places of a text; the tokens inside of it where a piece may begin, and the index of the place of each."""
-    places = merged(places_of(text.text, units))
-    starts, chosen = np.unique(text.tokens_at(places.offsets), return_index=True)
-    inside = (starts > 0) & (starts < len(text.ids))
-    return places, starts[inside], chosen[inside]
-
-
 def check_enough(texts: Sequence[Text], codec: TokenCodec) -> None:
     """
     Raises:
         ValueError: the documents have too few places to learn anything, whatever their costs.
     """
     units = token_units(texts, codec)
-    found = sum(
-        len(later) for text in texts for _, later, _ in compared(starts_inside(text, units)[1], len(text.ids), REACH)
-    )
+    found = sum(len(later) for text in texts for _, later, _ in compared(text.places(units)[1], len(text.ids), REACH))
     if found < PRIOR:
         raise ValueError(
             f"The train split has {found} places where a cut could be worth something: too few to learn from, at "
@@ -116,11 +124,11 @@ def fit(
     units = token_units(texts, codec_of(tokenizer))
     features, worths, ages, index, total = [], [], [], [], 0
     for text, cost in zip(texts, costs, strict=True):
-        places, starts, chosen = starts_inside(text, units)
+        places, starts = text.places(units)
         if len(starts) < 2:
             continue
         number, age, gain = gains(cost, starts.tolist())
-        features.append(places.features[:, chosen])
+        features.append(places.features)
         index.append(number + total)
         ages.append(age)
         worths.append(gain)
@@ -142,10 +150,16 @@ def fit(
         1,
         wanted,
         1.0,
-        longest,
+        soon_enough(longest, wanted),
         tokenizer_hash(tokenizer),
+        VERSION,
     )
-    return calibrated(learned, texts, wanted)
+    return calibrated(learned, texts, wanted, longest)
+
+
+def soon_enough(longest: int, wanted: float) -> int:
+    """Tokens after which a rule takes the next place, so that few pieces reach the cap before there is one."""
+    return max(longest * 3 // 4, ceil(wanted))
 
 
 def ridge(features: np.ndarray, wanted: np.ndarray, penalty: float = 30.0, steps: int = 40) -> np.ndarray:
@@ -172,9 +186,9 @@ def ridge(features: np.ndarray, wanted: np.ndarray, penalty: float = 30.0, steps
     return weights
 
 
-def calibrated(learned: LearnedCuts, texts: Sequence[Text], wanted: float) -> LearnedCuts:
+def calibrated(learned: LearnedCuts, texts: Sequence[Text], wanted: float, longest: int) -> LearnedCuts:
     """The same rule for pieces of so many tokens, and with the worths that these texts have as its prior."""
-    places = [merged(places_of(text.text, learned.token_units)) for text in texts]
+    places = [text.places(learned.token_units)[0] for text in texts]
     worths = np.concatenate([learned.worths(of_text) for of_text in places])
     prior = np.quantile(worths, (np.arange(PRIOR) + 0.5) / PRIOR).astype(np.int32)
     units = sum(of_text.unit_marks[-1] for of_text in places if of_text.unit_marks)
@@ -182,8 +196,9 @@ def calibrated(learned: LearnedCuts, texts: Sequence[Text], wanted: float) -> Le
     learned = replace(learned, prior=prior, prior_units=prior_units, tokens_per_piece=wanted)
 
     def cut(inverse: float) -> list[list[int]]:
+        # In parts in which the rule does not correct itself yet: it would make up for any pressure.
         rule = replace(learned, pressure=1 / inverse)
-        return [text.starts(list(rule.cuts(text.text)), learned.longest) for text in texts]
+        return [text.learned_starts(rule, longest, BLOCKS * BLOCK) for text in texts]
 
     tokens = sum(len(text.ids) for text in texts)
     return replace(learned, pressure=1 / at_rate(cut, tokens / wanted, 0.1, 5.0))

@@ -11,7 +11,7 @@ import numpy as np
 
 from lmbase.text.learned import SHORTEST, LearnedCuts
 from lmbase.text.segmentation import AUTO, SEGMENTERS, choose_rule
-from sllm.cuts.fitting import Text
+from sllm.cuts.fitting import Text, soon_enough
 from sllm.cuts.optimum import Costs, at_rate, capped, cheapest, price
 
 RULES = ("punctuation", "sentence", "line", AUTO)  # those whose number of pieces is what it is
@@ -37,10 +37,9 @@ class Prices:
             raise ValueError(
                 "There is no text to price cuts on: give --price_on texts that are not empty, or --prices false."
             )
-        # Rivals may begin a piece with any token that begins a word or mark, as rule `learned` may.
+        # Rivals may begin a piece where rule `learned` may.
         self.places = [
-            text.starts([int(o) for part in learned.places(text.text) for o in part.offsets], longest)
-            for text in self.texts
+            capped([0, *text.places(learned.token_units)[1].tolist()], len(text.ids), longest) for text in self.texts
         ]
 
     def rows(self) -> Iterator[dict[str, float | str]]:
@@ -98,8 +97,9 @@ class Prices:
         return found
 
     def _learned(self, length: float) -> list[list[int]]:
-        rule = replace(self.learned, tokens_per_piece=max(length, SHORTEST), longest=self.longest)
-        return [text.starts(list(rule.cuts(text.text)), self.longest) for text in self.texts]
+        longest = soon_enough(self.longest, length)
+        rule = replace(self.learned, tokens_per_piece=max(length, SHORTEST), longest=longest)
+        return [text.learned_starts(rule, self.longest) for text in self.texts]
 
     def _optimum(self, per_piece: float) -> list[list[int]]:
         pairs = zip(self.costs, self.places, strict=True)

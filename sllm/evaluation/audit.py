@@ -4,6 +4,7 @@ S sentences, T tokens of a sentence, D width.
 """
 
 from collections.abc import Iterable
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from lmbase.modeling.causality import CACHE_TOLERANCE, AuditReport, Scored, audi
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.token_lm import DocumentNats
 from lmbase.text.padding import pad_sentences, pad_tokens
+from lmbase.text.told_ends import told_sentences
 from lmbase.text.windows import Window, windows
 from sentencevae.decoder import sentence_targets
 from sllm.reading import AnyState, write_rows
@@ -45,7 +47,18 @@ def audit_sentences(model: SLLM, sentences: Sentences, opening: int | None = Non
         _audit_changes(model, sentences, places, report)
         _audit_steps(model, sentences, places, 1, report)
     _audit_surroundings(model, sentences, report)
+    if model.config.told_ends and model.has_processor:
+        _audit_told(model, sentences, report)
     return report
+
+
+def _audit_told(model: SLLM, sentences: Sentences, report: AuditReport) -> None:
+    """An end that costs nothing must follow from the tokens up to it."""
+    ids = [i for sentence in sentences for i in sentence]
+    told = told_sentences(ids, model.processor.told_ends())
+    ends = set(accumulate(map(len, told)))
+    for k, end in enumerate(accumulate(map(len, sentences))):
+        report.check(end in ends, f"the end of sentence {k + 1} is taken as told, and nothing tells it")
 
 
 def _audit_changes(model: SLLM, sentences: Sentences, places: Iterable[int], report: AuditReport) -> None:
@@ -194,7 +207,8 @@ def _audit_steps(model: SLLM, sentences: Sentences, starts: Iterable[int], most:
         state = model.prefill(*(t.to(model.device) for t in arguments))
         for k in range(first, min(first + most, len(sentences))):
             ids, mask = (t.to(model.device) for t in pad_tokens([sentences[k]], model.config.pad_token_id))
-            stepped = _score_step(model, ids, mask, state)
+            told = model.config.told_ends and k + 1 < len(sentences)
+            stepped = _score_step(model, ids, mask, state, told)
             report.check(
                 close(parallel[k][: len(stepped)], stepped, CACHE_TOLERANCE),
                 f"sentence {k + 1} scores otherwise when the text is read step by step with caches",
@@ -202,8 +216,9 @@ def _audit_steps(model: SLLM, sentences: Sentences, starts: Iterable[int], most:
             model.step(ids, mask, state)
 
 
-def _score_step(model: SLLM, ids: Tensor, mask: Tensor, state: AnyState) -> Tensor:
-    """Nats of one sentence (1, T) given what was read, token by token, and of the flag that it follows."""
+def _score_step(model: SLLM, ids: Tensor, mask: Tensor, state: AnyState, told: bool) -> Tensor:
+    """Nats of one sentence (1, T) given what was read, token by token, and of the flag that it follows. Args: told: its
+    end is, and costs nothing."""
     if model.draws_vectors:
         return _draw(model, state.states[:, -1])[0]
     cut = sentence_targets(ids, mask, model.config.autoencoder)
@@ -214,5 +229,7 @@ def _score_step(model: SLLM, ids: Tensor, mask: Tensor, state: AnyState) -> Tens
         written.keep([[0]])
         hidden.append(model.finish(states))
     token = model.target_nats(torch.cat(hidden, dim=1)[0], cut.targets[cut.mask], cut.first[cut.mask])
+    if told:
+        token = token.masked_fill(cut.targets[cut.mask] == model.config.eos_token_id, 0.0)
     stop_logit = model.stop_head(state.states[:, -1]).squeeze(-1).float()  # (1,)
     return torch.cat([token, F.softplus(stop_logit)])  # -log p of "the text goes on"

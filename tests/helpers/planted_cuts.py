@@ -17,12 +17,14 @@ def words(number: int, seed: int = 0) -> str:
 
 
 class Planted:
-    """A token costs 1, and half of it where the text before its piece ends with ";" or has not begun."""
+    """A token costs 1, and half of it where the text before its piece ends with ";" or "; ", or has not begun."""
 
     def __init__(self, text: Text):
         self.size = len(text.ids)
         mark = PROCESSOR.codec.encode(";")[0]
-        self.good = np.concatenate([[True], text.ids[:-1] == mark])
+        marks = np.concatenate([[False, False], text.ids == mark])
+        self.good = marks[1:-1] | marks[:-2]
+        self.good[:1] = True
 
     def of(self, starts):
         ages = np.arange(LONGEST)

@@ -9,7 +9,8 @@ from small_runs import TRAIN, refused, sllm
 
 from lmbase.modeling.pretrained import load_lm
 from lmbase.report.rows import read_metrics
-from lmbase.text.processor import ARRAYS_NAME, SentenceProcessor
+from lmbase.text.learned import ARRAYS_NAME
+from lmbase.text.processor import SentenceProcessor
 from sllm import SLLM
 from sllm_data.prepared import PreparedData
 from sllm_recipes import learn_cuts
@@ -129,7 +130,7 @@ def test_what_would_fail_later_is_told_before_the_reader_is_trained(runs, tmp_pa
     shutil.copytree(runs / "text", tmp_path / "text")
     (tmp_path / "text" / "valid.jsonl").unlink()
     assert "no split 'valid'" in refused(f"{small} --data {tmp_path}/text", capsys)
-    (tmp_path / "dna.jsonl").write_text(json.dumps({"text": "ACGT" * 2000}))
+    (tmp_path / "dna.jsonl").write_text(json.dumps({"text": "ACGT" * 5}))
     assert "too few" in refused(f"{small} --data {tmp_path}/dna.jsonl --prices false", capsys)
     (tmp_path / "empty.jsonl").write_text(json.dumps({"text": ""}))
     priced = f"{small} --data {runs}/text --price_on"

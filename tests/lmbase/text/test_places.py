@@ -1,4 +1,4 @@
-"""Places where rule `learned` may cut: between words and marks, never in a number, told by the text so far."""
+"""Places where rule `learned` may cut: behind marks, never in a number, told by the text so far."""
 
 from itertools import pairwise
 
@@ -18,19 +18,25 @@ def shown(text):
 @pytest.mark.parametrize(
     "cut",
     [
-        "He| left.|\n\nShe",
+        "He left.|\n\nShe",
         "f(|x,|y)|",
-        "3.14| 1,000|",
+        "3.14,| 1,000",
         "don't|",
         "你好。|再见|",
         "a,|b",
         "a.|\u0301b".replace("|\u0301", "\u0301"),
         "ก. ก\u0e31".replace(". ", ".| "),
-        "  a| ",
+        "  a ",
     ],
 )
 def test_where_a_cut_may_fall(cut):
     assert shown(cut.replace("|", "")).rstrip("|") == cut.rstrip("|")
+
+
+def test_where_tokens_end_it_may_cut_behind_marks_and_white_space():
+    ends = np.array([2, 3, 5, 6, 7, 9, 10])
+    (places,) = places_of("He, 3.14\nb", UNITS, ends)  # He | , | _3 | . | 1 | 4\n | b
+    assert places.offsets.tolist() == [3, 6, 9]
 
 
 def test_what_is_known_of_a_place_is_what_stands_before_it():

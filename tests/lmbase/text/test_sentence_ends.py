@@ -1,5 +1,7 @@
 """Ends of sentences are those of the processor's cut, and known in time."""
 
+from itertools import accumulate
+
 import pytest
 from tiny import make_processor
 
@@ -77,3 +79,13 @@ def test_ids_that_are_no_text_are_taken():
 
 def test_a_long_sentence_ends_at_its_cap():
     assert found([ord("a") + 4] * 100, 10) == [40, 80]
+
+
+@pytest.mark.parametrize("window", [1, 16])
+def test_ends_that_are_told_are_settled_at_once(window):
+    processor = make_processor(LEARNED, cap=40)
+    encoded = processor.encode(TEXT)
+    stops = list(accumulate(encoded.sentence_lengths))[:-1]  # the text ends there, told or not
+    assert len(stops) > 5
+    for read in range(len(encoded.input_ids)):
+        assert found(encoded.input_ids[:read], window, rule=LEARNED) == [stop for stop in stops if stop <= read]

@@ -11,7 +11,7 @@ from sllm.cuts.prices import RULES, Prices
 def prices():
     train = Text.of(words(1200), PROCESSOR.codec)
     learned = fit([train], [Planted(train)], PROCESSOR.tokenizer, 17.0, LONGEST)
-    texts = [Text.of(words(120, seed), PROCESSOR.codec) for seed in (1, 2)]
+    texts = [Text.of(words(1600, seed), PROCESSOR.codec) for seed in (1, 2)]
     return Prices([*texts, Text.of("", PROCESSOR.codec)], [*map(Planted, texts), None], learned, LONGEST)
 
 
@@ -32,3 +32,9 @@ def test_each_rule_has_a_row_and_rivals_as_many_pieces(prices):
 def test_no_text_has_no_price(prices):
     with pytest.raises(ValueError, match="no text to price"):
         Prices([Text.of("", PROCESSOR.codec)], [None], prices.learned, LONGEST)
+
+
+def test_the_optimum_of_a_text_without_places_is_the_cap(prices):
+    text = Text.of("a" * 100, PROCESSOR.codec)
+    (row, *_) = Prices([text], [Planted(text)], prices.learned, LONGEST).rows()
+    assert row["tokens_per_piece"] == pytest.approx(25)
