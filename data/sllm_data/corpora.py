@@ -301,8 +301,9 @@ def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
                 f"data={spec!r}: a folder of `save_to_disk` of the package datasets, which is not read as it is: write "
                 f"each split as Parquet, datasets.load_from_disk({spec!r}).to_parquet('train.parquet'), and give that."
             )
-        found = _files_below(path)
+        found, in_folder = _files_below(path), True
     else:
+        in_folder = False
         patterns = [str(path), re.sub(r"\[(?![]!])", "[[]", str(path))]  # brackets may also be a name's own
         found = next(filter(None, ([Path(m) for m in glob.glob(p, recursive=True)] for p in patterns)), [])
         if not found:
@@ -312,7 +313,7 @@ def _find(spec: str, unknown: list[Path]) -> Iterator[Path]:
             )
     for match in sorted(found):
         absolute = Path(os.path.abspath(match))  # links stay: their targets may have names without a suffix
-        if match.is_file() and file_kind(match) is not None:
+        if match.is_file() and file_kind(match, in_folder=in_folder) is not None:
             yield absolute
         elif not match.is_dir() or not os.access(match, os.R_OK | os.X_OK):
             unknown.append(absolute)

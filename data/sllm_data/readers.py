@@ -58,10 +58,19 @@ class Reader:
 
     read: Callable[[Path, str, str], Iterator[Document | Skip]]  # path, name in the corpus, text field
     may_be_compressed: bool = True  # `read` opens files by `open_text`, which decompresses
+    in_folders: bool = True  # else only where a name or a pattern asks for such files
 
 
-def file_kind(path: Path) -> str | None:
-    """The suffix that decides how `path` is read (`.jsonl` for `a.jsonl.gz`); None for a file that no reader knows."""
+def file_kind(path: Path, *, in_folder: bool = False) -> str | None:
+    """The suffix that decides how `path` is read (`.jsonl` for `a.jsonl.gz`); None for a file that no reader knows.
+
+    Args: in_folder: it was found in a folder, where a README or a script is no data.
+    """
+    kind = _suffix_read(path)
+    return None if kind is None or (in_folder and not READERS[kind].in_folders) else kind
+
+
+def _suffix_read(path: Path) -> str | None:
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes and suffixes[-1] in CODECS:
         inner = READERS.get(suffixes[0]) if len(suffixes) == 2 else None
@@ -71,10 +80,13 @@ def file_kind(path: Path) -> str | None:
 
 def known_types() -> str:
     """The file types that can be read, as a sentence."""
-    compressible = [suffix for suffix, reader in READERS.items() if reader.may_be_compressed]
-    others = [suffix for suffix in READERS if suffix not in compressible]
+    of_folders = {suffix: reader for suffix, reader in READERS.items() if reader.in_folders}
+    compressible = [suffix for suffix, reader in of_folders.items() if reader.may_be_compressed]
+    others = [suffix for suffix in of_folders if suffix not in compressible]
     alone = f", and {_listed(others, 'and')} as they are" if others else ""
-    return f"Known are {_listed(compressible, 'and')}, also with {_listed(list(CODECS), 'or')} added{alone}."
+    named = [suffix for suffix in READERS if suffix not in of_folders][:3]
+    also = f" Plain text such as {_listed(named, 'and')} is read where a name or pattern asks for it." if named else ""
+    return f"Known are {_listed(compressible, 'and')}, also with {_listed(list(CODECS), 'or')} added{alone}.{also}"
 
 
 def _listed(words: list[str], last: str) -> str:
@@ -340,6 +352,10 @@ def _read_parquet(path: Path, name: str, text_field: str) -> Iterator[Document |
                     yield record_document(record, f"{name}:{number}", text_field)
 
 
+PLAIN_TEXT = (
+    ".md .py .log .rst .tex .c .cc .cpp .cs .go .h .hpp .java .js .kt .lua .php .pl .pyi .r .rb .rs .scala .sh .sql "
+    ".swift .toml .ts .yaml .yml"
+)
 READERS: dict[str, Reader] = {
     ".txt": Reader(_read_txt),
     ".jsonl": Reader(_read_json),
@@ -349,6 +365,7 @@ READERS: dict[str, Reader] = {
     ".tsv": Reader(partial(_read_csv, separators="\t")),
     # compressed inside, and read from its end, which a compressed stream does not offer
     ".parquet": Reader(_read_parquet, may_be_compressed=False),
+    **dict.fromkeys(PLAIN_TEXT.split(), Reader(_read_txt, in_folders=False)),
 }
 
 

@@ -1,6 +1,7 @@
 """Corpora: which files are read, splits, and what is left out."""
 
 import glob
+import gzip
 from itertools import chain
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from record_files import everything, jsonl, skipped
 
 from sllm_data import corpora
 from sllm_data.corpora import open_corpus
-from sllm_data.readers import Skip
+from sllm_data.readers import Document, Skip
 
 
 @pytest.mark.parametrize(
@@ -184,4 +185,22 @@ def test_a_dataset_saved_to_disk_is_refused_with_what_to_do(tmp_path, names):
     for name in names:
         (tmp_path / name).write_text("{}")
     with pytest.raises(ValueError, match=r"load_from_disk\(.*to_parquet"):
+        open_corpus(str(tmp_path))
+
+
+def test_plain_text_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Sources and notes by a name or a pattern; in a folder of data a README is none."""
+    for name in ("a.py", "b.py", "README.md", "c.txt"):
+        (tmp_path / name).write_text(f"# {name}\nx = 1\n")
+    (tmp_path / "d.py.gz").write_bytes(gzip.compress(b"# d.py\n"))
+
+    def texts(*specs: str) -> list[str]:
+        found = open_corpus([f"{tmp_path}/{spec}" for spec in specs]).read_whole()
+        return sorted(document.text.splitlines()[0] for document in found if isinstance(document, Document))
+
+    assert texts("*.py", "README.md") == ["# README.md", "# a.py", "# b.py"]
+    assert texts("*.py.gz") == ["# d.py"]
+    assert texts("") == ["# c.txt"]
+    (tmp_path / "c.txt").unlink()
+    with pytest.raises(ValueError, match=r"4 of other types.*Plain text such as .md, .py and .log is read where"):
         open_corpus(str(tmp_path))
