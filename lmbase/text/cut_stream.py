@@ -10,6 +10,7 @@ import numpy as np
 
 from lmbase.text import places
 from lmbase.text.learned import BLOCK, Chooser, LearnedCuts
+from lmbase.text.places import UNITS
 
 _WORD = 2**64 - 1
 _FAR = 256  # beyond it distances are all the same
@@ -22,7 +23,7 @@ class CutStream:
     def __init__(self, learned: LearnedCuts):
         self.learned, self.chooser = learned, Chooser(learned)
         self.kinds = places.kind_table()
-        self.count = self.size = 0  # characters so far, and their size in units
+        self.count = self.size = 0  # characters so far, and the size of the tokens in units
         self.past: list[int] = []  # codes of the latest characters, which a new slab looks back at
         self._begin_slab()
         self._begin_block()
@@ -32,7 +33,6 @@ class CutStream:
             code = ord(character)
             self._pass(code)
             self.past.append(code)
-            self.size += self.learned.token_units[self._class(code)]
             self.count += 1
             if self.count % BLOCK == 0:
                 self.chooser.close(np.array(self.worths, np.int32), self.size, self.num_cuts)
@@ -42,6 +42,7 @@ class CutStream:
 
     def cuts_here(self) -> bool:
         """Whether a sentence ends with what was read; to be asked at each end of a token, once."""
+        self.size += UNITS
         if self.kinds[self.latest[-1]] not in (places.MARKS, places.SPACE):
             return False
         worth = self._worth()
@@ -82,10 +83,6 @@ class CutStream:
             self.line, self.line_marks = self.index, self.marks
         self.latest = (*self.latest[1:], code)
         self.index += 1
-
-    def _class(self, code: int) -> int:
-        """Number of its class in `places.CLASSES`."""
-        return self.kinds[code] if code < 0x80 else 4 + (code > 0x7FF) + (code > 0xFFFF)
 
     def _worth(self) -> int:
         """What a cut is worth here."""

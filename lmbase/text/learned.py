@@ -11,23 +11,23 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache
+from math import sqrt
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from lmbase.text.places import CLASSES, MARK, TABLE, Places, places_of
+from lmbase.text.places import CLASSES, MARK, TABLE, UNITS, Places, places_of
 
 ARRAYS_NAME = "sentence_processor.safetensors"
 VERSION = 2
 BLOCK = MARK  # characters; the threshold is set anew for each
-BLOCKS = 4  # so many before it are looked at
-UNITS = 64  # sizes are counted in 1/64 of a token: whole numbers, the same on every machine
+BLOCKS = 16  # so many before it are looked at
 SHORTEST = 2  # tokens
 PRIOR = 256  # places of the train split that stand for a text's past where it has none yet
 MOST_AGE = 64  # tokens
-RATES = 0.5, 2.0  # by how much what was cut lately may change how much is cut
+RATES = 0.25, 4.0  # by how much what was cut lately may change how much is cut
 ARRAYS = {"table": (np.int16, (TABLE,)), "discount": (np.int32, (MOST_AGE,)), "prior": (np.int32, (PRIOR,))}
 
 
@@ -160,13 +160,14 @@ class Chooser:
         learned = self.learned
         worths = [block for block, _, _ in self.past]
         units = sum(units for _, units, _ in self.past)
+        if self.past:  # too few or too many cuts lately: want more or fewer
+            wanted = units / UNITS / learned.tokens_per_piece
+            ratio = max(1.0, wanted) / max(1, sum(cuts for _, _, cuts in self.past))
+            slowly = sqrt(sqrt(sqrt(ratio)))  # a power would be another number on another machine
+            self.rate = min(max(self.rate * slowly, RATES[0]), RATES[1])
         if len(self.past) < BLOCKS:
             worths.append(learned.prior)
             units += learned.prior_units
-        else:  # too few or too many cuts lately: want more or fewer
-            wanted = units / UNITS / learned.tokens_per_piece
-            ratio = wanted / max(1, sum(cuts for _, _, cuts in self.past))
-            self.rate = min(max(self.rate * ratio**0.25, RATES[0]), RATES[1])
         known = np.concatenate(worths)
         if not len(known):
             return 0  # nor is there a place here, most likely
@@ -181,7 +182,7 @@ class Chooser:
         good = np.flatnonzero(worths >= threshold)
         rows = zip(good.tolist(), sizes[good].tolist(), worths[good].tolist(), strict=True)
         for i, size, worth in [*rows, (len(sizes), end, 0)]:  # the last is the end of the block
-            while size - self.last > longest:  # a place before this one, or none
+            while size - self.last >= longest:  # a place before this one, or none
                 forced = int(np.searchsorted(sizes, self.last + longest))
                 if forced >= i:
                     break

@@ -2,7 +2,8 @@
 
 A place stands behind a mark. Where a text's tokens are known, one must end there, and those that end in white space
 have a place behind them, too. Otherwise what follows must be white space or, where byte-level tokenizers part words,
-too, a letter or digit ("a,|b", "(|x", "。|你"); never inside a number, before an apostrophe's letter, or before a mark.
+too, a letter or digit ("a,|b", "(|x", "。|你"); never inside a number, before an apostrophe's letter, or before a mark;
+and the ends of lines are places.
 
 P places, K features; a slab is what is looked at at once.
 """
@@ -17,7 +18,8 @@ import numpy as np
 TABLE = 2**16  # what features are hashed to
 SLAB = 2**16  # characters
 PAST = 256  # characters before a slab that its features may look at
-MARK = 1024  # characters from one entry of `unit_marks` to the next
+UNITS = 64  # sizes are counted in 1/64 of a token: whole numbers, the same on every machine
+MARK = 256  # characters from one entry of `unit_marks` to the next
 ORDERS = 7  # n-grams of 1 to so many characters
 NUM_FEATURES = ORDERS + 6
 # (kind, UTF-8 bytes) of characters that take about as many tokens
@@ -52,7 +54,7 @@ def places_of(text: str, token_units: Sequence[int], offsets: np.ndarray | None 
 
     Args:
         token_units: size of a character of each of CLASSES.
-        offsets: characters behind which tokens end, rising.
+        offsets: characters behind which tokens end, rising; sizes then count these.
     """
     units, size = np.asarray(token_units, np.int64), 0
     for start in range(0, len(text), SLAB):
@@ -66,12 +68,17 @@ def places_of(text: str, token_units: Sequence[int], offsets: np.ndarray | None 
         if offsets is None:
             found = _places(codes, kinds)
             found = found[found >= max(behind, 1)]
+            before = np.concatenate([[size], grown])[found - behind]
+            marks = [int(grown[min(i, len(grown)) - 1]) for i in range(MARK, len(grown) + MARK, MARK)]
         else:
             first, last = np.searchsorted(offsets, [max(start, 1), stop])
             found = offsets[first:last] - (start - behind)
-            found = found[may_end(kinds[found - 1])]
-        marks = [int(grown[min(i, len(grown)) - 1]) for i in range(MARK, len(grown) + MARK, MARK)]
-        before = np.concatenate([[size], grown])[found - behind]
+            before = UNITS * np.arange(first + 1, last + 1)
+            marks = [
+                UNITS * int(np.searchsorted(offsets, min(i, stop))) for i in range(start + MARK, stop + MARK, MARK)
+            ]
+            good = may_end(kinds[found - 1])
+            found, before = found[good], before[good]
         yield Places(start, stop, found + (start - behind), _features(codes, kinds, found), before, marks)
         size = int(grown[-1])
 
@@ -126,7 +133,8 @@ def _places(codes: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     number[2:] = digit[2:] & mark[1:-1] & digit[:-2]
     parts = mark & (codes != _APOSTROPHE) & (codes != _QUOTE)
     opens = parts[:-1] & (digit | (kinds == LETTER))[1:] & ~number[1:]
-    return np.flatnonzero(mark[:-1] & (space[1:] | opens)) + 1
+    line_ends = ~space[:-1] & (codes[1:] == ord("\n"))
+    return np.flatnonzero(mark[:-1] & (space[1:] | opens) | line_ends) + 1
 
 
 def _features(codes: np.ndarray, kinds: np.ndarray, found: np.ndarray) -> np.ndarray:

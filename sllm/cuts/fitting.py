@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from lmbase.text.codec import TokenCodec, codec_of
-from lmbase.text.learned import BLOCK, BLOCKS, MOST_AGE, PRIOR, UNITS, VERSION, LearnedCuts
+from lmbase.text.learned import BLOCK, MOST_AGE, PRIOR, UNITS, VERSION, LearnedCuts
 from lmbase.text.places import CLASSES, TABLE, Places, character_classes, places_of
 from lmbase.text.tokenizers import tokenizer_hash
 from lmbase.text.told_ends import whole_tokens
@@ -196,9 +196,9 @@ def calibrated(learned: LearnedCuts, texts: Sequence[Text], wanted: float, longe
     learned = replace(learned, prior=prior, prior_units=prior_units, tokens_per_piece=wanted)
 
     def cut(inverse: float) -> list[list[int]]:
-        # In parts in which the rule does not correct itself yet: it would make up for any pressure.
+        # In parts so short that the rule does not correct itself: it would make up for any pressure.
         rule = replace(learned, pressure=1 / inverse)
-        return [text.learned_starts(rule, longest, BLOCKS * BLOCK) for text in texts]
+        return [text.learned_starts(rule, longest, BLOCK) for text in texts]
 
     tokens = sum(len(text.ids) for text in texts)
     return replace(learned, pressure=1 / at_rate(cut, tokens / wanted, 0.1, 5.0))
