@@ -29,7 +29,7 @@ LONG = 2**14  # bytes: the last per cents of a shorter text are hardly a sentenc
 SHORT = 1000  # bytes: a text that is not cut, whatever its share
 TOO_MUCH = 0.1  # a text of this share is cut rather than held out whole
 KEPT_BYTES = 64 * 2**20  # of documents that may be held out, so that they need not be looked for again
-WINDOW = 200  # characters, at least, in which a border is looked for
+WINDOW = 200  # bytes, at least, in which a border is looked for
 
 
 def named_splits(names: Sequence[str]) -> dict[str, str]:
@@ -69,7 +69,7 @@ class Deal:
         num_documents: that were looked at.
         report: what was decided, in a sentence.
         held_out: key of a text, or name of a part of one -> the split that it goes to whole.
-        cuts: name of a document -> bytes of it up to the end of train and of valid, and the window of their borders.
+        cuts: name of a document -> bytes of it up to the end of train and of valid, and of the window of their borders.
         kept: the documents of valid and test, if all of them are at hand.
     """
 
@@ -89,11 +89,15 @@ class Deal:
         if document.name in self.cuts:
             train, valid, window = self.cuts[document.name]
             data = document.text.encode()
-            first, second = (len(data[:size].decode(errors="ignore")) for size in (train, valid))
+            # Sizes are bytes, borders characters, which may have four bytes each.
+            first, second, *windows = (
+                len(part.decode(errors="ignore"))
+                for part in (data[:train], data[:valid], *(data[max(0, at - window) : at] for at in (train, valid)))
+            )
             if 0 < valid < len(data):
-                second = last_border(document.text, second, window)
+                second = last_border(document.text, second, windows[1])
             if 0 < train < len(data):
-                first = last_border(document.text, min(first, second - 1), window)
+                first = last_border(document.text, min(first, second - 1), windows[0])
             ends = dict(train=(0, first), valid=(first, second), test=(second, len(document.text)))
             for split, (start, end) in ends.items():
                 name = document.name if split == "train" else f"{document.name}:{split}"

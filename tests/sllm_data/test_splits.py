@@ -144,6 +144,17 @@ def test_A2_one_book_gives_its_last_per_cents(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "界", "😀"])
+@pytest.mark.parametrize("paragraph", [0.958, 0.976])  # where one begins: the last per cents do not, as it is too far
+def test_a_book_in_letters_of_several_bytes_gives_the_same_shares(letter: str, paragraph: float) -> None:
+    sentences = [letter * 20 + "。"] * (300_000 // len((letter * 20 + "。").encode()))
+    sentences.insert(int(paragraph * len(sentences)), "\n\n")
+    document = Document("".join(sentences), "book.txt")
+    sizes = {split: len(part.text.encode()) for split, part in deal([document]).parts(document)}
+    assert sizes["valid"] / sum(sizes.values()) == pytest.approx(0.015, abs=0.001)
+    assert sizes["test"] / sum(sizes.values()) == pytest.approx(0.015, abs=0.001)
+
+
 def test_A2_a_book_beside_two_notes_is_train(tmp_path: Path) -> None:
     for name, size in {"a": 450, "book": 1_100_000, "c": 450}.items():
         (tmp_path / f"{name}.txt").write_text(prose(size, size))
