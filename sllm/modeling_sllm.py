@@ -318,7 +318,8 @@ class SLLMModel(SLLMPreTrainedModel):
         if not (self.training and self.window_dropout):
             return None
         keys = new_keys(len(input_ids), input_ids.device) if keys is None else keys
-        return uniform(mixed(keys), 1)[:, 0] < self.window_dropout
+        # `mixed(keys)` decides about a text's first vector, and of `mixed(~keys)` its further cuts are made.
+        return uniform(mixed(mixed(~keys)), 1)[:, 0] < self.window_dropout
 
     def trunk_inputs(self, sentences: Sentences, sentence_mask: Tensor) -> Tensor:
         """The start state and each text's sentence vectors, as the trunk reads them (B, S+1, D)."""

@@ -261,3 +261,13 @@ def test_windows_are_closed_by_their_keys_and_in_training_only(make):
     assert model.draws
     model.window_dropout = 0.0
     assert not model.draws
+
+
+@torch.no_grad()
+def test_which_windows_are_closed_says_nothing_of_the_vectors_that_are_drawn():
+    model = make_sllm(vae=dict(latent="gaussian"), **MEMORY).train()
+    model.window_dropout = 0.3
+    batch = pad([[[5, 6, 7], [8, 9]]] * 500)
+    read = model.read(*batch.values(), sample_keys(0, 0, torch.arange(500)))
+    of_both = torch.cat([read.closed.float()[:, None], read.embeds.view(500, -1)], 1)
+    assert torch.corrcoef(of_both.T)[0, 1:].abs().max() < 0.25  # by chance 0.15; it was 0.76
