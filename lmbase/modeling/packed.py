@@ -87,7 +87,9 @@ class Int8Linear(PackedLinear):
 
     def pack(self, weight: Tensor) -> None:
         scale = (weight.float().abs().amax(1) / 127).clamp(min=1e-8).to(weight.dtype)  # (O,)
-        self.register_buffer("weight", (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8).contiguous())
+        # In fp32: quotients in bf16 are rounded to halves from 64 on, and rounded once more they end up one step off.
+        codes = (weight.float() / scale.float()[:, None]).round().clamp(-127, 127)
+        self.register_buffer("weight", codes.to(torch.int8).contiguous())
         self.register_buffer("scale", scale)
 
     def unpacked(self) -> Tensor:

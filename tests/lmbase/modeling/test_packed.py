@@ -22,6 +22,14 @@ def test_a_product_is_that_of_the_rounded_weights(kind, apart, rows, dtype):
     torch.testing.assert_close(small(x).double(), rounded, rtol=0, atol=1e-5 if exact else 0.02)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_eight_bits_hold_the_nearest_number(dtype):
+    torch.manual_seed(0)
+    weight = torch.randn(64, 96).to(dtype)
+    small = packed(weight, "int8")
+    assert ((small.unpacked() - weight.float()).abs() / small.scale.float()[:, None]).max() < 0.501
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_all_kinds_hold_as_it_is(kind):
     assert not packed(torch.zeros(4, 32), kind)(torch.randn(2, 32)).any()
