@@ -37,7 +37,16 @@ from sllm_data.open_data import RULE_KEY, check_as_made, load_prepared, open_dat
 from sllm_data.prepared import PreparedData
 
 TOKENS_PER_SENTENCE = (8, 16)  # clauses and sentences of novels
-SHAPE = ("lower_layers", "upper_layers", "lower_window", "upper_window", "max_sentences", "end_flag", "use_trunk")
+SHAPE = (
+    "lower_layers",
+    "upper_layers",
+    "lower_window",
+    "upper_window",
+    "max_sentences",
+    "end_flag",
+    "told_ends",
+    "use_trunk",
+)
 FIT_TOKENS_PER_WIDTH = 90
 FIT_KEY = (
     "tokens of the train split that the joints of a new graft by own layers are fitted to; 0: no fit; default: 90 "
@@ -57,6 +66,9 @@ class Config:
         None, "sentences of a window in training and scoring; default: 64, or as many as there are positions for"
     )
     end_flag: bool = option(True, "a sentence's end is a flag before the vocabulary; false: a token of it")
+    told_ends: bool | None = option(
+        None, "false: ends are predicted where the rule tells them, too; default: as the rule is"
+    )
     data: str | None = option(
         None, "prepared data that it will be trained on: their rule and sentence length are taken"
     )

@@ -24,7 +24,7 @@ def graft(cls: type[ModelT], vae: SentenceVAE, lm: PreTrainedModel, options: dic
     if getattr(getattr(vae, "config", None), "model_type", None) != SentenceVAEConfig.model_type:
         raise ValueError(f"graft(vae, lm) is given a {type(vae).__name__} where a SentenceVAE belongs.")
     check_lm(lm)
-    if "next_vector" not in options:  # a drawn one wants ends predicted
+    if options.get("next_vector", "projection") == "projection":  # a drawn one wants ends predicted
         options = {"told_ends": vae.has_processor and vae.processor.tells_ends} | options
     autoencoder_config = type(vae.config).from_dict(vae.config.to_dict())
     trunk_config = type(lm.config).from_dict(lm.config.to_dict())

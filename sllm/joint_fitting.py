@@ -17,6 +17,7 @@ from lmbase.modeling.stages import band, embed, run_blocks
 from lmbase.training.batches import Batch
 from sllm.matched_states import FIRST, compared_rows, distances
 from sllm.modeling_sllm import SLLMModel
+from sllm.unpredicted_ends import drop_ends, without_end
 
 RIDGE = 0.01  # of a feature's own mean square
 FEW = 20  # rows
@@ -182,7 +183,9 @@ def fit_flags(model: SLLMModel, batches: Iterable[Batch]) -> None:
             continue
         inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "sentence_mask")}
         sentences = model.read(**inputs)
-        for decoded in model.decode(sentences, model.trunk_states(sentences, inputs["sentence_mask"])):
+        endless = without_end(model.config, inputs["sentence_mask"], batch["continues"].to(model.device))
+        for each in model.decode(sentences, model.trunk_states(sentences, inputs["sentence_mask"])):
+            decoded = drop_ends(each, sentences, endless, model.config.eos_token_id)
             wanted = decoded.cut.mask & ~decoded.cut.first
             hidden.append(decoded.hidden[wanted].float())
             ends.append(decoded.cut.targets[wanted] == model.config.eos_token_id)

@@ -74,7 +74,8 @@ def score_texts(
         num_known = processor.codec.num_tokens_of(context, whole.input_ids)
         ends = list(accumulate(map(len, sentences)))
         first = bisect_right(ends, num_known)  # the sentence that holds the text's first token
-        if first and ends[first - 1] == num_known and processor.split_open_end(sentences[:first])[1]:
+        over = first == len(sentences) and model.config.told_ends  # then the text's end has a mark to cost
+        if first and ends[first - 1] == num_known and (over or processor.split_open_end(sentences[:first])[1]):
             first -= 1  # that its last sentence ends there is not known from the context
         forced = num_known - sum(map(len, sentences[:first]))
         plan = windows(len(sentences), model.config.max_sentences, first)

@@ -53,12 +53,13 @@ def audit_sentences(model: SLLM, sentences: Sentences, opening: int | None = Non
 
 
 def _audit_told(model: SLLM, sentences: Sentences, report: AuditReport) -> None:
-    """An end that costs nothing must follow from the tokens up to it."""
+    """An end that costs nothing must follow from the tokens up to it, and nobody chooses which of them to take."""
     ids = [i for sentence in sentences for i in sentence]
     told = told_sentences(ids, model.processor.told_ends())
     ends = set(accumulate(map(len, told)))
     for k, end in enumerate(accumulate(map(len, sentences))):
         report.check(end in ends, f"the end of sentence {k + 1} is taken as told, and nothing tells it")
+    report.check(len(told) <= len(sentences), f"{len(told)} ends are told, and the text has {len(sentences)} sentences")
 
 
 def _audit_changes(model: SLLM, sentences: Sentences, places: Iterable[int], report: AuditReport) -> None:

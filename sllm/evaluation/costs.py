@@ -156,7 +156,8 @@ def continue_sentences(model: SLLM, pairs: Sequence[Pair]) -> list[Continuation]
                 mine.nats += flag
                 mine.greedy &= flag <= EVEN
             mine.add(signed[given:size])
-            if number + 1 < len(sentences) and size < model.config.max_sentence_tokens:  # it has an end mark
+            marked = size < model.config.max_sentence_tokens and not model.config.told_ends
+            if number + 1 < len(sentences) and marked:  # it has an end mark
                 if given == size and closed:
                     mine.nats += abs(signed[size])
                 else:

@@ -20,6 +20,7 @@ from lmbase.modeling.settings import end_ids, merge_generation_config, neutral_s
 from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
 from lmbase.modeling.trunk import position_bytes, special_ids
 from lmbase.report.statistics import perplexity
+from lmbase.text.padding import pad_sentences
 from lmbase.text.streaming import written_text
 from lmbase.text.tokenizers import encode_text
 from multitoken import MultiTokenLM
@@ -348,9 +349,9 @@ class SentenceLM(LoadedModel):
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         documents = [e.sentences() for e in self.model.processor.encode_batch(texts)]
         found = score_sentences(self.model, documents, [0] * len(documents))
-        cap = self.model.config.max_sentence_tokens
-        targets = sum(min(len(s) + 1, cap) for sentences in documents for s in sentences[1:])
-        return perplexity(sum(sum(d.token[1:]) for d in found), targets)
+        rest = pad_sentences([sentences[1:] for sentences in documents], self.model.config.pad_token_id)
+        targets = self.model.loss_counts(rest.input_ids, rest.attention_mask)["token"]
+        return perplexity(sum(sum(d.token[1:]) for d in found), int(targets))
 
     def _write(self, prompts: list[str], how: Writing, streamer: Any) -> list[Written]:
         output = self.model.generate(

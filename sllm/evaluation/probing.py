@@ -15,6 +15,7 @@ from lmbase.modeling.inference import inference_method
 from lmbase.modeling.noise import mixed, normal
 from lmbase.text.padding import pad_sentences
 from sllm.modeling_sllm import SLLMModel
+from sllm.unpredicted_ends import drop_ends, without_end
 
 PLACES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)  # first tokens of the classes of places in a sentence
 SEED = 0
@@ -84,9 +85,12 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
         ValueError: fewer than two windows, which there must be to exchange states.
     """
     size = model.config.max_sentences
-    by_document = [[document[at : at + size] for at in range(0, len(document), size)] for document in documents]
+    by_document = [
+        [(document[at : at + size], at + size < len(document)) for at in range(0, len(document), size)]
+        for document in documents
+    ]
     # In turns, so that neighbours in a batch are of different documents, as far as there are several.
-    pieces = [(n, piece) for turn in zip_longest(*by_document) for n, piece in enumerate(turn) if piece]
+    pieces = [(n, *piece) for turn in zip_longest(*by_document) for n, piece in enumerate(turn) if piece]
     if len(pieces) < 2:
         raise ValueError(
             "One window of text only, and states are exchanged between windows: give more texts, or longer ones."
@@ -98,15 +102,16 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
     places = torch.zeros(2, len(PLACES), dtype=torch.double)
     kept: dict[int, Tensor] = {}
     for batch in batches:
-        numbers, windows = zip(*batch, strict=True)
+        numbers, windows, continues = zip(*batch, strict=True)
         padded = pad_sentences(windows, model.config.pad_token_id)
         arguments = [x.to(model.device) for x in (padded.input_ids, padded.attention_mask, padded.sentence_mask)]
         sentences = model.read(*arguments)
         states = model.trunk_states(sentences, arguments[2])
+        endless = without_end(model.config, arguments[2], torch.tensor(continues, device=states.device))
         num_states = arguments[2].sum(1) + 1
         own = [of[1:n] for of, n in zip(states, num_states.tolist(), strict=True)]
         for name, change in controls(num_states, donors_of(numbers, own, kept)).items():
-            for nats, place in _token_nats(model, sentences, change(states)):
+            for nats, place in _token_nats(model, sentences, change(states), endless):
                 sums[name] = sums.get(name, 0.0) + float(nats.double().sum())
                 if name == "as_it_is":
                     number = torch.bucketize(place + 1, torch.tensor(PLACES), right=True) - 1
@@ -114,11 +119,11 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
                     places[1].index_add_(0, number, torch.ones(len(nats), dtype=torch.double))
         if model.own is not None or model.config.num_memory_tokens:
             closed = torch.ones(len(states), dtype=torch.bool, device=states.device)
-            for nats, _ in _token_nats(model, replace(sentences, closed=closed), states):
+            for nats, _ in _token_nats(model, replace(sentences, closed=closed), states, endless):
                 sums["closed_window"] = sums.get("closed_window", 0.0) + float(nats.double().sum())
         if model.draws:
             drawn = model.trunk_states(replace(sentences, embeds=_drawn(model, sentences)), arguments[2])
-            for nats, _ in _token_nats(model, sentences, drawn):
+            for nats, _ in _token_nats(model, sentences, drawn, endless):
                 sums["drawn_vectors"] = sums.get("drawn_vectors", 0.0) + float(nats.double().sum())
     bits = {name: total / torch.tensor(2.0).log().item() / sum(num_bytes) for name, total in sums.items()}
     by_place = {
@@ -136,9 +141,11 @@ def _drawn(model: SLLMModel, sentences: Any) -> Tensor:
     return (mean + normal(keys, mean.shape[-1]) * (0.5 * log_var).exp()).to(sentences.embeds.dtype)
 
 
-def _token_nats(model: SLLMModel, sentences: Any, states: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Nats of targets, and their places in their sentences."""
+def _token_nats(
+    model: SLLMModel, sentences: Any, states: Tensor, endless: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Nats of targets, and their places in their sentences. Args: endless: as for `drop_ends`."""
     for decoded in model.decode(sentences, states):
-        cut = decoded.cut
+        cut = drop_ends(decoded, sentences, endless, model.config.eos_token_id).cut
         place = torch.arange(cut.mask.shape[1]).expand(cut.mask.shape)[cut.mask.cpu()]
         yield model.target_nats(decoded.hidden[cut.mask], cut.targets[cut.mask], cut.first[cut.mask]), place

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from cut_texts import PARAMETERS
-from tiny import CAP, make_own, make_processor, make_sllm, pad, rows
+from families import loaded_as
+from tiny import CAP, make_opt, make_own, make_processor, make_sllm, make_vae, pad, rows
 from transformers import GenerationConfig
 
 from lmbase.text.learned import LearnedCuts
@@ -15,6 +16,8 @@ from lmbase.text.padding import pad_sentences
 from sllm import SLLM, SLLMConfig
 from sllm.assistant import SentenceAssistant
 from sllm.evaluation.audit import audit_sentences
+from sllm.evaluation.probing import probe
+from sllm.joint_fitting import fit_flags
 from sllm.scoring import score_sentences
 
 EOS = 2
@@ -86,6 +89,53 @@ def test_a_context_and_the_rest_are_the_whole(model, parting):
     flag = model.nats(**encoded, continues=torch.tensor([True])).stop[0, len(sentences)].item() if over else 0.0
     last = ended.token[0, -1, len(sentences[-1])].item() + ended.stop[0, len(sentences)].item()
     assert begun - last + flag + rest - flag == pytest.approx(whole - 0.0, rel=1e-4)
+
+
+def test_a_whole_text_as_context_leaves_its_end(model):
+    """Also where its end is told: what stands in it and what is left are the whole."""
+    for text in (TEXT, "".join(map(model.processor.decode, sentences_of(model)[:-1]))):
+        sentences = sentences_of(model, text)
+        begun = model.nats(**pad([sentences]), continues=torch.tensor([True]))
+        (rest,) = model.score([""], contexts=[text]).nats
+        flags = begun.stop[0, : len(sentences)].sum()
+        assert (begun.token.sum() + flags).item() + rest == pytest.approx(model.score(text).nats[0], rel=1e-4)
+
+
+def test_greedy_continuations_go_on_across_told_ends():
+    model = told("published")
+    with torch.no_grad():
+        model.stop_head.bias.fill_(-9.0)
+        model.get_input_embeddings().weight[4 + 128 :] *= 0.1  # it writes characters
+        model.get_input_embeddings().weight[EOS] *= 0.1
+    output: Any = model.generate(text=TEXT, max_new_tokens=14)
+    assert len(output.sentence_lengths[0]) > len(sentences_of(model)) + 1
+    text = model.processor.decode(rows(output)[0])[len(TEXT) :]
+    pairs = [(TEXT, text[:size]) for size in range(len(text) + 1)]
+    assert all(found.greedy for found in loaded_as(model).continuations(pairs))
+
+
+def test_figures_leave_out_what_costs_nothing(model):
+    documents = [sentences_of(model), sentences_of(model, "A text, and another one. " * 3)]
+    nats = sum(model.nats(**pad([document])).token.sum().item() for document in documents)
+    assert probe(model, documents, [1, 0])["bits_per_byte"]["as_it_is"] == pytest.approx(nats / math.log(2), rel=1e-4)
+    token = model.nats(**pad(documents[:1])).token[0, 1:]
+    targets = sum(map(len, documents[0][1:])) + 1
+    found = loaded_as(model).paper_perplexity([TEXT])
+    assert math.log(found) == pytest.approx(token.sum().item() / targets, rel=1e-4)
+
+
+def test_flags_are_fitted_to_ends_that_are_predicted():
+    model = told("own layers")
+    fit_flags(model, [pad([sentences_of(model)] * 2) | {"continues": torch.tensor([True, True])}])
+    assert model.end_head.bias < -5
+
+
+@pytest.mark.parametrize("given", [{}, {"next_vector": "projection"}])
+def test_a_graft_is_told_as_its_autoencoder_is_cut(given):
+    vae = make_vae(processor=False)
+    vae.processor = make_processor("learned", CAP, punkt=CUTS)
+    assert SLLM.graft(vae, make_opt(), max_sentences=16, **given).config.told_ends
+    assert not SLLM.graft(vae, make_opt(), max_sentences=16, told_ends=False, **given).config.told_ends
 
 
 @torch.no_grad()
@@ -170,6 +220,8 @@ def test_the_audit_passes_and_finds_ends_that_nothing_tells(model):
     report = audit_sentences(model, moved)
     assert not report.passed
     assert "nothing tells it" in " ".join(report.failures)
+    passed_over = audit_sentences(model, [sentences[0] + sentences[1], *sentences[2:]])
+    assert passed_over.failures == [f"{len(sentences)} ends are told, and the text has {len(sentences) - 1} sentences"]
 
 
 def test_heads_learn_no_told_end():
