@@ -61,24 +61,27 @@ def flops_by_part(model: Any, num_tokens: int, num_sentences: int) -> dict[str, 
     joints = linear_flops(model.sentence_in) + draws * linear_flops(model.sentence_out)
     trunk = linear_flops(model.trunk) + joints + attention
     parts = {"trunk": num_sentences * trunk, **model.autoencoder.flops_by_part(num_tokens, num_sentences)}
+    if model.config.told_ends:
+        parts["vocabulary"] = num_tokens * 2.0 * model.output_table.numel()
     if model.draws_vectors and model.config.freeze_autoencoder:  # its decoder is not asked in training
         parts |= {"decoder": 0.0, "vocabulary": 0.0}
     return parts | {"drafts": (num_tokens + num_sentences) * _of_heads(model)}
 
 
 def _of_own_layers(model: Any, num_tokens: int, num_sentences: int) -> dict[str, float]:
-    """An end is told by the upper blocks once more; by a flag it costs no product with the vocabulary."""
+    """An end is predicted by the upper blocks once more; by a flag or told it costs no product with the vocabulary."""
     own, config, written = model.own, model.config, num_tokens + num_sentences
+    predicted = num_tokens if config.end_flag or config.told_ends else written
     width, middle = attention_width(config.trunk), own.middle(model.trunk)
     lower, upper = (sum(map(linear_flops, stage(model.trunk))) for stage in (own.lower, own.upper))
     lower += attention_flops(width, config.lower_layers, config.lower_window) + linear_flops(own.carry)
     upper += attention_flops(width, config.upper_layers, config.upper_window)
     trunk = linear_flops(middle) + attention_flops(width, len(middle), config.max_sentences / 2)
     return {
-        "trunk": num_sentences * (trunk + linear_flops(own.mean) + linear_flops(own.joint)),
+        "trunk": num_sentences * (trunk + config.use_trunk * linear_flops(own.mean) + linear_flops(own.joint)),
         "encoder": num_tokens * lower,
         "decoder": written * upper,
-        "vocabulary": (num_tokens if config.end_flag else written) * 2.0 * model.output_table.numel(),
+        "vocabulary": predicted * 2.0 * model.output_table.numel(),
         "drafts": written * _of_heads(model),
     }
 

@@ -26,18 +26,19 @@ def read_by_tokens(lm: PreTrainedModel) -> float:
 
 def read_by_sentences(model: SLLM, tokens_per_sentence: float) -> float:
     """Of an SLLM: the decoder and the vocabulary table at every token and each end, encoder and trunk once a sentence;
-    by own layers the lower ones at every token, too."""
-    own, config, ends = model.own, model.config, 1 / tokens_per_sentence
+    by own layers the lower ones at every token, too. Ends that are told take no step."""
+    own, config, sentences = model.own, model.config, 1 / tokens_per_sentence
+    steps = 1 + sentences * (not config.told_ends)
     if own is None:
         between = (model.sentence_in, model.sentence_out, model.stop_head)
         once = _size(blocks(model.trunk), model.autoencoder.encoder, *between)
-        return (1 + ends) * (_size(model.autoencoder.decoder) + model.output_table.numel()) + ends * once
+        return steps * (_size(model.autoencoder.decoder) + model.output_table.numel()) + sentences * once
     layer = _size(blocks(model.trunk)[0])
     middle = len(own.middle(model.trunk)) * layer + own.joint.weight.numel()
     middle += config.use_trunk * own.mean.weight.numel()
     lower = config.lower_layers * layer + own.carry.weight.numel()
     upper = config.upper_layers * layer + model.output_table.numel()
-    return lower + (1 + ends) * upper + ends * middle
+    return lower + steps * upper + sentences * middle
 
 
 def _size(*modules: nn.Module) -> int:

@@ -1,5 +1,6 @@
 """Where ends are told nobody predicts them, in training, scores and writing alike, and none is told for nothing."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from cut_texts import PARAMETERS
 from families import loaded_as
 from tiny import CAP, make_opt, make_own, make_processor, make_sllm, make_vae, pad, rows
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import GenerationConfig
 
 from lmbase.text.learned import LearnedCuts
@@ -17,6 +19,7 @@ from sllm import SLLM, SLLMConfig
 from sllm.assistant import SentenceAssistant
 from sllm.evaluation.audit import audit_sentences
 from sllm.evaluation.probing import probe
+from sllm.evaluation.weights_read import read_by_sentences
 from sllm.joint_fitting import fit_flags
 from sllm.scoring import score_sentences
 
@@ -252,3 +255,25 @@ def test_what_does_not_go_together_is_refused(tmp_path):
     ids = pad([sentences_of(model)])["input_ids"]
     with pytest.raises(ValueError, match="this SLLM has none"):
         again.generate(ids, generation_config=GenerationConfig(max_new_tokens=2))
+
+
+def test_what_is_told_counts_neither_as_operations_nor_as_weights_that_are_read(model):
+    """No product with the vocabulary in a forward pass, and no step while a text is written."""
+    predicting = copy.deepcopy(model)
+    predicting.config.told_ends = False
+    counts = [len(sentence) for sentence in sentences_of(model)]
+    batch = pad([sentences_of(model)]) | {"continues": torch.tensor([True])}
+    seen, formula = [], []
+    for one in (model, predicting):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            one.nats(**batch)
+        seen.append(counter.get_total_flops())
+        formula.append(one.flops(sum(counts), len(counts)))
+    steps = 0 if model.config.end_flag else sum(n < CAP for n in counts)  # at the cap ends are certain
+    table = 2 * model.output_table.numel()
+    assert (seen[1] - seen[0]) // table == steps  # what is left the flags take
+    assert formula[1] - formula[0] == (0 if model.config.end_flag else len(counts) * table)
+    stage = model.autoencoder.decoder if model.own is None else model.own.upper(model.trunk)
+    step = sum(weight.numel() for weight in stage.parameters()) + model.output_table.numel()
+    read = read_by_sentences(predicting, 4.0) - read_by_sentences(model, 4.0)
+    assert read == pytest.approx(step / 4)
