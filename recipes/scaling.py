@@ -35,7 +35,7 @@ from lmbase.report.scaling import (
     Run,
     compare_laws,
     distinct,
-    drawn_laws,
+    drawn_together,
     fewest,
     fit_law,
     told_factor,
@@ -240,7 +240,7 @@ def fitted(config: Config, rows: Sequence[Row]) -> tuple[dict[str, Law], list[tu
     Raises:
         ValueError: too few rows, or token-level ones that are all alike in what sentence-level ones vary in.
     """
-    laws, draws, runs = {}, {}, {}
+    laws, runs = {}, {}
     of = {kind: [row for row in rows if row.extra["level"] == kind] for kind in KINDS}
     for kind, some in of.items():
         runs[kind] = [Run(row.parameters or 0, row.training_tokens or 0, row.bits_per_byte or 0) for row in some]
@@ -252,11 +252,12 @@ def fitted(config: Config, rows: Sequence[Row]) -> tuple[dict[str, Law], list[tu
             f"sentence-level ones differ in them: add token-level rows of other numbers of {name}, or leave the "
             "sentence-level ones out that differ."
         )
+    drawn = drawn_together(runs["token"], laws["token"], runs["sentence"], laws["sentence"], config.seed)
+    draws = dict(zip(KINDS, drawn, strict=True))
     for kind, some in of.items():
-        draws[kind] = [laws[kind], *drawn_laws(runs[kind], laws[kind], config.seed)]
         for row, a_run in zip(some, runs[kind], strict=True):
             row.extra["law_bits_per_byte"] = laws[kind].bits(a_run.parameters, a_run.tokens)
-    found = compare_laws(runs["sentence"], draws["sentence"], draws["token"])
+    found = compare_laws(runs["sentence"], *([laws[kind], *draws[kind]] for kind in ("sentence", "token")))
     for row, comparison in zip(of["sentence"], found, strict=True):
         for name, interval in (("token", comparison.tokens), ("parameter", comparison.parameters)):
             for end, number in zip(("", "_low", "_high"), interval or [math.inf] * 3, strict=True):

@@ -89,6 +89,11 @@ def _steps(values: Sequence[float]) -> list[int]:
     return [sum(value >= start for start in above) for value in values]
 
 
+def _places(runs: Sequence[Run]) -> list[tuple[int, int]]:
+    """Where in their grid runs stand: which number of tokens, which size."""
+    return [*zip(_steps([run.tokens for run in runs]), _steps([run.parameters for run in runs]), strict=True)]
+
+
 def fit_law(runs: Sequence[Run], name: str = "these runs") -> Law:
     """The law of runs of one kind.
 
@@ -97,7 +102,7 @@ def fit_law(runs: Sequence[Run], name: str = "these runs") -> Law:
             and number of tokens, such as seeds, count as one.
     """
     sizes, counts = distinct(run.parameters for run in runs), distinct(run.tokens for run in runs)
-    places = set(zip(_steps([run.parameters for run in runs]), _steps([run.tokens for run in runs]), strict=True))
+    places = set(_places(runs))
     if len(places) < fewest(sizes, counts) or max(sizes, counts) < 3:
         raise ValueError(
             f"{name}: {len(runs)} run(s) at {len(places)} place(s), of {sizes} size(s) and {counts} number(s) of "
@@ -180,14 +185,27 @@ def _least_squares(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return least, factors
 
 
-def drawn_laws(runs: Sequence[Run], law: Law, seed: int = 0, draws: int = DRAWS) -> list[Law]:
+def drawn_laws(runs: Sequence[Run], law: Law, seed: int | tuple[int, int] = 0, draws: int = DRAWS) -> list[Law]:
     """Laws of as many runs whose bits differ from the fit by errors of other runs: a bootstrap of residuals, made
-    larger for the numbers that were fitted."""
+    larger for the numbers that were fitted. Which errors are drawn depends on the runs' places in their grid, not on
+    their order."""
     fitting, generator = _Fitting.of(runs), np.random.default_rng(seed)
     fitted = np.array([law.bits(run.parameters, run.tokens) for run in runs])
     numbers = fewest(distinct(fitting.parameters), distinct(fitting.tokens)) - 1
     errors: np.ndarray = np.array(law.errors) * math.sqrt(len(runs) / (len(runs) - numbers))
-    return [fitting.law(fitted * (1 + generator.choice(errors, len(runs)))) for _ in range(draws)]
+    order = sorted(range(len(runs)), key=_places(runs).__getitem__)
+    back = np.argsort(order)
+    return [fitting.law(fitted * (1 + generator.choice(errors[order], len(runs))[back])) for _ in range(draws)]
+
+
+def drawn_together(
+    runs: Sequence[Run], law: Law, others: Sequence[Run], of_others: Law, seed: int, draws: int = DRAWS
+) -> list[list[Law]]:
+    """Draws of two kinds. Where both have the same grid, runs of a place deviate alike and are drawn together; else
+    either kind is drawn for itself."""
+    same = sorted(_places(runs)) == sorted(_places(others))
+    other_seed = seed if same else (seed, 1)
+    return [drawn_laws(runs, law, seed, draws), drawn_laws(others, of_others, other_seed, draws)]
 
 
 @dataclass(frozen=True)

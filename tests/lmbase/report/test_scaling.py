@@ -12,6 +12,7 @@ from lmbase.report.scaling import (
     compare_laws,
     distinct,
     drawn_laws,
+    drawn_together,
     fit_law,
     told_factor,
     told_law,
@@ -110,3 +111,22 @@ def test_seeds_of_one_place_are_no_places():
     with pytest.raises(ValueError, match=r"9 run\(s\) at 3 place\(s\), of 1 size\(s\) and 3 number\(s\)"):
         fit_law(runs_of(PLANTED, SIZES[:1], TOKENS[:3]) * 3)
     assert fit_law(runs_of(PLANTED, SIZES[:1]) * 2).over == ("tokens",)
+
+
+def test_the_order_of_rows_moves_no_interval_and_kinds_of_one_grid_deviate_together():
+    """Also where rows of either kind come from files in another order."""
+    runs, others = runs_of(PLANTED, noise=2e-3), runs_of(PLANTED, noise=2e-3, seed=1)
+    law, other = fit_law(runs), fit_law(others)
+
+    def bits(laws):
+        return [one.bits(1e6, 1e6) for one in laws]
+
+    ours, theirs = drawn_together(runs, law, others, other, 3, draws=12)
+    turned = drawn_together(runs, law, others[::-1], fit_law(others[::-1]), 3, draws=12)
+    assert bits(turned[1]) == pytest.approx(bits(theirs), rel=1e-4)
+    same = drawn_together(runs, law, runs[::-1], fit_law(runs[::-1]), 3, draws=12)
+    assert bits(same[0]) == pytest.approx(bits(same[1]), rel=1e-4)  # a kind beside itself: no factor but 1
+    apart = drawn_together(runs, law, runs[:-1], fit_law(runs[:-1]), 3, draws=12)
+    assert bits(apart[0]) == bits(ours)
+    gaps = np.corrcoef(*map(bits, apart))[0, 1], np.corrcoef(*map(bits, same))[0, 1]
+    assert gaps[0] < 0.9 < 0.99 < gaps[1]
