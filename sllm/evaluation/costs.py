@@ -44,12 +44,16 @@ def costs_of_tokens(scorer: TokenScorer, sentences: Sentences, window: int) -> l
 
 
 def costs_in_sentences(model: SLLM, sentences: Sentences) -> list[list[float]]:
-    """The same of an SLLM: an end mark counts with the token before it, a flag with the token after it."""
+    """The same of an SLLM: an end mark counts with the token before it, a flag with the token after it. Where ends are
+    told, the one mark that costs something counts with the text's end."""
     ((*found, (end, _)),) = nats_in_sentences(model, [sentences], [0])
     costs = []
     for flag, (*nats, mark) in found:
         nats[0] += flag
-        nats[-1] += mark
+        if model.config.told_ends:
+            end += mark
+        else:
+            nats[-1] += mark
         costs.append(nats)
     return [*costs, [end]]
 
@@ -134,6 +138,7 @@ def continue_sentences(model: SLLM, pairs: Sequence[Pair]) -> list[Continuation]
         ValueError: something that is no text, or one with a lone surrogate.
     """
     processor, found = model.processor, [Continuation() for _ in pairs]
+    longest = 0 if model.config.told_ends else model.config.max_sentence_tokens  # of sentences whose ends are chosen
     documents: list[list[list[int]]] = []
     places: list[tuple[int, int, bool]] = []  # the first scored sentence; of it the tokens given; the context closes it
     for whole, (context, _) in zip(processor.encode_batch(_joined(pairs)), pairs, strict=True):
@@ -156,8 +161,7 @@ def continue_sentences(model: SLLM, pairs: Sequence[Pair]) -> list[Continuation]
                 mine.nats += flag
                 mine.greedy &= flag <= EVEN
             mine.add(signed[given:size])
-            marked = size < model.config.max_sentence_tokens and not model.config.told_ends
-            if number + 1 < len(sentences) and marked:  # it has an end mark
+            if number + 1 < len(sentences) and size < longest:  # it has an end mark
                 if given == size and closed:
                     mine.nats += abs(signed[size])
                 else:

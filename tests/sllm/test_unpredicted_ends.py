@@ -18,6 +18,7 @@ from lmbase.text.padding import pad_sentences
 from sllm import SLLM, SLLMConfig
 from sllm.assistant import SentenceAssistant
 from sllm.evaluation.audit import audit_sentences
+from sllm.evaluation.costs import continue_sentences, costs_in_sentences
 from sllm.evaluation.probing import probe
 from sllm.evaluation.weights_read import read_by_sentences
 from sllm.joint_fitting import fit_flags
@@ -207,6 +208,29 @@ def test_drafts_change_nothing(kind, how):
             assert rows(drafted) == rows(plain)
             assert drafted.sentence_lengths == plain.sentence_lengths
             assert drafted.finish_reason == plain.finish_reason
+
+
+@pytest.mark.parametrize("kind", ["published", "own layers"])
+def test_what_greedy_writing_writes_is_greedy_over_ends_that_are_told(kind):
+    model = told(kind)
+    with torch.no_grad():
+        model.stop_head.bias.fill_(-30.0)
+        for i in (i for i in range(model.config.vocab_size) if not 32 <= i - 4 < 127):
+            model.output_table[i] = 0  # nothing but letters and marks is written
+    output: Any = model.generate(text=PROMPTS[2], max_new_tokens=20)
+    assert len(output.texts[0]) == 20
+    assert len(output.sentence_lengths[0]) > 4
+    assert all(one.greedy for one in continue_sentences(model, [(PROMPTS[2], output.texts[0][:n]) for n in range(20)]))
+    assert not continue_sentences(model, [(PROMPTS[2], output.texts[0][:9] + "\x07")])[0].greedy
+
+
+def test_the_mark_of_a_text_s_end_counts_with_the_end(model):
+    """So an opening costs the same whether the text goes on or not, its end left out."""
+    sentences = sentences_of(model)
+    (*whole, _), (*opening, end) = costs_in_sentences(model, sentences), costs_in_sentences(model, sentences[:4])
+    assert sum(map(sum, opening)) == pytest.approx(sum(map(sum, whole[:4])), rel=1e-4)
+    (score,) = score_sentences(model, [sentences[:4]], [1])
+    assert sum(map(sum, [*opening, end])) == pytest.approx(score.nats, rel=1e-5)
 
 
 def test_no_text_ends_before_it_may(model):
