@@ -75,6 +75,19 @@ def test_flags_know_how_often_sentences_and_texts_end(end_flag, bf16):
     assert rate == pytest.approx(1 / 26, rel=0.1)
 
 
+@torch.no_grad()
+def test_a_flag_expects_no_end_that_is_told():
+    model = make_own(told_ends=True)
+    fit_flags(model, batches(20))
+    going_on = [{**batch, "continues": torch.tensor([True, True])} for batch in batches(20)]
+    fitted = sum(float(model.nats(**batch).token.sum()) for batch in going_on)
+    assert model.end_head is not None
+    model.end_head.bias.fill_(-50.0)  # no end at all
+    never = sum(float(model.nats(**batch).token.sum()) for batch in going_on)
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in going_on)
+    assert 0 <= fitted - never < 0.03 * tokens
+
+
 def test_a_fit_that_makes_it_worse_is_not_kept(monkeypatch):
     model = make_own()
     before = {name: weight.clone() for name, weight in model.own.state_dict().items()}
