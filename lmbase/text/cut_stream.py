@@ -25,6 +25,8 @@ class CutStream:
         self.kinds = places.kind_table()
         self.count = self.size = 0  # characters so far, and the size of the tokens in units
         self.past: list[int] = []  # codes of the latest characters, which a new slab looks back at
+        # Of the text since the latest place, and since the one before: hash, next factor.
+        self.spans: list[tuple[int, int]]
         self._begin_slab()
         self._begin_block()
 
@@ -47,7 +49,7 @@ class CutStream:
             return False
         worth = self._worth()
         self.worths.append(worth)
-        self._open_span()
+        self.spans = [(0, 1), self.spans[0]]
         cuts = self.chooser.cuts_at(self.size, worth, self.threshold)
         self.num_cuts += cuts
         return cuts
@@ -62,17 +64,11 @@ class CutStream:
         behind, self.past = self.past[-places.PAST :], []
         self.index = 0  # of the next character in the slab and what is before it
         self.latest: tuple[int, ...] = (0,) * places.ORDERS  # codes, oldest first
-        self.spans: list[tuple[int, int]] = [
-            (0, 1),
-            (0, 1),
-        ]  # of the text since the latest place, and since the one before: hash, next factor
+        self.spans = [(0, 1), (0, 1)]
         self.line = self.mark = self.marks = self.line_marks = 0  # indices of the latest; marks so far, and at the line
         for code in behind:
             self._pass(code)
             self.past.append(code)
-
-    def _open_span(self) -> None:
-        self.spans = [(0, 1), self.spans[0]]
 
     def _pass(self, code: int) -> None:
         self.spans = [((total + code * factor) & _WORD, factor * places.FACTOR & _WORD) for total, factor in self.spans]

@@ -133,6 +133,7 @@ def test_figures_leave_out_what_costs_nothing(model):
 def test_flags_are_fitted_to_ends_that_are_predicted():
     model = told("own layers")
     fit_flags(model, [pad([sentences_of(model)] * 2) | {"continues": torch.tensor([True, True])}])
+    assert model.end_head is not None
     assert model.end_head.bias < -5
 
 
