@@ -307,20 +307,6 @@ def test_what_is_told_counts_neither_as_operations_nor_as_weights_that_are_read(
 
 
 @torch.no_grad()
-def test_controls_and_the_published_perplexity_have_no_end_that_is_told(model):
-    documents = [sentences_of(model), sentences_of(model, "Well, no. She, he, they; all went on")]
-    sizes = [sum(map(len, document)) for document in documents]
-    found = probe(model, documents, sizes)
-    size = model.config.max_sentences
-    pieces = [document[at : at + size] for document in documents for at in range(0, len(document), size)]
-    nats = model.nats(**pad(pieces), continues=torch.ones(len(pieces), dtype=torch.bool)).token.sum().item()
-    assert found["bits_per_byte"]["as_it_is"] == pytest.approx(nats / math.log(2) / sum(sizes), rel=1e-5)
-    (one,) = score_sentences(model, documents[:1], [1])
-    targets = sum(map(len, documents[0][1:])) + (len(documents[0][-1]) < CAP)
-    expected = math.exp(sum(one.token[1:]) / targets)
-    assert loaded_as(model).paper_perplexity([TEXT]) == pytest.approx(expected, rel=1e-5)
-
-
 def test_no_drafting_head_is_asked_for_an_end_that_is_told(monkeypatch):
     model, seen = told("published", num_future_tokens=3), []
     count = Candidates.count
