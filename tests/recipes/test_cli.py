@@ -184,7 +184,7 @@ def test_G11_no_line_of_the_list_ends_in_mid_sentence(capsys):
         assert cli._first_sentence(cli.FOLDER / f"{name}.py")[-1] in ".?!"
 
 
-@pytest.mark.parametrize("words", ["--help", "list", "show demo"])
+@pytest.mark.parametrize("words", ["--help", "list"])
 def test_a_reader_that_leaves_early_ends_it_quietly(words):
     command = [sys.executable, "-m", "sllm_recipes.cli", *words.split()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:

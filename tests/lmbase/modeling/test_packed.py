@@ -27,6 +27,7 @@ def test_eight_bits_hold_the_nearest_number(dtype):
     torch.manual_seed(0)
     weight = torch.randn(64, 96).to(dtype)
     small = packed(weight, "int8")
+    assert isinstance(small, Int8Linear)
     assert ((small.unpacked() - weight.float()).abs() / small.scale.float()[:, None]).max() < 0.501
 
 

@@ -22,7 +22,7 @@ def processor_of(tokenizer: str = "bytes", longest: int = 12) -> SentenceProcess
 
 @pytest.mark.parametrize(("tokenizer", "longest"), [("bytes", 4096), ("bytes", 9), ("bpe:300", 4096)])
 @given(text=texts, begin=st.integers(0, 20_000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @example(text="", begin=0)
 @example(text=" \n ", begin=9_000)
 def test_told_as_cut(tokenizer, longest, text, begin):

@@ -11,7 +11,7 @@ from sllm.cuts.prices import RULES, Prices
 def prices():
     train = Text.of(words(1200), PROCESSOR.codec)
     learned = fit([train], [Planted(train)], PROCESSOR.tokenizer, 17.0, LONGEST)
-    texts = [Text.of(words(1600, seed), PROCESSOR.codec) for seed in (1, 2)]
+    texts = [Text.of(words(700, seed), PROCESSOR.codec) for seed in (1, 2)]
     return Prices([*texts, Text.of("", PROCESSOR.codec)], [*map(Planted, texts), None], learned, LONGEST)
 
 
