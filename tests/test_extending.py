@@ -92,6 +92,7 @@ def test_a_segmenter_cuts_in_every_place_where_text_is_read(tmp_path):
     assert data.split("train").num_sentences == 4
 
 
+@pytest.mark.long
 def test_the_command_knows_what_its_launcher_imports(tmp_path):
     (launcher,) = re.findall(r"```python\n(.*?)```", DOCUMENT.partition("\n## ")[0], re.DOTALL)
     (tmp_path / "my_sllm.py").write_text(launcher, encoding="utf-8")

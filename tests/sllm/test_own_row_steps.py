@@ -148,6 +148,7 @@ def test_who_changes_logits_sees_them_all():
     assert len(set(same(model, [], do_sample=True, seed=1))) > 1
 
 
+@pytest.mark.long
 def test_settings_that_change_between_two_calls_are_heard(monkeypatch):
     """Compiled code has them built in."""
     monkeypatch.setattr(own_row_steps, "PLACES", 64)

@@ -20,6 +20,7 @@ def test_acceptance_of_a_trained_model_counts_every_draft():
     assert 2 <= len(tree.nodes) <= 9  # a random model has few candidates that are ever right
 
 
+@pytest.mark.long
 def test_rows_of_replayed_drafts(monkeypatch):
     ways = [Way("3 heads", 3, None, [0, 0, 1, 2]), Way("tree", 3, TREE, [1, 1, 1, 2, 2, 2]), Way("auto", "auto")]
     drafts = Drafts("small", dict(num_future_tokens=3, draft_transitions=False), ways)
