@@ -2,7 +2,7 @@
 
     sllm prepare                                                      # the embedded corpus, about 2 MB
     sllm prepare --data my_text/ --output_dir runs/mine               # .txt .jsonl .json .csv .parquet, compressed too
-    sllm prepare --data 'src/*.py' README.md --output_dir runs/code        # other plain text, where it is named
+    sllm prepare --data 'src/*.py' README.md --output_dir runs/code         # other plain text, where it is named
     sllm prepare --data 'books/*.jsonl.gz' --text_field body --tokenizer facebook/opt-125m
     sllm prepare --data hub:wikitext:wikitext-103-raw-v1 --tokenizer bpe:16384 --rule sentence
 

@@ -197,7 +197,7 @@ class SLLMConfig(PreTrainedConfig):
                 f"the autoencoder has {self.autoencoder.vocab_size} vocabulary rows and the trunk "
                 f"{self.trunk.vocab_size}: both must use the same tokenizer"
             )
-        if not 1 <= self.max_sentences <= self.most_sentences:
+        if self.max_sentences > self.most_sentences:
             faults.append(self._window_fault())
         faults += least_faults(self, self.least)
         if self.vector_memory != "trained" and not self.num_memory_vectors:

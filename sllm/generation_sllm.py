@@ -235,13 +235,13 @@ def _open(
     if longest > model.config.max_sentence_tokens:
         raise ValueError(f"A sentence of {longest} tokens; the model reads at most {model.config.max_sentence_tokens}.")
     forced: list[int] = []
-    if processor is not None:
+    told = _needed(processor).told_ends() if model.config.told_ends else None
+    if told is not None:
+        if sentences and not told.add(i for sentence in sentences for i in sentence):
+            sentences, forced = sentences[:-1], sentences[-1]
+    elif processor is not None:
         sentences, forced = processor.split_open_end(sentences)
-    text = _Text(sentences, forced, given or [])
-    if model.config.told_ends:
-        text.told = _needed(processor).told_ends()
-        text.told.add(text.ids())
-    return text
+    return _Text(sentences, forced, given or [], told=told)
 
 
 def _sentences(

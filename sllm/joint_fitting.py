@@ -17,7 +17,7 @@ from lmbase.modeling.stages import band, embed, run_blocks
 from lmbase.training.batches import Batch
 from sllm.matched_states import FIRST, compared_rows, distances
 from sllm.modeling_sllm import SLLMModel
-from sllm.unpredicted_ends import drop_ends, without_end
+from sllm.unpredicted_ends import without_end
 
 RIDGE = 0.01  # of a feature's own mean square
 FEW = 20  # rows
@@ -184,8 +184,8 @@ def fit_flags(model: SLLMModel, batches: Iterable[Batch]) -> None:
         inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "sentence_mask")}
         sentences = model.read(**inputs)
         endless = without_end(model.config, inputs["sentence_mask"], batch["continues"].to(model.device))
-        for each in model.decode(sentences, model.trunk_states(sentences, inputs["sentence_mask"])):
-            decoded = drop_ends(each, sentences, endless, model.config.eos_token_id)
+        states = model.trunk_states(sentences, inputs["sentence_mask"])
+        for decoded in model.decode(sentences, states, endless=endless):
             wanted = decoded.cut.mask & ~decoded.cut.first
             hidden.append(decoded.hidden[wanted].float())
             ends.append(decoded.cut.targets[wanted] == model.config.eos_token_id)

@@ -210,8 +210,7 @@ class SLLMModel(SLLMPreTrainedModel):
         memory = self.memory_of_heads(sentences, states)
         ahead: list[list[Ahead]] = [[] for _ in self.draft_heads]
         masks = []
-        for each in self.decode(sentences, states):
-            decoded = drop_ends(each, sentences, endless, self.config.eos_token_id)
+        for decoded in self.decode(sentences, states, endless=endless):
             cut = decoded.cut
             hidden.append(decoded.hidden[cut.mask])
             targets.append(cut.targets[cut.mask])
@@ -278,8 +277,7 @@ class SLLMModel(SLLMPreTrainedModel):
         (b, s), t = sentence_mask.shape, input_ids.shape[-1]
         token = torch.zeros(b, s, t + 1, device=states.device)
         endless = without_end(self.config, sentence_mask, continues)
-        for each in self.decode(sentences, states, wanted):
-            decoded = drop_ends(each, sentences, endless, self.config.eos_token_id)
+        for decoded in self.decode(sentences, states, wanted, endless):
             index, cut = decoded.index, decoded.cut
             values = self.target_nats(decoded.hidden[cut.mask], cut.targets[cut.mask], cut.first[cut.mask], measure)
             part = torch.zeros(cut.mask.shape, device=states.device).masked_scatter(cut.mask, values)
@@ -336,11 +334,18 @@ class SLLMModel(SLLMPreTrainedModel):
         mask = F.pad(sentence_mask, (1, 0), value=True).long()
         return run_trunk(self.trunk, self.trunk_inputs(sentences, sentence_mask), mask)
 
-    def decode(self, sentences: Any, states: Tensor, wanted: Tensor | None = None) -> Iterator[Decoded]:
-        """Teacher-forced decoding in groups of like length."""
-        if self.own is not None:
-            yield from self.own.decode(self.trunk, sentences, states, wanted)
-            return
+    def decode(
+        self, sentences: Any, states: Tensor, wanted: Tensor | None = None, endless: Tensor | None = None
+    ) -> Iterator[Decoded]:
+        """Teacher-forced decoding in groups of like length.
+
+        Args: wanted, endless: (B, S) sentences to decode (default: all), and those without an end to predict.
+        """
+        given = sentences, states, wanted
+        for decoded in self._decode_groups(*given) if self.own is None else self.own.decode(self.trunk, *given):
+            yield drop_ends(decoded, sentences, endless, self.config.eos_token_id)
+
+    def _decode_groups(self, sentences: Sentences, states: Tensor, wanted: Tensor | None) -> Iterator[Decoded]:
         chosen = torch.arange(len(sentences.rows), device=states.device)
         if wanted is not None:
             chosen = chosen[wanted[sentences.rows, sentences.places]]

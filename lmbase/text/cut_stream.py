@@ -45,7 +45,7 @@ class CutStream:
     def cuts_here(self) -> bool:
         """Whether a sentence ends with what was read; to be asked at each end of a token, once."""
         self.size += UNITS
-        if self.kinds[self.latest[-1]] not in (places.MARKS, places.SPACE):
+        if self.kinds[self.latest[-1]] not in places.ENDING:
             return False
         worth = self._worth()
         self.worths.append(worth)

@@ -1,8 +1,7 @@
 """Rule `learned`: pieces begin where a small model, asked about the text so far, expects a fresh start to pay most.
 
 `sllm learn-cuts` learns it from a train split. Whether a cut stands at a place depends on the text before it and on
-nothing behind: what follows moves no cut, and a text cut as it arrives is cut as a whole. Where a text's tokens are
-known, every end of one is a place; in text alone, ends of words and marks are.
+nothing behind: what follows moves no cut, and a text cut as it arrives is cut as a whole. What a place is: `places`.
 
 P places of a text where a cut may fall, K features of each.
 """

@@ -25,6 +25,7 @@ NUM_FEATURES = ORDERS + 6
 # (kind, UTF-8 bytes) of characters that take about as many tokens
 CLASSES = [*((kind, 1) for kind in ("space", "letter", "digit", "mark")), ("any", 2), ("any", 3), ("any", 4)]
 SPACE, LETTER, DIGIT, MARKS, JOINS = range(5)  # kinds of characters
+ENDING = (SPACE, MARKS)  # those with which a token ends that may end a sentence
 FACTOR = 0x9E3779B97F4A7C15  # of hashes
 _FACTOR = np.uint64(FACTOR)
 _APOSTROPHE, _QUOTE = ord("'"), ord("’")
@@ -77,7 +78,7 @@ def places_of(text: str, token_units: Sequence[int], offsets: np.ndarray | None 
             marks = [
                 UNITS * int(np.searchsorted(offsets, min(i, stop))) for i in range(start + MARK, stop + MARK, MARK)
             ]
-            good = may_end(kinds[found - 1])
+            good = np.isin(kinds[found - 1], ENDING)
             found, before = found[good], before[good]
         yield Places(start, stop, found + (start - behind), _features(codes, kinds, found), before, marks)
         size = int(grown[-1])
@@ -87,11 +88,6 @@ def places_of(text: str, token_units: Sequence[int], offsets: np.ndarray | None 
 def kind_table() -> bytes:
     """The kind of each code point, for one at a time."""
     return _kinds().tobytes()
-
-
-def may_end(kinds: np.ndarray) -> np.ndarray:
-    """Whether a sentence may end with a token that ends in a character of that kind."""
-    return (kinds == MARKS) | (kinds == SPACE)
 
 
 def character_classes(text: str) -> tuple[np.ndarray, np.ndarray]:

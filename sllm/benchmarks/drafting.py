@@ -18,7 +18,7 @@ from multitoken.benchmarks.replaying import FIRST_WORD, Drafts, new_replayed, re
 from multitoken.draft_tree import DraftTree
 from sllm.benchmarks.keys import CompiledKeys, Part, SizeKeys, WritingKeys, measured, speed_row
 from sllm.sllm import SLLM
-from sllm.unpredicted_ends import drop_ends, without_end
+from sllm.unpredicted_ends import without_end
 
 TREES = (4, 8)  # draft tokens of the trees that are tried
 NUM_PROMPTS, PROMPT_CHARACTERS = 16, 1000  # of the texts after which a trained SLLM's drafts are counted
@@ -66,8 +66,7 @@ def candidate_rates(model: SLLM, texts: Sequence[str]) -> list[list[float]]:
         states = model.trunk_states(sentences, batch["sentence_mask"])
         memory = model.memory_of_heads(sentences, states)
         endless = without_end(model.config, batch["sentence_mask"], None)
-        for each in model.decode(sentences, states):
-            decoded = drop_ends(each, sentences, endless, model.config.eos_token_id)
+        for decoded in model.decode(sentences, states, endless=endless):
             for j, (hidden, targets, before) in enumerate(model.look_ahead(decoded, sentences, states, memory)):
                 found.count(j, table[before], hidden, table, targets)
     return found.rates

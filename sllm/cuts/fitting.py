@@ -5,6 +5,7 @@ P places of a document, K features, W rows of the table.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -55,15 +56,20 @@ class Text:
         before = np.concatenate([[0], self.token_ends])
         return np.searchsorted(before, self.byte_offsets[offsets])
 
+    @cached_property
+    def whole_tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        """As `told_ends.whole_tokens`."""
+        return whole_tokens(self.text, self.token_ends)
+
     def places(self, units: Sequence[int]) -> tuple[Places, np.ndarray]:
         """The places where rule `learned` may cut, and the first token of the piece that would begin there."""
-        offsets, tokens = whole_tokens(self.text, self.token_ends)
+        offsets, tokens = self.whole_tokens
         found = merged(places_of(self.text, units, offsets))
         return found, tokens[np.searchsorted(offsets, found.offsets)]
 
     def learned_starts(self, rule: LearnedCuts, longest: int, part: int | None = None) -> list[int]:
         """First tokens of the pieces that it makes, with the cap. Args: part: characters that are cut as a text."""
-        offsets, tokens = whole_tokens(self.text, self.token_ends)
+        offsets, tokens = self.whole_tokens
         starts, size = [0], part or len(self.text)
         for begin in range(0, len(self.text), size):
             first, last = np.searchsorted(offsets, [begin + 1, begin + size])

@@ -349,9 +349,9 @@ class SentenceLM(LoadedModel):
     def paper_perplexity(self, texts: Sequence[str]) -> float:
         documents = [e.sentences() for e in self.model.processor.encode_batch(texts)]
         found = score_sentences(self.model, documents, [0] * len(documents))
-        rest = pad_sentences([sentences[1:] for sentences in documents], self.model.config.pad_token_id)
-        targets = self.model.loss_counts(rest.input_ids, rest.attention_mask)["token"]
-        return perplexity(sum(sum(d.token[1:]) for d in found), int(targets))
+        rests = (vars(pad_sentences([sentences[1:]], self.model.config.pad_token_id)) for sentences in documents)
+        targets = sum(int(self.model.loss_counts(**rest)["token"]) for rest in rests)
+        return perplexity(sum(sum(d.token[1:]) for d in found), targets)
 
     def _write(self, prompts: list[str], how: Writing, streamer: Any) -> list[Written]:
         output = self.model.generate(

@@ -15,7 +15,7 @@ from lmbase.modeling.inference import inference_method
 from lmbase.modeling.noise import mixed, normal
 from lmbase.text.padding import pad_sentences
 from sllm.modeling_sllm import SLLMModel
-from sllm.unpredicted_ends import drop_ends, without_end
+from sllm.unpredicted_ends import without_end
 
 PLACES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)  # first tokens of the classes of places in a sentence
 SEED = 0
@@ -144,8 +144,8 @@ def _drawn(model: SLLMModel, sentences: Any) -> Tensor:
 def _token_nats(
     model: SLLMModel, sentences: Any, states: Tensor, endless: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Nats of targets, and their places in their sentences. Args: endless: as for `drop_ends`."""
-    for decoded in model.decode(sentences, states):
-        cut = drop_ends(decoded, sentences, endless, model.config.eos_token_id).cut
+    """Nats of targets, and their places in their sentences. Args: endless: as for `SLLMModel.decode`."""
+    for decoded in model.decode(sentences, states, endless=endless):
+        cut = decoded.cut
         place = torch.arange(cut.mask.shape[1]).expand(cut.mask.shape)[cut.mask.cpu()]
         yield model.target_nats(decoded.hidden[cut.mask], cut.targets[cut.mask], cut.first[cut.mask]), place

@@ -50,19 +50,19 @@ class NoMask(SLLM):
 class OwnState(SLLM):
     """A sentence is decoded from the trunk state that has just read it."""
 
-    def decode(self, sentences, states, wanted=None):
-        return super().decode(sentences, states[:, 1:], wanted)
+    def decode(self, sentences, states, *args, **kwargs):
+        return super().decode(sentences, states[:, 1:], *args, **kwargs)
 
 
 class OpenDecoder(SLLM):
     """All tokens of a sentence are decoded at once, each seeing those that follow it: its own target too."""
 
-    def decode(self, sentences, states, wanted=None):
+    def decode(self, sentences, states, *args, **kwargs):
         attentions: list[Any] = [layer.attention for layer in self.autoencoder.decoder.layers]
         for attention in attentions:
             closed = attention.forward
             attention.forward = lambda x, keys, mask, causal=False, closed=closed: closed(x, keys, mask)
-        yield from super().decode(sentences, states, wanted)
+        yield from super().decode(sentences, states, *args, **kwargs)
         for attention in attentions:
             del attention.forward
 

@@ -68,9 +68,9 @@ class LeakyLower(SLLM):
 class LeakyUpper(SLLM):
     """Rows of the upper blocks read the state of the sentence that they stand in."""
 
-    def decode(self, sentences, states, wanted=None):
+    def decode(self, sentences, states, *args, **kwargs):
         later = torch.cat([states[:, 1:], states[:, -1:]], dim=1)
-        yield from super().decode(sentences, states + 0.1 * later, wanted)
+        yield from super().decode(sentences, states + 0.1 * later, *args, **kwargs)
 
 
 @pytest.mark.parametrize("leaky", [LeakyLower, LeakyUpper])
