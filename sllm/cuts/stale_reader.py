@@ -94,7 +94,8 @@ def train_reader(
     rng, batch_size = np.random.default_rng(seed), 8
     steps = max(2, num_tokens // max(1, batch_size * sum(map(len, cut)) // len(cut)))
     optimizer = torch.optim.AdamW([p for p in reader.parameters() if p.requires_grad], rate, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    rises = 0.1 if steps != 10 else 0.11  # PyTorch divides by the steps of the rise less one
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=rises)
     order: list[int] = []
     read = 0
     device = next(reader.parameters()).device

@@ -46,6 +46,13 @@ def test_it_learns(reader):
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize("steps", [2, 9, 10, 11])
+def test_it_learns_for_any_number_of_steps(steps):
+    lm = load_lm("random:tiny", vocab_size=20, max_positions=32, seed=0)
+    per_step = 8 * 240 // 8  # tokens: eight windows of the text, which has eight
+    assert len(list(train_reader(StaleReader(lm, 12, tuned=True), [IDS], 32, steps * per_step, 0))) == steps
+
+
 def test_a_language_model_that_is_given_stays(reader):
     lm = load_lm("random:tiny", vocab_size=20, max_positions=32, seed=0)
     kept = StaleReader(lm, 12, tuned=False)
