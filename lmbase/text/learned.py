@@ -20,11 +20,11 @@ from safetensors.numpy import load_file
 from lmbase.text.places import CLASSES, MARK, TABLE, UNITS, Places, places_of
 
 ARRAYS_NAME = "sentence_processor.safetensors"
-VERSION = 2
+VERSION = 3
 BLOCK = MARK  # characters; the threshold is set anew for each
 BLOCKS = 16  # so many before it are looked at
 SHORTEST = 2  # tokens
-PRIOR = 256  # places of the train split that stand for a text's past where it has none yet
+PRIOR = 32  # places of the train split that stand for a text's past where it has little; few, so that it soon counts
 MOST_AGE = 64  # tokens
 RATES = 0.25, 4.0  # by how much what was cut lately may change how much is cut
 ARRAYS = {"table": (np.int16, (TABLE,)), "discount": (np.int32, (MOST_AGE,)), "prior": (np.int32, (PRIOR,))}
@@ -117,7 +117,11 @@ class LearnedCuts:
 
 class Chooser:
     """Goes through a text block after block. The threshold of a block is the worth that as many places of the blocks
-    before it surpass as pieces are wanted of them, `pressure` times more and corrected by how many there were."""
+    before it surpass as pieces are wanted of them, `pressure` times more and corrected by how many there were.
+
+    The correction goes by the last block alone, a little at a time. Going by all blocks of the threshold, it would make
+    up for what was long corrected, and sentences too short at first would be too long for the next 4,000 characters.
+    """
 
     def __init__(self, cuts: LearnedCuts):
         self.learned = cuts
@@ -159,10 +163,10 @@ class Chooser:
         learned = self.learned
         worths = [block for block, _, _ in self.past]
         units = sum(units for _, units, _ in self.past)
-        if self.past:  # too few or too many cuts lately: want more or fewer
-            wanted = units / UNITS / learned.tokens_per_piece
-            ratio = max(1.0, wanted) / max(1, sum(cuts for _, _, cuts in self.past))
-            slowly = sqrt(sqrt(sqrt(ratio)))  # a power would be another number on another machine
+        if self.past:  # too few or too many cuts just now: want more or fewer
+            _, size, cuts = self.past[-1]
+            ratio = (size / UNITS / learned.tokens_per_piece + 1) / (cuts + 1)
+            slowly = sqrt(sqrt(ratio))  # a power would be another number on another machine
             self.rate = min(max(self.rate * slowly, RATES[0]), RATES[1])
         if len(self.past) < BLOCKS:
             worths.append(learned.prior)

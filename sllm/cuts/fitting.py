@@ -22,6 +22,7 @@ HORIZON = 8  # tokens behind a cut whose gain is counted
 AGES = range(2, 20)  # of the state that a cut replaces
 REACH = AGES[-1] + HORIZON  # tokens of a piece that are looked at
 NATS = 1000  # worths are counted in 1/1000 nat
+FEWEST = 256  # places that something can be learned from
 SEEN = 200  # characters of a class from which its size is known
 SAMPLES = {2: "абвгдежзиклмнопрст", 3: "的一是不了人我在有他这中大来上国个到说们", 4: "😀😁😂🤣😃😄😅😆😉😊"}
 
@@ -112,10 +113,10 @@ def check_enough(texts: Sequence[Text], codec: TokenCodec) -> None:
     """
     units = token_units(texts, codec)
     found = sum(len(later) for text in texts for _, later, _ in compared(text.places(units)[1], len(text.ids), REACH))
-    if found < PRIOR:
+    if found < FEWEST:
         raise ValueError(
             f"The train split has {found} places where a cut could be worth something: too few to learn from, at "
-            f"least {PRIOR} are needed. Give more text, or use --rule auto, which learns nothing."
+            f"least {FEWEST} are needed. Give more text, or use --rule auto, which learns nothing."
         )
 
 
