@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from cut_texts import LONG, PARAMETERS, texts
+from cut_texts import LONG, PARAMETERS, UNITS, texts
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import make_processor
@@ -50,6 +50,18 @@ def test_pieces_are_as_long_as_wanted():
         sizes = [len(piece) / 4 for piece in segment(unit * 2000, "learned", punkt=PARAMETERS)]
         assert 3 < np.mean(sizes) < 13
         assert max(sizes) < 24 + len(unit) / 4 + 1
+
+
+def test_lengths_hold_along_a_text_unlike_the_train_split():
+    """Cut too often at first, since all places surpass the prior's, it is not cut too seldom afterwards."""
+    words = np.random.default_rng(1).choice(UNITS, 12_000)
+    text = "".join(words).replace("\ud800", "")
+    starts = np.array(list(LearnedCuts.of(PARAMETERS | {"prior": PARAMETERS["prior"] - 3000}).cuts(text)))
+    numbers, _ = np.histogram(starts, [0, 256, *range(1024, 16 * 1024 + 1, 1024)])
+    wanted = 1024 * 16 / 64 / PARAMETERS["tokens_per_piece"]
+    assert 4 * numbers[0] > 1.5 * wanted
+    assert (numbers[2:] > 0.7 * wanted).all()
+    assert (numbers[2:] < 1.5 * wanted).all()
 
 
 def test_linear_time():
