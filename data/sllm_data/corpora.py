@@ -239,7 +239,9 @@ def _open_files(specs: list[str], text_field: str, max_bytes: int | None) -> Cor
     if not paths:
         seen = f" ({len(unknown)} of other types, such as {unknown[0].name})" if unknown else ""
         raise ValueError(f"data={_join(specs)!r}: no file to read there{seen}. {known_types()}")
-    base = Path(os.path.commonpath([path.parent for path in paths]))
+    folders = [Path(os.path.abspath(Path(spec).expanduser())) for spec in specs]
+    named = [folder for folder in folders if folder.is_dir()]  # all may lie in one folder of it, which may be a split's
+    base = Path(os.path.commonpath([*named, *(path.parent for path in paths)]))
     names = {
         path: _printable(path.relative_to(base).as_posix()) for path in [*paths, *unknown] if path.is_relative_to(base)
     }

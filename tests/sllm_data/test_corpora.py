@@ -48,6 +48,16 @@ def test_names_of_files_and_folders_make_splits(tmp_path: Path) -> None:
         open_corpus(str(tmp_path / "train.txt")).read("valid").__next__()
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_only_folder_of_a_folder_makes_a_split(tmp_path: Path, split: str) -> None:
+    (tmp_path / "mine" / split).mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / "mine" / split / f"{number}.txt").write_text(f"Text {number}.")
+    corpus = open_corpus(str(tmp_path / "mine"))
+    assert (corpus.name, corpus.splits, len(list(corpus.read(split)))) == ("mine", (split,), 3)
+    assert not open_corpus(str(tmp_path / "mine" / split)).report.startswith("by names")  # the folder itself is given
+
+
 def test_several_specs_and_patterns_name_each_file_once(tmp_path: Path) -> None:
     for name in ["a/x.txt", "b/x.txt"]:
         (tmp_path / name).parent.mkdir()
