@@ -45,6 +45,7 @@ from sllm_recipes import cli
 
 KINDS = ("token", "sentence")
 FEWEST_TOKENS = 1000  # to train on: fewer are meant as millions
+QUICK_TOKENS = 40_000  # of the longest trainings when all are quick: fewer than their steps are limited to
 STYLES = {"token": "--", "sentence": "-"}
 SHOWN = ["model", "level", "parameters", "training_tokens", "bits_per_byte", "law_bits_per_byte", "token_factor"]
 
@@ -148,7 +149,9 @@ def cell_of(config: Config, data: str, size: str, tokens: float) -> Cell:
     name = f"{size}-{tokens:.0f}"  # in full: 1.000e6 and 1.004e6 are two
     out = {part: f"{config.output_dir}/{name}/{part}" for part in ("opt", "trunk", "vae", "sllm")}
     keys = f"--data {shlex.quote(data)} --seed {config.seed} --device {config.device} --eval_every 0"
-    keys += " --quick true" if config.quick else ""
+    if config.quick:  # shorter in proportion: of trainings of one length there is no law
+        keys += " --quick true"
+        tokens *= min(1, QUICK_TOKENS / max(config.tokens))
     trunk, vae, sllm = (max(1, round(share * tokens)) for share in config.shares)
 
     def command(recipe: str, of: str, more: str, count: float, part: str) -> str:

@@ -55,6 +55,15 @@ def test_a_rule_s_folder_may_have_a_space(tmp_path, commands):
     assert "my cuts" in shlex.split(commands[0])
 
 
+def test_quick_trainings_keep_their_proportions(tmp_path):
+    """Of trainings that all have the same few steps there is no law: the command would end in an error."""
+    config = scaling.Config(tokens=[5e5, 2e6], quick=True, output_dir=str(tmp_path))
+    words = [shlex.split(scaling.cell_of(config, "data", "64x2", tokens).commands[0]) for tokens in config.tokens]
+    few, many = (int(each[each.index("--train_tokens") + 1]) for each in words)
+    assert 4 * few == many == scaling.QUICK_TOKENS
+    assert all("--quick" in each for each in words)
+
+
 def test_a_grid_is_trained_fitted_and_answered(tmp_path, commands, capsys):
     config = scaling.Config(sizes=[*SIZES], tokens=[5e5, 1e6, 2e6], output_dir=str(tmp_path / "it"))
     rows = scaling.main(config)
