@@ -37,7 +37,9 @@ NOT_COMPARED = "of its text only names and sizes were compared, not the contents
 class Config:
     data: str | list[str] = option("stdlib", "stdlib, hub:NAME[:CONFIG], or files, folders and patterns")
     text_field: str = option("text", "the field or column that holds the text")
-    tokenizer: str = option("bpe:8192", "hub id, folder, bpe:N (trained on the train split) or bytes")
+    tokenizer: str = option(
+        "bpe:8192", "hub id, folder of a model, a run or data, bpe:N (from the train split) or bytes"
+    )
     rule: str = option("auto", RULE_KEY)
     max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most; longer ones become several")
     output_dir: str = option("runs/prepare", "where the data go; the same command again continues it", may_differ=True)

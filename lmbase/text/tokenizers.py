@@ -46,7 +46,8 @@ def load_tokenizer(
     grow.
 
     Args:
-        spec: `bpe:8192` (trained on `texts`), `bytes` (one token per UTF-8 byte), a folder, a hub id, or a GGUF file.
+        spec: `bpe:8192` (trained on `texts`), `bytes` (one token per UTF-8 byte), a folder (of a tokenizer, a model,
+            a run or prepared data), a hub id, or a GGUF file.
         texts: called for a fresh iterator over the *train split*; only `bpe:N` needs it.
         hub_options: which files of a hub id, as for a model: revision, subfolder, token, cache_dir ...
 
@@ -65,10 +66,16 @@ def load_tokenizer(
     else:
         spec = local_name(spec)
         check_source(spec, **hub_options)
+        spec = _folder_of_tokenizer(spec)
         _check_files(spec, hub_options)
         try:
             tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False, **hub_options)
         except Exception as error:  # of whatever kind a missing or damaged file leads to
+            if not any(Path(spec).glob("*token*")) and Path(spec).is_dir():
+                raise ValueError(
+                    f"tokenizer={spec!r}: there is no tokenizer in this folder (no tokenizer.json). Give the folder of "
+                    "a model, a run or prepared data, or bpe:N to train one."
+                ) from error
             told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ValueError(
                 f"No tokenizer could be read from {spec!r} ({told}): its files are missing or damaged. Copy them "
@@ -88,6 +95,12 @@ def load_tokenizer(
         tokenizer.pad_token = padding_token(tokenizer)
     codec_of(tokenizer)  # refuses those that lose text
     return tokenizer
+
+
+def _folder_of_tokenizer(spec: str) -> str:
+    """Where in a folder (of a run, of prepared data) its tokenizer is; whatever else `spec` names as it is."""
+    folders = [Path(spec, part) for part in ("", "processor", "model")]
+    return next((str(folder) for folder in folders if (folder / "tokenizer.json").is_file()), spec)
 
 
 def _check_files(spec: str, hub_options: dict[str, Any]) -> None:

@@ -71,6 +71,20 @@ def test_folder_gives_the_same_tokenizer(tokenizer, tmp_path):
     check_same_tokenizer(str(tmp_path), tokenizer, "the data", "the model")
 
 
+@pytest.mark.parametrize("part", ["model", "processor"])
+def test_a_run_or_prepared_data_gives_its_tokenizer(part, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / part)
+    assert tokenizer_hash(load_tokenizer(str(tmp_path))) == tokenizer_hash(tokenizer)
+
+
+def test_a_folder_without_a_tokenizer_is_told_apart_from_a_damaged_one(tmp_path):
+    with pytest.raises(ValueError, match="there is no tokenizer in this folder"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"damaged|JSON"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_another_tokenizer_is_noticed():
     other = load_tokenizer("bpe:270", lambda: iter(["quite another text"] * 20))
     assert tokenizer_hash(other) != tokenizer_hash(load_tokenizer("bpe:270", lambda: iter(TEXTS)))
