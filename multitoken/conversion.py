@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lmbase.modeling.devices import moved
-from lmbase.modeling.packed import check_unpacked, pack_linear_layers, packed
+from lmbase.modeling.packed import check_unpacked, pack_linear_layers, packed_table
 from lmbase.modeling.pretrained import check_lm
 from lmbase.modeling.settings import take_ids
 from lmbase.modeling.trunk import FAMILIES, check_trunk, input_table, output_table, trunk_of, with_layers
@@ -108,6 +108,6 @@ def vocabulary_matrices(model: MultiTokenModel) -> list[Tensor]:
 
 def write_in(model: MultiTokenModel, weights: str) -> None:
     """`MultiTokenLM.write_in`."""
-    tables = [packed(table, weights) for table in vocabulary_matrices(model)]
+    tables = [packed_table(table, weights) for table in vocabulary_matrices(model)]
     pack_linear_layers(model, weights, but=model.unembeddings)  # guesses look into them
     model.packed_tables = nn.ModuleList(tables)

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from lmbase.modeling.cache import RowCache
 from lmbase.modeling.losses import token_nats
 from lmbase.modeling.noise import mixed, new_keys, uniform
-from lmbase.modeling.packed import pack_linear_layers, packed
+from lmbase.modeling.packed import pack_linear_layers, packed_table
 from lmbase.modeling.trunk import run_trunk
 from sentencevae.decoder import DecoderState
 from sentencevae.layers import CachedLayer, DecoderLayer, LayerMemory, Memories, TreeMask
@@ -141,7 +141,7 @@ def lm_logits(model: SLLMModel, states: Tensor, ahead: Sequence[Tensor], early: 
 
 def write_in(model: SLLMModel, weights: str) -> None:
     """`SLLM.write_in`."""
-    table = packed(model.output_table, weights)
+    table = packed_table(model.output_table, weights)
     pack_linear_layers(model, weights, but=model.lm_head)  # drafting heads' guesses look into it
     model.packed_table = table
 

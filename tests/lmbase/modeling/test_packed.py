@@ -5,7 +5,19 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lmbase.modeling.packed import FEW_ROWS, KINDS, Int4Linear, Int8Linear, pack_linear_layers, packed, round_weights
+from lmbase.modeling.packed import (
+    FEW_ROWS,
+    KINDS,
+    Int4Linear,
+    Int8Linear,
+    PackedLinear,
+    pack_linear_layers,
+    packed,
+    packed_table,
+    round_weights,
+)
+from lmbase.modeling.trunk import output_table
+from tests.helpers.tiny import make_lm
 
 
 @pytest.mark.parametrize("rows", [(), (0,), (1,), (FEW_ROWS,), (3, FEW_ROWS)])
@@ -113,3 +125,21 @@ def test_rounded_weights_give_what_packed_ones_give(kind):
     assert torch.equal(narrow.weight, kept)  # of a width that stays
     pack_linear_layers(model, kind)
     torch.testing.assert_close(model(x), whole, rtol=0, atol=1e-5 if kind == "int8" else 0.02)
+
+
+@pytest.mark.parametrize("shape", ["opt", "llama", "gpt2"])
+def test_the_vocabulary_has_eight_bits_beside_layers_of_four(shape):
+    """However it is packed, and however it is rounded to be scored."""
+    whole, small, rounded = (make_lm(shape) for _ in range(3))
+    pack_linear_layers(small, "int4")
+    head = small.get_output_embeddings()
+    assert type(head) is type(packed_table(torch.zeros(4, 32), "int4")) is Int8Linear
+    assert {type(layer) for layer in small.modules() if isinstance(layer, PackedLinear)} == {Int8Linear, Int4Linear}
+    with torch.no_grad():
+        round_weights(rounded, output_table(rounded), "int4")
+    assert not torch.equal(output_table(rounded), output_table(whole))
+    for name, layer in small.named_modules():
+        if isinstance(layer, PackedLinear):
+            weight = rounded.get_submodule(name).weight
+            weight = weight.T if isinstance(rounded.get_submodule(name), Conv1D) else weight
+            torch.testing.assert_close(layer.unpacked(), weight, rtol=0, atol=1e-5)
