@@ -200,7 +200,8 @@ def pack_linear_layers(model: nn.Module, kind: str, but: nn.Module | None = None
     """
     check_unpacked(model)
     kept = set() if but is None else set(but.modules())
-    tables = {part.get_output_embeddings() for part in model.modules() if isinstance(part, PreTrainedModel)}
+    having = [part for part in model.modules() if hasattr(part, "get_output_embeddings")]
+    tables = {cast(PreTrainedModel, part).get_output_embeddings() for part in having}
     for module in list(model.modules()):
         for name, layer in list(module.named_children()):
             if layer not in kept and (weight := _weight_of(layer)) is not None:
