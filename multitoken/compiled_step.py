@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from lmbase.modeling.cache import FixedRows, RowCache, take_fixed_cache
-from lmbase.modeling.compiling import check_attention, compiled, compiled_for
+from lmbase.modeling.compiling import check_attention, compiled, compiled_for, lanes_of
 from lmbase.modeling.one_row import row_twin
 from lmbase.modeling.packed import PackedLinear
 from lmbase.modeling.trunk import key_value_shape
@@ -50,7 +50,7 @@ def row_step(model: MultiTokenModel, config: GenerationConfig) -> Callable | Non
     if config.cache_implementation != "static" or config.disable_compile or model.device.type != "cpu":
         return None
     packed = cast(list[PackedLinear], model.packed_tables)
-    twin, head = row_twin(model, packed[0] if packed else model.unembedding(1))
+    twin, head = row_twin(model, packed[0] if packed else model.unembedding(1), lanes_of(config))
     read = compiled_for(twin, _read_row, config)
     return lambda ids, positions, cache: read(head, ids, positions, cache.starts, list(cache.layers.values()))
 

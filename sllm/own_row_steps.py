@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import GenerationConfig
 
 from lmbase.modeling.cache import FixedRows, RowCache
-from lmbase.modeling.compiling import check_attention, compiled_for
+from lmbase.modeling.compiling import check_attention, compiled_for, lanes_of
 from lmbase.modeling.one_row import row_twin
 from lmbase.modeling.stages import BlockRunner, embed
 from lmbase.modeling.trunk import key_value_shape
@@ -49,7 +49,7 @@ class OwnRowSteps:
         self.model, self.num_sentences = model, min(num_tokens // SENTENCE_TOKENS + 1, most)
         self.twin, self.head = model, None
         if not config.disable_compile:
-            self.twin, self.head = row_twin(model, model.packed_table or model.output_table)
+            self.twin, self.head = row_twin(model, model.packed_table or model.output_table, lanes_of(config))
         steps = _read_row, _read_state, _logits
         self._row, self._state, self._vocabulary = (compiled_for(self.twin, step, config) for step in steps)
 

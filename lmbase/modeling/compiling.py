@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -15,6 +16,7 @@ from torch.compiler import skip_guard_on_all_nn_modules_unsafe
 from transformers import CompileConfig, GenerationConfig
 
 from lmbase.modeling.attention import NAME
+from lmbase.modeling.one_row import LANES, RowLinear
 
 SHAPES = 64  # of one function that are compiled; others run as they are written (an error with fullgraph=True)
 
@@ -82,6 +84,31 @@ def compiled_for(module: nn.Module, function: Callable, generation: GenerationCo
         own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
         known[key] = _wrapped(function, torch.compile(own, **settings))
     return functools.partial(known[key], module)
+
+
+def lanes_of(generation: GenerationConfig) -> Callable[[torch.dtype], int]:
+    """How `row_twin` lays out weights of a dtype: tried where kernels are made, and not where steps are only captured,
+    as some of torch.compile's backends do."""
+    kernels = not generation.disable_compile and _settings(generation)["backend"] == "inductor"
+    return _fastest_lanes if kernels else lambda dtype: LANES[0]
+
+
+@functools.cache
+def _fastest_lanes(dtype: torch.dtype) -> int:
+    """With which of `LANES` kernels read weights of a dtype fastest here: the best of some rounds in turns."""
+    weight = torch.ones(2**11, 2**10, dtype=dtype)  # more than the caches near a core hold
+    row = torch.ones(1, 2**10, dtype=dtype if dtype.is_floating_point else torch.float32)
+    layers = {lanes: RowLinear(weight, lanes=lanes) for lanes in LANES}
+    products = {lanes: compiled_for(layer, RowLinear.forward, GenerationConfig()) for lanes, layer in layers.items()}
+    best = dict.fromkeys(LANES, float("inf"))
+    with torch.no_grad():
+        for number in range(32):
+            for lanes, product in products.items():
+                start = time.perf_counter()
+                product(row)
+                if number:  # the first call compiles
+                    best[lanes] = min(best[lanes], time.perf_counter() - start)
+    return min(best, key=lambda lanes: best[lanes])
 
 
 def _settings(generation: GenerationConfig) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 into products of one row, which PyTorch's libraries make at a third to a half of that speed.
 
 A weight is laid out anew, in bundles of as many outputs as a vector register has lanes, and torch.compile makes of the
-plain formula a loop that reads it from front to end, one output a lane. So all models whose blocks compile have it.
+plain formula a loop that reads it from front to end, one output a lane. So all models whose blocks compile have it. How
+many lanes are best is tried (`compiling.lanes_of`): it is another number for each dtype and processor, and a wrong one
+is up to four times as slow.
 
 O outputs, D inputs, B texts, K key-value heads, G query heads of each, C positions held, d width of a head.
 """
@@ -24,9 +26,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from lmbase.modeling.cache import CACHE_KEY, FixedRows
-from lmbase.modeling.packed import Int8Linear, PackedLinear
+from lmbase.modeling.packed import GROUP, Int4Linear, Int8Linear, PackedLinear
 
-LANES = 16  # 8 and 32 were slower with AVX-512, in bf16 and int8
+LANES = (16, 32, 8)  # that are tried; the first where nothing is
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -36,16 +38,16 @@ class RowLinear(nn.Module):
 
     Args:
         weight: (O, D), copied. bias: (O,). scale: (O,), of a weight in eight bits.
+        lanes: outputs of a bundle.
     """
 
     bundles: Tensor
     scale: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None):
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None, lanes: int = LANES[0]):
         super().__init__()
         self.num_outputs, self.num_inputs = weight.shape
-        padded = F.pad(weight.detach(), (0, 0, 0, -self.num_outputs % LANES))
-        self.register_buffer("bundles", padded.view(-1, LANES, self.num_inputs).transpose(1, 2).contiguous())
+        self.register_buffer("bundles", _bundles(weight, lanes))
         self.register_buffer("scale", scale)
         self.bias = bias
 
@@ -59,6 +61,43 @@ class RowLinear(nn.Module):
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype).view(*x.shape[:-1], self.num_outputs)
+
+
+class RowInt4(nn.Module):
+    """The same of weights in four bits, whose bytes hold one input of the first half of D and one of the second.
+
+    Args: lanes: outputs of a bundle.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    lowest: Tensor
+
+    def __init__(self, layer: Int4Linear, lanes: int = LANES[0]):
+        super().__init__()
+        self.num_outputs, self.bias = layer.num_outputs, layer.bias
+        scale, middle = layer.scales.permute(2, 1, 0)  # (O,D/32) each
+        self.register_buffer("codes", _bundles(layer.codes, lanes))  # (O/lanes,D/2,lanes)
+        self.register_buffer("scale", _bundles(scale, lanes))  # (O/lanes,D/32,lanes)
+        self.register_buffer("lowest", _bundles(middle.float() - 8 * scale.float(), lanes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) with one row -> (..., O)."""
+        half = self.scale.shape[1] // 2
+        groups = made_once(x.float().reshape(1, -1, GROUP, 1))  # (1,D/32,32,1)
+        codes = self.codes.unflatten(1, (half, GROUP))  # (O/lanes,D/64,32,lanes)
+        low = ((codes & 15).float() * groups[:, :half]).sum(2)
+        high = ((codes & 240).float() * made_once(groups[:, half:] / 16)).sum(2)  # not shifted: that is slow
+        y = (low * self.scale[:, :half] + high * self.scale[:, half:]).sum(1)  # (O/lanes,lanes)
+        y = (y + (made_once(groups.sum(2)) * self.lowest).sum(1)).view(-1)[: self.num_outputs]
+        y = y if self.bias is None else y + self.bias
+        return y.to(x.dtype).view(*x.shape[:-1], self.num_outputs)
+
+
+def _bundles(weight: Tensor, lanes: int) -> Tensor:
+    """(O, D) -> (O / lanes, D, lanes), zeros behind the last output."""
+    padded = F.pad(weight.detach(), (0, 0, 0, -len(weight) % lanes))
+    return padded.unflatten(0, (-1, lanes)).transpose(1, 2).contiguous()
 
 
 def row_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:
@@ -116,7 +155,9 @@ class _Position:
 _twins: WeakKeyDictionary[nn.Module, tuple[list, nn.Module, nn.Module]] = WeakKeyDictionary()
 
 
-def row_twin(module: ModuleT, table: Tensor | PackedLinear) -> tuple[ModuleT, nn.Module]:
+def row_twin(
+    module: ModuleT, table: Tensor | PackedLinear, lanes_of: Callable[[torch.dtype], int] = lambda dtype: LANES[0]
+) -> tuple[ModuleT, nn.Module]:
     """A copy of a module that reads one row at a time, for compiled code, and a layer that makes logits. The copy
     shares all weights but those of linear layers, which it holds once more; both are made again where weights or
     settings have changed.
@@ -124,12 +165,17 @@ def row_twin(module: ModuleT, table: Tensor | PackedLinear) -> tuple[ModuleT, nn
     Args:
         module: what contains blocks of a trunk. Those of the copy are compiled once, however many there are.
         table: (V, D), what makes logits of states, or what holds it in fewer bits.
+        lanes_of: for weights of a dtype; `compiling.lanes_of` tries some.
     """
     of_table = fingerprints(table) if isinstance(table, PackedLinear) else [_fingerprint(table)]
     now = [*of_table, *fingerprints(module), *_settings_of(module)]
     if module not in _twins or _twins[module][0] != now:
         _twins.pop(module, None)  # no memory for two
-        _twins[module] = now, _copied(module), table if isinstance(table, PackedLinear) else RowLinear(table)
+        if isinstance(table, Tensor):
+            head: nn.Module = RowLinear(table, lanes=lanes_of(table.dtype))
+        else:
+            head = _for_rows(table, lanes_of) or table
+        _twins[module] = now, _copied(module, lanes_of), head
     _, twin, head = _twins[module]
     return cast(ModuleT, twin), head
 
@@ -140,17 +186,24 @@ def _settings_of(module: nn.Module) -> list[str]:
     return [f"{config._attn_implementation} {config.to_json_string()}" for config in found.values()]
 
 
-def _copied(module: nn.Module) -> nn.Module:
+def _for_rows(layer: nn.Module, lanes_of: Callable[[torch.dtype], int]) -> nn.Module | None:
+    """What stands for a linear layer in a copy; None for other modules, which are copied as they are."""
+    part: Any = layer
+    if type(part) in (nn.Linear, Int8Linear):
+        return RowLinear(part.weight, part.bias, getattr(part, "scale", None), lanes_of(part.weight.dtype))
+    if type(part) is Conv1D:
+        return RowLinear(part.weight.T, part.bias, lanes=lanes_of(part.weight.dtype))
+    if type(part) is Int4Linear and part.codes.shape[1] % GROUP == 0:
+        return RowInt4(part, lanes_of(part.codes.dtype))
+    return None
+
+
+def _copied(module: nn.Module, lanes_of: Callable[[torch.dtype], int]) -> nn.Module:
     shared: list = [*module.parameters(), *module.buffers()]
     # one configuration of both, since steps that are not compiled ask for it
     shared += [part.config for part in module.modules() if isinstance(getattr(part, "config", None), PreTrainedConfig)]
     memo: dict[int, object] = {id(one): one for one in shared}
-    part: Any
-    for part in module.modules():
-        if type(part) in (nn.Linear, Int8Linear):
-            memo[id(part)] = RowLinear(part.weight, part.bias, getattr(part, "scale", None))
-        elif type(part) is Conv1D:
-            memo[id(part)] = RowLinear(part.weight.T, part.bias)
+    memo |= {id(part): row for part in module.modules() if (row := _for_rows(part, lanes_of)) is not None}
     twin = copy.deepcopy(module, memo).eval()
     for block in twin.modules():
         if isinstance(block, GradientCheckpointingLayer):  # Transformers' blocks
