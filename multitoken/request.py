@@ -19,7 +19,7 @@ from lmbase.modeling.decoding import Sampler, Seed, check_seed
 from lmbase.modeling.endings import Endings
 from lmbase.modeling.settings import end_ids, merge_generation_config
 from lmbase.text.codec import codec_of
-from lmbase.text.padding import between_padding
+from lmbase.text.padding import as_mask, between_padding
 from lmbase.text.texts import text_list
 from multitoken.copying import make_lookups
 from multitoken.draft_loop import Drafting
@@ -152,9 +152,11 @@ def prompt_mask(input_ids: Tensor, attention_mask: Tensor | None, config: Any) -
     """Where prompts of ids are text: by default everywhere between their padding.
 
     Raises:
-        ValueError: a mask of another shape, or ids outside the vocabulary.
+        ValueError: a mask of another shape or of other values, or ids outside the vocabulary.
     """
-    mask = between_padding(input_ids, config.pad_token_id) if attention_mask is None else attention_mask.bool()
+    if not isinstance(attention_mask, Tensor | None):
+        raise ValueError(f"attention_mask is a {type(attention_mask).__name__}: give a tensor as large as input_ids.")
+    mask = between_padding(input_ids, config.pad_token_id) if attention_mask is None else as_mask(attention_mask)
     if mask.shape != input_ids.shape:
         raise ValueError(f"attention_mask {tuple(mask.shape)} and input_ids {tuple(input_ids.shape)} differ.")
     if (((input_ids < 0) | (input_ids >= config.vocab_size)) & mask).any():

@@ -46,7 +46,8 @@ class PackedTokens:
     @classmethod
     def of(cls, embed: torch.nn.Embedding, input_ids: Tensor, attention_mask: Tensor, start_id: int) -> "PackedTokens":
         start = input_ids.new_full((1,), start_id)
-        embeds = embed(torch.cat([start, input_ids[attention_mask]]))
+        # One row of a batch: what hooks of a table expect, a Trainer's noise (NEFTune) for one.
+        embeds = embed(torch.cat([start, input_ids[attention_mask]])[None])[0]
         rows = attention_mask.flatten().cumsum(0).view_as(input_ids)
         return cls(embeds, rows)
 
