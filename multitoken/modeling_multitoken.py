@@ -25,7 +25,7 @@ from lmbase.modeling.labels import check_rows, check_unread
 from lmbase.modeling.losses import VocabularyLoss, token_nats, vocabulary_loss
 from lmbase.modeling.stages import BlockRunner
 from lmbase.modeling.token_lm import Shifted, shift, shift_rows
-from lmbase.modeling.trunk import SpecialIds, attention_width, new_trunk, take_tail
+from lmbase.modeling.trunk import SpecialIds, attention_width, new_trunk, own_weight, take_tail
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.draft_loop import DraftLoop
 from multitoken.heads import HEAD_KINDS
@@ -393,6 +393,4 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
 
     def unembedding(self, i: int) -> Tensor:
         """Head i's vocabulary matrix (V, D)."""
-        if self.unembeddings is None:
-            return self.get_input_embeddings().weight
-        return cast(nn.Linear, self.unembeddings[i - 1]).weight
+        return own_weight(self.get_input_embeddings() if self.unembeddings is None else self.unembeddings[i - 1])

@@ -16,6 +16,7 @@ from lmbase.modeling.decoding import draws_of, seed_or_random
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.losses import close_token
 from lmbase.modeling.settings import check_number
+from lmbase.modeling.trunk import own_weight
 from lmbase.text.padding import pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.texts import text_list
@@ -66,7 +67,7 @@ def decode(model: SentenceVAEModel, sentence_embeds: Tensor | np.ndarray) -> lis
     for position in range(model.config.max_sentence_tokens):
         hidden = model.decoder.step(model.embed_tokens(tokens), state)[:, -1]  # (N,D)
         first = torch.full_like(alive, position == 0)
-        logits = close_token(hidden @ model.embed_tokens.weight.T, first, model.config.eos_token_id)
+        logits = close_token(hidden @ own_weight(model.embed_tokens).T, first, model.config.eos_token_id)
         tokens = logits.argmax(-1, keepdim=True)  # (N,1)
         alive &= tokens[:, 0] != model.config.eos_token_id
         if not alive.any():

@@ -17,6 +17,7 @@ from lmbase.modeling.flops import linear_flops
 from lmbase.modeling.labels import SentenceModelOutput, check_labels, check_rows, check_unread, per_item
 from lmbase.modeling.losses import vocabulary_loss
 from lmbase.modeling.noise import mixed, new_keys, uniform
+from lmbase.modeling.trunk import own_weight
 from lmbase.text.padding import between_padding, right_padded
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sentencevae.decoder import SentenceDecoder, group_targets, sentence_targets
@@ -163,7 +164,7 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
         sentence_embeds = torch.cat(parts)[torch.cat(order).argsort()]  # (N,D)
         result = vocabulary_loss(
             torch.cat(hidden),
-            self.embed_tokens.weight,
+            own_weight(self.embed_tokens),
             torch.cat(targets),
             closed_rows=torch.cat(first),
             closed_id=self.config.eos_token_id,
