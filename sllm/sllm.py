@@ -13,7 +13,7 @@ from lmbase.modeling.labels import check_labels, check_row_flags, check_rows, ch
 from lmbase.modeling.text_model import ProcessorMixin
 from lmbase.modeling.token_lm import Scores
 from multitoken import DraftTree
-from multitoken.request import Request, ended
+from multitoken.request import Request, ended, no_continuous_batching
 from sentencevae import SentenceVAE
 from sllm import generation_sllm, grafting, reading
 from sllm.flat_texts import cut_rows
@@ -108,6 +108,8 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         if num_items_in_batch is not None:
             output.loss = per_item(cast(Tensor, output.loss), self.loss_counts(**batch)["stop"], num_items_in_batch)
         return output
+
+    generate_batch = init_continuous_batching = no_continuous_batching
 
     @inference_method
     def generate(  # type: ignore[override]
