@@ -198,15 +198,21 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Sentences (N, T) -> sentence vectors (N, D); a Gaussian latent gives its mean outside training."""
-        attention_mask = _with_tokens(right_padded(attention_mask))
+        attention_mask = self._sentences(input_ids, attention_mask)
         return self.encode_packed(self.pack(input_ids, attention_mask), input_ids, attention_mask)[0]
 
     def encode_states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Like `encode`, with the encoder's token states (N, T, D) beside the vectors (padding holds zeros)."""
-        attention_mask = _with_tokens(right_padded(attention_mask))
+        attention_mask = self._sentences(input_ids, attention_mask)
         embeds, states = self.encode_packed(self.pack(input_ids, attention_mask), input_ids, attention_mask)
         padded = states.new_zeros(*input_ids.shape, states.shape[-1])  # (N,T,D)
         return embeds, padded.masked_scatter(attention_mask[..., None], states)
+
+    def _sentences(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The mask of sentences (N, T), of which there may be none; errors as of `forward`."""
+        if len(input_ids):
+            check_rows(input_ids, attention_mask, None, self.config.vocab_size)
+        return _with_tokens(right_padded(attention_mask))
 
     def pack(self, input_ids: Tensor, attention_mask: Tensor) -> PackedTokens:
         """The tokens (N, T), embedded."""
