@@ -87,7 +87,7 @@ def length_groups(input_ids: Tensor, attention_mask: Tensor, rows: Tensor, most:
         index = order[start : start + full]
         num_real = len(index)
         step = max(1, full // 8)
-        filled = num_real if num_real < step else -(-num_real // step) * step
+        filled = num_real if num_real < step else min(-(-num_real // step) * step, full)
         if filled > num_real:
             index = torch.cat([index, index[:1].expand(filled - num_real)])
         columns = slice(0, width)
