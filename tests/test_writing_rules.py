@@ -285,7 +285,7 @@ def test_F9_copies_beside_heads_are_told_as_such(writer):
         writer.generate(text="Hello", num_draft=4, prompt_lookup_num_tokens=3)
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": (dict(logits_processor=[lambda ids, scores: None]), "logits processor returned a NoneType: return"),
     "less": (dict(logits_processor=[lambda ids, scores: scores[:, :5]]), r"returned a tensor of shape \(1, 5\)"),
     "no processor": (dict(logits_processor=[5]), "logits_processor holds 5, which cannot be called"),

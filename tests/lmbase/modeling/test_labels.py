@@ -187,8 +187,9 @@ def test_ids_that_are_masked_may_be_anything(kind):
 @pytest.mark.parametrize("kind", ["autoencoder", "sllm"])
 def test_a_loss_of_logits_is_refused_where_there_are_none(kind, tmp_path):
     """A Trainer with smoothed labels said KeyError: 'logits'."""
+    model, tokenizer, texts = KINDS[kind]()
     with pytest.raises(ValueError, match="has no logits, of which a Trainer makes the loss with label_smoothing"):
-        trainer_of(*KINDS[kind](), tmp_path, label_smoothing_factor=0.1).train()
+        trainer_of(model, tokenizer, texts, tmp_path, label_smoothing_factor=0.1).train()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -196,7 +197,8 @@ def test_noise_on_embeddings_is_for_training_only(kind, tmp_path):
     """NEFTune's hook on the table wants rows of a batch."""
     losses = []
     for alpha in (None, 50.0):
-        trainer = trainer_of(*KINDS[kind](), tmp_path, neftune_noise_alpha=alpha, learning_rate=0.0)
+        model, tokenizer, texts = KINDS[kind]()
+        trainer = trainer_of(model, tokenizer, texts, tmp_path, neftune_noise_alpha=alpha, learning_rate=0.0)
         losses.append((trainer.train().training_loss, trainer.evaluate()["eval_loss"]))
     assert losses[0][0] != losses[1][0]
     assert losses[0][1] == losses[1][1]
