@@ -5,7 +5,7 @@ from typing import ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 from lmbase.config import choice_faults, least_faults
-from lmbase.modeling.configurations import check_keys, refuse, type_faults
+from lmbase.modeling.configurations import check_keys, refuse, type_faults, unread_faults
 from lmbase.modeling.trunk import as_config, check_inner_trunk, special_ids, with_layers
 from multitoken.heads import HEAD_KINDS
 
@@ -105,7 +105,7 @@ class MultiTokenLMConfig(PreTrainedConfig):
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""
         check_inner_trunk(self.trunk)
-        refuse("MultiTokenLM", type_faults(self))
+        refuse("MultiTokenLM", type_faults(self) + unread_faults(self))
         faults = []
         n = self.num_future_tokens
         faults += least_faults(self, self.least)

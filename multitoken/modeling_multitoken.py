@@ -21,11 +21,11 @@ from transformers.utils import ModelOutput, can_return_tuple
 from lmbase.modeling.attention import causal_places
 from lmbase.modeling.cache import CACHE_KEY, FixedRows, RowCache
 from lmbase.modeling.flops import attention_flops, linear_flops
-from lmbase.modeling.labels import check_unread
+from lmbase.modeling.labels import check_rows, check_unread
 from lmbase.modeling.losses import VocabularyLoss, token_nats, vocabulary_loss
 from lmbase.modeling.stages import BlockRunner
-from lmbase.modeling.token_lm import Shifted, shift, shift_labels
-from lmbase.modeling.trunk import SpecialIds, attention_width, new_trunk, take_tail
+from lmbase.modeling.token_lm import Shifted, shift, shift_rows
+from lmbase.modeling.trunk import SpecialIds, attention_width, new_trunk, own_weight, take_tail
 from multitoken.configuration_multitoken import MultiTokenLMConfig
 from multitoken.draft_loop import DraftLoop
 from multitoken.heads import HEAD_KINDS
@@ -171,14 +171,13 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
             num_items_in_batch: what the sum of the loss is divided by; default: the number of head 1's targets.
 
         Raises:
-            ValueError: rows longer than the positions, an argument that is not read (`position_ids`, a cache ...).
+            ValueError: rows longer than the positions, ids outside the vocabulary, a mask or labels of another shape,
+                an argument that is not read (`position_ids`, a cache ...).
         """
         check_unread(unread)
-        if ends is not None:
-            cut = shift(input_ids, cast(Tensor, attention_mask), ends, self.ids)
-        elif labels is not None:
-            cut = shift_labels(input_ids, attention_mask, labels)
-        else:
+        check_rows(input_ids, attention_mask, labels, self.config.vocab_size)
+        cut = shift_rows(input_ids, attention_mask, ends, labels, self.ids)
+        if cut is None:
             return MultiTokenLMOutput(logits=self.logits(input_ids, attention_mask))
         parts: list[_Part] = []
         logits = None
@@ -394,6 +393,4 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
 
     def unembedding(self, i: int) -> Tensor:
         """Head i's vocabulary matrix (V, D)."""
-        if self.unembeddings is None:
-            return self.get_input_embeddings().weight
-        return cast(nn.Linear, self.unembeddings[i - 1]).weight
+        return own_weight(self.get_input_embeddings() if self.unembeddings is None else self.unembeddings[i - 1])

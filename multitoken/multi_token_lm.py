@@ -18,7 +18,7 @@ from multitoken import conversion, generation_multitoken
 from multitoken.draft_tree import DraftTree
 from multitoken.generation_multitoken import MultiTokenGenerateOutput
 from multitoken.modeling_multitoken import MultiTokenModel
-from multitoken.request import Request, ended
+from multitoken.request import Request, ended, no_continuous_batching
 
 
 class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
@@ -52,6 +52,8 @@ class MultiTokenLM(TokenizerMixin, GenerationMixin, MultiTokenModel):
     def write_in(self, weights: str) -> None:
         """As `SLLM.write_in`."""
         conversion.write_in(self, weights)
+
+    generate_batch = init_continuous_batching = no_continuous_batching
 
     @inference_method
     def generate(  # type: ignore[override]

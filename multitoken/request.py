@@ -17,9 +17,9 @@ from transformers.utils import ModelOutput, logging
 
 from lmbase.modeling.decoding import Sampler, Seed, check_seed
 from lmbase.modeling.endings import Endings
-from lmbase.modeling.settings import end_ids, merge_generation_config
+from lmbase.modeling.settings import merge_generation_config, settle_ids
 from lmbase.text.codec import codec_of
-from lmbase.text.padding import between_padding
+from lmbase.text.padding import as_mask, between_padding
 from lmbase.text.texts import text_list
 from multitoken.copying import make_lookups
 from multitoken.draft_loop import Drafting
@@ -76,6 +76,9 @@ class Request:
             kept = isinstance(given, str | bytes | list | Tensor | np.ndarray | Mapping) or hasattr(given, "columns")
             if isinstance(given, Iterable) and not kept:
                 setattr(self, name, list(given))
+        shows = all(callable(getattr(self.streamer, name, None)) for name in ("put", "end"))
+        if self.streamer is not None and not shows:
+            raise ValueError(f"streamer={self.streamer!r:.60}: give a streamer of Transformers, with put and end.")
         if isinstance(self.attention_mask, np.ndarray | list):
             self.attention_mask = torch.as_tensor(self.attention_mask)
 
@@ -86,7 +89,7 @@ class Request:
             ValueError: a setting that is not known or not supported.
         """
         config = merge_generation_config(model.generation_config, self.generation_config, self.settings)
-        config.eos_token_id = end_ids(config, model.config.eos_token_id, model.config.vocab_size)
+        settle_ids(config, model.config.eos_token_id, model.config.vocab_size)
         if (number := config.num_return_sequences or 1) > 1:
             prompt = self.prompt()
             if isinstance(prompt, Tensor):
@@ -101,20 +104,22 @@ class Request:
         """Ids, or texts: an empty one where nothing was given.
 
         Raises:
-            ValueError: both were given, or something that is neither.
+            ValueError: both were given, or something that is neither; a mask beside a text.
         """
         if self.input_ids is not None and self.text is not None:
             raise ValueError("Give either input_ids or text.")
         given = self.input_ids if self.text is None else self.text
-        if given is None:  # Transformers' word for a text from its beginning
-            return [""]
         if isinstance(given, np.ndarray) and given.dtype.kind in "iu":
             given = self.input_ids = torch.from_numpy(given.astype(np.int64))
         if isinstance(given, Tensor | np.ndarray):
             return _checked_ids(given)
         if isinstance(given, list) and not given:
             raise ValueError("The prompt is neither a tensor of ids nor a text nor a list of texts: it is empty.")
-        return text_list(given or "", "The prompt is neither a tensor of ids nor a text nor a list of texts")
+        # None is Transformers' word for a text from its beginning.
+        texts = text_list(given or "", "The prompt is neither a tensor of ids nor a text nor a list of texts")
+        if self.attention_mask is not None:
+            raise ValueError("attention_mask is for a tensor of input_ids: texts are read whole; leave it out.")
+        return texts
 
 
 def _checked_ids(ids: Tensor | np.ndarray) -> Tensor:
@@ -126,6 +131,14 @@ def _checked_ids(ids: Tensor | np.ndarray) -> Tensor:
             "at least 1, as a tokenizer does with return_tensors='pt'; or give text."
         )
     return ids
+
+
+def no_continuous_batching(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+    """Transformers' doors to texts that join a batch while it is written; its caches are not those of models here."""
+    raise ValueError(
+        f"{type(model).__name__} has no continuous batching: generate takes a list of texts, and `sllm serve` "
+        "writes for several users at once."
+    )
 
 
 @dataclass
@@ -152,9 +165,11 @@ def prompt_mask(input_ids: Tensor, attention_mask: Tensor | None, config: Any) -
     """Where prompts of ids are text: by default everywhere between their padding.
 
     Raises:
-        ValueError: a mask of another shape, or ids outside the vocabulary.
+        ValueError: a mask of another shape or of other values, or ids outside the vocabulary.
     """
-    mask = between_padding(input_ids, config.pad_token_id) if attention_mask is None else attention_mask.bool()
+    if not isinstance(attention_mask, Tensor | None):
+        raise ValueError(f"attention_mask is a {type(attention_mask).__name__}: give a tensor as large as input_ids.")
+    mask = between_padding(input_ids, config.pad_token_id) if attention_mask is None else as_mask(attention_mask)
     if mask.shape != input_ids.shape:
         raise ValueError(f"attention_mask {tuple(mask.shape)} and input_ids {tuple(input_ids.shape)} differ.")
     if (((input_ids < 0) | (input_ids >= config.vocab_size)) & mask).any():

@@ -48,7 +48,7 @@ def check_drafts(
     heads, automatic = check_num_draft(num_draft, num_heads)
     if tree is None:
         return DraftTree.chain(heads - 1), automatic
-    paths = tree if isinstance(tree, DraftTree) else DraftTree(tuple(tuple(path) for path in tree))
+    paths = tree if isinstance(tree, DraftTree) else _as_tree(tree)
     if paths.depth > num_heads - 1:
         raise ValueError(
             f"The draft tree is {paths.depth} deep, which takes {paths.depth + 1} heads; this model has {num_heads}."
@@ -56,6 +56,13 @@ def check_drafts(
     if paths.num_ranks > vocab_size:
         raise ValueError(f"The draft tree names candidate {paths.num_ranks - 1} of {vocab_size}.")
     return paths.pruned(heads - 1), automatic
+
+
+def _as_tree(paths: Sequence[Sequence[int]]) -> DraftTree:
+    try:
+        return DraftTree(tuple(tuple(path) for path in paths))
+    except TypeError as error:
+        raise ValueError(f"tree={paths!r:.60}: give paths of ranks, [[0], [0, 0], [1]] for instance.") from error
 
 
 @dataclass

@@ -16,6 +16,7 @@ from lmbase.modeling.decoding import draws_of, seed_or_random
 from lmbase.modeling.inference import inference_method
 from lmbase.modeling.losses import close_token
 from lmbase.modeling.settings import check_number
+from lmbase.modeling.trunk import own_weight
 from lmbase.text.padding import pad_tokens
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.texts import text_list
@@ -49,16 +50,22 @@ def decode(model: SentenceVAEModel, sentence_embeds: Tensor | np.ndarray) -> lis
     """Sentence vectors (N, D) -> token ids of N sentences, greedy and free-running, end marks left out.
 
     Raises:
-        ValueError: vectors of another shape.
+        ValueError: vectors of another shape, or of numbers that are none.
     """
+    if isinstance(sentence_embeds, str):
+        raise ValueError(f"{sentence_embeds[:60]!r} is a text: reconstruct() writes texts again, decode() vectors.")
     sentence_embeds, width = torch.as_tensor(sentence_embeds), model.config.hidden_size
     if sentence_embeds.dim() != 2 or sentence_embeds.shape[1] != width:
         raise ValueError(
             f"Sentence vectors are of shape (N, {width}) for this model, and these are {tuple(sentence_embeds.shape)}; "
             "one alone is vector[None]."
         )
+    if not sentence_embeds.isfinite().all():
+        raise ValueError("Sentence vectors hold NaN or infinite numbers, of which nothing can be written: check them.")
     sentence_embeds = sentence_embeds.to(model.device, model.dtype)
     n = len(sentence_embeds)
+    if not n:
+        return []
     state = model.decoder.start(sentence_embeds)
     tokens = torch.full((n, 1), model.config.bos_token_id, device=sentence_embeds.device)
     alive = torch.ones(n, dtype=torch.bool, device=sentence_embeds.device)
@@ -66,7 +73,7 @@ def decode(model: SentenceVAEModel, sentence_embeds: Tensor | np.ndarray) -> lis
     for position in range(model.config.max_sentence_tokens):
         hidden = model.decoder.step(model.embed_tokens(tokens), state)[:, -1]  # (N,D)
         first = torch.full_like(alive, position == 0)
-        logits = close_token(hidden @ model.embed_tokens.weight.T, first, model.config.eos_token_id)
+        logits = close_token(hidden @ own_weight(model.embed_tokens).T, first, model.config.eos_token_id)
         tokens = logits.argmax(-1, keepdim=True)  # (N,1)
         alive &= tokens[:, 0] != model.config.eos_token_id
         if not alive.any():
@@ -96,6 +103,8 @@ def reconstruct(
 @inference_method
 def reconstruct_ids(model: SentenceVAEModel, rows: list[list[int]], batch_size: int = 256) -> list[list[int]]:
     """Token ids of sentences -> the ids that free-running greedy decoding writes from their vectors."""
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: give a whole number of 1 or more.")
     written: list[list[int]] = [[] for _ in rows]
     by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for start in range(0, len(rows), batch_size):

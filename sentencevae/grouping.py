@@ -46,7 +46,8 @@ class PackedTokens:
     @classmethod
     def of(cls, embed: torch.nn.Embedding, input_ids: Tensor, attention_mask: Tensor, start_id: int) -> "PackedTokens":
         start = input_ids.new_full((1,), start_id)
-        embeds = embed(torch.cat([start, input_ids[attention_mask]]))
+        # One row of a batch: what hooks of a table expect, a Trainer's noise (NEFTune) for one.
+        embeds = embed(torch.cat([start, input_ids[attention_mask]])[None])[0]
         rows = attention_mask.flatten().cumsum(0).view_as(input_ids)
         return cls(embeds, rows)
 
@@ -86,7 +87,7 @@ def length_groups(input_ids: Tensor, attention_mask: Tensor, rows: Tensor, most:
         index = order[start : start + full]
         num_real = len(index)
         step = max(1, full // 8)
-        filled = num_real if num_real < step else -(-num_real // step) * step
+        filled = num_real if num_real < step else min(-(-num_real // step) * step, full)
         if filled > num_real:
             index = torch.cat([index, index[:1].expand(filled - num_real)])
         columns = slice(0, width)

@@ -11,12 +11,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from lmbase.modeling.flops import linear_flops
-from lmbase.modeling.labels import check_labels, check_unread, per_item
+from lmbase.modeling.labels import SentenceModelOutput, check_labels, check_rows, check_unread, per_item
 from lmbase.modeling.losses import vocabulary_loss
 from lmbase.modeling.noise import mixed, new_keys, uniform
+from lmbase.modeling.trunk import own_weight
 from lmbase.text.padding import between_padding, right_padded
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
 from sentencevae.decoder import SentenceDecoder, group_targets, sentence_targets
@@ -49,7 +50,7 @@ class SentenceEncoder(nn.Module):
 
 
 @dataclass
-class SentenceVAEOutput(ModelOutput):
+class SentenceVAEOutput(SentenceModelOutput):
     """
     Args:
         sentence_embeds: (N, D); first, where pipelines look for the features of a text.
@@ -133,12 +134,14 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
             num_items_in_batch: what the loss is divided by in place of the number of targets.
 
         Raises:
-            ValueError: padding on the left, labels that are no copy, too long a sentence, an argument that is not read.
+            ValueError: padding on the left, labels that are no copy, too long a sentence or an empty one, ids outside
+                the vocabulary, an argument that is not read.
         """
         check_unread(unread)
+        check_rows(input_ids, attention_mask, labels, self.config.vocab_size)
         if attention_mask is None:
             attention_mask = between_padding(input_ids, cast(int, self.config.pad_token_id))
-        attention_mask = right_padded(attention_mask)
+        attention_mask = _with_tokens(right_padded(attention_mask))
         check_labels(labels, input_ids, attention_mask, self.config)
         if self.training and self.draws and keys is None:
             keys = new_keys(len(input_ids), input_ids.device)
@@ -161,15 +164,13 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
         sentence_embeds = torch.cat(parts)[torch.cat(order).argsort()]  # (N,D)
         result = vocabulary_loss(
             torch.cat(hidden),
-            self.embed_tokens.weight,
+            own_weight(self.embed_tokens),
             torch.cat(targets),
             closed_rows=torch.cat(first),
             closed_id=self.config.eos_token_id,
             focal_gamma=self.config.focal_gamma if self.training else 0.0,
         )
-        losses = {"token": result.loss}
-        if self.latent_kind.has_kl:
-            losses["kl"] = torch.stack(kl).sum()
+        losses = {"token": result.loss} | ({"kl": torch.stack(kl).sum()} if self.latent_kind.has_kl else {})
         counts, correct = self.loss_counts(input_ids, attention_mask), result.row_correct.sum()
         loss = sum((w * losses[name] / counts[name] for name, w in self.loss_weights.items()), start=torch.zeros(()))
         loss = per_item(cast(Tensor, loss), counts["token"], num_items_in_batch)
@@ -197,15 +198,21 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Sentences (N, T) -> sentence vectors (N, D); a Gaussian latent gives its mean outside training."""
-        attention_mask = right_padded(attention_mask)
+        attention_mask = self._sentences(input_ids, attention_mask)
         return self.encode_packed(self.pack(input_ids, attention_mask), input_ids, attention_mask)[0]
 
     def encode_states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Like `encode`, with the encoder's token states (N, T, D) beside the vectors (padding holds zeros)."""
-        attention_mask = right_padded(attention_mask)
+        attention_mask = self._sentences(input_ids, attention_mask)
         embeds, states = self.encode_packed(self.pack(input_ids, attention_mask), input_ids, attention_mask)
         padded = states.new_zeros(*input_ids.shape, states.shape[-1])  # (N,T,D)
         return embeds, padded.masked_scatter(attention_mask[..., None], states)
+
+    def _sentences(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The mask of sentences (N, T), of which there may be none; errors as of `forward`."""
+        if len(input_ids):
+            check_rows(input_ids, attention_mask, None, self.config.vocab_size)
+        return _with_tokens(right_padded(attention_mask))
 
     def pack(self, input_ids: Tensor, attention_mask: Tensor) -> PackedTokens:
         """The tokens (N, T), embedded."""
@@ -245,3 +252,13 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
         assert isinstance(self.latent_kind, GaussianLatent)
         assert self.to_gaussian is not None
         return self.latent_kind.posterior(pooled, self.to_gaussian)
+
+
+def _with_tokens(attention_mask: Tensor) -> Tensor:
+    """The mask (N, T), if every sentence has a token: an empty one has no vector, and a loss without end."""
+    if not torch.compiler.is_compiling() and not (some := attention_mask.any(-1)).all():
+        raise ValueError(
+            f"Sentence {int((~some).nonzero()[0, 0])} has no tokens: an empty line, or a mask that hides all of it; "
+            "leave such sentences out."
+        )
+    return attention_mask

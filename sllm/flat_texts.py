@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmbase.text.padding import between_padding, pad_sentences
+from lmbase.text.padding import as_mask, between_padding, pad_sentences
 from lmbase.text.processor import SentenceProcessor
 from sllm.configuration_sllm import SLLMConfig
 
@@ -23,7 +23,7 @@ def cut_rows(
     """
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids {tuple(input_ids.shape)} without a sentence_mask: give (B, L) flat ids.")
-    mask = between_padding(input_ids, config.pad_token_id) if attention_mask is None else attention_mask.bool()
+    mask = between_padding(input_ids, config.pad_token_id) if attention_mask is None else as_mask(attention_mask)
     texts, continues = [], []
     for ids, real in zip(input_ids, mask, strict=True):
         row = ids[real].tolist()

@@ -22,7 +22,7 @@ from lmbase.modeling.losses import token_nats
 from lmbase.modeling.noise import mixed, new_keys, uniform
 from lmbase.modeling.packed import PackedLinear
 from lmbase.modeling.stages import finish
-from lmbase.modeling.trunk import drop_table, new_trunk, run_trunk
+from lmbase.modeling.trunk import drop_table, new_trunk, own_weight, run_trunk
 from lmbase.text.padding import right_padded
 from multitoken.draft_loop import DraftLoop
 from multitoken.transitions import Transition
@@ -137,7 +137,7 @@ class SLLMModel(SLLMPreTrainedModel):
     @property
     def output_table(self) -> Tensor:
         """The vocabulary table (V, D) that predictions are multiplied with."""
-        return self.get_input_embeddings().weight if self.lm_head is None else self.lm_head.weight
+        return own_weight(self.get_input_embeddings() if self.lm_head is None else self.lm_head)
 
     @property
     def vector_head(self) -> VectorHead:

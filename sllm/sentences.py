@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers.utils import ModelOutput
 
+from lmbase.modeling.labels import SentenceModelOutput
+from lmbase.text.padding import as_mask
 from sentencevae.decoder import SentenceTargets
 from sentencevae.grouping import PackedTokens
 
 
 @dataclass
-class SLLMOutput(ModelOutput):
+class SLLMOutput(SentenceModelOutput):
     """
     Args:
         loss: () mean training loss per target token.
@@ -31,6 +32,25 @@ class SLLMOutput(ModelOutput):
     correct: Tensor | None = None
     stop_logits: Tensor | None = None
     states: Tensor | None = None
+
+
+def check_sentences(input_ids: Tensor, attention_mask: Tensor | None, sentence_mask: Tensor) -> None:
+    """Raise ValueError unless the masks are those of sentences (B, S, T), each of a token or more: sentences that a
+    mask does not reach would be passed over, and an empty one has a loss without end."""
+    if input_ids.dim() != 3 or attention_mask is None or sentence_mask.shape != input_ids.shape[:2]:
+        raise ValueError(
+            f"input_ids {tuple(input_ids.shape)} and sentence_mask {tuple(sentence_mask.shape)}: give (B, S, T) ids "
+            "and attention_mask and a (B, S) sentence_mask, as the model's processor makes them; or flat ids alone."
+        )
+    if torch.compiler.is_compiling():
+        return
+    empty = as_mask(sentence_mask, "sentence_mask") & ~attention_mask.bool().any(-1)
+    if empty.any():
+        text, sentence = empty.nonzero()[0].tolist()
+        raise ValueError(
+            f"Sentence {sentence} of text {text} has no tokens, and sentence_mask counts it: set it to 0 there, or "
+            "attention_mask to 1 on its tokens."
+        )
 
 
 @dataclass

@@ -9,11 +9,11 @@ from transformers.utils import can_return_tuple
 
 from lmbase.modeling.decoding import Seed
 from lmbase.modeling.inference import inference_method
-from lmbase.modeling.labels import check_labels, check_unread, per_item
+from lmbase.modeling.labels import check_labels, check_row_flags, check_rows, check_unread, per_item
 from lmbase.modeling.text_model import ProcessorMixin
 from lmbase.modeling.token_lm import Scores
 from multitoken import DraftTree
-from multitoken.request import Request, ended
+from multitoken.request import Request, ended, no_continuous_batching
 from sentencevae import SentenceVAE
 from sllm import generation_sllm, grafting, reading
 from sllm.flat_texts import cut_rows
@@ -21,7 +21,7 @@ from sllm.generation_sllm import SentenceGenerateOutput
 from sllm.modeling_sllm import SLLMModel
 from sllm.reading import AnyState, AnyWriting
 from sllm.scoring import score_texts
-from sllm.sentences import SLLMOutput
+from sllm.sentences import SLLMOutput, check_sentences
 
 
 class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
@@ -88,21 +88,28 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
 
         Raises:
             ValueError: padding on the left of sentences, labels that leave out tokens or are others, too many
-                sentences, an argument that is not read.
+                sentences, ids outside the vocabulary, masks of another shape, an argument that is not read.
         """
         unread = {name: x for name, x in told.items() if name != "cut_short" and "teacher" not in name}
         check_unread(unread)
+        check_rows(input_ids, attention_mask, labels, self.config.vocab_size, dims=(2, 3))
+        check_row_flags("continues", continues, input_ids)
         check_labels(labels, input_ids, attention_mask, self.config)
         if sentence_mask is None:
+            if continues is not None:
+                raise ValueError("continues is for (B, S, T) sentences; of flat ids, </s> behind a text says its end.")
             batch = cut_rows(self.config, self.processor, input_ids, attention_mask)
         else:
+            check_sentences(input_ids, attention_mask, sentence_mask)
             batch = dict(input_ids=input_ids, attention_mask=attention_mask, sentence_mask=sentence_mask)
-            batch["continues"] = continues
+            batch["continues"] = None if continues is None else continues.bool()
         told = {name: x for name, x in told.items() if name not in unread}
         output = super().forward(**batch, keys=keys, **told)
         if num_items_in_batch is not None:
             output.loss = per_item(cast(Tensor, output.loss), self.loss_counts(**batch)["stop"], num_items_in_batch)
         return output
+
+    generate_batch = init_continuous_batching = no_continuous_batching
 
     @inference_method
     def generate(  # type: ignore[override]

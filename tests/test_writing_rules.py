@@ -283,3 +283,54 @@ def test_G4_what_is_no_text_is_told(writer, wrong):
 def test_F9_copies_beside_heads_are_told_as_such(writer):
     with pytest.raises(ValueError, match="prompt_lookup_num_tokens=3 copies guesses"):
         writer.generate(text="Hello", num_draft=4, prompt_lookup_num_tokens=3)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing": (dict(logits_processor=[lambda ids, scores: None]), "logits processor returned a NoneType: return"),
+    "less": (dict(logits_processor=[lambda ids, scores: scores[:, :5]]), r"returned a tensor of shape \(1, 5\)"),
+    "no processor": (dict(logits_processor=[5]), "logits_processor holds 5, which cannot be called"),
+    "no truth": (dict(stopping_criteria=[lambda ids, scores: None]), "stopping criterion returned None: return True"),
+    "a word": (dict(stopping_criteria=[lambda ids, scores: "yes"]), "stopping criterion returned 'yes'"),
+    "no criterion": (dict(stopping_criteria=[5]), "stopping_criteria hold 5, which cannot be called"),
+    "no id": (dict(suppress_tokens=[260]), r"suppress_tokens=\[260\]: give an id .* of 260; none of them is written"),
+    "before the first": (dict(suppress_tokens=[-1]), "none of them is written"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_shapes_a_text_and_is_none_is_told_by_every_kind(loaded, wrong):
+    """Scores of a part of the vocabulary were taken for those of its first tokens, ids outside it for none."""
+    settings, told = WRONG[wrong]
+    with pytest.raises(ValueError, match=told):
+        loaded.write("Hello", Writing(4, settings=settings))
+
+
+def test_one_id_is_a_list_of_one(writer):
+    forbidden = writer.generate(text="Hello", max_new_tokens=4).sequences[0, -4:]
+    expected = writer.generate(text="Hello", max_new_tokens=4, suppress_tokens=[int(forbidden[0])])
+    found = writer.generate(text="Hello", max_new_tokens=4, suppress_tokens=forbidden[0])
+    assert found.texts == expected.texts != writer.generate(text="Hello", max_new_tokens=4).texts
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (dict(text="Hello", attention_mask=torch.ones(1, 5)), "attention_mask is for a tensor of input_ids"),
+        (dict(input_ids=torch.tensor([[20, 30]]), attention_mask="11"), "attention_mask is a str"),
+        (dict(input_ids=torch.tensor([[20, 30]]), attention_mask=torch.tensor([[0.0, -1e9]])), "holds -1000000000.0"),
+        (dict(text="Hello", streamer=5), "streamer=5: give a streamer of Transformers, with put and end"),
+        (dict(text="Hello", tree="x"), "tree='x': give paths of ranks"),
+        (dict(text="Hello", tree=[0]), r"tree=\[0\]: give paths"),
+    ],
+    ids=str,
+)
+def test_arguments_of_another_kind_are_told(writer, given, told):
+    """A mask beside a text was passed over, and one of scores read as its opposite."""
+    with pytest.raises(ValueError, match=told):
+        writer.generate(**given, max_new_tokens=3)
+
+
+def test_batches_that_texts_join_are_refused(writer):
+    for door in (writer.init_continuous_batching, lambda: writer.generate_batch([[20, 30]])):
+        with pytest.raises(ValueError, match="has no continuous batching: generate takes a list of texts"):
+            door()

@@ -97,8 +97,10 @@ def causal_places(input_ids: Tensor, attention_mask: Tensor | None, most: int) -
     it, which will do where padding is on the right only.
 
     Raises:
-        ValueError: rows longer than the model has positions, `most`.
+        ValueError: rows without an id, or longer than the model has positions, `most`.
     """
+    if not input_ids.shape[1]:
+        raise ValueError("Rows of no ids: a text has at least the one that opens it.")
     if input_ids.shape[1] > most:
         raise ValueError(
             f"Rows of {input_ids.shape[1]} ids, and the model has {most} positions: cut them into shorter ones."

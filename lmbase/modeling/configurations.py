@@ -51,6 +51,12 @@ def type_faults(config: PreTrainedConfig) -> list[str]:
     return faults
 
 
+def unread_faults(config: PreTrainedConfig) -> list[str]:
+    """A line for each output that a configuration asks for, as of Transformers' models, and that models here lack."""
+    asked = [name for name in ("output_hidden_states", "output_attentions") if getattr(config, name, False)]
+    return [f"{name}=True: forward() has none to give; leave it out" for name in asked]
+
+
 def refuse(kind: str, faults: list[str]) -> None:
     """Raise one ValueError with all faults of a configuration, if there are any."""
     if faults:

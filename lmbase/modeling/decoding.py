@@ -174,6 +174,10 @@ class Sampler:
     ):
         if processors is not None and not isinstance(processors, Sequence):
             raise ValueError(f"logits_processor is a {type(processors).__name__}: give a list of logits processors.")
+        if others := [one for one in processors or () if not callable(one)]:
+            raise ValueError(
+                f"logits_processor holds {others[0]!r:.60}, which cannot be called: give logits processors."
+            )
         self.processors = LogitsProcessorList([*_configured(config, unpenalised), *(processors or [])])
         self.warpers = LogitsProcessorList()
         self.noise: GumbelNoise | None = None
@@ -195,7 +199,15 @@ class Sampler:
         rows = []
         for row, one in enumerate(logits.split(1)):
             ids = torch.tensor([before(row)], dtype=torch.long, device=logits.device)
-            rows.append(self.processors(cast(torch.LongTensor, ids), cast(torch.FloatTensor, one.float())))
+            found: Any = self.processors(cast(torch.LongTensor, ids), cast(torch.FloatTensor, one.float()))
+            if not isinstance(found, Tensor) or found.shape != one.shape:
+                is_tensor = isinstance(found, Tensor)
+                shown = f"a tensor of shape {tuple(found.shape)}" if is_tensor else f"a {type(found).__name__}"
+                raise ValueError(
+                    f"A logits processor returned {shown}: return the scores that it is given, changed or not, of "
+                    f"shape {tuple(one.shape)}."
+                )
+            rows.append(found)
         return torch.cat(rows)
 
     def scores(self, logits: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:

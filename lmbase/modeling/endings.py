@@ -51,6 +51,8 @@ class Endings:
     ):
         if criteria is not None and not isinstance(criteria, Sequence):
             raise ValueError(f"stopping_criteria is a {type(criteria).__name__}: give a list of stopping criteria.")
+        if others := [one for one in criteria or () if not callable(one) and not hasattr(one, "take")]:
+            raise ValueError(f"stopping_criteria hold {others[0]!r:.60}, which cannot be called: give criteria.")
         strings = config.stop_strings
         if strings and tokenizer is None:
             raise ValueError(
@@ -78,7 +80,7 @@ class Endings:
             return "stop"
         if self.criteria:
             row = torch.tensor([ids()], device=self.device)  # (1,L)
-            if any(bool(torch.as_tensor(criterion(row, None)).all()) for criterion in self.criteria):
+            if any(_says_stop(criterion(row, None)) for criterion in self.criteria):
                 return "stop"
         return "time" if self.deadline is not None and time.monotonic() >= self.deadline else ""
 
@@ -90,6 +92,16 @@ class Endings:
     def shown(self, text: int, written: str) -> str:
         """What is new of a text, without the string that ended it and what its last token holds behind that."""
         return written[: self.strings[text].found] if self.strings else written
+
+
+def _says_stop(said: Any) -> bool:
+    """What a criterion returned: a truth, or one for each text of one."""
+    try:
+        return bool(torch.as_tensor(said).all())
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"A stopping criterion returned {said!r:.60}: return True, False, or a tensor of them."
+        ) from error
 
 
 class EndedByRules(StoppingCriteria):

@@ -100,6 +100,13 @@ def quiet_loading(spec: str) -> Iterator[None]:
             ) from error
         if isinstance(error, ValueError):
             raise
+        if isinstance(error, ImportError):  # of a package that an option takes
+            raise ValueError(f"{spec!r} cannot be loaded so: {error}") from error
+        if inner := re.search(r"property ('\w+') of .* has no setter", str(error)):
+            raise ValueError(
+                f"{inner[1]} follows from configurations inside the one in {spec!r}, and cannot be set from outside: "
+                "leave it out."
+            ) from error
         if unknown := re.search(r"__init__\(\) got an unexpected keyword argument ('\w+')", str(error)):
             raise ValueError(
                 f"from_pretrained does not know {unknown[1]}, nor has the configuration in {spec!r} such a field: "
@@ -110,7 +117,12 @@ def quiet_loading(spec: str) -> Iterator[None]:
         if not Path(spec).is_dir():
             raise ValueError(f"No model at {spec!r}: it is no folder here, and no hub has it. {error}") from error
         found = {path.name for path in Path(spec).glob("*.safetensors*")}
-        if found and not found & {SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME}:
+        if whole := found & {SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME}:
+            raise ValueError(
+                f"{spec!r} has its weights in {min(whole)}, and others were asked for {told}: leave out what names "
+                "them (variant, gguf_file)."
+            ) from error
+        if found:
             raise ValueError(
                 f"{spec!r} has weights of another name, {min(found)}: give the variant that they were saved as "
                 "(variant='fp16'), or save the model without one."

@@ -212,15 +212,33 @@ def end_ids(config: GenerationConfig, own: int, vocab_size: int) -> list[int]:
     Raises:
         ValueError: something that is no id of the vocabulary.
     """
-    value: Any = config.eos_token_id
-    found: list[Any] = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+    more = _ids("eos_token_id", config, vocab_size, f"they end a text beside the model's own {own}, which always does")
+    return list(dict.fromkeys([own, *more]))
+
+
+def settle_ids(config: GenerationConfig, own: int, vocab_size: int) -> None:
+    """Bring the ids that a configuration names into lists: those that end a text, as `end_ids` has them, and those that
+    are not written.
+
+    Raises:
+        ValueError: something that is no id of the vocabulary, and would count for nothing.
+    """
+    config.eos_token_id = end_ids(config, own, vocab_size)
+    if config.suppress_tokens is not None:
+        config.suppress_tokens = _ids("suppress_tokens", config, vocab_size, "none of them is written")
+
+
+def _ids(name: str, config: GenerationConfig, vocab_size: int, meaning: str) -> list[int]:
+    """A setting as a list of ids of the vocabulary."""
+    value: Any = getattr(config, name)
+    plain = value.tolist() if hasattr(value, "tolist") else value  # of a tensor or an array
+    found: list[Any] = [] if plain is None else list(plain) if isinstance(plain, list | tuple) else [plain]
     for i in found:
         if not isinstance(i, numbers.Integral) or isinstance(i, bool) or not 0 <= int(i) < vocab_size:
             raise ValueError(
-                f"eos_token_id={value!r}: give an id or a list of ids of the vocabulary of {vocab_size}; they end a "
-                f"text beside the model's own {own}, which always does."
+                f"{name}={value!r}: give an id or a list of ids of the vocabulary of {vocab_size}; {meaning}."
             )
-    return list(dict.fromkeys([own, *map(int, found)]))
+    return [int(i) for i in found]
 
 
 def take_ids(config: GenerationConfig, own: Any, lm: PreTrainedModel) -> None:

@@ -75,12 +75,16 @@ class TextModelMixin:
 
         Raises:
             ValueError: no model of this kind there, a weight that is missing, left over, of another shape or not
-                finite, a damaged file, a folder that would run code, a `device_map` of several devices. With
+                finite, a damaged file, a folder that would run code, a `device_map` of several devices or of none. With
                 `output_loading_info` the caller judges which weights are there.
         """
         if pretrained_model_name_or_path is None:  # weights that are given as `state_dict`
             return super().from_pretrained(None, *args, **kwargs)  # type: ignore[misc]
         hub_options = {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError(
+                "use_safetensors=False: pickled weights, which can run code, are not loaded; leave it out."
+            )
         name, kind = str(pretrained_model_name_or_path), cls.config_class.model_type
         folder = model_folder(name, kind, verify=verify, **hub_options)
         is_asked = kwargs.pop("output_loading_info", False)
@@ -184,8 +188,13 @@ class ProcessorMixin(TextModelMixin):
 
 
 def check_one_device(model: Any) -> None:
-    """Raise ValueError if a `device_map` laid parts of a model apart: they read each other's tables."""
+    """Raise ValueError if a `device_map` laid parts of a model apart: they read each other's tables; or nowhere."""
     places = sorted({str(place) for place in getattr(model, "hf_device_map", {}).values()})
+    if not places and model.device.type == "meta":
+        raise ValueError(
+            "device_map='meta' loads no weights: for the outline of a model build it of its configuration, with "
+            "torch.device('meta'): AutoModel.from_config(config)."
+        )
     if len(places) > 1 or "disk" in places:
         raise ValueError(
             f"device_map lays this {type(model).__name__} onto {' and '.join(places)}, and it runs on one device only: "

@@ -19,7 +19,7 @@ from lmbase.modeling.distillation import OnlineTeacher, SparseTeacher
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.inference import inference
 from lmbase.modeling.kept_window import KeptWindow
-from lmbase.modeling.labels import NO_LABEL
+from lmbase.modeling.labels import NO_LABEL, check_row_flags
 from lmbase.modeling.losses import Teacher, taught_loss, token_nats, vocabulary_loss
 from lmbase.modeling.trunk import SpecialIds, attention_width, output_table, special_ids, trunk_of
 from lmbase.text.codec import codec_of
@@ -68,6 +68,25 @@ def shift(input_ids: Tensor, attention_mask: Tensor, ends: Tensor, ids: SpecialI
     index = torch.arange(input_ids.shape[1] + 1, device=input_ids.device)[None]  # (1,L+1)
     targets = torch.where(index == lengths, ids.end, F.pad(input_ids, (0, 1)))
     return Shifted(F.pad(input_ids, (1, 0), value=ids.opening), targets, lengths + ends[:, None])
+
+
+def shift_rows(
+    input_ids: Tensor, attention_mask: Tensor | None, ends: Tensor | None, labels: Tensor | None, ids: SpecialIds
+) -> Shifted | None:
+    """What a `forward` learns: windows whose ends are told, or rows with labels; None of rows that are only read.
+
+    Raises:
+        ValueError: both, or ends without a mask or of other rows.
+    """
+    if ends is None:
+        return None if labels is None else shift_labels(input_ids, attention_mask, labels)
+    check_row_flags("ends", ends, input_ids)
+    if labels is not None or attention_mask is None:
+        raise ValueError(
+            "ends tell where texts of windows end, whose tokens are all learnt: give them with an attention_mask and "
+            "without labels; or give labels, and </s> in the ids, without ends."
+        )
+    return shift(input_ids, attention_mask, ends, ids)
 
 
 def shift_labels(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> Shifted:

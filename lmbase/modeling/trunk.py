@@ -297,6 +297,21 @@ def input_table(model: PreTrainedModel) -> Tensor:
     return cast(nn.Embedding, model.get_input_embeddings()).weight
 
 
+def own_weight(table: nn.Module) -> Tensor:
+    """The matrix (V, D) of a vocabulary's embedding or output layer, to multiply states with.
+
+    Raises:
+        ValueError: an adapter hangs on it that is not merged: it would count where tokens are read, or nowhere.
+    """
+    if hasattr(table, "base_layer") and not table.merged and not table.disable_adapters:  # peft's word
+        raise ValueError(
+            "An adapter hangs on a matrix of the vocabulary (target_modules), which is multiplied with as it is, so "
+            "that the merged model would be another one: name the matrix in modules_to_save, which trains it itself, "
+            "or in exclude_modules."
+        )
+    return cast(nn.Linear, table).weight
+
+
 def output_table(lm: PreTrainedModel) -> Tensor:
     """The matrix (V, D) that makes logits of a language model's states.
 

@@ -56,13 +56,29 @@ def between_padding(input_ids: Tensor, pad_token_id: int) -> Tensor:
     return begun & ends
 
 
+def as_mask(mask: Tensor, what: str = "attention_mask") -> Tensor:
+    """The mask as bool.
+
+    Raises:
+        ValueError: values that are neither 0 nor 1. What is added to scores holds 0 for what is read: its opposite.
+    """
+    if mask.dtype == torch.bool:
+        return mask
+    if not torch.compiler.is_compiling() and ((mask != 0) & (mask != 1)).any():
+        raise ValueError(
+            f"{what} holds {mask[(mask != 0) & (mask != 1)][0].item()}: give 1 for what is read and 0 for padding, as "
+            "tokenizers do, not what is added to scores of attention."
+        )
+    return mask.bool()
+
+
 def right_padded(mask: Tensor, what: str = "attention_mask") -> Tensor:
     """The mask (..., L) as bool. A model that is trained and scored in parallel reads rows from their first column on.
 
     Raises:
         ValueError: padding stands before something that is none, as tokenizers with padding_side="left" put it.
     """
-    mask = mask.bool()
+    mask = as_mask(mask, what)
     if not torch.compiler.is_compiling() and (mask[..., 1:] & ~mask[..., :-1]).any():
         raise ValueError(
             f"{what}: padding stands before or between what is read; forward and nats take it on the right only (set "

@@ -147,11 +147,11 @@ class SentenceProcessor:
             ValueError: a text has a lone surrogate (it has no UTF-8 form), and the message gives its offset; or (a
                 `codec.MissingTokenError`) a character for which the tokenizer has no tokens.
         """
-        codec = self.codec
-        runs_of = [self._runs(self._pieces(text), codec.joining_white_space) for text in text_list(texts)]
+        codec, texts = self.codec, text_list(texts)  # what can be read once only is read once
+        runs_of = [self._runs(self._pieces(text), codec.joining_white_space) for text in texts]
         ids_of_runs = iter(codec.encode_batch(["".join(run) for runs in runs_of for run in runs]))
         encoded = []
-        for text, runs in zip(text_list(texts), runs_of, strict=True):
+        for text, runs in zip(texts, runs_of, strict=True):
             document = EncodedText([], [], [])
             if self.tells_ends:
                 self._append_told(document, text, [i for _ in runs for i in next(ids_of_runs)], codec)

@@ -66,7 +66,8 @@ def load_tokenizer(
     else:
         spec = local_name(spec)
         check_source(spec, **hub_options)
-        spec = _folder_of_tokenizer(spec)
+        if not hub_options.get("subfolder"):  # which says where it is
+            spec = _folder_of_tokenizer(spec)
         _check_files(spec, hub_options)
         try:
             tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False, **hub_options)

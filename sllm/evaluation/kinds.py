@@ -16,7 +16,7 @@ from lmbase.modeling.endings import EndedByRules, Endings
 from lmbase.modeling.kept_window import KeptWriter
 from lmbase.modeling.packed import pack_linear_layers
 from lmbase.modeling.pretrained import load_lm
-from lmbase.modeling.settings import end_ids, merge_generation_config, neutral_settings, text_limits
+from lmbase.modeling.settings import merge_generation_config, neutral_settings, settle_ids, text_limits
 from lmbase.modeling.token_lm import DocumentNats, TokenLM, score_tokens
 from lmbase.modeling.trunk import position_bytes, special_ids
 from lmbase.report.statistics import perplexity
@@ -145,7 +145,7 @@ class PlainLM(TokenModel):
         own = how.arguments
         given, processors, criteria = (own.pop(name, None) for name in OBJECTS)
         config = merge_generation_config(model.generation_config, given, own)
-        config.eos_token_id = end_ids(config, ids.end, model.config.vocab_size)
+        settle_ids(config, ids.end, model.config.vocab_size)
         given_ids = [[ids.opening, *encode_text(self.tokenizer, prompt)] for prompt in prompts]
         warn_of_last_space(self.tokenizer, prompts)
         width = max(map(len, given_ids))

@@ -250,3 +250,23 @@ def test_gradient_checkpointing_changes_nothing(mtp):
     expected = torch.autograd.grad(mtp(**BATCH).loss, mtp.heads[1].fc1.weight)
     mtp.gradient_checkpointing_enable()
     torch.testing.assert_close(torch.autograd.grad(mtp(**BATCH).loss, mtp.heads[1].fc1.weight), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (dict(ends=torch.tensor([True])), r"ends is of shape \(1,\)"),
+        (dict(labels=BATCH["input_ids"]), "without labels"),
+        (dict(attention_mask=None), "give them with an attention_mask"),
+    ],
+    ids=str,
+)
+def test_ends_of_windows_that_are_not_theirs_are_refused(mtp, given, told):
+    """One end counted for all rows, and labels beside them were passed over."""
+    with pytest.raises(ValueError, match=told):
+        mtp(**BATCH | given)
+
+
+def test_rows_without_an_id_are_told(mtp):
+    with pytest.raises(ValueError, match="Rows of no ids"):
+        mtp(torch.zeros(2, 0, dtype=torch.long))

@@ -98,3 +98,36 @@ def test_vectors_of_another_shape_are_refused_and_of_other_types_taken(vae):
     for wrong in (vectors[0], vectors[:, 1:], vectors[None]):
         with pytest.raises(ValueError, match=r"shape \(N, \d+\) for this model"):
             vae.decode(wrong)
+
+
+def test_no_vectors_are_no_sentences():
+    vae = make_vae(latent="gaussian")
+    assert vae.decode(torch.zeros(0, WIDTH)) == vae.sample(0) == vae.reconstruct([]) == []
+    assert vae.encode_text([]).shape == (0, WIDTH)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_vectors_without_numbers_are_refused(vae, value):
+    """They were written as tokens of id 0."""
+    with pytest.raises(ValueError, match="hold NaN or infinite numbers"):
+        vae.decode(torch.full((1, WIDTH), value))
+
+
+def test_a_text_is_no_vector(vae):
+    with pytest.raises(ValueError, match="'He left' is a text: reconstruct"):
+        vae.decode("He left")
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_sentences_come_in_batches_of_some(vae, size):
+    """Fewer than none gave sentences without a token."""
+    with pytest.raises(ValueError, match="batch_size="):
+        vae.reconstruct(["He left"], batch_size=size)
+
+
+@pytest.mark.parametrize("name", ["encode", "encode_states"])
+def test_ids_that_are_none_are_told(vae, name):
+    with pytest.raises(ValueError, match="input_ids holds 300"):
+        getattr(vae, name)(torch.tensor([[300]]), torch.ones(1, 1))
+    with pytest.raises(ValueError, match=r"attention_mask \(1, 1\) and input_ids \(1, 2\) differ"):
+        getattr(vae, name)(torch.tensor([[30, 40]]), torch.ones(1, 1))

@@ -50,6 +50,13 @@ def test_shapes_recur():
     assert real > 0.5 * cells
 
 
+def test_filling_up_a_full_group_makes_it_no_larger():
+    """21 rows of 24 are what 512 tokens hold, and no multiple of the step that shapes recur by."""
+    ids, mask, tokens = packed([[5] * 22] * 40)
+    groups = [*length_groups(ids, mask, tokens.rows, MOST)]
+    assert max(group.ids.numel() for group in groups) <= GROUP_TOKENS["cpu"]
+
+
 def test_no_sentence_is_one_empty_group():
     ids, mask = torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 3, dtype=torch.bool)
     tokens = PackedTokens.of(torch.nn.Embedding(9, 4), ids, mask, 2)

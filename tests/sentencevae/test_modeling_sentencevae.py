@@ -71,3 +71,11 @@ def test_there_is_one_vocabulary_table(vae, tmp_path):
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     assert sum(260 in shape for shape in shapes) == 1
     assert sum(torch.Size(shape).numel() for shape in shapes) == vae.num_parameters()
+
+
+@pytest.mark.parametrize("name", ["forward", "encode", "encode_states"])
+def test_an_empty_sentence_is_told(name):
+    """Its loss was infinite, and so was that of the whole batch; its vector meant nothing."""
+    mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
+    with pytest.raises(ValueError, match="Sentence 1 has no tokens"):
+        getattr(make_vae(), name)(torch.tensor([[20, 30, 1], [1, 1, 1]]), mask)

@@ -47,3 +47,9 @@ def test_mistakes_are_told(model):
         model(torch.tensor([[[10]]]), torch.ones(1, 1, 1))
     with pytest.raises(ValueError, match="no processor"):
         make_sllm(vae=dict(processor=False))(torch.tensor([[10]]))
+
+
+def test_whether_flat_ids_go_on_is_not_said_twice(model):
+    """It was passed over: the ids themselves say it."""
+    with pytest.raises(ValueError, match="continues is for"):
+        model(torch.tensor([[20, 30]]), continues=torch.tensor([True]))

@@ -1,5 +1,6 @@
 """Sentences on their way: which of them stand in which window."""
 
+import pytest
 import torch
 from tiny import make_sllm, pad
 
@@ -34,3 +35,26 @@ def test_an_empty_window_holds_nothing():
     _, sentences, mask = placed([[1, 0, 0]])
     assert mask.tolist() == [[False]]
     assert len(sentences.numbers) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (dict(sentence_mask=torch.ones(3, 1)), r"sentence_mask \(3, 1\): give"),
+        (dict(attention_mask=None), "give \\(B, S, T\\) ids and attention_mask"),
+        (dict(sentence_mask=torch.ones(3, 3)), "Sentence 0 of text 1 has no tokens, and sentence_mask counts it"),
+        (dict(continues=torch.ones(1)), r"continues is of shape \(1,\).*one for each of the 3 rows"),
+    ],
+    ids=str,
+)
+def test_masks_that_are_not_those_of_the_sentences_are_refused(given, told):
+    """Sentences that a mask did not reach were passed over, and one without tokens had an infinite loss."""
+    with pytest.raises(ValueError, match=told):
+        make_sllm()(**pad(TEXTS) | given)
+
+
+@torch.no_grad()
+def test_texts_that_go_on_may_be_numbers():
+    model = make_sllm()
+    found = model(**pad(TEXTS), continues=torch.tensor([1, 0, 0]))
+    torch.testing.assert_close(found.loss, model(**pad(TEXTS), continues=torch.tensor([True, False, False])).loss)

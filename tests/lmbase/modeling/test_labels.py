@@ -143,3 +143,62 @@ def test_labels_that_are_others_than_the_ids_are_refused():
     for labels, told in ((ids.roll(-1, 1), "are others"), (ids[:, :3], r"labels \(1, 3\) and input_ids \(1, 5\)")):
         with pytest.raises(ValueError, match=told):
             check_labels(labels, ids, mask, config)
+
+
+ROWS = torch.tensor([[20, 30, 40], [25, 35, 1]])
+READ = torch.tensor([[1, 1, 1], [1, 1, 0]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (dict(input_ids=[[20, 30]]), "input_ids is a list: give a"),
+        (dict(input_ids=ROWS[0]), r"input_ids is of shape \(3,\)"),
+        (dict(input_ids=ROWS[:0]), r"input_ids is of shape \(0, 3\)"),
+        (dict(input_ids=ROWS.float()), "type torch.float32"),
+        (dict(input_ids=ROWS + 240), "input_ids holds 260, and the vocabulary has ids 0 to 259"),
+        (dict(input_ids=ROWS - 30), "input_ids holds -10"),
+        (dict(attention_mask=READ[:, :2]), r"attention_mask \(2, 2\) and input_ids \(2, 3\) differ"),
+        (dict(attention_mask=READ[:, None]), r"attention_mask \(2, 1, 3\)"),
+        (dict(attention_mask=READ.tolist()), r"attention_mask \(a list\)"),
+        (dict(attention_mask=READ - 1.0), "attention_mask holds -1.0"),
+        (dict(labels=ROWS[:, :1]), r"labels \(2, 1\) and input_ids \(2, 3\) differ"),
+        (dict(labels=ROWS + 240), "labels holds 260"),
+        (dict(labels=ROWS.float()), "labels are of shape"),
+    ],
+    ids=str,
+)
+def test_what_is_no_row_of_ids_is_told_by_every_forward(kind, given, told):
+    """A mask of fewer columns was stretched, and gave the logits of another text."""
+    model, _, _ = KINDS[kind]()
+    with pytest.raises(ValueError, match=told):
+        model(**dict(input_ids=ROWS, attention_mask=READ) | given)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["autoencoder", "sllm"])
+def test_ids_that_are_masked_may_be_anything(kind):
+    model, _, _ = KINDS[kind]()
+    expected = model(ROWS, READ).loss
+    torch.testing.assert_close(model(ROWS.masked_fill(READ == 0, -100), READ).loss, expected)
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "sllm"])
+def test_a_loss_of_logits_is_refused_where_there_are_none(kind, tmp_path):
+    """A Trainer with smoothed labels said KeyError: 'logits'."""
+    model, tokenizer, texts = KINDS[kind]()
+    with pytest.raises(ValueError, match="has no logits, of which a Trainer makes the loss with label_smoothing"):
+        trainer_of(model, tokenizer, texts, tmp_path, label_smoothing_factor=0.1).train()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_on_embeddings_is_for_training_only(kind, tmp_path):
+    """NEFTune's hook on the table wants rows of a batch."""
+    losses = []
+    for alpha in (None, 50.0):
+        model, tokenizer, texts = KINDS[kind]()
+        trainer = trainer_of(model, tokenizer, texts, tmp_path, neftune_noise_alpha=alpha, learning_rate=0.0)
+        losses.append((trainer.train().training_loss, trainer.evaluate()["eval_loss"]))
+    assert losses[0][0] != losses[1][0]
+    assert losses[0][1] == losses[1][1]

@@ -6,13 +6,15 @@ import pytest
 import torch
 from tiny import make_mtp, make_processor, make_sllm, make_vae
 from tokenizers_of_kinds import make_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
 from lmbase.files import write_folder
+from lmbase.modeling.folders import quiet_loading
 from lmbase.modeling.text_model import ProcessorMixin, TokenizerMixin
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import load_tokenizer, tokenizer_hash
 from multitoken import MultiTokenLM
+from sllm import SLLM
 
 
 class WithTokenizer(TokenizerMixin, LlamaForCausalLM):
@@ -180,3 +182,36 @@ def test_a_vocabulary_may_grow_but_not_fall_below_the_tokenizers(make) -> None:
     with pytest.raises(ValueError, match=r"resize_token_embeddings\(200\): the model's tokenizer has 260 ids"):
         model.resize_token_embeddings(200)
     assert model.resize_token_embeddings(272, mean_resizing=False).num_embeddings == 272
+
+
+@pytest.mark.parametrize("make", [make_mtp, make_sllm, make_vae])
+@pytest.mark.parametrize("door", ["own", "auto"])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (dict(use_safetensors=False), "use_safetensors=False: pickled weights"),
+        (dict(device_map="meta"), "device_map='meta' loads no weights"),
+        (dict(variant="fp16"), r"has its weights in model\.safetensors.*leave out what names them \(variant"),
+        (dict(output_hidden_states=True), "output_hidden_states=True: forward"),
+        (dict(output_attentions=True), "output_attentions=True: forward"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_carried_out_are_told(make, door, options, told, tmp_path: Path) -> None:
+    """They were passed over, or said to be a damaged file."""
+    model = make()
+    model.save_pretrained(tmp_path)
+    loader = type(model) if door == "own" else AutoModel
+    with pytest.raises(ValueError, match=told):
+        loader.from_pretrained(tmp_path, **options)
+
+
+def test_a_width_that_follows_from_the_parts_cannot_be_set(tmp_path: Path) -> None:
+    make_sllm().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'hidden_size' follows from configurations inside"):
+        SLLM.from_pretrained(tmp_path, hidden_size=32)
+
+
+def test_a_package_that_an_option_needs_is_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be loaded so: Using it needs bits"), quiet_loading(str(tmp_path)):
+        raise ImportError("Using it needs bits")

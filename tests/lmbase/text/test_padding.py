@@ -107,3 +107,12 @@ def flat(value):
     if hasattr(value, "__dict__"):
         value = list(vars(value).values())
     return [tensor for one in value for tensor in flat(one)] if isinstance(value, list | tuple) else []
+
+
+@pytest.mark.parametrize("kind", ENTRIES)
+def test_a_mask_that_is_added_to_scores_is_refused(kind):
+    """It has 0 where the other has 1: what was to be read would have been hidden, and the padding read."""
+    added = (1 - MASK.float()) * torch.finfo(torch.float32).min
+    for entry in ENTRIES[kind]():
+        with pytest.raises(ValueError, match=r"mask holds -3\.4.*: give 1 for what is read and 0 for padding"):
+            entry(IDS, added)

@@ -222,3 +222,9 @@ def test_damaged_folders_are_refused(tmp_path, damage, message):
     damage(tmp_path)
     with pytest.raises(ValueError, match=message):
         SentenceProcessor.from_pretrained(tmp_path)
+
+
+def test_texts_that_can_be_read_once_are_texts():
+    """They were gone when they were looked at again, and nothing came back of them."""
+    processor, texts = make_processor(), ["One. Two.", "Three."]
+    assert processor.encode_batch(text for text in texts) == processor.encode_batch(texts)
