@@ -105,8 +105,10 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
     """Train a model on the train split, with figures of the valid split in the log, and write down what it cost.
 
     Raises:
-        ValueError: both `max_steps` and `train_tokens` on the command line, or a token that a teacher's cache lacks.
+        ValueError: both `max_steps` and `train_tokens` on the command line, a token that a teacher's cache lacks, or an
+            output_dir whose model the run starts from.
     """
+    _check_apart(config.output_dir, [*recipe.parents, recipe.teaching and recipe.teaching.source])
     split = data.split("train")
     items = recipe.items_of(split)
     _settle_steps(config, items)
@@ -187,6 +189,17 @@ def window_recipe(
 def window_figures(model: Any, valid: Any, num_windows: int, config: TrainingConfig) -> dict[str, float]:
     """Losses on some windows of the valid split, read as many at a time as in training."""
     return validation_loss(model, valid, num_windows, config.micro_batch_size or config.batch_size)
+
+
+def _check_apart(output_dir: str, parents: list[str | None]) -> None:
+    """A run in the place of what it starts from could not be continued, and the cost of that would be forgotten."""
+    folder = Path(output_dir).resolve()
+    for parent in parents:
+        if parent and Path(parent).exists() and folder in (Path(parent).resolve(), Path(parent).resolve().parent):
+            raise ValueError(
+                f"output_dir={output_dir!r} holds {parent!r}, which this training starts from and would replace: "
+                "choose another output_dir."
+            )
 
 
 def _settle_steps(config: RunConfig, items: Any) -> None:

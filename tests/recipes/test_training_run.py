@@ -1,5 +1,6 @@
 """How long a training is: the command line's word counts, and two words are one too many."""
 
+import shutil
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -91,3 +92,23 @@ def test_a_window_has_room_for_a_token(runs, tmp_path, capsys):
     for recipe in ("train-lm --lm random:tiny", f"finetune-mtp --lm {runs}/opt"):
         told = refused(f"{recipe} --data {runs}/data --context 1 --output_dir {tmp_path}/run", capsys)
         assert "context=1: a window holds the opening token and a token at least; give 2 at least." in told
+
+
+@pytest.mark.parametrize("resume", ["auto", "restart"])
+def test_a_run_does_not_take_the_place_of_what_it_starts_from(runs, tmp_path, resume, capsys):
+    """It could not be continued, and the tokens that it was trained on would not be counted any more."""
+    shutil.copytree(runs / "opt", tmp_path / "opt")
+    shutil.copytree(runs / "sllm", tmp_path / "sllm")
+    for recipe, parent in (("train-lm --context 64 --lm", "opt"), ("finetune-sllm --model", "sllm/model")):
+        out = f"{tmp_path}/{parent.partition('/')[0]}"
+        command = f"{recipe} {tmp_path}/{parent} --data {runs}/data {TRAIN} --resume {resume} --output_dir {out}"
+        assert "which this training starts from and would replace" in refused(command, capsys)
+        assert (tmp_path / parent).exists()
+
+
+def test_a_run_is_not_written_into_a_folder_of_data(runs, tmp_path, capsys):
+    shutil.copytree(runs / "data", tmp_path / "data")
+    before = (tmp_path / "data" / "config.yaml").read_text()
+    command = f"train-lm --lm random:tiny --context 64 --data {tmp_path}/data {TRAIN} --output_dir {tmp_path}/data"
+    assert "is a folder of something else, data or a model" in refused(command, capsys)
+    assert (tmp_path / "data" / "config.yaml").read_text() == before
