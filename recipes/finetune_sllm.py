@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from lmbase.config import option, run
+from lmbase.config import given_on_command_line, option, run
 from lmbase.modeling.devices import choose_device, moved
 from lmbase.modeling.folders import model_folder, quiet_loading
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
@@ -120,6 +120,10 @@ def main(config: Config) -> TrainingResult:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     check_teacher_keys(config)
     check_keeping_keys(config)
+    if "layers" in given_on_command_line(config) and not config.vae:
+        raise ValueError(
+            f"layers={config.layers}: the layers are those of `vae`, which is not given; leave the key out."
+        )
     given = given_keys(config, SLLMConfig)
     if given.get("upper_layers") and not config.model:
         if not config.lm or config.vae:

@@ -73,7 +73,13 @@ def build(config: Config, data: PreparedData) -> SentenceVAE:
         lm = load_lm(config.lm, vocab_size=fields["vocab_size"])
         table = input_table(lm)
         fields["vocab_size"] = len(table)
-        fields["hidden_size"], fields["num_attention_heads"] = vector_width(lm.config), vector_heads(lm.config)
+        trunks = {"hidden_size": vector_width(lm.config), "num_attention_heads": vector_heads(lm.config)}
+        for name, own in trunks.items():
+            if name in given_on_command_line(config) and fields[name] != own:
+                raise ValueError(
+                    f"{name}={fields[name]}: the trunk {config.lm} sets it, to {own}; leave the key out, or --lm."
+                )
+        fields |= trunks
     torch.manual_seed(config.seed)
     fields["max_sentence_tokens"] = processor.max_sentence_tokens
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
