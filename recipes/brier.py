@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from lmbase.config import option, run, single_process
+from lmbase.config import Seed, option, run, single_process
 from lmbase.files import write_text
 from lmbase.modeling.devices import choose_device
 from lmbase.report.columns import filled_columns, markdown_table
@@ -50,7 +50,7 @@ class Config:
     texts: NonNegativeInt = option(8, "longer texts that are written, for repetitions and samples.json")
     new_tokens: PositiveInt = option(128, "tokens of these")
     batch_size: PositiveInt = option(64, "places that are continued at a time")
-    seed: NonNegativeInt = option(0, "of draws and of the bootstrap")
+    seed: Seed = option(0, "of draws and of the bootstrap")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     output_dir: str = option("runs/brier", "where metrics.json and samples.json are written")
 

@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import NonNegativeInt, PositiveInt
 
 from lmbase.benchmarking.environment import environment
-from lmbase.config import given_on_command_line, option, run, single_process
+from lmbase.config import Seed, given_on_command_line, option, run, single_process
 from lmbase.files import alone_in, clean_up, write_text
 from lmbase.hub import name_and_source
 from lmbase.modeling.devices import DTYPES, choose_device
@@ -67,7 +67,7 @@ class MeasuringKeys:
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights while speed and cache are measured")
     quick: bool = option(False, "two documents, one timed round, few tokens, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    seed: NonNegativeInt = option(0, "of the bootstrap")
+    seed: Seed = option(0, "of the bootstrap")
     verify: bool = option(True, VERIFY)
 
 

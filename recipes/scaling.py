@@ -22,9 +22,9 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 
-from lmbase.config import class_of_keys, load_config, option, run, single_process
+from lmbase.config import Seed, class_of_keys, load_config, option, run, single_process
 from lmbase.files import write_text
 from lmbase.report.columns import markdown_table
 from lmbase.report.formats import short_count
@@ -71,7 +71,7 @@ class Config:
     metrics: list[str] = option([], "files of rows that are taken instead of training")
     sentence: str = option("sllm", "rows of those whose model's name begins so are sentence-level; of others:")
     token: str = option("opt", "rows of those whose model's name begins so are token-level; others are left out")
-    seed: NonNegativeInt = option(0, "of every training and of the bootstrap")
+    seed: Seed = option(0, "of every training and of the bootstrap")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     quick: bool = option(False, "a few steps of everything, to see that it runs")
     output_dir: str = option("runs/scaling", "where scaling.svg, table.md and metrics.json go, and the runs")

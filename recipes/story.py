@@ -19,9 +19,9 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import PositiveFloat
 
-from lmbase.config import option, run, single_process
+from lmbase.config import Seed, option, run, single_process
 from lmbase.durations import duration
 from lmbase.modeling.pretrained import own_tokenizer
 from sllm_data.prepared import PreparedData
@@ -46,7 +46,7 @@ class Config:
     output_dir: str = option("runs/story", "where everything goes; the same command again continues it")
     dtype: Literal["fp32", "bf16"] = option("bf16", "of the computation in training")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    seed: NonNegativeInt = option(0, "seed of every training")
+    seed: Seed = option(0, "seed of every training")
     quick: bool = option(False, "a few steps of everything, to see that it runs")
 
 
