@@ -46,6 +46,7 @@ from sllm_recipes import cli
 KINDS = ("token", "sentence")
 FEWEST_TOKENS = 1000  # to train on: fewer are meant as millions
 QUICK_TOKENS = 40_000  # of the longest trainings when all are quick: fewer than their steps are limited to
+OWN = ("data", "seed", "device", "eval_every", "lm", "vae", "train_tokens", "output_dir")  # keys of each training
 STYLES = {"token": "--", "sentence": "-"}
 SHOWN = ["model", "level", "parameters", "training_tokens", "bits_per_byte", "law_bits_per_byte", "token_factor"]
 
@@ -131,6 +132,7 @@ def check_trainings(config: Config) -> None:
     for name, command in zip(parts, cell_of(config, "data", config.sizes[0], config.tokens[0]).commands, strict=True):
         try:
             recipe, *words = shlex.split(command)
+            cli.check_part(name, getattr(config, name), recipe, OWN)
             module = import_module(f"{cli.__package__}.{recipe.replace('-', '_')}")
             load_config(class_of_keys(module, words), words, cli.FOLDER / "configs")
         except ValueError as error:
