@@ -93,6 +93,12 @@ def main(config: Config) -> list[Row]:
         longest = max(LONGEST, config.new_tokens if long else 0)
         needed = 1 + max(sum(map(len, place.before)) for place in places) + longest
         if one.room is not None and needed > one.room:
+            if (read := needed - 1 - longest) > config.context:  # one sentence is read in any case
+                raise ValueError(
+                    f"{one.name} has {one.room} positions, and a sentence of {read} tokens before a place, read "
+                    f"whole, takes {needed} with the new ones: leave the model out, or lower --new_tokens "
+                    f"({config.new_tokens})."
+                )
             raise ValueError(
                 f"{one.name} has {one.room} positions, and context and new tokens take {needed}: lower --context "
                 f"({config.context}) or --new_tokens ({config.new_tokens})."
