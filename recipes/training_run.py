@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from pydantic import PositiveInt
 from torch import Tensor
 
@@ -112,6 +113,8 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
     split = data.split("train")
     items = recipe.items_of(split)
     _settle_steps(config, items)
+    if PartialState().is_main_process:
+        print("".join(f"{line}\n" for line in odd_lengths(config, items)), end="")
     valid = recipe.items_of(data.split("valid")) if "valid" in data.splits else None
     prompt = config.sample_prompt
     hooks = Hooks(
@@ -200,6 +203,24 @@ def _check_apart(output_dir: str, parents: list[str | None]) -> None:
                 f"output_dir={output_dir!r} holds {parent!r}, which this training starts from and would replace: "
                 "choose another output_dir."
             )
+
+
+def odd_lengths(config: RunConfig, items: Any) -> list[str]:
+    """What of a training's length is hardly meant: more tokens than were asked for, a rate that is never reached."""
+    found = []
+    of_step = float(items.lengths.mean()) * config.batch_size
+    if config.train_tokens and of_step > 2 * config.train_tokens:
+        found.append(
+            f"train_tokens={config.train_tokens}: one step reads about {of_step:,.0f} tokens (batch_size="
+            f"{config.batch_size}), and is trained all the same; a smaller batch_size reads fewer."
+        )
+    if config.warmup_steps > config.max_steps and not config.quick:
+        share = config.max_steps / config.warmup_steps
+        found.append(
+            f"warmup_steps={config.warmup_steps}: the training has {config.max_steps} steps, so that its rate only "
+            f"grows, to {share:.0%} of learning_rate={config.learning_rate:g}."
+        )
+    return found
 
 
 def _settle_steps(config: RunConfig, items: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 from small_runs import TRAIN, other_tokenizer, refused, sllm
 
 from lmbase.config import load_config
-from sllm_recipes.training_run import RunConfig, _settle_steps
+from sllm_recipes.training_run import RunConfig, _settle_steps, odd_lengths
 
 ITEMS = SimpleNamespace(lengths=np.full(100, 50))
 
@@ -40,6 +40,23 @@ def test_tokens_set_the_steps(yaml_file):
 def test_G3_steps_on_the_command_line_beat_tokens_in_a_file(yaml_file):
     config = settled(yaml_file, "--max_steps", "7")
     assert (config.train_tokens, config.max_steps) == (None, 7)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--train_tokens 1000 --batch_size 4 --warmup_steps 0", ""),
+        ("--train_tokens 1000 --batch_size 64 --warmup_steps 0", "one step reads about 3,200 tokens"),
+        ("--max_steps 30 --warmup_steps 30", ""),
+        ("--max_steps 30 --warmup_steps 120", "so that its rate only grows, to 25% of learning_rate="),
+        ("--max_steps 30 --warmup_steps 120 --quick", ""),  # which is to try a command out
+    ],
+)
+def test_more_tokens_than_asked_for_and_a_rate_that_is_not_reached_are_told(words, told):
+    config = settled(*words.split())
+    lines = odd_lengths(config, ITEMS)
+    assert told in "".join(lines)
+    assert len(lines) == bool(told)
 
 
 def test_tokens_on_the_command_line_beat_steps_in_a_file(tmp_path):
