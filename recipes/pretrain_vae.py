@@ -102,6 +102,16 @@ def _settle_layers(config: Config) -> None:
         config.layers = None  # so that the saved configuration says it once
 
 
+def check_latent_keys(config: Config) -> None:
+    """Raise ValueError where the command line says what a KL divergence costs that is not there."""
+    given = given_on_command_line(config) & {"kl_weight", "kl_warmup_steps", "free_bits"}
+    if given and config.latent != "gaussian":
+        raise ValueError(
+            f"{', '.join(sorted(given))}: of a Gaussian latent, and latent={config.latent!r}; give --latent gaussian, "
+            "or leave the key out."
+        )
+
+
 def figures(model: SentenceVAE, valid: SentenceDataset, num_sentences: int) -> dict[str, float]:
     """Of an autoencoder on the valid split."""
     found = validation_loss(model, valid, num_sentences, 256)
@@ -116,6 +126,7 @@ def figures(model: SentenceVAE, valid: SentenceDataset, num_sentences: int) -> d
 
 def main(config: Config) -> TrainingResult:
     _settle_layers(config)
+    check_latent_keys(config)
     data = open_for(config, own_tokenizer(config.lm))
     vae = build(config, data)
 

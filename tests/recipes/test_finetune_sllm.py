@@ -39,6 +39,12 @@ MISTAKES = {
         lambda runs: f"finetune-sllm --model {runs}/sllm --num_memory_tokens 4 --data {runs}/data",
         "was made with 8; make a new graft",
     ),
+    "windows of own layers": (
+        lambda runs: (
+            f"finetune-sllm --vae {runs}/vae --lm {runs}/opt --data {runs}/data --max_sentences 9 --lower_window 9"
+        ),
+        "lower_window: of a graft by own layers",
+    ),
     "layers of a finished SLLM": (
         lambda runs: f"finetune-sllm --model {runs}/sllm --data {runs}/data --layers 3",
         "layers=3: the layers are those of `vae`",
