@@ -31,6 +31,13 @@ MISTAKES = {
         ),
         "heads on a plain model have to be trained first",
     ),
+    "a curriculum of too few steps": (
+        lambda runs: (
+            f"finetune-mtp --lm {runs}/opt --num_future_tokens 3 --curriculum forward --max_steps 2"
+            f" --context 128 --data {runs}/data"
+        ),
+        "2 steps are too few for 3 heads",
+    ),
     "a curriculum for transitions": (
         lambda runs: (
             f"finetune-mtp --model {runs}/mtp --draft_transitions true --train_transitions_only true "
