@@ -147,12 +147,15 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
 
 
 def sample(model: Any, processor: SentenceProcessor, prompt: str) -> str:
-    """What a model makes of a prompt while it is trained, on one line."""
-    loaded = as_configured(kind_of(model.config.model_type)("", model, processor.tokenizer), lambda: processor)
-    if loaded.predicts:
-        text = f"writes: {prompt}{loaded.write(prompt, Writing(SAMPLE_TOKENS, num_draft=1)).text}"
-    else:
-        text = f"writes out again: {prompt} -> {model.reconstruct([prompt])[0]}"
+    """What a model makes of a prompt while it is trained, on one line. One that it cannot read ends no training."""
+    loaded = as_configured(kind_of(model.config.model_type)("the model", model, processor.tokenizer), lambda: processor)
+    try:
+        if loaded.predicts:
+            text = f"writes: {prompt}{loaded.write(prompt, Writing(SAMPLE_TOKENS, num_draft=1)).text}"
+        else:
+            text = f"writes out again: {prompt} -> {model.reconstruct([prompt])[0]}"
+    except ValueError as error:
+        text = f"sample_prompt: {error}"
     return " ".join(text.split())[:200]
 
 
