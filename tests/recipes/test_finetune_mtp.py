@@ -16,7 +16,10 @@ MISTAKES = {
         lambda runs: f"finetune-mtp --model {runs}/mtp --data {runs}/data --head_kind causal",
         "made with parallel",
     ),
-    "heads on heads": (lambda runs: f"finetune-mtp --lm {runs}/mtp --data {runs}/data", "family 'multi_token_lm'"),
+    "heads on heads": (
+        lambda runs: f"finetune-mtp --lm {runs}/mtp --data {runs}/data",
+        "no plain language model but a 'multi_token_lm'",
+    ),
     "text of another tokenizer for heads": (
         lambda runs: f"finetune-mtp --lm {other_tokenizer(runs)} --data {runs}/data",
         "tokenizers",

@@ -51,6 +51,14 @@ def test_a_trunk_has_the_positions_of_its_windows_and_the_ids_of_the_data(runs):
     assert {"token", "perplexity", "bits_per_byte"} <= last["eval"].keys()
 
 
+@pytest.mark.parametrize(("name", "kind"), [("mtp", "multi_token_lm"), ("sllm", "sllm")])
+def test_a_model_that_has_a_trunk_is_none_and_where_it_belongs_is_told(runs, name, kind, capsys):
+    for recipe in ("train-lm", f"finetune-sllm --vae {runs}/vae"):
+        told = refused(f"{recipe} --lm {runs}/{name} --data {runs}/data --output_dir {runs}/mistake", capsys)
+        assert f"is no plain language model but a '{kind}'" in told
+        assert "given as --model" in told
+
+
 def test_a_sample_that_cannot_be_written_ends_no_training(runs, tmp_path, capsys):
     prompt = "the_cat_sees_" * 9
     out = f"{tmp_path}/run --sample_prompt {prompt} --eval_every 2"
