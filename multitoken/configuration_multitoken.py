@@ -115,6 +115,8 @@ class MultiTokenLMConfig(PreTrainedConfig):
                 faults.append(f"head_weights has {len(self.head_weights)} entries for {n} heads")
             if min(self.head_weights, default=0) < 0:
                 faults.append(f"head_weights={self.head_weights}: must not be negative")
+            if not any(self.head_weights):
+                faults.append(f"head_weights={self.head_weights}: no head would learn; one at least is above 0")
         if self.draft_transitions and n < 2:
             faults.append("draft_transitions: there is no drafting head; set num_future_tokens to 2 or more")
         if self.train_transitions_only and not self.draft_transitions:

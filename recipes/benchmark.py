@@ -61,6 +61,7 @@ from lmbase.benchmarking.environment import environment
 from lmbase.config import load_config, run, single_process
 from lmbase.files import alone_in, clean_up, write_text
 from lmbase.modeling.devices import choose_device
+from lmbase.modeling.trunk import random_config
 from lmbase.report.columns import tables_by_kind
 from lmbase.report.rows import Row, check_place, write_metrics
 from sllm.benchmarks.keys import Benchmark
@@ -95,6 +96,11 @@ def main(config: Benchmark) -> list[Row]:
     started = time.perf_counter()
     check_place(config)
     config = chosen_part(config, __name__)
+    for size in getattr(config, "size", ()):  # before text is prepared for it
+        try:
+            random_config(f"random:{size}", vocab_size=8, max_positions=8)
+        except ValueError as error:
+            raise ValueError(f"size={size}: {error}") from None
     if config.quick:
         shorten(config)
     config.device = choose_device(config.device)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from lmbase.config import option, run, single_process
+from lmbase.config import Seed, option, run, single_process
 from lmbase.files import write_text
 from lmbase.modeling.devices import choose_device
 from lmbase.report.columns import filled_columns, markdown_table
@@ -50,7 +50,7 @@ class Config:
     texts: NonNegativeInt = option(8, "longer texts that are written, for repetitions and samples.json")
     new_tokens: PositiveInt = option(128, "tokens of these")
     batch_size: PositiveInt = option(64, "places that are continued at a time")
-    seed: NonNegativeInt = option(0, "of draws and of the bootstrap")
+    seed: Seed = option(0, "of draws and of the bootstrap")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     output_dir: str = option("runs/brier", "where metrics.json and samples.json are written")
 
@@ -93,6 +93,12 @@ def main(config: Config) -> list[Row]:
         longest = max(LONGEST, config.new_tokens if long else 0)
         needed = 1 + max(sum(map(len, place.before)) for place in places) + longest
         if one.room is not None and needed > one.room:
+            if (read := needed - 1 - longest) > config.context:  # one sentence is read in any case
+                raise ValueError(
+                    f"{one.name} has {one.room} positions, and a sentence of {read} tokens before a place, read "
+                    f"whole, takes {needed} with the new ones: leave the model out, or lower --new_tokens "
+                    f"({config.new_tokens})."
+                )
             raise ValueError(
                 f"{one.name} has {one.room} positions, and context and new tokens take {needed}: lower --context "
                 f"({config.context}) or --new_tokens ({config.new_tokens})."

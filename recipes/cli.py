@@ -26,7 +26,7 @@ import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from itertools import takewhile
 from pathlib import Path
@@ -113,6 +113,17 @@ def run_command(command: str) -> None:
     print(f"$ sllm {command}", flush=True)
     recipe, *argv = shlex.split(command)
     run_recipe(recipe.replace("-", "_"), argv)
+
+
+def check_part(key: str, text: str, recipe: str, own: Collection[str]) -> None:
+    """Raise ValueError where a configuration and keys, given as the text of a key, set what the recipe that runs them
+    sets itself: the other value would not count."""
+    from lmbase.config import class_of_keys, given_on_command_line, load_config
+
+    module, words = importlib.import_module(f"{__package__}.{recipe.replace('-', '_')}"), shlex.split(text)
+    given = given_on_command_line(load_config(class_of_keys(module, words), words, FOLDER / "configs"))
+    if odd := sorted(given & set(own)):
+        raise ValueError(f"--{odd[0]} would not count, as it is set for {recipe} here; leave it out of {key}.")
 
 
 _FLAG = re.compile(r"--|-[A-Za-z]\Z")  # "-5 degrees" is none

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from lmbase.config import option, run, single_process
+from lmbase.config import Seed, option, run, single_process
 from lmbase.files import write_text
 from lmbase.hub import name_and_source
 from lmbase.modeling.devices import DTYPES, choose_device, moved
@@ -73,7 +73,7 @@ class Config:
     temperature: list[PositiveFloat] = option([0.7, 1.0, 1.5], "of sampling")
     quick: bool = option(False, "few prompts, pairs and draws, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    seed: NonNegativeInt = option(0, "of sampling")
+    seed: Seed = option(0, "of sampling")
     output_dir: str = option("runs/drafting", "where metrics.json and table.md go")
 
 

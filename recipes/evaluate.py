@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import NonNegativeInt, PositiveInt
 
 from lmbase.benchmarking.environment import environment
-from lmbase.config import given_on_command_line, option, run, single_process
+from lmbase.config import Seed, given_on_command_line, option, run, single_process
 from lmbase.files import alone_in, clean_up, write_text
 from lmbase.hub import name_and_source
 from lmbase.modeling.devices import DTYPES, choose_device
@@ -67,7 +67,7 @@ class MeasuringKeys:
     dtype: Literal["fp32", "bf16"] = option("fp32", "of the weights while speed and cache are measured")
     quick: bool = option(False, "two documents, one timed round, few tokens, to try a command out")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    seed: NonNegativeInt = option(0, "of the bootstrap")
+    seed: Seed = option(0, "of the bootstrap")
     verify: bool = option(True, VERIFY)
 
 
@@ -106,7 +106,7 @@ def load_all(config: MeasuringKeys, device: str) -> list[LoadedModel]:
     if not config.model:
         raise ValueError("Nothing to evaluate: give --model PATH [PATH ...].")
     models = [load_model(spec) for spec in config.model]
-    windows: list[int | None] = [*(config.keep_window or [])] or [None]
+    windows: list[int | None] = [*dict.fromkeys(config.keep_window or [])] or [None]
     for spec, loaded in zip(config.model, models[:], strict=True):
         for window in windows if loaded.plain else []:
             kept = load_keeping(loaded, spec, window, config.keep_ends)
@@ -189,6 +189,10 @@ def main(config: Config) -> list[Row]:
     started = time.perf_counter()
     if config.quick:
         config.max_documents, config.rounds, config.prompt_tokens, config.new_tokens = 2, 1, 32, 16
+    if config.protocol == "paper" and config.speed and "speed" in given_on_command_line(config):
+        raise ValueError(
+            "speed=True: rows of --protocol paper have no speed; leave the key out, or evaluate without it."
+        )
     models = load_all(config, choose_device(config.device))
     baseline = choose_baseline(models[: len(config.model)], config.baseline)
     if config.speed or config.samples:

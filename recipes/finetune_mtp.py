@@ -110,6 +110,11 @@ def main(config: Config) -> TrainingResult:
 
     def before_step(model: MultiTokenLM, step: int) -> None:
         n = model.config.num_future_tokens
+        if n > config.max_steps and config.curriculum != "static":
+            raise ValueError(
+                f"curriculum={config.curriculum}: {config.max_steps} steps are too few for {n} heads to join one after "
+                "another; give a longer training or fewer heads."
+            )
         stage = min(step * n // config.max_steps, n - 1)
         model.num_active_heads = {"static": n, "forward": stage + 1, "reverse": n - stage}[config.curriculum]
 

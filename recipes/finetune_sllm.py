@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from lmbase.config import option, run
+from lmbase.config import given_on_command_line, option, run
 from lmbase.modeling.devices import choose_device, moved
 from lmbase.modeling.folders import model_folder, quiet_loading
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
@@ -120,6 +120,10 @@ def main(config: Config) -> TrainingResult:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     check_teacher_keys(config)
     check_keeping_keys(config)
+    if "layers" in given_on_command_line(config) and not config.vae:
+        raise ValueError(
+            f"layers={config.layers}: the layers are those of `vae`, which is not given; leave the key out."
+        )
     given = given_keys(config, SLLMConfig)
     if given.get("upper_layers") and not config.model:
         if not config.lm or config.vae:
@@ -134,6 +138,8 @@ def main(config: Config) -> TrainingResult:
                 "fitted; leave the key out."
             )
         data = _open_for(model, config)
+    if model.own is None and (windows := given_on_command_line(config) & {"lower_window", "upper_window"}):
+        raise ValueError(f"{', '.join(sorted(windows))}: of a graft by own layers (--upper_layers); leave the key out.")
     check_teachable(model, config)
     if fits and begins_anew(Path(config.output_dir), config):
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bf16"):

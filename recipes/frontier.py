@@ -115,6 +115,10 @@ def check_keys(config: Config) -> None:
         raise ValueError(f"prune names {', '.join(sorted(twice))} twice: each rival once.")
     for layers in config.prune:
         layers_to_keep(layers)
+    if config.prune:
+        own = ["lm", "keep_layers", "data", "text_field", "device", "output_dir"]
+        own += [key for key in ("train_tokens", "teacher") if getattr(config, key)]
+        cli.check_part("train", config.train, "train-lm", own)
     if (packed := packed_kinds(config)) and choose_device(config.device) != "cpu":
         device = choose_device(config.device)
         raise ValueError(f"{packed[0]}=true is for CPUs, and device is {device}: give --device cpu.")
@@ -320,6 +324,9 @@ def main(config: Config) -> list[Row]:
     # Raw text that rivals are trained on below is read as a training divides it.
     trained = None if config.prune and load_prepared(config.data) is None else config.model
     texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, trained)
+    if config.prune and config.model:  # told before rivals are trained for hours
+        named = load_all(config, device)
+        check_models(named, next((one for one in named if one.plain), named[0]))
     specs = [*config.model, *make_rivals(config)]
     models, sources = load_models(config, specs, device)
     baseline = choose_baseline(models[: len(specs)][::-1], None)

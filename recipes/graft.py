@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
-from lmbase.config import given_on_command_line, option, run
+from lmbase.config import Seed, given_on_command_line, option, run
 from lmbase.files import write_folder
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.modeling.text_model import take_open_ids
@@ -76,7 +76,7 @@ class Config:
     max_sentence_tokens: PositiveInt = option(64, "tokens per sentence, at most")
     fit_tokens: NonNegativeInt | None = option(None, FIT_KEY + " (needs `data`)")
     use_trunk: bool = option(True, "false: leave out the layers between, the control that tells what they are worth")
-    seed: NonNegativeInt = option(0, "seed of random weights, and of the choice of text that is fitted to")
+    seed: Seed = option(0, "seed of random weights, and of the choice of text that is fitted to")
 
 
 class DataKeys(Protocol):

@@ -30,11 +30,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from lmbase.config import differing_keys, option, run, save_config, single_process
+from lmbase.config import Seed, differing_keys, option, run, save_config, single_process
 from lmbase.files import (
     MANIFEST,
     RUN_FILES,
@@ -89,7 +89,7 @@ class Config:
     price_on: list[str] | None = option(None, "NAME=FILES, texts to price on; default: the valid split")
     price_tokens: PositiveInt = option(20_000, "tokens of each that are priced")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one", may_differ=True)
-    seed: NonNegativeInt = option(0, "of the weights and of the order of the text")
+    seed: Seed = option(0, "of the weights and of the order of the text")
     quick: bool = option(False, f"read {QUICK_TOKENS:,} tokens at most, to try a command out")
 
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from lmbase.benchmarking.accelerators import LISTED
-from lmbase.config import option, run, single_process
+from lmbase.config import Decay, given_on_command_line, option, run, single_process
 from lmbase.durations import duration
 from lmbase.report.formats import number, short_count, size
 from lmbase.report.tables import Table
@@ -61,7 +61,7 @@ class Config:
     strategy: Literal["auto", "ddp", "fsdp"] = option(
         "auto", "with several GPUs; auto: ddp if the model fits into each"
     )
-    ema_decay: NonNegativeFloat = option(0.0, "as in training: above 0 an average of the weights is kept")
+    ema_decay: Decay = option(0.0, "as in training: above 0 an average of the weights is kept")
     gradient_checkpointing: bool = option(False, "recompute activations in the backward pass")
     num_encoder_layers: PositiveInt = option(1, "of the autoencoder that is grafted, 1 to 4")
     num_decoder_layers: PositiveInt = option(1, "likewise")
@@ -69,7 +69,7 @@ class Config:
     tokens_per_sentence: PositiveFloat = option(
         10.0, "the mean, where data is a number: clauses have 8, sentences 16 or more; prepared data tell theirs"
     )
-    vocab_size: PositiveInt | None = option(
+    vocab_size: Annotated[int, Field(ge=4)] | None = option(
         None, "of a model with random weights; default: that of prepared data, or 50272"
     )
     new_tokens: PositiveInt = option(2048, "tokens of each text in generation, prompt and all")
@@ -133,11 +133,18 @@ def reading(config: Config) -> Reading:
         raise ValueError(
             f"data={config.data!r} is neither a number of tokens (3e9, 10B, 5M) nor a folder that sllm prepare wrote."
         )
+    own = prepared.processor.max_sentence_tokens
+    for name in ("tokens_per_sentence", "max_sentence_tokens"):
+        if name in given_on_command_line(config) and getattr(config, name) != own:
+            raise ValueError(
+                f"{name}={getattr(config, name):g}: the data in {config.data!r} tell what their sentences are; leave "
+                "the key out, or give a number of tokens as --data."
+            )
     split = prepared.split("train")
     # Spread over all texts: the first ones may have other sentences than the rest.
     chosen = np.unique(np.linspace(0, split.num_sentences - 1, SAMPLE).astype(int))
     lengths = (split.sentence_tokens[chosen + 1] - split.sentence_tokens[chosen]).tolist()
-    config.max_sentence_tokens = prepared.processor.max_sentence_tokens
+    config.max_sentence_tokens = own
     return Reading(split.num_tokens, tuple(lengths), split, vocabulary_size(prepared.processor.tokenizer))
 
 
@@ -150,7 +157,14 @@ def designs(config: Config, read: Reading) -> list[Design]:
         trunk.vocab_size = config.vocab_size or read.vocab_size or trunk.vocab_size
     elif config.vocab_size:
         raise ValueError(f"vocab_size={config.vocab_size}: {config.lm} has its own vocabulary; leave the key out.")
-    layers = config.num_encoder_layers, config.num_decoder_layers
+    layers, given = (config.num_encoder_layers, config.num_decoder_layers), given_on_command_line(config)
+    for name in sorted(given & {"num_encoder_layers", "num_decoder_layers"} if options.get("upper_layers") else ()):
+        raise ValueError(
+            f"{name}={getattr(config, name)}: a graft by own layers (--upper_layers) has no autoencoder; leave the key "
+            "out."
+        )
+    if "context" in given and config.context > trunk.max_position_embeddings:
+        raise ValueError(f"context={config.context}: {config.lm} has {trunk.max_position_embeddings} positions.")
     sentences = SentenceDesign(trunk, read.lengths, tuple(options.items()), layers, config.max_sentence_tokens)
     context = min(config.context, trunk.max_position_embeddings)
     return [sentences, TokenDesign(trunk, read.lengths, context)]
@@ -191,6 +205,11 @@ def main(config: Config) -> dict[str, Fit]:
     read = reading(config)
     by_hand = dict(tflops=config.tflops, gigabytes=config.gpu_gigabytes, bandwidth=config.gpu_bandwidth)
     machine = machine_for(config.gpus, config.dtype, config.utilisation, by_hand)
+    if "utilisation" in given_on_command_line(config) and not hasattr(machine, "utilisation"):
+        raise ValueError(
+            f"utilisation={config.utilisation:g}: what training reaches is measured on gpus={' '.join(config.gpus)!r}, "
+            "not assumed; leave the key out."
+        )
     how = How(config.dtype, machine.kernels, config.ema_decay > 0, config.gradient_checkpointing)
     found, columns = {}, {}
     for design in designs(config, read):

@@ -25,7 +25,7 @@ from lmbase.config import differing_keys, option, run, save_config
 from lmbase.files import MANIFEST
 from sllm_data.corpora import open_corpus
 from sllm_data.description import describe
-from sllm_data.open_data import RULE_KEY, make_processor, taken_over
+from sllm_data.open_data import RULE_KEY, check_apart, make_processor, taken_over
 from sllm_data.prepare import CONTENTS, prepare
 from sllm_data.prepared import PROCESSOR, PreparedData
 
@@ -50,8 +50,14 @@ class Config:
 
 def main(config: Config) -> PreparedData:
     folder = Path(config.output_dir)
+    check_apart(config.data, folder)
     saved_config = folder / "config.yaml"
     differing = differing_keys(config, saved_config) if saved_config.is_file() else []
+    if differing and not (folder / PROCESSOR).is_dir():
+        raise ValueError(
+            f"output_dir={config.output_dir!r} holds the config.yaml of something else, a run perhaps, and no prepared "
+            "data: choose another output_dir."
+        )
     if differing:
         raise ValueError(
             f"{config.output_dir!r} was prepared with another configuration ({'; '.join(differing)}). "

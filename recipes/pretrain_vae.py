@@ -73,7 +73,13 @@ def build(config: Config, data: PreparedData) -> SentenceVAE:
         lm = load_lm(config.lm, vocab_size=fields["vocab_size"])
         table = input_table(lm)
         fields["vocab_size"] = len(table)
-        fields["hidden_size"], fields["num_attention_heads"] = vector_width(lm.config), vector_heads(lm.config)
+        trunks = {"hidden_size": vector_width(lm.config), "num_attention_heads": vector_heads(lm.config)}
+        for name, own in trunks.items():
+            if name in given_on_command_line(config) and fields[name] != own:
+                raise ValueError(
+                    f"{name}={fields[name]}: the trunk {config.lm} sets it, to {own}; leave the key out, or --lm."
+                )
+        fields |= trunks
     torch.manual_seed(config.seed)
     fields["max_sentence_tokens"] = processor.max_sentence_tokens
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
@@ -96,6 +102,16 @@ def _settle_layers(config: Config) -> None:
         config.layers = None  # so that the saved configuration says it once
 
 
+def check_latent_keys(config: Config) -> None:
+    """Raise ValueError where the command line says what a KL divergence costs that is not there."""
+    given = given_on_command_line(config) & {"kl_weight", "kl_warmup_steps", "free_bits"}
+    if given and config.latent != "gaussian":
+        raise ValueError(
+            f"{', '.join(sorted(given))}: of a Gaussian latent, and latent={config.latent!r}; give --latent gaussian, "
+            "or leave the key out."
+        )
+
+
 def figures(model: SentenceVAE, valid: SentenceDataset, num_sentences: int) -> dict[str, float]:
     """Of an autoencoder on the valid split."""
     found = validation_loss(model, valid, num_sentences, 256)
@@ -110,6 +126,7 @@ def figures(model: SentenceVAE, valid: SentenceDataset, num_sentences: int) -> d
 
 def main(config: Config) -> TrainingResult:
     _settle_layers(config)
+    check_latent_keys(config)
     data = open_for(config, own_tokenizer(config.lm))
     vae = build(config, data)
 

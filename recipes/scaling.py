@@ -22,9 +22,9 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 
-from lmbase.config import class_of_keys, load_config, option, run, single_process
+from lmbase.config import Seed, class_of_keys, load_config, option, run, single_process
 from lmbase.files import write_text
 from lmbase.report.columns import markdown_table
 from lmbase.report.formats import short_count
@@ -46,6 +46,7 @@ from sllm_recipes import cli
 KINDS = ("token", "sentence")
 FEWEST_TOKENS = 1000  # to train on: fewer are meant as millions
 QUICK_TOKENS = 40_000  # of the longest trainings when all are quick: fewer than their steps are limited to
+OWN = ("data", "seed", "device", "eval_every", "lm", "vae", "train_tokens", "output_dir")  # keys of each training
 STYLES = {"token": "--", "sentence": "-"}
 SHOWN = ["model", "level", "parameters", "training_tokens", "bits_per_byte", "law_bits_per_byte", "token_factor"]
 
@@ -71,7 +72,7 @@ class Config:
     metrics: list[str] = option([], "files of rows that are taken instead of training")
     sentence: str = option("sllm", "rows of those whose model's name begins so are sentence-level; of others:")
     token: str = option("opt", "rows of those whose model's name begins so are token-level; others are left out")
-    seed: NonNegativeInt = option(0, "of every training and of the bootstrap")
+    seed: Seed = option(0, "of every training and of the bootstrap")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
     quick: bool = option(False, "a few steps of everything, to see that it runs")
     output_dir: str = option("runs/scaling", "where scaling.svg, table.md and metrics.json go, and the runs")
@@ -131,6 +132,7 @@ def check_trainings(config: Config) -> None:
     for name, command in zip(parts, cell_of(config, "data", config.sizes[0], config.tokens[0]).commands, strict=True):
         try:
             recipe, *words = shlex.split(command)
+            cli.check_part(name, getattr(config, name), recipe, OWN)
             module = import_module(f"{cli.__package__}.{recipe.replace('-', '_')}")
             load_config(class_of_keys(module, words), words, cli.FOLDER / "configs")
         except ValueError as error:

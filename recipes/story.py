@@ -19,11 +19,12 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import PositiveFloat
 
-from lmbase.config import option, run, single_process
+from lmbase.config import Seed, option, run, single_process
 from lmbase.durations import duration
 from lmbase.modeling.pretrained import own_tokenizer
+from lmbase.modeling.trunk import random_config
 from sllm_data.prepared import PreparedData
 from sllm_recipes import cli
 from sllm_recipes.story_plan import CONTEXT, Plan, check_enough, make_plan, shown
@@ -46,7 +47,7 @@ class Config:
     output_dir: str = option("runs/story", "where everything goes; the same command again continues it")
     dtype: Literal["fp32", "bf16"] = option("bf16", "of the computation in training")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    seed: NonNegativeInt = option(0, "seed of every training")
+    seed: Seed = option(0, "seed of every training")
     quick: bool = option(False, "a few steps of everything, to see that it runs")
 
 
@@ -158,6 +159,8 @@ def tell(config: Config, trunk: str) -> None:
     """
     started = time.perf_counter()
     pretrained = not config.lm.startswith("random:")
+    if not pretrained:  # told before text is prepared for it
+        random_config(config.lm, vocab_size=8, max_positions=8)
     total = 9 - pretrained
     what, command = text_stage(config, pretrained)
     print(f"\n[1/{total}] {what}")

@@ -40,7 +40,7 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from lmbase.config import option, run, single_process
+from lmbase.config import Seed, option, run, single_process
 from lmbase.files import MANIFEST, read_json, write_text
 from lmbase.modeling.devices import choose_device
 from lmbase.modeling.flops import FORWARD_AND_BACKWARD
@@ -73,7 +73,7 @@ class Config:
     task: Literal["induction", "polynomials"] = option("induction", "what is learnt")
     sizes: list[Literal["1M", "3M", "10M", "30M", "100M"]] = option(["1M", "3M"], "parameters of the blocks")
     num_future_tokens: list[PositiveInt] = option([1, 2], "numbers of heads; 1 is an ordinary language model")
-    seeds: list[NonNegativeInt] = option([0, 1, 2], "one run for each; they draw weights and training samples")
+    seeds: list[Seed] = option([0, 1, 2], "one run for each; they draw weights and training samples")
     train_tokens: PositiveInt = option(5_000_000, "each run reads about so many tokens, none of them twice")
     random_names: float = option(
         1.0, "induction: share of training stories with random names; others' can be learnt by heart"

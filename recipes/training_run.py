@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from pydantic import PositiveInt
 from torch import Tensor
 
@@ -105,11 +106,15 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
     """Train a model on the train split, with figures of the valid split in the log, and write down what it cost.
 
     Raises:
-        ValueError: both `max_steps` and `train_tokens` on the command line, or a token that a teacher's cache lacks.
+        ValueError: both `max_steps` and `train_tokens` on the command line, a token that a teacher's cache lacks, or an
+            output_dir whose model the run starts from.
     """
+    _check_apart(config.output_dir, [*recipe.parents, recipe.teaching and recipe.teaching.source])
     split = data.split("train")
     items = recipe.items_of(split)
     _settle_steps(config, items)
+    if PartialState().is_main_process:
+        print("".join(f"{line}\n" for line in odd_lengths(config, items)), end="")
     valid = recipe.items_of(data.split("valid")) if "valid" in data.splits else None
     prompt = config.sample_prompt
     hooks = Hooks(
@@ -142,12 +147,15 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
 
 
 def sample(model: Any, processor: SentenceProcessor, prompt: str) -> str:
-    """What a model makes of a prompt while it is trained, on one line."""
-    loaded = as_configured(kind_of(model.config.model_type)("", model, processor.tokenizer), lambda: processor)
-    if loaded.predicts:
-        text = f"writes: {prompt}{loaded.write(prompt, Writing(SAMPLE_TOKENS, num_draft=1)).text}"
-    else:
-        text = f"writes out again: {prompt} -> {model.reconstruct([prompt])[0]}"
+    """What a model makes of a prompt while it is trained, on one line. One that it cannot read ends no training."""
+    loaded = as_configured(kind_of(model.config.model_type)("the model", model, processor.tokenizer), lambda: processor)
+    try:
+        if loaded.predicts:
+            text = f"writes: {prompt}{loaded.write(prompt, Writing(SAMPLE_TOKENS, num_draft=1)).text}"
+        else:
+            text = f"writes out again: {prompt} -> {model.reconstruct([prompt])[0]}"
+    except ValueError as error:
+        text = f"sample_prompt: {error}"
     return " ".join(text.split())[:200]
 
 
@@ -187,6 +195,35 @@ def window_recipe(
 def window_figures(model: Any, valid: Any, num_windows: int, config: TrainingConfig) -> dict[str, float]:
     """Losses on some windows of the valid split, read as many at a time as in training."""
     return validation_loss(model, valid, num_windows, config.micro_batch_size or config.batch_size)
+
+
+def _check_apart(output_dir: str, parents: list[str | None]) -> None:
+    """A run in the place of what it starts from could not be continued, and the cost of that would be forgotten."""
+    folder = Path(output_dir).resolve()
+    for parent in parents:
+        if parent and Path(parent).exists() and folder in (Path(parent).resolve(), Path(parent).resolve().parent):
+            raise ValueError(
+                f"output_dir={output_dir!r} holds {parent!r}, which this training starts from and would replace: "
+                "choose another output_dir."
+            )
+
+
+def odd_lengths(config: RunConfig, items: Any) -> list[str]:
+    """What of a training's length is hardly meant: more tokens than were asked for, a rate that is never reached."""
+    found = []
+    of_step = float(items.lengths.mean()) * config.batch_size
+    if config.train_tokens and of_step > 2 * config.train_tokens:
+        found.append(
+            f"train_tokens={config.train_tokens}: one step reads about {of_step:,.0f} tokens (batch_size="
+            f"{config.batch_size}), and is trained all the same; a smaller batch_size reads fewer."
+        )
+    if config.warmup_steps > config.max_steps and not config.quick:
+        share = config.max_steps / config.warmup_steps
+        found.append(
+            f"warmup_steps={config.warmup_steps}: the training has {config.max_steps} steps, so that its rate only "
+            f"grows, to {share:.0%} of learning_rate={config.learning_rate:g}."
+        )
+    return found
 
 
 def _settle_steps(config: RunConfig, items: Any) -> None:

@@ -35,7 +35,7 @@ def test_recipes_train_in_bf16_and_what_they_write_is_read_on_the_cpu(tmp_path):
         lines = [json.dumps({"text": f"Text {i} of {split} begins. " * 8}) for i in range(number)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
     data = f"--data {tmp_path}/data"
-    sllm(f"prepare --data {tmp_path} --tokenizer bpe:300 --rule punctuation --output_dir {tmp_path}/data")
+    sllm(f"prepare --data {tmp_path}/*.jsonl --tokenizer bpe:300 --rule punctuation --output_dir {tmp_path}/data")
     sllm(f"train-opt --opt random:tiny {data} --context 64 {TRAIN} --output_dir {tmp_path}/opt")
     sllm(f"pretrain-vae --opt {tmp_path}/opt {data} {TRAIN} --output_dir {tmp_path}/vae")
     graft = f"--vae {tmp_path}/vae --opt {tmp_path}/opt --max_sentences 8"

@@ -1,6 +1,7 @@
 """Prepared data for a training recipe: a folder that `prepare` wrote, or any corpus, prepared on the way."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -55,6 +56,29 @@ def load_prepared(data: str | list[str], *, verify: bool = True) -> PreparedData
             "run `sllm prepare` on the texts of all."
         )
     return PreparedData.load(prepared[0], verify=verify) if prepared else None
+
+
+def check_apart(data: str | list[str], folder: str | Path) -> None:
+    """
+    Args:
+        folder: where something will be written that `data` are read for.
+
+    Raises:
+        ValueError: it is, or lies in, a folder of texts: what is written there would be text when it is read again, and
+            the same command would find that its text has changed.
+    """
+    written = Path(os.path.realpath(folder))
+    for spec in [data] if isinstance(data, str) else data:
+        texts = Path(os.path.realpath(Path(spec).expanduser()))
+        if not texts.is_dir() or not written.is_relative_to(texts):
+            continue
+        if any(part.startswith(".") for part in written.relative_to(texts).parts):  # hidden: nobody reads it
+            continue
+        raise ValueError(
+            f"output_dir={str(folder)!r} lies in the folder of texts, data={spec!r}, and would be read as text the "
+            "next time. Choose an output_dir outside it, or a pattern as the data, such as "
+            f"{str(Path(spec) / '*.txt')!r}."
+        )
 
 
 def make_processor(corpus: Corpus, tokenizer: str, rule: str, max_sentence_tokens: int) -> SentenceProcessor:
@@ -192,6 +216,7 @@ def open_data(
             return given
         if not first:
             return PreparedData.load(folder, verify=False)
+        check_apart(data, output_dir)
         begun = (folder / PROCESSOR).is_dir()  # finished or interrupted
         if begun:
             saved = read_json(folder / REQUEST) if (folder / REQUEST).is_file() else {}

@@ -52,7 +52,8 @@ def load_config(cls: type[ConfigT], argv: Sequence[str], configs: Path | None = 
     Args:
         cls: a dataclass, whose fields may be dataclasses (`--outer.inner value`).
         argv: CONFIG is the path of a YAML file or the name of a shipped one. `--key value`, `--key=value`, `--key`
-            alone for true, `--key a b c` for a list; `-` and `_` are the same inside keys.
+            alone for true, `--key a b c` for a list; `-` and `_` are the same inside keys. Of a key that is given
+            again, as by `$ARGS` at the end of a script, the last value counts; a list is given once.
         configs: the folder of shipped YAML files.
 
     Raises:
@@ -143,6 +144,8 @@ def parse_words(words: Sequence[str], keys: Keys) -> tuple[dict[str, Any], list[
         name = name.replace("-", "_")
         texts = [value] if equals else []
         key = keys.get(other_names.get(name, name))
+        if name in given and key and _lists(members(key.type)):  # else the first, as of models, are left out unsaid
+            problems.append(f"--{name} (command line): given twice; give this list once, with all its values behind it")
         while not equals and rest and not (_KEY if key and key.prose else _DASHES).match(rest[0]):
             texts.append(rest.pop(0))
         if key and key.prose and texts and _lists(members(key.type)):

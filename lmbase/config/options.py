@@ -9,7 +9,12 @@ import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+
+Seed = Annotated[int, Field(ge=0, lt=2**64)]  # as torch's generators take them
+Decay = Annotated[float, Field(ge=0, lt=1)]  # what a moving average keeps of itself
 
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}  # attributes of pydantic's constraints, e.g. of PositiveInt
 

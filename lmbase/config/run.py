@@ -94,6 +94,8 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in DISK_FULL and error.strerror == os.strerror(error.errno):
         where = f"{error.filename}: " if error.filename else ""  # unless it was put into words where it happened
         return f"{where}No space is left on the disk. Free some, then give the same command again."
+    if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
+        return f"{error.filename}: a file stands where a folder is to be. Name another output_dir, or move the file."
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__

@@ -124,6 +124,11 @@ def check_trunk(config: PreTrainedConfig, what: str) -> PreTrainedConfig:
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{what} is an encoder-decoder model ({kind}); a decoder-only one is needed: {_promised()}.")
+    if hasattr(config, "trunk"):  # made of one here
+        raise ValueError(
+            f"{what} is no plain language model but a {kind!r}, which has one as its trunk. sllm finetune-mtp and "
+            "finetune-sllm go on with such a model, given as --model; give its trunk's own run or hub id here."
+        )
     if kind not in FAMILIES:
         raise ValueError(
             f"{what} is of the family {kind!r}, which is not known here. Promised and tested are {_promised()}; "

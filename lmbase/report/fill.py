@@ -24,14 +24,23 @@ def fill_tables(path: str | Path) -> int:
     """Rewrite every table block of a Markdown file from the metrics it names; returns how many there are.
 
     Raises:
-        ValueError: a metrics file that is missing or damaged, a block without its end, or with an option that is none.
+        ValueError: no block, one without its end or with an option that is none, a metrics file that is missing or
+            damaged.
     """
     path = Path(path)
-    text = path.read_text(encoding="utf-8")
+    with path.open(encoding="utf-8", newline="") as file:
+        text = file.read()
+    ends = "\r\n" if "\r\n" in text else "\n"  # as the file has them
+    text = text.replace("\r\n", "\n")
     blocks = len(BLOCK.findall(text))
     if blocks != text.count("<!-- table "):
         raise ValueError(f"{path}: a line `<!-- table ... -->` has no `<!-- end table -->` after it.")
-    write_text(path, BLOCK.sub(lambda match: f"{match[1]}{_table(path.parent, match['words'])}\n{match[3]}", text))
+    if not blocks:
+        raise ValueError(
+            f"{path} has no table to fill: write `<!-- table FILE -->` and `<!-- end table -->` around one."
+        )
+    filled = BLOCK.sub(lambda match: f"{match[1]}{_table(path.parent, match['words'])}\n{match[3]}", text)
+    write_text(path, filled.replace("\n", ends))
     return blocks
 
 

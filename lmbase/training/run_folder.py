@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmbase.config import differing_keys, save_config
-from lmbase.files import clean_up
+from lmbase.files import MANIFEST, clean_up
 from lmbase.training.checkpoint import list_checkpoints, newest_checkpoint, read_state
 from lmbase.training.cost import FILE_NAME as LINEAGE
 from lmbase.training.runlog import log_records
@@ -28,8 +28,13 @@ def claim_folder(folder: Path, config: TrainingConfig, data_hash: str | None) ->
     what there is to say about it.
 
     Raises:
-        ValueError: it holds a run of another configuration, or one whose checkpoints are gone.
+        ValueError: it holds a run of another configuration, or one whose checkpoints are gone, or is no run's folder.
     """
+    if (folder / MANIFEST).exists():
+        raise ValueError(
+            f"output_dir={str(folder)!r} is a folder of something else, data or a model ({MANIFEST} says what is in "
+            "it), whose files a run would replace: choose another output_dir."
+        )
     for place in (folder, folder / CHECKPOINTS):
         clean_up(place)
     said = None

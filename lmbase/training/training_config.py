@@ -1,11 +1,11 @@
 """The configuration keys that every training recipe has."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from lmbase.config import option
+from lmbase.config import Decay, Seed, option
 
 
 @dataclass
@@ -18,7 +18,7 @@ class TrainingConfig:
         "auto: continue from the newest whole checkpoint; restart: begin anew, the old run goes at the first save",
         may_differ=True,
     )
-    seed: NonNegativeInt = option(0, "seed of the weights, the order of the data and dropout")
+    seed: Seed = option(0, "seed of the weights, the order of the data and dropout")
     device: str = option("auto", "cpu, cuda, mps; auto: the accelerator if there is one", may_differ=True)
     dtype: Literal["fp32", "bf16"] = option("fp32", "bf16: computes in bfloat16 (autocast), weights stay in float32")
     batch_size: PositiveInt = option(32, "items per optimizer step, over all processes and micro-batches")
@@ -27,17 +27,17 @@ class TrainingConfig:
     )
     max_steps: PositiveInt = option(1000, "optimizer steps")
     learning_rate: PositiveFloat = option(3e-4, "the highest learning rate")
-    min_learning_rate_ratio: NonNegativeFloat = option(0.1, "the last learning rate as a share of the highest")
+    min_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = option(
+        0.1, "the last learning rate as a share of the highest"
+    )
     warmup_steps: NonNegativeInt = option(100, "steps over which the learning rate grows from 0")
     schedule: Literal["cosine", "linear", "constant"] = option(
         "cosine", "the course of the learning rate after the warm-up"
     )
     weight_decay: NonNegativeFloat = option(0.1, "AdamW's decay, on matrices only")
-    betas: tuple[float, float] = option((0.9, 0.95), "AdamW's averaging constants")
+    betas: tuple[Decay, Decay] = option((0.9, 0.95), "AdamW's averaging constants")
     grad_clip: NonNegativeFloat = option(1.0, "the highest gradient norm; 0: no limit")
-    ema_decay: NonNegativeFloat = option(
-        0.0, "keep an average of the weights, evaluate and save that; 0: off (0.999 is usual)"
-    )
+    ema_decay: Decay = option(0.0, "keep an average of the weights, evaluate and save that; 0: off (0.999 is usual)")
     gradient_checkpointing: bool = option(
         False, "recompute activations in the backward pass: less memory, slower", may_differ=True
     )

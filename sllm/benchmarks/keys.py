@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from lmbase.benchmarking.roofline import Machine
 from lmbase.benchmarking.timing import Generation, drafting_columns, ratio_columns, speeds
-from lmbase.config import option
+from lmbase.config import Seed, option
 from lmbase.modeling.devices import DTYPES
 from lmbase.report.rows import Row
 from multitoken.benchmarks.replaying import FIRST_WORD
@@ -38,7 +38,7 @@ class Benchmark:
 
     subset: list[SubsetName] = option(["generate", "train"], "what is measured; --help shows the keys of those named")
     device: str = option("auto", "cpu, cuda; auto: the GPU if there is one")
-    seed: NonNegativeInt = option(0, "of the random weights and token ids")
+    seed: Seed = option(0, "of the random weights and token ids")
     quick: bool = option(False, "64 tokens each way, little text, few heads and two rounds")
     output_dir: str = option("runs/benchmark", "where metrics.json, table.md and plots.html go")
 

@@ -189,6 +189,15 @@ def benchmarked(folder: str, number: int, dtype: str, gigabytes: float | None) -
     return Benchmarked(folder, rates, gpu, number, "cuda" if on_gpu else "cpu")
 
 
+def _check_unmeasured(words: Sequence[str], given: dict[str, float], unknown: set[str]) -> None:
+    """Raise ValueError for a rate that is given by hand where it is measured; `unknown` are those that are not."""
+    for name in given.keys() - unknown:
+        raise ValueError(
+            f"gpus={' '.join(words)!r} is measured, and {name}={given[name]:g} would not count: leave it out, or name "
+            "a GPU that is not listed."
+        )
+
+
 def machine_for(
     words: Sequence[str], dtype: str, utilisation: float, by_hand: dict[str, float | None]
 ) -> Listed | Here | Benchmarked:
@@ -198,19 +207,24 @@ def machine_for(
         by_hand: rates that are given: tflops, gigabytes, bandwidth, or None.
 
     Raises:
-        ValueError: a kind that is not listed, a wrong number, or rates of which only some are given.
+        ValueError: a kind that is not listed, a wrong number, or rates that are not all given, or are measured.
     """
+    given = {name: value for name, value in by_hand.items() if value is not None}
     if words and (Path(words[0]) / "metrics.json").is_file():
+        _check_unmeasured(words, given, {"gigabytes"})
         kind, count = parse_gpus(["gpu", *words[1:]]) if len(words) > 1 else ("", 1)
         return benchmarked(words[0], count, dtype, by_hand["gigabytes"])
     kind, count = parse_gpus(words)
     tflops, gigabytes, bandwidth = (by_hand[name] for name in ("tflops", "gigabytes", "bandwidth"))
     if kind == HERE:
+        _check_unmeasured(words, given, set())
         return Here("auto", count)
     if tflops and gigabytes:
         gpu = Accelerator(kind, tflops, tflops, gigabytes, bandwidth or 0.0, "given by hand")
     else:
         gpu = listed(kind)
+        if given:
+            gpu = replace(gpu, source=f"{gpu.source}, but for {' and '.join(given)}, given by hand")
         if tflops:
             gpu = replace(gpu, bf16=tflops, fp32=tflops)
         gpu = replace(gpu, gigabytes=gigabytes or gpu.gigabytes, bandwidth=bandwidth or gpu.bandwidth)

@@ -23,6 +23,7 @@ def test_matching_sizes(kind):
         (dict(head_kind="diagonal"), "choose parallel"),
         (dict(head_weights=[1.0]), "1 entries for 3 heads"),
         (dict(head_weights=[1.0, -1.0, 1.0]), "negative"),
+        (dict(head_weights=[0.0, 0.0, 0.0]), "no head would learn"),
         (dict(num_future_tokens=1, draft_transitions=True), "no drafting head"),
         (dict(train_transitions_only=True), "set draft_transitions"),
         (dict(draft_targets="greedy"), "set train_transitions_only"),

@@ -40,6 +40,7 @@ def test_help_shows_the_keys_that_apply(capsys):
         ("--subset cache --num_blocks 4", "num_blocks = 4: no key of --subset cache, but of heads"),
         ("--num_block 4", "did you mean num_blocks?"),
         ("--subset nothing", "subset"),
+        ("--subset train --size tiny random:16x2", "size=random:16x2: "),
         ("--subset cache --device gpu", "known are auto, cpu, cuda"),
         ("--subset generate --weights int4 --device gpu", "known are auto, cpu, cuda"),
     ],

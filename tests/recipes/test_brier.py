@@ -33,5 +33,8 @@ def test_models_with_a_likelihood_and_without_are_judged_side_by_side(runs, tmp_
     assert "give --model" in refused(f"brier {out}", capsys)
     assert "the same name" in refused(f"brier --model {runs}/opt {runs}/opt {data} {out}", capsys)
     assert "vector_temperature=1.5" in refused(f"brier --model {tmp_path}/drawn {data} --temperature 1.5 {out}", capsys)
-    assert "positions" in refused(f"brier --model {runs}/opt {data} --new_tokens 9999 {out}", capsys)
+    assert "lower --context" in refused(f"brier --model {runs}/opt {data} --new_tokens 9999 {out}", capsys)
+    told = refused(f"brier --model {runs}/opt {data} --context 1 --new_tokens 9999 {out}", capsys)
+    assert "read whole" in told  # whatever the context is
+    assert "lower --context" not in told
     sllm(f"brier --model {runs}/opt {data} --new_tokens 9999 --texts 0 --places 2 --output_dir {tmp_path}/short")

@@ -183,6 +183,10 @@ MISTAKES = {
         lambda r: f"distil-cache --lm {r}/opt --data {r}/data --context 129",
         "windows of 129 are to be read: give a smaller --context",
     ),
+    "a folder of data": (
+        lambda r: f"distil-cache --lm {r}/opt --data {r}/data --context 64 --output_dir {r}/data",
+        "which distil-cache did not write",
+    ),
     "a folder of another teacher": (
         lambda r: (
             f"distil-cache --lm {r}/opt --data {r}/data --context {CONTEXT} --top 300 --output_dir {r}/taught/cache"

@@ -59,6 +59,8 @@ def test_a_plain_model_has_rows_with_a_window(command):
     assert four.extra["compared_with"] == eight.extra["compared_with"] == "plain"
     assert four.kv_bytes_per_token < eight.kv_bytes_per_token < plain.kv_bytes_per_token
     assert len({row.bits_per_byte for row in rows.values()}) == 4
+    again = [row.model for row in command(f"{words} --keep_window 4 4 --keep_ends punctuation")]
+    assert again.count("plain, window 4") == 1
     (*_, bare) = command(f"{words} --keep_window 4 --keep_ends none")
     assert bare.model == "plain, window 4, no ends"
     assert bare.kv_bytes_per_token < four.kv_bytes_per_token
@@ -101,6 +103,7 @@ def test_a_report_of_it_shows_its_details(command, tmp_path):
         ("--model {}/plain --keep_window 4", "plain' nothing says how its sentences are cut"),
         ("--model {}/plain --keep_window 65 --keep_ends line", "keep_window=65: of the 64 positions"),
         ("--model {}/plain --keep_window 4 --keep_ends lines", "rule='lines' is unknown"),
+        ("--model {}/plain --protocol paper --speed true", "rows of --protocol paper have no speed"),
         ("--model {}/plain --keep_ends line", "give keep_window, too"),
         ("--model {}/plain {}/plain", "Two models have the same name"),
         ("--model {}/plain --prompt_tokens 90", "plain has 64 positions"),

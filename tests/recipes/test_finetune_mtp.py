@@ -16,7 +16,10 @@ MISTAKES = {
         lambda runs: f"finetune-mtp --model {runs}/mtp --data {runs}/data --head_kind causal",
         "made with parallel",
     ),
-    "heads on heads": (lambda runs: f"finetune-mtp --lm {runs}/mtp --data {runs}/data", "family 'multi_token_lm'"),
+    "heads on heads": (
+        lambda runs: f"finetune-mtp --lm {runs}/mtp --data {runs}/data",
+        "no plain language model but a 'multi_token_lm'",
+    ),
     "text of another tokenizer for heads": (
         lambda runs: f"finetune-mtp --lm {other_tokenizer(runs)} --data {runs}/data",
         "tokenizers",
@@ -30,6 +33,13 @@ MISTAKES = {
             f"finetune-mtp --lm {runs}/opt --draft_transitions true --train_transitions_only true --data {runs}/data"
         ),
         "heads on a plain model have to be trained first",
+    ),
+    "a curriculum of too few steps": (
+        lambda runs: (
+            f"finetune-mtp --lm {runs}/opt --num_future_tokens 3 --curriculum forward --max_steps 2"
+            f" --context 128 --data {runs}/data"
+        ),
+        "2 steps are too few for 3 heads",
     ),
     "a curriculum for transitions": (
         lambda runs: (

@@ -39,6 +39,16 @@ MISTAKES = {
         lambda runs: f"finetune-sllm --model {runs}/sllm --num_memory_tokens 4 --data {runs}/data",
         "was made with 8; make a new graft",
     ),
+    "windows of own layers": (
+        lambda runs: (
+            f"finetune-sllm --vae {runs}/vae --lm {runs}/opt --data {runs}/data --max_sentences 9 --lower_window 9"
+        ),
+        "lower_window: of a graft by own layers",
+    ),
+    "layers of a finished SLLM": (
+        lambda runs: f"finetune-sllm --model {runs}/sllm --data {runs}/data --layers 3",
+        "layers=3: the layers are those of `vae`",
+    ),
     "an autoencoder of other layers": (
         lambda runs: f"finetune-sllm --vae {runs}/vae --lm {runs}/opt --data {runs}/data --layers 2",
         "has 1; pretrain one",
@@ -95,7 +105,7 @@ def test_a_teacher_needs_positions_for_the_train_split_alone(runs, tmp_path, cap
     for split, times in (("train", 1), ("valid", 30), ("test", 30)):
         text = "The cat sees a dog. " * 2 * times
         (tmp_path / f"{split}.jsonl").write_text(json.dumps({"text": text}) + "\n")
-    make = f"prepare --data {tmp_path} --tokenizer {runs}/opt/model --rule punctuation --num_workers 1"
+    make = f"prepare --data {tmp_path}/*.jsonl --tokenizer {runs}/opt/model --rule punctuation --num_workers 1"
     sllm(f"{make} --output_dir {tmp_path}/data")
     command = f"finetune-sllm --vae {runs}/vae --lm {runs}/opt --max_sentences 60 --data {tmp_path}/data {TRAIN}"
     sllm(f"{command} --max_steps 1 --eval_windows 1 --teacher {runs}/opt --output_dir {tmp_path}/run")

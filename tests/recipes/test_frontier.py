@@ -149,6 +149,8 @@ def test_an_interrupted_frontier_goes_on_and_a_further_model_is_scored_alone(run
         ("--model {}/opt {}/sllm --split dev", "no split 'dev'"),
         ("--model {}/opt {}/sllm --prune 1+1", "name the model that is cut down, --lm RUN"),
         ("--model {}/opt {}/sllm --lm {}/opt --prune 1-1", "write FIRST+LAST"),
+        ("--model {}/opt {}/vae --lm {}/opt --prune 1+1 --train_tokens 9", "it has no bits per byte"),
+        ("--model {}/opt {}/sllm --lm {}/opt --prune 1+1 --train=--device=cpu", "--device would not count"),
         ("--model {}/opt {}/sllm --lm {}/opt --prune 1+1 1+1", "prune names 1+1 twice"),
         ("--model {}/opt {}/sllm --teacher {}/opt", "teacher: these are for rivals that are made here"),
         ("--model {}/opt {}/sllm --prompt_tokens 128", "opt has 128 positions"),
@@ -160,6 +162,7 @@ def test_mistakes_end_with_a_message_before_anything_is_scored(words, told, runs
     out = tmp_path / "out"
     assert told in refused(f"frontier {words.replace('{}', str(runs))} --data {runs}/data --output_dir {out}", capsys)
     assert not (out / "measured.json").exists()
+    assert "no bits per byte" not in told or not (out / "rival-1+1").exists()  # nor anything trained
 
 
 def test_a_name_that_ends_as_a_further_row_s_is_refused(runs, capsys):

@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_refused(made, tmp_path, capsys):
         "another tokenizer": ("sllm", base, tmp_path / "words"),
         "is an autoencoder": (tmp_path / "vae", base, base),
         "is a multi-token model": (tmp_path / "mtp", base, base),
-        "family 'sllm'": ("sllm", base, "sllm"),
+        "no plain language model but a 'sllm'": ("sllm", base, "sllm"),
         "random:llama-tiny": ("sllm", "random:llama-tiny", base),
         "no-such-folder": ("sllm", tmp_path / "no-such-folder", base),
         "Three models": ("sllm", "", base),

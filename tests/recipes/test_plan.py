@@ -32,7 +32,8 @@ def no_weights(monkeypatch):
 
 def test_a_plan_has_both_models_parts_time_and_cost(capsys, no_weights):
     plan(
-        "--lm random:16x1 --data 10M --gpus l4 x2 --batch_size 2 --context 32 --max_sentences 3 --price 1 --ema_decay 1"
+        "--lm random:16x1 --data 10M --gpus l4 x2 --batch_size 2 --context 32 --max_sentences 3 --price 1"
+        " --ema_decay 0.9"
     )
     told = capsys.readouterr().out
     for line in (
@@ -60,6 +61,9 @@ def test_prepared_data_tell_their_sentences_windows_and_vocabulary(tmp_path):
     assert sentences.trunk.vocab_size == vocabulary_size(data.processor.tokenizer)
     assert read.fullness(sentences) == pytest.approx(split.num_sentences / 1000, rel=0.01)
     assert 0.9 < read.fullness(tokens) <= 1
+    for key in ("--tokens_per_sentence 3", "--max_sentence_tokens 7"):
+        with pytest.raises(ValueError, match="tell what their sentences are"):
+            reading(load_config(Config, ["--lm", "random:16x1", "--data", str(tmp_path / "data"), *key.split()]))
 
 
 def test_sentences_are_those_of_all_texts(tmp_path, monkeypatch):
@@ -91,6 +95,14 @@ def test_sentences_are_those_of_all_texts(tmp_path, monkeypatch):
         ("--lm random:tiny --data 1B --gpus h100 --max_sentences 5000", "2047"),
         ("--lm random:tiny --data 1B --gpus mine --tflops 5", "--gpu_gigabytes"),
         ("--lm opt-125m --data 1B --vocab_size 500", "its own vocabulary"),
+        ("--lm random:tiny --data 1B --gpus h100 --vocab_size 1", "vocab_size = 1"),
+        ("--lm random:tiny --data 1B --gpus h100 --context 5000", "context=5000: random:tiny has 2048 positions"),
+        ("--lm random:tiny --data 1B --gpus here --utilisation 0.9", "utilisation=0.9: what training reaches is"),
+        ("--lm random:tiny --data 1B --gpus here --tflops 9", "is measured, and tflops=9 would not count"),
+        (
+            "--lm random:tiny --data 1B --gpus h100 --upper_layers 1 --max_sentences 9 --num_encoder_layers 2",
+            "num_encoder_layers=2: a graft by own layers",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_told(words, told, capsys):

@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from small_runs import refused, sllm
 
 from lmbase.config import run
 from lmbase.text.tokenizers import load_tokenizer, vocabulary_size
@@ -195,3 +197,26 @@ def test_a_rule_that_was_learned_again_is_not_taken_for_the_old_one(
     with pytest.raises(SystemExit):
         run(recipe.Config, recipe.main, words)
     assert "with what rule=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "runs/data"])
+def test_data_are_not_written_among_the_texts_that_they_are_made_of(
+    texts: Path, tmp_path: Path, below: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(texts, tmp_path / "own")
+    before = sorted((tmp_path / "own").rglob("*"))
+    told = refused(f"prepare --data {tmp_path}/own --output_dir {tmp_path}/own/{below}", capsys)
+    assert "lies in the folder of texts" in told
+    assert sorted((tmp_path / "own").rglob("*")) == before
+    out = f"--num_workers 1 --tokenizer bytes --output_dir {tmp_path}/own/.data"  # hidden, so no text
+    for _ in range(2):
+        sllm(f"prepare --data {tmp_path}/own --text_field body {out}")
+
+
+def test_the_folder_of_a_run_is_not_told_to_be_deleted(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("learning_rate: 0.1\n")
+    told = refused(f"prepare --data {texts} --output_dir {tmp_path}", capsys)
+    assert "holds the config.yaml of something else" in told
+    assert "delete" not in told

@@ -69,7 +69,12 @@ def test_the_log_tells_how_many_sentences_are_written_exactly(runs):
         ("--hidden_size 30 --num_attention_heads 4", "hidden_size=30 is no multiple of num_attention_heads=4"),
         ("--layers 5", "num_encoder_layers=5: choose 1 to 4"),
         ("--layers 0", "layers"),
+        ("--kl_weight 3 --kl_warmup_steps 5", "kl_warmup_steps, kl_weight: of a Gaussian latent"),
+        ("--lm {}/opt --hidden_size 64", "hidden_size=64: the trunk"),
+        ("vae_demo --lm {}/opt --num_attention_heads 8", "sets it, to 4; leave the key out"),
     ],
 )
 def test_shapes_that_no_autoencoder_has_are_refused(runs, words, told, capsys):
-    assert told in refused(f"pretrain-vae --data {runs}/data {words} --output_dir {runs}/mistake", capsys)
+    words = words.replace("{}", str(runs))
+    config, keys = words.split(" ", 1) if words.startswith("vae_") else ("", words)
+    assert told in refused(f"pretrain-vae {config} --data {runs}/data {keys} --output_dir {runs}/mistake", capsys)

@@ -100,6 +100,8 @@ def test_a_grid_is_trained_fitted_and_answered(tmp_path, commands, capsys):
         (dict(sizes=["64x2", "64x2", "96x3"]), "sizes=64x2 64x2 96x3 has one twice"),
         (dict(sizes=["64x2", "banana", "3x"]), "sizes=banana: .* random weights come in the sizes"),  # F5
         (dict(vae_keys="vae_demo --nosuch 1"), "vae_keys='vae_demo --nosuch 1': .*\\n.*nosuch"),  # F5
+        (dict(lm_keys="lm_demo --seed 5"), "lm_keys=.*--seed would not count, .* leave it out of lm_keys"),
+        (dict(sllm_keys="sllm_demo --opt x"), "sllm_keys=.*--lm would not count"),
         (dict(lm_keys="lm_demo --lm 'x"), "lm_keys=.*No closing quotation"),  # F5
         (dict(tokens=[math.inf, 1e6, 2e6]), "tokens=inf: give numbers from 1000 on"),  # F5
         (dict(sizes=["64x2"], tokens=[1e6, 1.05e6, 1.1e6, 1.15e6]), "1 number\\(s\\) of tokens"),  # F5

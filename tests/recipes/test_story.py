@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from rooms import ROOT
+from small_runs import refused
 from tiny import make_opt, make_processor
 
 from lmbase.config import class_of_keys, load_config
@@ -76,6 +77,12 @@ def own_text(tmp_path_factory):
     for number in range(12):
         (folder / f"{number}.txt").write_text(" ".join(lines[number::2]))
     return folder
+
+
+def test_a_size_that_there_is_none_of_is_told_before_text_is_prepared_for_it(own_text, tmp_path, capsys):
+    told = refused(f"story --data {own_text} --lm random:300x --output_dir {tmp_path}/no", capsys)
+    assert "random weights come in the sizes" in told
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.long

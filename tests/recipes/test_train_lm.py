@@ -51,6 +51,22 @@ def test_a_trunk_has_the_positions_of_its_windows_and_the_ids_of_the_data(runs):
     assert {"token", "perplexity", "bits_per_byte"} <= last["eval"].keys()
 
 
+@pytest.mark.parametrize(("name", "kind"), [("mtp", "multi_token_lm"), ("sllm", "sllm")])
+def test_a_model_that_has_a_trunk_is_none_and_where_it_belongs_is_told(runs, name, kind, capsys):
+    for recipe in ("train-lm", f"finetune-sllm --vae {runs}/vae"):
+        told = refused(f"{recipe} --lm {runs}/{name} --data {runs}/data --output_dir {runs}/mistake", capsys)
+        assert f"is no plain language model but a '{kind}'" in told
+        assert "given as --model" in told
+
+
+def test_a_sample_that_cannot_be_written_ends_no_training(runs, tmp_path, capsys):
+    prompt = "the_cat_sees_" * 9
+    out = f"{tmp_path}/run --sample_prompt {prompt} --eval_every 2"
+    sllm(f"train-lm --lm random:tiny --data {runs}/data --context 16 {TRAIN} --output_dir {out}")
+    assert "the model has 16 positions. Shorten it." in capsys.readouterr().err
+    assert (tmp_path / "run" / "model").is_dir()
+
+
 def test_a_window_is_trained_with_saved_and_kept_by_what_goes_on(runs):
     options = f"--data {runs}/data --context 64 {TRAIN} --max_steps 2"
     sllm(f"train-lm --lm random:tiny {options} --output_dir {runs}/all")

@@ -1,5 +1,6 @@
 """How long a training is: the command line's word counts, and two words are one too many."""
 
+import shutil
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 from small_runs import TRAIN, other_tokenizer, refused, sllm
 
 from lmbase.config import load_config
-from sllm_recipes.training_run import RunConfig, _settle_steps
+from sllm_recipes.training_run import RunConfig, _settle_steps, odd_lengths
 
 ITEMS = SimpleNamespace(lengths=np.full(100, 50))
 
@@ -39,6 +40,23 @@ def test_tokens_set_the_steps(yaml_file):
 def test_G3_steps_on_the_command_line_beat_tokens_in_a_file(yaml_file):
     config = settled(yaml_file, "--max_steps", "7")
     assert (config.train_tokens, config.max_steps) == (None, 7)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--train_tokens 1000 --batch_size 4 --warmup_steps 0", ""),
+        ("--train_tokens 1000 --batch_size 64 --warmup_steps 0", "one step reads about 3,200 tokens"),
+        ("--max_steps 30 --warmup_steps 30", ""),
+        ("--max_steps 30 --warmup_steps 120", "so that its rate only grows, to 25% of learning_rate="),
+        ("--max_steps 30 --warmup_steps 120 --quick", ""),  # which is to try a command out
+    ],
+)
+def test_more_tokens_than_asked_for_and_a_rate_that_is_not_reached_are_told(words, told):
+    config = settled(*words.split())
+    lines = odd_lengths(config, ITEMS)
+    assert told in "".join(lines)
+    assert len(lines) == bool(told)
 
 
 def test_tokens_on_the_command_line_beat_steps_in_a_file(tmp_path):
@@ -91,3 +109,23 @@ def test_a_window_has_room_for_a_token(runs, tmp_path, capsys):
     for recipe in ("train-lm --lm random:tiny", f"finetune-mtp --lm {runs}/opt"):
         told = refused(f"{recipe} --data {runs}/data --context 1 --output_dir {tmp_path}/run", capsys)
         assert "context=1: a window holds the opening token and a token at least; give 2 at least." in told
+
+
+@pytest.mark.parametrize("resume", ["auto", "restart"])
+def test_a_run_does_not_take_the_place_of_what_it_starts_from(runs, tmp_path, resume, capsys):
+    """It could not be continued, and the tokens that it was trained on would not be counted any more."""
+    shutil.copytree(runs / "opt", tmp_path / "opt")
+    shutil.copytree(runs / "sllm", tmp_path / "sllm")
+    for recipe, parent in (("train-lm --context 64 --lm", "opt"), ("finetune-sllm --model", "sllm/model")):
+        out = f"{tmp_path}/{parent.partition('/')[0]}"
+        command = f"{recipe} {tmp_path}/{parent} --data {runs}/data {TRAIN} --resume {resume} --output_dir {out}"
+        assert "which this training starts from and would replace" in refused(command, capsys)
+        assert (tmp_path / parent).exists()
+
+
+def test_a_run_is_not_written_into_a_folder_of_data(runs, tmp_path, capsys):
+    shutil.copytree(runs / "data", tmp_path / "data")
+    before = (tmp_path / "data" / "config.yaml").read_text()
+    command = f"train-lm --lm random:tiny --context 64 --data {tmp_path}/data {TRAIN} --output_dir {tmp_path}/data"
+    assert "is a folder of something else, data or a model" in refused(command, capsys)
+    assert (tmp_path / "data" / "config.yaml").read_text() == before

@@ -82,6 +82,16 @@ def test_a_folder_that_changed_under_its_name_is_refused(files, run, tmp_path, k
     assert open_data(files, **asked, output_dir=run).hash == made.hash
 
 
+def test_a_run_below_the_folder_of_its_text_is_refused_at_once(files, tmp_path):
+    """Else the same command, which is to go on with it, would find other text there."""
+    with pytest.raises(ValueError, match="lies in the folder of texts"):
+        open_data(str(tmp_path), **ASKED, output_dir=str(tmp_path / "runs" / "run"))
+    assert not (tmp_path / "runs").exists()
+    pattern = str(tmp_path / "*.txt")
+    first = open_data(pattern, **ASKED, output_dir=str(tmp_path / "runs" / "run"))
+    assert open_data(pattern, **ASKED, output_dir=str(tmp_path / "runs" / "run")).hash == first.hash
+
+
 def test_a_mistake_claims_no_folder(files, run):
     with pytest.raises(ValueError, match="no such file"):
         open_data("nowhere.txt", **ASKED, output_dir=run)

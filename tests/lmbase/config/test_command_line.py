@@ -133,6 +133,20 @@ def test_both_names_of_a_key_are_refused_with_all_else_that_is_wrong():
     assert "colour = 'red' (command line): unknown key" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--data", "a.txt", "--data", "b.txt"], "data"),
+        (["--ends", "x", "--batch_size", "4", "--ends=y"], "ends"),
+        (["--sizes", "1", "--sizes", "[2, 3]"], "sizes"),
+    ],
+)
+def test_of_a_list_given_twice_no_value_is_left_out_unsaid(words, name):
+    with pytest.raises(ValueError, match=f"--{name} .command line.: given twice; give this list once"):
+        load_config(Config, words)
+    assert load_config(Config, ["--batch_size", "4", "--batch-size=5"]).batch_size == 5  # of one value the last counts
+
+
 def test_what_stood_on_the_command_line_is_known(tmp_path):
     config_file = write(tmp_path / "a.yaml", "batch_size: 4\n")
     config = load_config(Config, [config_file, "--net", "large", "--inner.width=7"])

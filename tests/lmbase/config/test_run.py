@@ -17,6 +17,12 @@ from lmbase.processes import Stopped
     [
         (ValueError("the width is odd"), 2, "error: the width is odd"),
         (FileNotFoundError(2, "No such file", "x.txt"), 2, "error: x.txt: No such file"),
+        (
+            FileExistsError(17, "File exists", "out"),
+            2,
+            "error: out: a file stands where a folder is to be. Name another",
+        ),
+        (NotADirectoryError(20, "Not a directory", "a/out"), 2, "error: a/out: a file stands where a folder is to be."),
         (OSError(28, "No space left on device"), 2, "error: No space is left on the disk"),
         (OSError(28, "No space left on device", "out/x"), 2, "error: out/x: No space is left on the disk"),
         (OSError(28, "All is kept", "out"), 2, "error: out: All is kept"),

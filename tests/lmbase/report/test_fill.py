@@ -30,6 +30,21 @@ def test_a_table_replaces_what_stood_there(page):
     assert "old" not in text
 
 
+def test_a_page_keeps_its_line_ends_and_one_without_tables_is_told_and_stays(tmp_path):
+    write_metrics(tmp_path, ROWS, config={}, seed=0, wall_seconds=1, corpus=None)
+    path = tmp_path / "README.md"
+    path.write_bytes(b"before\r\n<!-- table metrics.json columns=model -->\r\nold\r\n<!-- end table -->\r\nafter\r\n")
+    assert fill_tables(path) == 1
+    written = path.read_bytes()
+    assert b"| a |\r\n" in written
+    assert written.endswith(b"after\r\n")
+    assert written.count(b"\n") == written.count(b"\r\n")
+    path.write_bytes(b"no table\r\n")
+    with pytest.raises(ValueError, match="has no table to fill: write"):
+        fill_tables(path)
+    assert path.read_bytes() == b"no table\r\n"
+
+
 def test_rows_of_one_protocol_only(page):
     text = page("run/metrics.json protocol=train columns=model")
     assert "| a |" in text

@@ -23,6 +23,12 @@ from lmbase.training.training_config import TrainingConfig
         "--dtype fp16",
         "--schedule step",
         "--strategy tensor",
+        "--ema_decay 1",
+        "--ema_decay 999",
+        "--betas 0.9 1",
+        "--betas -0.1 0.9",
+        "--min_learning_rate_ratio 1.5",  # of the highest rate, which it would be itself
+        "--seed 18446744073709551616",
         "--tracker mlflow",
     ],
 )

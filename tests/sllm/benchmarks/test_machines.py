@@ -40,6 +40,7 @@ def test_rates_given_by_hand_and_rates_of_a_benchmark(tmp_path):
     faster = machine_for(["l4"], "bf16", 0.4, {**NONE, "tflops": 100.0})
     assert isinstance(faster, Listed)
     assert (faster.gpu.rate(True), faster.gpu.gigabytes) == (1e14, 24)
+    assert "but for tflops, given by hand" in faster.said(True)[0]  # which no data sheet says
     rows = [
         Row(
             name, protocol="train 2000", dtype="fp32", device="cpu", tokens_per_second=1000.0, extra={"step_flops": 4e9}
@@ -52,5 +53,8 @@ def test_rates_given_by_hand_and_rates_of_a_benchmark(tmp_path):
     assert found.rates == {"token level": 2e9, "SLLM": 2e9}
     for design in (TOKENS, sentences()):
         assert found.pace(design, 3, How()).micro_batch == design.formula(3) / 2e9
+    for measured, name in ((str(tmp_path), "tflops"), (str(tmp_path), "bandwidth"), ("here", "gigabytes")):
+        with pytest.raises(ValueError, match=f"is measured, and {name}=9 would not count"):
+            machine_for([measured], "fp32", 0.4, {**NONE, name: 9.0})
     with pytest.raises(ValueError, match="--dtype bf16"):
         benchmarked(str(tmp_path), 1, "bf16", None)
