@@ -138,8 +138,8 @@ def main(config: Config) -> TrainingResult:
                 "fitted; leave the key out."
             )
         data = _open_for(model, config)
-    if model.own is None and (windows := given_on_command_line(config) & {"lower_window", "upper_window"}):
-        raise ValueError(f"{', '.join(sorted(windows))}: of a graft by own layers (--upper_layers); leave the key out.")
+    if model.own is None and (of_own := given_on_command_line(config) & {"lower_window", "upper_window"}):
+        raise ValueError(f"{', '.join(sorted(of_own))}: of a graft by own layers (--upper_layers); leave the key out.")
     check_teachable(model, config)
     if fits and begins_anew(Path(config.output_dir), config):
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bf16"):

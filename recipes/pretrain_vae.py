@@ -104,10 +104,13 @@ def _settle_layers(config: Config) -> None:
 
 def check_latent_keys(config: Config) -> None:
     """Raise ValueError where the command line says what a KL divergence costs that is not there."""
-    given = given_on_command_line(config) & {"kl_weight", "kl_warmup_steps", "free_bits"}
-    if given and config.latent != "gaussian":
+    given, latent = (
+        given_on_command_line(config) & {"kl_weight", "kl_warmup_steps", "free_bits"},
+        vars(config)["latent"],
+    )
+    if given and latent != "gaussian":
         raise ValueError(
-            f"{', '.join(sorted(given))}: of a Gaussian latent, and latent={config.latent!r}; give --latent gaussian, "
+            f"{', '.join(sorted(given))}: of a Gaussian latent, and latent={latent!r}; give --latent gaussian, "
             "or leave the key out."
         )
 

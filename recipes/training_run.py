@@ -109,7 +109,7 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
         ValueError: both `max_steps` and `train_tokens` on the command line, a token that a teacher's cache lacks, or an
             output_dir whose model the run starts from.
     """
-    _check_apart(config.output_dir, [*recipe.parents, recipe.teaching and recipe.teaching.source])
+    _check_apart(config.output_dir, [*recipe.parents, recipe.teaching.source if recipe.teaching else None])
     split = data.split("train")
     items = recipe.items_of(split)
     _settle_steps(config, items)
