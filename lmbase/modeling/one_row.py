@@ -26,7 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from lmbase.modeling.cache import CACHE_KEY, FixedRows
-from lmbase.modeling.packed import GROUP, Int4Linear, Int8Linear, PackedLinear
+from lmbase.modeling.packed import Int8Linear, PackedLinear
 
 LANES = (16, 32, 8)  # that are tried; the first where nothing is
 
@@ -47,7 +47,8 @@ class RowLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None, lanes: int = LANES[0]):
         super().__init__()
         self.num_outputs, self.num_inputs = weight.shape
-        self.register_buffer("bundles", _bundles(weight, lanes))
+        padded = F.pad(weight.detach(), (0, 0, 0, -self.num_outputs % lanes))
+        self.register_buffer("bundles", padded.view(-1, lanes, self.num_inputs).transpose(1, 2).contiguous())
         self.register_buffer("scale", scale)
         self.bias = bias
 
@@ -61,43 +62,6 @@ class RowLinear(nn.Module):
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype).view(*x.shape[:-1], self.num_outputs)
-
-
-class RowInt4(nn.Module):
-    """The same of weights in four bits, whose bytes hold one input of the first half of D and one of the second.
-
-    Args: lanes: outputs of a bundle.
-    """
-
-    codes: Tensor
-    scale: Tensor
-    lowest: Tensor
-
-    def __init__(self, layer: Int4Linear, lanes: int = LANES[0]):
-        super().__init__()
-        self.num_outputs, self.bias = layer.num_outputs, layer.bias
-        scale, middle = layer.scales.permute(2, 1, 0)  # (O,D/32) each
-        self.register_buffer("codes", _bundles(layer.codes, lanes))  # (O/lanes,D/2,lanes)
-        self.register_buffer("scale", _bundles(scale, lanes))  # (O/lanes,D/32,lanes)
-        self.register_buffer("lowest", _bundles(middle.float() - 8 * scale.float(), lanes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) with one row -> (..., O)."""
-        half = self.scale.shape[1] // 2
-        groups = made_once(x.float().reshape(1, -1, GROUP, 1))  # (1,D/32,32,1)
-        codes = self.codes.unflatten(1, (half, GROUP))  # (O/lanes,D/64,32,lanes)
-        low = ((codes & 15).float() * groups[:, :half]).sum(2)
-        high = ((codes & 240).float() * made_once(groups[:, half:] / 16)).sum(2)  # not shifted: that is slow
-        y = (low * self.scale[:, :half] + high * self.scale[:, half:]).sum(1)  # (O/lanes,lanes)
-        y = (y + (made_once(groups.sum(2)) * self.lowest).sum(1)).view(-1)[: self.num_outputs]
-        y = y if self.bias is None else y + self.bias
-        return y.to(x.dtype).view(*x.shape[:-1], self.num_outputs)
-
-
-def _bundles(weight: Tensor, lanes: int) -> Tensor:
-    """(O, D) -> (O / lanes, D, lanes), zeros behind the last output."""
-    padded = F.pad(weight.detach(), (0, 0, 0, -len(weight) % lanes))
-    return padded.unflatten(0, (-1, lanes)).transpose(1, 2).contiguous()
 
 
 def row_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:
@@ -193,8 +157,6 @@ def _for_rows(layer: nn.Module, lanes_of: Callable[[torch.dtype], int]) -> nn.Mo
         return RowLinear(part.weight, part.bias, getattr(part, "scale", None), lanes_of(part.weight.dtype))
     if type(part) is Conv1D:
         return RowLinear(part.weight.T, part.bias, lanes=lanes_of(part.weight.dtype))
-    if type(part) is Int4Linear and part.codes.shape[1] % GROUP == 0:
-        return RowInt4(part, lanes_of(part.codes.dtype))
     return None
 
 

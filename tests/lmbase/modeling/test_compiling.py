@@ -1,10 +1,14 @@
 """What compiles the steps of generation, and what it needs."""
 
+import time
+
 import pytest
 import torch
 from transformers import CompileConfig, GenerationConfig
 
-from lmbase.modeling.compiling import check_attention, compile_settings, compiled
+from lmbase.modeling import compiling
+from lmbase.modeling.compiling import check_attention, compile_settings, compiled, lanes_of
+from lmbase.modeling.one_row import LANES
 
 
 def test_a_missing_compiler_is_told(monkeypatch):
@@ -40,3 +44,22 @@ def test_attention_without_masks_of_fixed_size_is_refused(name):
     check_attention("sdpa")
     with pytest.raises(ValueError, match=f"needs attn_implementation='sdpa' or 'eager', not '{name}'"):
         check_attention(name)
+
+
+def test_lanes_are_tried_where_kernels_are_made(monkeypatch):
+    """By time: the second to be tried is the fastest here, whatever its results."""
+    made = []
+
+    def compiled_for(layer, function, generation):
+        made.append(layer.bundles.shape[1:])
+        return lambda row: time.sleep(0.002 * (layer.bundles.shape[2] != LANES[1]))
+
+    monkeypatch.setattr(compiling, "compiled_for", compiled_for)
+    compiling._fastest_lanes.cache_clear()
+    assert lanes_of(GenerationConfig())(torch.float16) == LANES[1]
+    assert len(made) == len(LANES)
+    assert lanes_of(GenerationConfig())(torch.float16) == LANES[1]  # asked once
+    assert len(made) == len(LANES)
+    for captured in (eager(), GenerationConfig(disable_compile=True)):
+        assert lanes_of(captured)(torch.float16) == LANES[0]
+    compiling._fastest_lanes.cache_clear()

@@ -11,8 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from lmbase.modeling.cache import FixedRows
 from lmbase.modeling.compiling import compiled
-from lmbase.modeling.one_row import LANES, RowInt4, RowLinear, row_twin
-from lmbase.modeling.packed import Int4Linear, Int8Linear
+from lmbase.modeling.one_row import LANES, RowLinear, row_twin
+from lmbase.modeling.packed import Int8Linear
 from lmbase.modeling.stages import BlockRunner
 from lmbase.modeling.trunk import blocks, input_table, key_value_shape, trunk_of
 
@@ -47,25 +47,6 @@ def test_weights_in_eight_bits_stay_so():
     twin, _ = row_twin(nn.Sequential(layer), torch.zeros(2, 32))
     assert twin[0].bundles.dtype == torch.int8
     torch.testing.assert_close(twin(x), layer(x))
-
-
-@pytest.mark.parametrize("lanes", LANES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_in_four_bits_are_read_in_the_same_kernels(dtype, lanes):
-    bias = torch.randn(20)
-    layer = Int4Linear(torch.randn(20, 128), bias)
-    x = torch.randn(1, 128, dtype=dtype)
-    twin, head = row_twin(nn.Sequential(layer), layer, lambda dtype: lanes)
-    assert type(twin[0]) is type(head) is RowInt4
-    exact = x.float() @ layer.unpacked().T + bias
-    torch.testing.assert_close(twin(x), exact.to(dtype), rtol=1e-4 if dtype == torch.float32 else 0.02, atol=1e-4)
-    torch.testing.assert_close(head(x), twin(x))
-
-
-def test_four_bits_of_a_width_that_halves_do_not_part_stay_as_they_are():
-    layer = Int4Linear(torch.randn(20, 96))
-    twin, _ = row_twin(nn.Sequential(layer), torch.zeros(2, 32))
-    assert type(twin[0]) is Int4Linear
 
 
 def test_the_twin_shares_and_is_made_again_only_for_other_weights():
