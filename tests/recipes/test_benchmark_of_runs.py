@@ -72,8 +72,10 @@ def test_the_cache_is_counted_for_every_rule(runs):
 
 
 def assist(runs, words: str) -> None:
+    lists = {"--prompt_tokens": "24", "--num_guesses": "1 3"}
+    words += "".join(f" {key} {values}" for key, values in lists.items() if key not in words)
     sllm(
-        f"benchmark --subset assist --data {runs}/data --prompt_tokens 24 --new_tokens 40 --num_guesses 1 3 --rounds 1 "
+        f"benchmark --subset assist --data {runs}/data --new_tokens 40 --rounds 1 "
         f"--vocab_size 64 --dtype fp32 --device cpu --output_dir {runs}/benchmark-assist {words}"
     )
 
