@@ -28,7 +28,8 @@ OTHERS = ["induction", "polynomials", "mtp_bytes", "scaling_small"]
 MEASURED = ["results/README.md"]  # hours of measurements: their commands are only read
 WITH_SPANS = [*(ROOT / page for page in [*PAGES, *MEASURED, "docs/tour.ipynb"]), *sorted(CONFIGS.glob("*.yaml"))]
 
-TINY_TRAINING = "--max_steps 2 --batch_size 2 --micro_batch_size 2 --log_every 1 --device cpu --dtype fp32"
+TINY_STEPS = "--max_steps 2 --batch_size 2 --micro_batch_size 2 --log_every 1 --dtype fp32"
+TINY_TRAINING = f"{TINY_STEPS} --device cpu"
 TINY = {
     "prepare": "--num_workers 1",
     "train-lm": f"{TINY_TRAINING} --context 64 --eval_windows 4",
@@ -41,7 +42,7 @@ TINY = {
     "finetune-sllm": f"{TINY_TRAINING} --max_sentences 16",
     "evaluate": "--quick true --device cpu --dtype fp32",
     "frontier": "--quick true --device cpu --dtype fp32 --prune 2+1 --train "
-    f"'lm_tiny_tuned {TINY_TRAINING} --context 64 --eval_windows 4'",
+    f"'lm_tiny_tuned {TINY_STEPS} --context 64 --eval_windows 4'",
     "plan": "--context 64 --max_sentences 4 --batch_size 2",
     "generate": "--max_new_tokens 4 --device cpu",
     "story": "--quick true --minutes 0.01 --device cpu",
