@@ -313,6 +313,12 @@ def tell(rows: Sequence[Row], baseline: str) -> None:
 
 
 @single_process
+def _check_named(config: Config, device: str) -> None:
+    """Errors as of `check_models`. The models are not held in memory while rivals are trained."""
+    named = load_all(config, device)
+    check_models(named, next((one for one in named if one.plain), named[0]))
+
+
 def main(config: Config) -> list[Row]:
     check_place(config)
     started = time.perf_counter()
@@ -325,8 +331,7 @@ def main(config: Config) -> list[Row]:
     trained = None if config.prune and load_prepared(config.data) is None else config.model
     texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, trained)
     if config.prune and config.model:  # told before rivals are trained for hours
-        named = load_all(config, device)
-        check_models(named, next((one for one in named if one.plain), named[0]))
+        _check_named(config, device)
     specs = [*config.model, *make_rivals(config)]
     models, sources = load_models(config, specs, device)
     baseline = choose_baseline(models[: len(specs)][::-1], None)

@@ -104,10 +104,8 @@ def _settle_layers(config: Config) -> None:
 
 def check_latent_keys(config: Config) -> None:
     """Raise ValueError where the command line says what a KL divergence costs that is not there."""
-    given, latent = (
-        given_on_command_line(config) & {"kl_weight", "kl_warmup_steps", "free_bits"},
-        vars(config)["latent"],
-    )
+    given = given_on_command_line(config) & {"kl_weight", "kl_warmup_steps", "free_bits"}
+    latent = vars(config)["latent"]  # a key of the model's, which a type checker does not see
     if given and latent != "gaussian":
         raise ValueError(
             f"{', '.join(sorted(given))}: of a Gaussian latent, and latent={latent!r}; give --latent gaussian, "

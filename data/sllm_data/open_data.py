@@ -15,7 +15,7 @@ from lmbase.hub import local_name
 from lmbase.text import RULES, learn_parameters
 from lmbase.text.processor import FILE_NAME, SentenceProcessor
 from lmbase.text.segmentation import LEARNED
-from lmbase.text.tokenizers import load_tokenizer, tokenizer_hash, vocabulary_size
+from lmbase.text.tokenizers import load_tokenizer, part_with, tokenizer_hash, vocabulary_size
 from sllm_data.corpora import Corpus, open_corpus
 from sllm_data.description import describe
 from sllm_data.prepare import check_configuration, prepare
@@ -119,8 +119,7 @@ def with_rule(
 
 def _folder_of_rule(rule: str) -> Path | None:
     """The folder of a processor that `rule` names; a rule's own name is none."""
-    folders = [] if rule in RULES else [Path(rule, part) for part in ("", PROCESSOR, "model")]
-    return next((folder for folder in folders if (folder / FILE_NAME).is_file()), None)
+    return None if rule in RULES else part_with(FILE_NAME, rule)
 
 
 def taken_over(folder: Path, tokenizer: str, rule: str) -> SentenceProcessor:

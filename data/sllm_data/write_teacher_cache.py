@@ -58,14 +58,13 @@ def write_teacher_cache(
     """
     with alone_in(folder), told_if_disk_is_full(folder, "the shards that are finished are kept"):
         clean_up(folder)
-        others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-        if others and not (folder / TEACHER).is_file():
+        if (folder / TEACHER).is_file():
+            check_configuration(folder, read_configuration(folder), decisive(configuration))
+        elif others := [path.name for path in folder.iterdir() if not path.name.startswith(".")]:
             raise ValueError(
                 f"output_dir={str(folder)!r} holds {min(others)!r}, which distil-cache did not write, and its rows do "
                 "not go among other files: name a folder that is empty or new."
             )
-        if (folder / TEACHER).is_file():
-            check_configuration(folder, read_configuration(folder), decisive(configuration))
         else:
             write_text(folder / TEACHER, json.dumps(with_checksum(configuration), indent=1) + "\n")
         if (folder / MANIFEST).is_file():

@@ -135,11 +135,12 @@ def row_twin(
     now = [*of_table, *fingerprints(module), *_settings_of(module)]
     if module not in _twins or _twins[module][0] != now:
         _twins.pop(module, None)  # no memory for two
+        rows = {id(part): row for part in module.modules() if (row := _for_rows(part, lanes_of)) is not None}
         if isinstance(table, Tensor):
             head: nn.Module = RowLinear(table, lanes=lanes_of(table.dtype))
         else:
-            head = _for_rows(table, lanes_of) or table
-        _twins[module] = now, _copied(module, lanes_of), head
+            head = rows.get(id(table), table)  # the one that the copy has, not another
+        _twins[module] = now, _copied(module, rows), head
     _, twin, head = _twins[module]
     return cast(ModuleT, twin), head
 
@@ -160,12 +161,12 @@ def _for_rows(layer: nn.Module, lanes_of: Callable[[torch.dtype], int]) -> nn.Mo
     return None
 
 
-def _copied(module: nn.Module, lanes_of: Callable[[torch.dtype], int]) -> nn.Module:
+def _copied(module: nn.Module, rows: dict[int, nn.Module]) -> nn.Module:
+    """A copy with other layers in the place of some, by their id."""
     shared: list = [*module.parameters(), *module.buffers()]
     # one configuration of both, since steps that are not compiled ask for it
     shared += [part.config for part in module.modules() if isinstance(getattr(part, "config", None), PreTrainedConfig)]
-    memo: dict[int, object] = {id(one): one for one in shared}
-    memo |= {id(part): row for part in module.modules() if (row := _for_rows(part, lanes_of)) is not None}
+    memo: dict[int, object] = {id(one): one for one in shared} | rows
     twin = copy.deepcopy(module, memo).eval()
     for block in twin.modules():
         if isinstance(block, GradientCheckpointingLayer):  # Transformers' blocks

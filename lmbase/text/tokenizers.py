@@ -67,7 +67,7 @@ def load_tokenizer(
         spec = local_name(spec)
         check_source(spec, **hub_options)
         if not hub_options.get("subfolder"):  # which says where it is
-            spec = _folder_of_tokenizer(spec)
+            spec = str(part_with("tokenizer.json", spec) or spec)
         _check_files(spec, hub_options)
         try:
             tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False, **hub_options)
@@ -98,10 +98,10 @@ def load_tokenizer(
     return tokenizer
 
 
-def _folder_of_tokenizer(spec: str) -> str:
-    """Where in a folder (of a run, of prepared data) its tokenizer is; whatever else `spec` names as it is."""
-    folders = [Path(spec, part) for part in ("", "processor", "model")]
-    return next((str(folder) for folder in folders if (folder / "tokenizer.json").is_file()), spec)
+def part_with(file_name: str, folder: str) -> Path | None:
+    """Where such a file lies: in the folder itself, or where prepared data and runs have what belongs to their text."""
+    parts = [Path(folder, part) for part in ("", "processor", "model")]
+    return next((part for part in parts if (part / file_name).is_file()), None)
 
 
 def _check_files(spec: str, hub_options: dict[str, Any]) -> None:
