@@ -12,12 +12,13 @@ from sllm_recipes import cli, demo
 @pytest.mark.long
 def test_the_demo_ends_with_a_table_and_a_report(tmp_path, capsys):
     words = ["the", "sea", "was", "quiet", "and", "nobody", "on", "deck", "had", "slept,", "it", "rang", "twice"]
+    (tmp_path / "texts").mkdir()
     for number in range(12):  # its own text takes longer, and is read by tests of prepare
         text = "\n".join(
             " ".join(words[(number + step * k) % len(words)] for k in range(9)) + "." for step in range(1, 80)
         )
-        (tmp_path / f"{number}.txt").write_text(text.replace("the", str(number)))
-    arguments = ["--data", str(tmp_path), "--tokenizer", "bpe:300", "--output_dir", str(tmp_path / "demo")]
+        (tmp_path / "texts" / f"{number}.txt").write_text(text.replace("the", str(number)))
+    arguments = ["--data", str(tmp_path / "texts"), "--tokenizer", "bpe:300", "--output_dir", str(tmp_path / "demo")]
     cli.main(["demo", "--quick", "--device", "cpu", *arguments])
     printed = capsys.readouterr().out
     rows = read_metrics(tmp_path / "demo" / "evaluate")["rows"]

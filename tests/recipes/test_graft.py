@@ -61,10 +61,10 @@ def test_a_graft_learns_from_the_model_that_it_was(runs, tmp_path, capsys, monke
     sllm(f"distil-cache --lm {runs}/opt {data} --context 64 --top 8 --output_dir {tmp_path}/told")
     losses = {}
     for name, teacher, begin in (("asked", f"{runs}/opt", ""), ("told", f"{tmp_path}/told", "--fit_tokens 0")):
-        learns = f"--teacher {teacher} --teacher_weight 0.5 {begin} --output_dir {tmp_path}/{name}"
+        learns = f"--teacher {teacher} --teacher_weight 0.5 {begin} --output_dir {tmp_path}/{name}-run"
         sllm(f"{graft} {few} --max_sentences 1 {learns}")
         assert ("joints fitted to" in capsys.readouterr().out) == (name == "asked")
-        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (tmp_path / f"{name}-run" / "log.jsonl").read_text().splitlines()]
         losses[name] = lines[0]["losses"]
     assert all(loss["teacher"] > 0 for loss in losses.values())
     capsys.readouterr()
