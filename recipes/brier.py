@@ -84,7 +84,9 @@ def main(config: Config) -> list[Row]:
     samplers = {"copy": copy_last} | {loaded.name: sampler_of(loaded, config.temperature) for loaded in models}
     if len(samplers) <= len(models):
         raise ValueError(f"Two models have the same name ({', '.join(m.name for m in models)}): write NAME=PATH.")
-    texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, config.model)
+    texts, corpus = read_texts(
+        config.data, config.split, config.text_field, config.max_documents, config.model, config.output_dir
+    )
     processor = processor_of(models)
     documents = [encoded.sentences() for encoded in processor.encode_batch(texts)]
     places = find_places(processor, documents, config.places, config.context, LONGEST)

@@ -144,7 +144,9 @@ def main(config: Config) -> list[Row]:
     device = choose_device(config.device)
     loaded = load(config)
     model = moved(loaded.model, device)
-    texts, corpus = read_texts(config.data, config.split, config.text_field, None, [config.model or ""])
+    texts, corpus = read_texts(
+        config.data, config.split, config.text_field, None, [config.model or ""], config.output_dir
+    )
     prompts = spread_prompts(
         loaded.tokenizer, texts, config.num_prompts, config.prompt_tokens, model.config.bos_token_id
     )

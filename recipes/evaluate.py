@@ -197,7 +197,9 @@ def main(config: Config) -> list[Row]:
     baseline = choose_baseline(models[: len(config.model)], config.baseline)
     if config.speed or config.samples:
         fit_lengths(models, config)
-    texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, config.model)
+    texts, corpus = read_texts(
+        config.data, config.split, config.text_field, config.max_documents, config.model, config.output_dir
+    )
     data = make_texts(texts, corpus["name"], baseline)
     language_models = [m for m in models if m.predicts]
     about: dict[str, dict] = {}

@@ -329,7 +329,9 @@ def main(config: Config) -> list[Row]:
     device = choose_device(config.device)
     # Raw text that rivals are trained on below is read as a training divides it.
     trained = None if config.prune and load_prepared(config.data) is None else config.model
-    texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, trained)
+    texts, corpus = read_texts(
+        config.data, config.split, config.text_field, config.max_documents, trained, config.output_dir
+    )
     if config.prune and config.model:  # told before rivals are trained for hours
         _check_named(config, device)
     specs = [*config.model, *make_rivals(config)]

@@ -59,7 +59,7 @@ from sllm.cuts.fitting import REACH, Text, check_enough, fit
 from sllm.cuts.prices import Prices
 from sllm.cuts.stale_reader import DocumentCosts, StaleReader, train_reader
 from sllm_data.corpora import Corpus, open_corpus
-from sllm_data.open_data import load_prepared
+from sllm_data.open_data import check_apart, load_prepared
 from sllm_data.prepared import PROCESSOR, PreparedData
 
 CONFIG, READER = "config.yaml", "reader"
@@ -162,6 +162,8 @@ def check(config: Config) -> None:
             f"output_dir={config.output_dir!r} holds {others[0]!r}, which learn-cuts did not write, and the rule's "
             "files do not go among others: name a folder that is empty or new."
         )
+    if load_prepared(config.data, verify=False) is None:
+        check_apart(config.data, config.output_dir)
 
 
 def _check_positions(config: Config) -> None:

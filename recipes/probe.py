@@ -52,7 +52,9 @@ def main(config: Config) -> list[Row]:
     check_place(config)
     started = time.perf_counter()
     device = choose_device(config.device)
-    texts, corpus = read_texts(config.data, config.split, config.text_field, config.max_documents, [config.model])
+    texts, corpus = read_texts(
+        config.data, config.split, config.text_field, config.max_documents, [config.model], config.output_dir
+    )
     loaded = load_model(config.model)
     if not loaded.by_sentence:
         raise ValueError(f"{loaded.name} is {loaded.shown}: only an SLLM has sentence states. Give one.")

@@ -5,7 +5,7 @@ from typing import ClassVar
 from transformers import PreTrainedConfig
 
 from lmbase.config import choice_faults, least_faults
-from lmbase.modeling.configurations import check_keys, refuse, type_faults, unread_faults
+from lmbase.modeling.configurations import check_keys, refuse, type_faults, unread_faults, untied_faults
 from sentencevae.latents import LATENTS
 
 POOLINGS = ("sum", "learned")
@@ -104,7 +104,7 @@ class SentenceVAEConfig(PreTrainedConfig):
 
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""
-        refuse("SentenceVAE", type_faults(self) + unread_faults(self))
+        refuse("SentenceVAE", type_faults(self) + unread_faults(self) + untied_faults(self))
         faults = []
         for name in ("num_encoder_layers", "num_decoder_layers"):
             if getattr(self, name) > 4:

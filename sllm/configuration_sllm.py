@@ -8,7 +8,7 @@ from typing import ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 from lmbase.config import choice_faults, least_faults
-from lmbase.modeling.configurations import check_keys, refuse, type_faults, unread_faults
+from lmbase.modeling.configurations import check_keys, refuse, type_faults, unread_faults, untied_faults
 from lmbase.modeling.trunk import as_config, check_inner_trunk, vector_width
 from multitoken.configuration_multitoken import DRAFT_TARGETS, draft_target_faults
 from sentencevae.configuration_sentencevae import SentenceVAEConfig
@@ -184,7 +184,7 @@ class SLLMConfig(PreTrainedConfig):
     def check(self) -> None:
         """Raise one ValueError naming every rule that this configuration breaks."""
         check_inner_trunk(self.trunk)
-        refuse("SLLM", type_faults(self) + unread_faults(self))
+        refuse("SLLM", type_faults(self) + unread_faults(self) + untied_faults(self))
         faults = []
         width, trunk_width = self.autoencoder.hidden_size, vector_width(self.trunk)
         if width != trunk_width:

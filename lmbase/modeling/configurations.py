@@ -57,6 +57,13 @@ def unread_faults(config: PreTrainedConfig) -> list[str]:
     return [f"{name}=True: forward() has none to give; leave it out" for name in asked]
 
 
+def untied_faults(config: PreTrainedConfig) -> list[str]:
+    """A line where a configuration asks for a vocabulary table of its own after a part that shares the one before."""
+    if config.tie_word_embeddings:
+        return []
+    return ["tie_word_embeddings=False: one table is read by encoder, decoder and vocabulary alike; leave it out"]
+
+
 def refuse(kind: str, faults: list[str]) -> None:
     """Raise one ValueError with all faults of a configuration, if there are any."""
     if faults:

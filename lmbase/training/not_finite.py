@@ -18,6 +18,7 @@ from lmbase.training.feed import PreparedStep, StepFeed
 from lmbase.training.parallel import gradients_shared
 from lmbase.training.training_config import TrainingConfig
 
+LEARNING_RATE = "learning_rate"
 MOST_SAMPLES = 8  # that a message names
 
 
@@ -29,9 +30,12 @@ def what_to_try(checkpoints: Path, step: int, config: TrainingConfig) -> str:
     """The end of a message: the newest checkpoint up to `step`, and the keys that help."""
     newest, _ = newest_checkpoint(checkpoints, step)
     kept = f"The checkpoint before that, {newest}, is kept." if newest else "There is no earlier checkpoint."
+    of_parts = {name: value for name, value in vars(config).items() if name.endswith("_rate") and name != LEARNING_RATE}
+    raised = "".join(f" or {name} (now {value:g} times that)" for name, value in of_parts.items() if value > 1)
     return (
-        f"{kept} Try a lower learning_rate (now {config.learning_rate:g}), a longer warm-up (warmup_steps, now "
-        f"{config.warmup_steps}), grad_clip (now {config.grad_clip:g}) or dtype fp32, in another output_dir."
+        f"{kept} Try a lower {LEARNING_RATE} (now {config.learning_rate:g}){raised}, a longer warm-up "
+        f"(warmup_steps, now {config.warmup_steps}), grad_clip (now {config.grad_clip:g}) or dtype fp32, in another "
+        "output_dir."
     )
 
 

@@ -14,7 +14,7 @@ from lmbase.text.processor import FILE_NAME
 from lmbase.text.tokenizers import encode_text
 from sllm.evaluation.loaded import LoadedModel
 from sllm_data.corpora import files_of, open_corpus
-from sllm_data.open_data import is_prepared, load_prepared
+from sllm_data.open_data import check_apart, is_prepared, load_prepared
 
 UNKNOWN = "what nobody wrote down"
 
@@ -35,6 +35,7 @@ def read_texts(
     text_field: str,
     max_documents: int | None,
     models: Sequence[str] | None = None,
+    output_dir: str | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """The first documents of a split, and what names the corpus: {"name", "sha256"}, with "split": "whole" where the
     split is not what was read. What was read is printed.
@@ -44,9 +45,10 @@ def read_texts(
     Args:
         models: specs of the models that will read the texts. Files that are no splits and that none of these was
             trained on are read whole; without models, the split is the one that a training would leave out.
+        output_dir: where what is found will be written.
 
     Raises:
-        ValueError: no such data, or no such split.
+        ValueError: no such data, or no such split, or `output_dir` lies in the folder of texts that is read.
     """
     prepared = load_prepared(data)
     if prepared:
@@ -56,6 +58,8 @@ def read_texts(
         texts = [prepared.processor.decode(arrays.tokens(a, b).tolist()) for a, b in pairs]
         print(_described(prepared.name, f"split {split}", texts))
         return texts, {"name": prepared.name, "sha256": prepared.hash}
+    if output_dir is not None:
+        check_apart(data, output_dir)
     corpus = open_corpus(data, text_field)
     undivided = models is not None and corpus.is_undivided(split)
     reason = why_held_out(models or [], data) if undivided else ""

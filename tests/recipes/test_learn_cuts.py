@@ -120,6 +120,7 @@ def test_a_folder_of_other_things_is_left_alone(runs, tmp_path, capsys, monkeypa
     assert sorted(mine.iterdir()) == before
     (tmp_path / "own" / "reader").mkdir(parents=True)
     assert "holds 'reader'" in refused(f"{small} --data {mine} --output_dir {tmp_path}/own", capsys)
+    assert "lies in the folder of texts" in refused(f"{small} --data {mine} --output_dir {mine}/cuts", capsys)
     model = runs / "opt" / "model"  # it has a manifest, too
     assert "learn-cuts did not write" in refused(f"{small} --data {mine} --output_dir {model}", capsys)
 

@@ -25,6 +25,7 @@ def test_layers_are_four_times_as_wide_inside_unless_said_otherwise():
         (dict(num_decoder_layers=0), "num_decoder_layers=0: at least 1"),
         (dict(num_encoder_layers=5), "num_encoder_layers=5: choose 1 to 4"),
         (dict(num_attention_heads=0), "num_attention_heads=0: at least 1"),
+        (dict(tie_word_embeddings=False), "tie_word_embeddings=False: one table"),
     ],
 )
 def test_a_broken_rule_is_told(options, words):

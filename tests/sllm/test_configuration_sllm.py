@@ -32,6 +32,7 @@ def test_every_broken_rule_is_named_at_once():
         (dict(draft_transitions=True), "no drafting heads"),
         (dict(num_future_tokens=2, draft_targets="greedy"), "set train_draft_heads_only"),
         (dict(draft_targets="all"), "choose text or greedy"),
+        (dict(tie_word_embeddings=False), "tie_word_embeddings=False: one table"),
     ],
 )
 def test_impossible_configurations_are_refused(options, words):

@@ -1,11 +1,15 @@
 """A step whose numbers are not finite is told with its samples and the first bad module."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 import toy_training
 from toy_training import ToyModel, largest_difference, make_batch, toy_train, weights
 
 from lmbase.training.batches import BatchOrder
+from lmbase.training.not_finite import what_to_try
+from lmbase.training.training_config import TrainingConfig
 
 
 class Fragile(ToyModel):
@@ -77,3 +81,15 @@ def test_a_spoilt_step_does_not_replace_the_checkpoint_before_it(tmp_path):
     with pytest.raises(FloatingPointError, match=r"embed\.weight \(model\) is not finite.*step_00000003, is kept"):
         toy_train(tmp_path, save_every=1, keep_checkpoints=1, before_step=spoil)
     assert toy_training.checkpoints(tmp_path) == ["step_00000003"]
+
+
+def test_a_rate_that_was_raised_is_named_too(tmp_path):
+    @dataclass
+    class WithRates(TrainingConfig):
+        table_rate: float = 1.0
+        joint_rate: float = 30.0
+
+    config = WithRates(output_dir=str(tmp_path))
+    said = what_to_try(tmp_path, 3, config)
+    assert f"learning_rate (now {config.learning_rate:g}) or joint_rate (now 30 times that)" in said
+    assert "table_rate" not in said

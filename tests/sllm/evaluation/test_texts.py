@@ -17,6 +17,17 @@ def test_the_first_documents_of_a_split_and_their_hash(tmp_path):
     assert corpus["sha256"] == hashlib.sha256(b"One.\0Two.\0").hexdigest()
 
 
+def test_figures_do_not_go_into_the_folder_of_the_texts_that_are_read(tmp_path):
+    jsonl_of(tmp_path / "test.jsonl", ["One.", "Two."])
+    for below in ("", "runs/evaluate"):
+        with pytest.raises(ValueError, match=r"output_dir=.*lies in the folder of texts"):
+            read_texts(str(tmp_path), "test", "text", None, [], str(tmp_path / below))
+    assert read_texts(str(tmp_path), "test", "text", None, [], str(tmp_path.parent / "elsewhere"))[0] == [
+        "One.",
+        "Two.",
+    ]
+
+
 def jsonl_of(path, texts):
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return str(path)
