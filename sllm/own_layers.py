@@ -139,9 +139,10 @@ class OwnLayers(nn.Module):
     # -- all sentences at once -----------------------------------------------------------------------------------------
 
     def read(
-        self, trunk: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor
+        self, trunk: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor, cache=None
     ) -> FlatSentences:
-        """Lower blocks over B texts of sentences (B, S, T), and a vector of each sentence."""
+        """Lower blocks over B texts of sentences (B, S, T), and a vector of each sentence; their keys and values go
+        into a cache, if there is one."""
         rows, places = right_padded(sentence_mask, "sentence_mask").nonzero(as_tuple=True)  # (N,)
         ids, mask = input_ids[rows, places], right_padded(attention_mask[rows, places])  # (N,T)
         lengths = mask.sum(1)
@@ -154,13 +155,13 @@ class OwnLayers(nn.Module):
         flat = input_ids.new_full((len(input_ids), num_tokens + 1), self.config.bos_token_id)  # (B,L+1)
         place = before[:, None] + 1 + torch.arange(ids.shape[1], device=ids.device)  # (N,T)
         flat = flat.index_put((rows[:, None].expand_as(place)[mask], place[mask]), ids[mask])
-        states = self.read_flat(trunk, flat)
+        states = self._read_flat(trunk, flat, cache)
         at = (rows[:, None], place.clamp(max=num_tokens))
         mean = (states[at] * mask[..., None]).sum(1) / lengths[:, None].clamp(min=1)  # (N,H)
         embeds = self.vector(states[rows, before + lengths], mean)
         return FlatSentences(rows, places, ids, mask, before, flat, states, embeds)
 
-    def read_flat(self, trunk: PreTrainedModel, flat: Tensor, cache=None) -> Tensor:
+    def _read_flat(self, trunk: PreTrainedModel, flat: Tensor, cache=None) -> Tensor:
         """Lower blocks over ids (B, L+1) that begin with the opening one -> (B, L+1, H)."""
         positions = torch.arange(flat.shape[1], device=flat.device).expand_as(flat)
         visible = band(flat.shape[1], self.config.lower_window, flat.device)[None, None]

@@ -136,13 +136,12 @@ def read_lower(
 def prefill(model: SLLMModel, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> OwnState:
     """`reading.prefill`."""
     own, trunk, device = _own(model), model.trunk, input_ids.device
-    sentences = own.read(trunk, input_ids, attention_mask, sentence_mask)
-    b, num_rows = sentences.states.shape[:2]
-    ends = (attention_mask & sentence_mask[..., None]).sum((1, 2)).tolist()
-    # The lower blocks run once more, to fill their cache: reading is a small share of writing.
+    b, ends = len(input_ids), (attention_mask & sentence_mask[..., None]).sum((1, 2)).tolist()
+    num_rows = 1 + max(ends, default=0)
     lower, upper = (RowCache(b, num_rows + SLACK, device) for _ in range(2))
     middle = RowCache(b, sentence_mask.shape[1] + 1 + SLACK, device)
-    remember(lower, own.read_flat(trunk, sentences.flat, lower))
+    sentences = own.read(trunk, input_ids, attention_mask, sentence_mask, lower)
+    remember(lower, sentences.states)
     states = own.trunk_states(trunk, sentences, sentence_mask, middle)  # (B,S+1,H)
     counts = sentence_mask.sum(1)
     inputs = own.inputs_of_rows(sentences, states)[:, : num_rows - 1]  # (B,L,H)

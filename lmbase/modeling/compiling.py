@@ -79,7 +79,10 @@ def compiled_for(module: nn.Module, function: Callable, generation: GenerationCo
     if key not in known:
         if mode := settings.pop("mode", None):  # torch.compile takes this or options
             settings["options"] = torch._inductor.list_mode_options(mode)
-        settings["options"] = {**(settings["options"] or {}), "guard_filter_fn": skip_guard_on_all_nn_modules_unsafe}
+        unlooked: dict[str, Any] = {"guard_filter_fn": skip_guard_on_all_nn_modules_unsafe}
+        if settings["backend"] == "inductor":  # whose steps look at the shapes of each tensor once more
+            unlooked["size_asserts"] = False
+        settings["options"] = {**(settings["options"] or {}), **unlooked}
         # What was compiled is kept by code, so that of another module would be taken for this one's.
         own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
         known[key] = _wrapped(function, torch.compile(own, **settings))
