@@ -24,11 +24,11 @@ class MultiTokenLMConfig(PreTrainedConfig):
             `causal`: one block on the states of the head before it;
             `anticausal`: one block on the states of the head after it, the last head's on the trunk's.
         own_unembeddings: each head has its own vocabulary matrix (published for bytes); else all share the trunk's.
-        head_weights: factor of each head's loss; default: all 1.
+        head_weights: factor of each head's loss; None: all 1.
         draft_transitions: guesses know the guess before them (`multitoken.transitions`).
         train_transitions_only: everything else stays as it is, and so does the likelihood.
-        draft_targets: what transitions learn then: the `text`, or (`greedy`) what head 1 itself would write after each
-            of its tokens, which is what guesses are verified against.
+        draft_targets: what transitions learn where nothing else learns: the `text`, or (`greedy`) what head 1 itself
+            would write after each of its tokens, which is what guesses are verified against.
         draft_tree: paths of a tree to draft with, chosen by measured acceptance (see `multitoken.DraftTree`).
     """
 

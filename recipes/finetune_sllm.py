@@ -8,7 +8,7 @@ predicts one vector per sentence.
 With `num_future_tokens` the sentence decoder has drafting heads: it writes the same text, in fewer passes. They can be
 trained together with the rest, or added to a finished model, which then stays as it is:
 
-    sllm finetune-sllm --model runs/sllm_tiny --num_future_tokens 4 --draft_head_kind residual --data runs/data_tiny \
+    sllm finetune-sllm --model runs/sllm_tiny --num_future_tokens 4 --draft_head_kind residual --data runs/data_tiny \\
         --draft_transitions true --train_draft_heads_only true --draft_targets greedy
 
 `vae` is a run of pretrain-vae, `lm` the trunk; `model` instead of both goes on with an SLLM. Logged on the valid

@@ -1,7 +1,7 @@
 """Quality against speed: sentence-level models beside the line through token-level ones; a figure, a table, verdicts.
 
     sllm frontier --model runs/tuned small=runs/pruned runs/sllm --data runs/data
-    sllm frontier --model runs/tuned runs/sllm --data runs/data --lm runs/tuned --prune 8+6 10+10 \
+    sllm frontier --model runs/tuned runs/sllm --data runs/data --lm runs/tuned --prune 8+6 10+10 \\
         --train_tokens 10000000 --teacher runs/tuned --train="--context 1024 --learning_rate 1e-4"
 
 A token-level model can be made faster, too: by leaving layers out, by drafts, by eight bits. A sentence-level model is

@@ -7,7 +7,7 @@
 A small language model reads the text, and a reader of one layer predicts every token from a state of it that is a few
 tokens old and from the tokens since. What a fresh state would have saved is what a cut at this place is worth. A table
 of n-grams learns to tell that from the text before the place alone, so the rule cuts a text as it arrives; it cuts
-where the worth is among the highest of the last 4,000 characters, so that sentences are about as long on every kind of
+where the worth is among the highest of the last 4,096 characters, so that sentences are about as long on every kind of
 text. No torch is needed to apply it.
 
 output_dir then holds a tokenizer with the rule: give the folder as `--rule` and as `--tokenizer` wherever these keys

@@ -69,4 +69,6 @@ def _meanings(cls: type) -> dict[str, str]:
 
 
 def _shown(default: Any) -> str:
-    return {None: "none", True: "true", False: "false"}.get(default, str(default))
+    if isinstance(default, bool):  # asked first: 1 equals True
+        return str(default).lower()
+    return "none" if default is None else str(default)

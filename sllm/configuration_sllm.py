@@ -49,14 +49,16 @@ class SLLMConfig(PreTrainedConfig):
             `residual`, one linear layer on the decoder's state (arXiv 2401.10774), which costs a tenth of it.
         draft_transitions: guesses know the guess before them (`multitoken.transitions`).
         train_draft_heads_only: everything else stays as it is, and so does the likelihood.
-        draft_targets: what drafting heads learn then: the `text`, or (`greedy`) what the model itself would write
-            after each of its tokens, which is what guesses are verified against.
+        draft_targets: what drafting heads learn where nothing else learns: the `text`, or (`greedy`) what the model
+            itself would write after each of its tokens, which is what guesses are verified against.
         end_flag: a sentence's end is a flag of its own before the vocabulary, instead of a token of it.
         told_ends: the rule that cuts tells from the text so far whether a sentence is over, so that no end is predicted
             but a text's last (`lmbase.text.told_ends`). Grafts have it where their processor's rule is `learned`.
-        upper_layers: blocks of the language model that are the decoder of a graft by own layers; 0: a SentenceVAE is.
-        lower_layers: then those that are the encoder; what lies between is the trunk.
-        lower_window, upper_window: tokens that each token sees there, itself among them; the opening token always.
+        lower_layers: blocks of the language model that are the encoder of a graft by own layers; those between them and
+            the decoder's are the trunk.
+        upper_layers: blocks of the language model that are the decoder of such a graft; 0: a SentenceVAE is.
+        lower_window, upper_window: tokens that each token sees in these blocks, itself among them; beside them it sees
+            the opening token.
         use_trunk: false leaves the trunk out, so that tokens go from the lower blocks to the upper ones: the control
             that tells what the trunk is worth.
     """

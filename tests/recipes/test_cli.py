@@ -122,6 +122,13 @@ def test_what_the_output_cannot_spell_is_a_question_mark(monkeypatch):
     assert out.buffer.getvalue() == b"sllm ?\n"
 
 
+@pytest.mark.parametrize("name", cli.recipes())
+def test_commands_of_a_manual_can_be_copied(name):
+    """A backslash at a line's end that is not doubled in a docstring is gone, and two lines are one."""
+    manual = ast.get_docstring(ast.parse((cli.FOLDER / f"{name}.py").read_text(encoding="utf-8")))
+    assert [line for line in manual.splitlines() if len(line) > 120] == []
+
+
 def test_files_that_help_recipes_are_none():
     names = cli.recipes()
     assert {"demo", "prepare", "evaluate", "report"} <= set(names)

@@ -28,13 +28,13 @@ class Kite(PreTrainedConfig):
     model_type = "kite"
     choices = {"shape": ("delta", "diamond")}
 
-    def __init__(self, span: float = 1.5, shape: str = "delta", tail: bool = False, **kwargs):
-        self.span, self.shape, self.tail = span, shape, tail
+    def __init__(self, span: float = 1.5, shape: str = "delta", tail: bool = False, lines: int = 1, **kwargs):
+        self.span, self.shape, self.tail, self.lines = span, shape, tail, lines
         super().__init__(**kwargs)
 
 
 @dataclass
-@with_keys_of(Kite, without=("tail",))
+@with_keys_of(Kite, without=("tail", "lines"))
 class New:
     wind: int = option(3, "force")
 
@@ -58,6 +58,7 @@ def test_what_is_not_given_stays_the_models():
     assert given_keys(config, Kite) == {"shape": "diamond"}
     assert "Default: the model's, or 1.5." in keys_of(Further)["span"].help
     assert "or false." in keys_of(Further)["tail"].help
+    assert "or 1." in keys_of(Further)["lines"].help  # not true, which 1 equals
 
 
 @pytest.mark.parametrize("cls", [New, Further])
