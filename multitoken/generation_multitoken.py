@@ -23,6 +23,7 @@ from multitoken.draft_loop import DraftLoop, Read, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.modeling_multitoken import MultiTokenModel
 from multitoken.request import (
+    NoRoomError,
     ALWAYS_GIVEN,
     Call,
     GenerateOutput,
@@ -215,7 +216,7 @@ def _rows(model: MultiTokenModel, input_ids: Tensor, attention_mask: Tensor | No
     for b, row in enumerate(rows):
         check_text_ids(row[1:], model.config, tokenizer)
         if len(row) > positions:
-            raise ValueError(f"Prompt {b} has {len(row)} tokens; the model has {positions} positions. Shorten it.")
+            raise NoRoomError(f"Prompt {b} has {len(row)} tokens; the model has {positions} positions. Shorten it.")
     return rows
 
 

@@ -32,6 +32,10 @@ logger = logging.get_logger(f"transformers.{__name__}")  # below Transformers' o
 ALWAYS_GIVEN: Any = None  # a ModelOutput's fields need defaults, those that are always there, too
 
 
+class NoRoomError(ValueError):
+    """A prompt that leaves a model no position to write at."""
+
+
 @dataclass
 class GenerateOutput(ModelOutput):
     """

@@ -29,6 +29,7 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "top_logprobs": (0,),
 }
 UNREAD = ("metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user")  # about the asker
+Nothing = Annotated[list[Any], Field(max_length=0)] | None
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -66,15 +67,22 @@ class CompletionAsked(Asked):
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
     type: Literal["text"]
     text: str
 
 
 class Message(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
+    name: str | None = None  # of who speaks; not read
+    # An answer that is handed back has these, empty: what stands in them would be no part of the prompt.
+    annotations: Nothing = None
+    audio: None = None
+    function_call: None = None
+    refusal: None = None
+    tool_calls: Nothing = None
 
     @property
     def text(self) -> str:
