@@ -23,10 +23,10 @@ from multitoken.draft_loop import DraftLoop, Read, Stretch
 from multitoken.draft_tree import DraftTree
 from multitoken.modeling_multitoken import MultiTokenModel
 from multitoken.request import (
-    NoRoomError,
     ALWAYS_GIVEN,
     Call,
     GenerateOutput,
+    NoRoomError,
     Request,
     check_text_ids,
     open_call,

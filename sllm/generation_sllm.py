@@ -18,10 +18,10 @@ from lmbase.text.streaming import written_text
 from lmbase.text.told_ends import ToldEnds
 from multitoken.draft_loop import Stretch
 from multitoken.request import (
-    NoRoomError,
     ALWAYS_GIVEN,
     Call,
     GenerateOutput,
+    NoRoomError,
     Request,
     check_text_ids,
     open_call,
