@@ -89,11 +89,7 @@ def build_app(engines: Mapping[str, Engine], hosts: list[str] | None = None) -> 
         template = templates[asked.model]
         prompt = template([{"role": message.role, "content": message.text} for message in asked.messages])
         stops = (*asked.stops, PLAIN_STOP) if template is plain_chat else asked.stops
-        limits_given = {asked.max_completion_tokens, asked.max_tokens} - {None}
-        if len(limits_given) > 1:
-            raise Refused(400, "max_tokens and max_completion_tokens differ: give one of them.", "max_tokens")
-        wanted = next(iter(limits_given), None)
-        return await Call(engine, asked, ChatAnswer(asked.model)).answer(request, [prompt], wanted, stops)
+        return await Call(engine, asked, ChatAnswer(asked.model)).answer(request, [prompt], asked.limit, stops)
 
     return app
 

@@ -93,6 +93,18 @@ class ChatAsked(Asked):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=0)
 
+    @property
+    def limit(self) -> int | None:
+        """New tokens, by either of their names.
+
+        Raises:
+            Refused: the two differ.
+        """
+        given = {self.max_completion_tokens, self.max_tokens} - {None}
+        if len(given) > 1:
+            raise Refused(400, "max_tokens and max_completion_tokens differ: give one of them.", "max_tokens")
+        return next(iter(given), None)
+
 
 AskedT = TypeVar("AskedT", bound=BaseModel)
 
