@@ -26,6 +26,7 @@ from multitoken.request import (
     ALWAYS_GIVEN,
     Call,
     GenerateOutput,
+    NoRoomError,
     Request,
     check_text_ids,
     open_call,
@@ -215,7 +216,7 @@ def _rows(model: MultiTokenModel, input_ids: Tensor, attention_mask: Tensor | No
     for b, row in enumerate(rows):
         check_text_ids(row[1:], model.config, tokenizer)
         if len(row) > positions:
-            raise ValueError(f"Prompt {b} has {len(row)} tokens; the model has {positions} positions. Shorten it.")
+            raise NoRoomError(f"Prompt {b} has {len(row)} tokens; the model has {positions} positions. Shorten it.")
     return rows
 
 

@@ -32,6 +32,10 @@ logger = logging.get_logger(f"transformers.{__name__}")  # below Transformers' o
 ALWAYS_GIVEN: Any = None  # a ModelOutput's fields need defaults, those that are always there, too
 
 
+class NoRoomError(ValueError):
+    """A prompt that leaves a model no position to write at."""
+
+
 @dataclass
 class GenerateOutput(ModelOutput):
     """
@@ -81,6 +85,9 @@ class Request:
             raise ValueError(f"streamer={self.streamer!r:.60}: give a streamer of Transformers, with put and end.")
         if isinstance(self.attention_mask, np.ndarray | list):
             self.attention_mask = torch.as_tensor(self.attention_mask)
+        if not isinstance(self.attention_mask, Tensor | None):
+            given = type(self.attention_mask).__name__
+            raise ValueError(f"attention_mask is a {given}: give a tensor as large as input_ids.")
 
     def resolve(self, model: PreTrainedModel) -> GenerationConfig:
         """The settings of the call; every prompt stands as often as sequences are to be returned for it from now on.
@@ -167,8 +174,6 @@ def prompt_mask(input_ids: Tensor, attention_mask: Tensor | None, config: Any) -
     Raises:
         ValueError: a mask of another shape or of other values, or ids outside the vocabulary.
     """
-    if not isinstance(attention_mask, Tensor | None):
-        raise ValueError(f"attention_mask is a {type(attention_mask).__name__}: give a tensor as large as input_ids.")
     mask = between_padding(input_ids, config.pad_token_id) if attention_mask is None else as_mask(attention_mask)
     if mask.shape != input_ids.shape:
         raise ValueError(f"attention_mask {tuple(mask.shape)} and input_ids {tuple(input_ids.shape)} differ.")

@@ -28,6 +28,7 @@ from huggingface_hub import (
     eval_result_entries_to_yaml,
 )
 from huggingface_hub.errors import HTTPError  # of whichever library the hub's client uses
+from huggingface_hub.utils import validate_repo_id
 
 from lmbase.config import option, run, single_process
 from lmbase.config.options import recipe_of
@@ -47,6 +48,7 @@ from sllm_recipes.evaluate import Config as EvaluateConfig
 POSITIONAL = ("run", "repo")
 OF = recipe_of(EvaluateConfig)  # the recipe whose figures are pushed
 Files = dict[str, Path | str]  # name in the repository -> a file here, or a text
+SWITCHED = ("true", "false", "yes", "no", "on", "off", "0", "1")  # what nobody calls a folder
 # What the Hub is told of a row: its column, and the task.
 RESULTS = {"bits_per_byte": "text-generation", "reconstruction_exact_match": "feature-extraction"}
 
@@ -65,6 +67,12 @@ class Config:
 def main(config: Config) -> None:
     if not config.run or not re.fullmatch(r"[\w.-]+/[\w.-]+", config.repo):
         raise ValueError(f"Give sllm push RUN OWNER/NAME, not RUN={config.run!r} and {config.repo!r}.")
+    validate_repo_id(config.repo)  # a dry run, too, is told what the Hub calls no name
+    if (config.dry_run or "").lower() in SWITCHED:
+        raise ValueError(
+            f"dry_run={config.dry_run!r} is no switch but the folder for what would be uploaded: give one, card for "
+            "instance, or leave the key out to upload."
+        )
     folder = Path(model_folder(config.run))
     if not folder.is_dir():
         raise ValueError(f"{config.run!r} is no run and no folder of a model here: there is nothing to push.")
@@ -105,7 +113,8 @@ def find_metrics(config: Config, folder: Path) -> tuple[Path, str]:
     paths = {*base.rglob("metrics.json"), *base.parent.glob("metrics.json"), *base.parent.glob("*/metrics.json")}
     if config.metrics:
         read_metrics(config.metrics)  # tells what is wrong with it
-        paths = {Path(config.metrics)}
+        named = Path(config.metrics)
+        paths = {named / "metrics.json" if named.is_dir() else named}
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         with suppress(ValueError):  # damaged
             metrics = read_metrics(path)

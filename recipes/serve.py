@@ -67,6 +67,10 @@ def load(config: Config, autoencoders: bool = False) -> dict[str, LoadedModel]:
         if loaded.predicts:
             loaded.write("", writing(config, loaded))  # settings that the model does not take are told now
         models[loaded.name] = loaded
+    if config.overflow != "stop" and not any(loaded.by_sentence for loaded in models.values()):
+        raise ValueError(
+            f"overflow={config.overflow!r} is for SLLMs, and none is among {', '.join(models)}: leave it out."
+        )
     return models
 
 

@@ -21,6 +21,7 @@ from multitoken.request import (
     ALWAYS_GIVEN,
     Call,
     GenerateOutput,
+    NoRoomError,
     Request,
     check_text_ids,
     open_call,
@@ -175,7 +176,7 @@ def _check_prompts_fit(model: SLLMModel, texts: list[_Text]) -> None:
             if model.config.own_layers:
                 room -= model.config.max_sentence_tokens  # the next sentence's
                 has, units = sum(map(len, text.sentences)), "tokens"
-            raise ValueError(
+            raise NoRoomError(
                 f"Prompt {number} has {has} {units}, and the trunk has positions for {room}: --overflow slide "
                 "(overflow='slide') goes on from the latest half of them; or shorten the prompt."
             )

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.text.codec import MissingTokenError
+from lmbase.text.segmentation import LoneSurrogateError
 from lmbase.text.tokenizers import decode_ids, encode_text
 from sllm.evaluation.loaded import Writing
 from sllm.loading import load_model
@@ -55,7 +56,7 @@ class HarnessLM(LM):
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str | None = None,
         batch_size: int | str | None = None,
         device: str | None = None,
         dtype: str = "fp32",
@@ -67,6 +68,8 @@ class HarnessLM(LM):
         if others:
             known = "pretrained, batch_size, device, dtype, max_length"
             raise ValueError(f"The model sllm knows no argument {', '.join(others)}; it takes {known}.")
+        if not pretrained:
+            raise ValueError("No model is named: give --model_args pretrained=DIR, a run, a folder or a hub id.")
         if dtype not in DTYPE_NAMES:
             raise ValueError(f"dtype={dtype!r} is not known; known are {', '.join(DTYPE_NAMES)}.")
         self.batch_size = _batch_size(batch_size)
@@ -91,8 +94,9 @@ class HarnessLM(LM):
         if self.loaded.by_sentence:
             raise ValueError("max_length counts tokens, and an SLLM's window is its max_sentences: leave it out.")
         config = self.loaded.model.config
-        if not 2 <= max_length <= config.max_position_embeddings:
-            raise ValueError(f"max_length={max_length}: this model has {config.max_position_embeddings} positions.")
+        if not isinstance(max_length, int) or not 2 <= max_length <= config.max_position_embeddings:
+            told = f"this model has {config.max_position_embeddings} positions; give a whole number from 2 on"
+            raise ValueError(f"max_length={max_length!r}: {told}.")
         config.training_context = max_length
 
     def get_model_info(self) -> dict[str, Any]:
@@ -143,9 +147,13 @@ class HarnessLM(LM):
     def _write(self, context: str, settings: dict[str, Any]) -> str:
         settings = {name: value for name, value in settings.items() if value is not None}
         until = settings.pop("until", None) or []
-        settings["stop_strings"] = [until] if isinstance(until, str) else [stop for stop in until if stop]
+        settings["stop_strings"] = [stop for stop in until if stop] if isinstance(until, list | tuple) else [until]
         limits = [settings.pop(name) for name in LIMITS if name in settings]
-        settings["do_sample"] = bool(settings.get("do_sample", settings.get("temperature", 0) > 0))
+        warmth = settings.get("temperature", 0)
+        if not isinstance(warmth, int | float):  # a task's YAML may quote it
+            raise ValueError(f"temperature={warmth!r}: give a number, without quotes.")
+        drawn = settings.get("do_sample", warmth > 0)
+        settings["do_sample"] = bool(drawn) if isinstance(drawn, int) else drawn  # of a word writing itself tells
         if not settings["do_sample"]:
             settings = {name: value for name, value in settings.items() if name not in DRAWING}
         limit = int(limits[0]) if limits else 256
@@ -167,11 +175,11 @@ class HarnessLM(LM):
 
 
 def _answers(ask: Ask, asked: Sequence[Any], impossible: Any) -> list[Any]:
-    """What `ask` says of requests. One with a character that no tokens spell is `impossible` to the model, and told; it
-    ends no run of hours."""
+    """What `ask` says of requests. One with a character that no tokens spell, or that is none, is `impossible` to the
+    model, and told; it ends no run of hours."""
     try:
         return list(ask(asked))
-    except MissingTokenError as error:
+    except (MissingTokenError, LoneSurrogateError) as error:
         if len(asked) > 1:
             return [answer for one in asked for answer in _answers(ask, [one], impossible)]
         logger.warning("A request counts as impossible: %s", error)

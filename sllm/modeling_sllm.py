@@ -234,7 +234,7 @@ class SLLMModel(SLLMPreTrainedModel):
             losses |= draft_losses(ahead, *tables, self.draft_transitions, draft_names(self.config))
         count = self.loss_counts(input_ids, attention_mask, cut_short=endless)["token"].clamp(min=1)
         loss = torch.stack([w * losses[name] for name, w in self.loss_weights.items() if name in losses]).sum() / count
-        return SLLMOutput(loss=loss, losses=losses, correct=of_tokens.correct, stop_logits=stop_logits, states=states)
+        return SLLMOutput(states, loss, losses, of_tokens.correct, stop_logits)
 
     def target_nats(self, hidden: Tensor, targets: Tensor, first: Tensor, measure: Any = token_nats) -> Tensor:
         """-log p (M,) of targets, end marks among them, given hidden states (M,D)."""

@@ -18,20 +18,21 @@ from sentencevae.grouping import PackedTokens
 class SLLMOutput(SentenceModelOutput):
     """
     Args:
+        states: (B, S+1, D) trunk states; state k predicts sentence k+1. First, where pipelines look for the features of
+            a text.
         loss: () mean training loss per target token.
         losses: named sums in nats: `token` and `stop`, with drafting heads also `drafts`, their sum, and its parts
             `head_2` .. `head_n`, with transitions `after_2` .. `after_n` (a head's token, the one before it
             known); `loss_counts` has what each is divided by. Where vectors are drawn: `sllm.vector_losses`.
         correct: () target tokens that were the most probable token.
         stop_logits: (B, S+1) log-odds that the text stops after k sentences.
-        states: (B, S+1, D) trunk states; state k predicts sentence k+1.
     """
 
+    states: Tensor | None = None
     loss: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     correct: Tensor | None = None
     stop_logits: Tensor | None = None
-    states: Tensor | None = None
 
 
 def check_sentences(input_ids: Tensor, attention_mask: Tensor | None, sentence_mask: Tensor) -> None:

@@ -77,4 +77,4 @@ def drawn_output(
         losses |= {"rebuilt": found.loss, "kl": model.autoencoder.latent(sentences.pooled)[1].sum()}
         correct = found.correct
     loss = torch.stack([w * losses[x] / counts[x].clamp(min=1) for x, w in drawn_weights(model).items()]).sum()
-    return SLLMOutput(loss, losses, correct, stop_logits, states)
+    return SLLMOutput(states, loss, losses, correct, stop_logits)

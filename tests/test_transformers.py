@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from rooms import ROOT
-from tiny import MEMORY, make_lm, make_mtp, make_processor, make_sllm, make_vae
+from tiny import MEMORY, make_lm, make_mtp, make_processor, make_sllm, make_vae, read
 from tokenizers_of_kinds import make_tokenizer
 from transformers import (
     AutoConfig,
@@ -148,6 +148,15 @@ def test_features_of_a_text_are_its_vector(tmp_path):
     vae.save_pretrained(tmp_path)
     found = pipeline("feature-extraction", str(tmp_path))(["He said", "A yes"])
     torch.testing.assert_close(torch.tensor(found)[:, 0], vae.encode_text(["He said", "A yes"]))
+
+
+def test_features_of_a_text_are_the_states_behind_its_sentences(tmp_path):
+    """They were its loss, a single number."""
+    model = make_sllm()
+    model.save_pretrained(tmp_path)
+    (found,) = pipeline("feature-extraction", str(tmp_path))("He said. A yes.")
+    assert torch.tensor(found).shape == (3, model.config.hidden_size)
+    torch.testing.assert_close(torch.tensor(found)[-1], model.prefill(**read(model, ["He said. A yes."])).states[0, -1])
 
 
 # -- conventions -------------------------------------------------------------------------------------------------------

@@ -96,6 +96,20 @@ def test_D2_draws_of_a_seed_and_a_number_are_those_of_no_other(writer):
     assert len(set(texts)) == len(texts)
 
 
+def test_D2_numbers_of_numpy_draw_as_pythons_do(writer):
+    """Draws belong to the digits of a seed and a number: `np.int64(1)` has others than `1`."""
+    how = DRAWN | dict(text="Hello", max_new_tokens=8)
+    found = writer.generate(seed=[(np.int64(3), np.int32(1))], **how).texts
+    assert found == writer.generate(seed=[(3, 1)], **how).texts
+    assert found == writer.generate(**how | dict(text=["So", "Hello"]), seed=3).texts[1:]
+
+
+def test_what_is_passed_on_as_none_asks_for_nothing(writer):
+    nothing = dict.fromkeys(["inputs_embeds", "position_ids", "token_type_ids", "assistant_model"])
+    found = writer.generate(text="Hello", max_new_tokens=4, do_sample=np.False_, **nothing)
+    assert found.texts == writer.generate(text="Hello", max_new_tokens=4).texts
+
+
 # -- ranges ------------------------------------------------------------------------------------------------------------
 
 REFUSED = [
@@ -105,9 +119,12 @@ REFUSED = [
     ("max_new_tokens", [-1, "3", 2.5, True]),
     ("min_new_tokens", [-1, "3", True]),
     ("seed", [2**64, -1, True, "1", 1.0]),
-    ("prompt_lookup_num_tokens", [0, "3", True]),
+    ("prompt_lookup_num_tokens", [0, "3", True, 257, 10**9]),  # which filled the memory until the process was killed
+    ("max_matching_ngram_size", [0, 10**9]),
     ("num_draft", [0, -1, "abc", "-1", True, 1.5, 99]),
     ("do_sample", ["false", 1]),
+    ("return_dict_in_generate", ["false", 0]),
+    ("use_cache", ["false", 0]),
 ]
 
 
@@ -288,6 +305,7 @@ def test_F9_copies_beside_heads_are_told_as_such(writer):
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": (dict(logits_processor=[lambda ids, scores: None]), "logits processor returned a NoneType: return"),
     "less": (dict(logits_processor=[lambda ids, scores: scores[:, :5]]), r"returned a tensor of shape \(1, 5\)"),
+    "counts": (dict(logits_processor=[lambda ids, scores: scores.long()]), r"type torch.int64: return the scores"),
     "no processor": (dict(logits_processor=[5]), "logits_processor holds 5, which cannot be called"),
     "no truth": (dict(stopping_criteria=[lambda ids, scores: None]), "stopping criterion returned None: return True"),
     "a word": (dict(stopping_criteria=[lambda ids, scores: "yes"]), "stopping criterion returned 'yes'"),
@@ -317,10 +335,15 @@ def test_one_id_is_a_list_of_one(writer):
     [
         (dict(text="Hello", attention_mask=torch.ones(1, 5)), "attention_mask is for a tensor of input_ids"),
         (dict(input_ids=torch.tensor([[20, 30]]), attention_mask="11"), "attention_mask is a str"),
+        (dict(input_ids=torch.tensor([[20]]), attention_mask=5, **DRAWN, num_return_sequences=2), "mask is a int"),
         (dict(input_ids=torch.tensor([[20, 30]]), attention_mask=torch.tensor([[0.0, -1e9]])), "holds -1000000000.0"),
         (dict(text="Hello", streamer=5), "streamer=5: give a streamer of Transformers, with put and end"),
         (dict(text="Hello", tree="x"), "tree='x': give paths of ranks"),
         (dict(text="Hello", tree=[0]), r"tree=\[0\]: give paths"),
+        (dict(text="Hello", seed=[(1, "a")]), "a list of a seed and a text's number"),
+        (dict(text="Hello", seed=[(1, -1)]), "a list of a seed and a text's number"),
+        (dict(text="Hello", seed=[(None, 1)]), "a list of a seed and a text's number"),
+        (dict(inputs_embeds=torch.zeros(1, 2, 16)), "prompts are texts or ids"),
     ],
     ids=str,
 )

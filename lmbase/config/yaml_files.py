@@ -155,6 +155,11 @@ def find_config(name: str, configs: Path | None) -> Path:
     stem = name.removesuffix(".yaml").replace("-", "_")
     if stem in shipped:
         return shipped[stem]
+    if Path(name).is_dir():
+        raise ValueError(
+            f"{name!r} is a folder, and what stands first here is a configuration: say which key it is of, --model "
+            f"{name} or --data {name} for instance."
+        )
     near = difflib.get_close_matches(stem, list(shipped), n=5, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else "`sllm list` shows the shipped ones."
     raise ValueError(f"{name!r} is neither a file nor a shipped configuration; {hint}")

@@ -4,6 +4,7 @@ B texts, V vocabulary.
 """
 
 import hashlib
+import numbers
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -56,18 +57,25 @@ Seed = int | list[tuple[int, int]] | None
 
 
 def check_seed(seed: Seed, num_texts: int) -> Seed:
-    """Raise ValueError unless it is a seed for all texts, or a list of a seed and a number for each."""
-    pairs = seed if isinstance(seed, list) else [(seed, 0)]
-    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
-        raise ValueError(f"seed={seed!r:.60}: give one number, or a list of a seed and a text's number for each text.")
-    for number, _ in pairs:
-        check_number("seed", number)
-    if isinstance(seed, list) and len(seed) != num_texts:
+    """A seed for all texts, or a list of a seed and a number for each, in plain ints: draws depend on their digits.
+
+    Raises:
+        ValueError: something else.
+    """
+    if not isinstance(seed, list):
+        return check_number("seed", seed)
+    for pair in seed:
+        whole = isinstance(pair, tuple | list) and all(isinstance(x, numbers.Integral) for x in pair)
+        if not whole or len(pair) != 2 or pair[1] < 0:
+            raise ValueError(
+                f"seed={seed!r:.60}: give one number, or a list of a seed and a text's number for each text."
+            )
+    if len(seed) != num_texts:
         raise ValueError(
             f"seed is a list of {len(seed)} and {num_texts} texts are written (num_return_sequences counts): give a "
             "pair for each, or one number for all."
         )
-    return seed
+    return [(check_number("seed", number), int(text)) for number, text in seed]
 
 
 class Origins:
@@ -200,12 +208,13 @@ class Sampler:
         for row, one in enumerate(logits.split(1)):
             ids = torch.tensor([before(row)], dtype=torch.long, device=logits.device)
             found: Any = self.processors(cast(torch.LongTensor, ids), cast(torch.FloatTensor, one.float()))
-            if not isinstance(found, Tensor) or found.shape != one.shape:
-                is_tensor = isinstance(found, Tensor)
-                shown = f"a tensor of shape {tuple(found.shape)}" if is_tensor else f"a {type(found).__name__}"
+            if not isinstance(found, Tensor) or found.shape != one.shape or not found.is_floating_point():
+                shown = f"a {type(found).__name__}"
+                if isinstance(found, Tensor):
+                    shown = f"a tensor of shape {tuple(found.shape)} and type {found.dtype}"
                 raise ValueError(
                     f"A logits processor returned {shown}: return the scores that it is given, changed or not, of "
-                    f"shape {tuple(one.shape)}."
+                    f"shape {tuple(one.shape)} and a floating-point type."
                 )
             rows.append(found)
         return torch.cat(rows)

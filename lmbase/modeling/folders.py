@@ -38,6 +38,8 @@ def model_folder(name: str | Path, model_type: str | None = None, *, verify: boo
     if not folder.is_dir():
         if not folder.is_file():
             inspect_hub(name, **hub_options)
+        elif folder.suffix.lower() != ".gguf":
+            raise ValueError(f"{str(name)!r} is a file: give the folder that it lies in, or a GGUF file.")
         return name
     if model_type is None and not (folder / CONFIG).is_file() and (files := sorted(folder.glob("*.gguf"))):
         if len(files) > 1:

@@ -6,6 +6,7 @@ import math
 import numbers
 from typing import Any
 
+import numpy as np
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils import logging
 
@@ -66,10 +67,10 @@ IGNORED = (
     "max_cache_len",
 )
 # Arguments of Transformers' own `generate` beside its settings: who passes them on passes None, too.
-GIVEN = {*inspect.signature(GenerationMixin.generate).parameters, "synced_gpus", "past_key_values", CACHE_KEY} - {
-    "self"
-}
+GIVEN = {*inspect.signature(GenerationMixin.generate).parameters, "synced_gpus", "past_key_values", CACHE_KEY}
+GIVEN = GIVEN - {"self"} | {"inputs_embeds", "position_ids", "token_type_ids"}
 CACHES = (None, "dynamic", "static")
+SWITCHES = ("do_sample", "use_cache", "return_dict_in_generate", "disable_compile")
 # Every other setting is refused where it is set to something else than None, False or the value here.
 # Pipelines of older releases fill in what nobody set.
 NEUTRAL = {
@@ -99,6 +100,7 @@ INSTEAD = {
     "penalty_alpha": "there is no contrastive search; repetition_penalty and do_sample=True keep texts from looping",
     "prefix_allowed_tokens_fn": "give it as one of logits_processor, which are called for one text at a time",
     "guidance_scale": "no second prompt is read; give one of logits_processor",
+    "inputs_embeds": "prompts are texts or ids",
     "custom_generate": "these models write in their own way; give logits_processor and stopping_criteria",
 }
 # Type, least and largest value of each number that a call of `generate` may be given.
@@ -120,8 +122,8 @@ RANGES: dict[str, tuple[type, float, float]] = {
     "max_new_tokens": (int, 0, math.inf),
     "min_new_tokens": (int, 0, math.inf),
     "max_new_sentences": (int, 0, math.inf),
-    "prompt_lookup_num_tokens": (int, 1, math.inf),
-    "max_matching_ngram_size": (int, 1, math.inf),
+    "prompt_lookup_num_tokens": (int, 1, 256),  # the memory that drafts take grows with the cube
+    "max_matching_ngram_size": (int, 1, 64),  # and with a text's length times the square of this
     "num_samples": (int, 0, math.inf),
     "vector_temperature": (float, 0, 1),
 }
@@ -183,8 +185,11 @@ def merge_generation_config(base: GenerationConfig, given: GenerationConfig | No
     cache = config.cache_implementation
     if cache not in CACHES and (given is not None or "cache_implementation" in kwargs):
         raise ValueError(f"cache_implementation={cache!r}: choose 'static', which compiles the steps, or 'dynamic'.")
-    if not isinstance(config.do_sample, bool | None):
-        raise ValueError(f"do_sample={config.do_sample!r}: give True or False.")
+    for name in SWITCHES:
+        value = getattr(config, name)
+        if not isinstance(value, bool | np.bool_ | None):
+            raise ValueError(f"{name}={value!r}: give True or False.")
+        setattr(config, name, value if value is None else bool(value))
     for name in RANGES.keys() & DEFAULTS.keys():
         value = getattr(config, name)
         if (name, value, config.do_sample or False) != ("temperature", 0, False):  # a habit, which is warned of below

@@ -186,12 +186,16 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+class LoneSurrogateError(ValueError):
+    """A text that has no UTF-8 form."""
+
+
 def check_unicode(text: str) -> str:
-    """Return `text`, or raise ValueError naming the offset of its first lone surrogate."""
+    """Return `text`, or raise LoneSurrogateError naming the offset of its first lone surrogate."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise LoneSurrogateError(
             f"Lone surrogate U+{ord(text[error.start]):04X} at character {error.start}: the text has no UTF-8 form. "
             "It was probably decoded with the wrong codec; decode it again or remove the character."
         ) from error

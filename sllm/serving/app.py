@@ -89,8 +89,7 @@ def build_app(engines: Mapping[str, Engine], hosts: list[str] | None = None) -> 
         template = templates[asked.model]
         prompt = template([{"role": message.role, "content": message.text} for message in asked.messages])
         stops = (*asked.stops, PLAIN_STOP) if template is plain_chat else asked.stops
-        wanted = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
-        return await Call(engine, asked, ChatAnswer(asked.model)).answer(request, [prompt], wanted, stops)
+        return await Call(engine, asked, ChatAnswer(asked.model)).answer(request, [prompt], asked.limit, stops)
 
     return app
 
@@ -103,13 +102,14 @@ def engine_of(engines: Mapping[str, Engine], model: str) -> Engine:
     """
     if model not in engines:
         known = ", ".join(engines)
-        raise Refused(404, f"There is no model {model!r} here; known: {known}.", "model", "model_not_found")
+        raise Refused(404, f"There is no model {model!r:.200} here; known: {known}.", "model", "model_not_found")
     return engines[model]
 
 
 async def _refusal(request: Request, error: Any) -> Response:
     refused = error if isinstance(error, Refused) else Refused(error.status_code, str(error.detail))
-    return JSONResponse(error_json(refused), refused.status)
+    headers = getattr(error, "headers", None)  # those of a wrong method name the right ones
+    return JSONResponse(error_json(refused), refused.status, headers)
 
 
 async def read_json(request: Request, kind: type[AskedT], limits: Limits) -> AskedT:

@@ -15,6 +15,7 @@ from typing import Any
 
 from lmbase.text.stop_strings import StopStrings
 from lmbase.text.tokenizers import encode_text
+from multitoken.request import NoRoomError
 from sllm.evaluation.loaded import LoadedModel, Writing
 
 logger = logging.getLogger(__name__)
@@ -223,5 +224,7 @@ class Engine:
             refused = isinstance(error, ValueError) and untouched
             if not refused:
                 logger.exception("Writing failed.")
+            blame = ("prompt", "context_length_exceeded") if isinstance(error, NoRoomError) else ()
             for choice in batch:
-                choice.end(Refused(400, str(error)) if refused else Refused(500, "Writing failed; see the log."))
+                told = Refused(400, str(error), *blame) if refused else Refused(500, "Writing failed; see the log.")
+                choice.end(told)

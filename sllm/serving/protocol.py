@@ -29,6 +29,7 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "top_logprobs": (0,),
 }
 UNREAD = ("metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user")  # about the asker
+Nothing = Annotated[list[Any], Field(max_length=0)] | None
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -66,15 +67,22 @@ class CompletionAsked(Asked):
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
     type: Literal["text"]
     text: str
 
 
 class Message(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
+    name: str | None = None  # of who speaks; not read
+    # An answer that is handed back has these, empty: what stands in them would be no part of the prompt.
+    annotations: Nothing = None
+    audio: None = None
+    function_call: None = None
+    refusal: None = None
+    tool_calls: Nothing = None
 
     @property
     def text(self) -> str:
@@ -84,6 +92,18 @@ class Message(BaseModel):
 class ChatAsked(Asked):
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=0)
+
+    @property
+    def limit(self) -> int | None:
+        """New tokens, by either of their names.
+
+        Raises:
+            Refused: the two differ.
+        """
+        given = {self.max_completion_tokens, self.max_tokens} - {None}
+        if len(given) > 1:
+            raise Refused(400, "max_tokens and max_completion_tokens differ: give one of them.", "max_tokens")
+        return next(iter(given), None)
 
 
 AskedT = TypeVar("AskedT", bound=BaseModel)

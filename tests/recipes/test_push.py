@@ -69,6 +69,26 @@ def test_words_and_keys_say_the_same(evaluated, tmp_path):
     assert (tmp_path / "a" / "README.md").read_text() == (tmp_path / "b" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("word", ["true", "False", "1"])
+def test_a_dry_run_is_a_folder_and_no_switch(evaluated, word, tmp_path, monkeypatch, capsys):
+    """It wrote into a folder of that name; `false` uploaded nothing, either."""
+    monkeypatch.chdir(tmp_path)
+    assert "is no switch but the folder" in refused(f"push {evaluated}/plain me/tiny --dry_run {word}", capsys)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_name_that_the_hub_does_not_take_is_told_before(evaluated, tmp_path, capsys):
+    assert "me/.." in refused(f"push {evaluated}/plain me/.. --dry_run {tmp_path}/out", capsys)
+    assert not any(tmp_path.iterdir())
+
+
+def test_figures_are_named_by_their_folder_too(evaluated, tmp_path):
+    """As every other recipe takes them; half of a folder was written before that failed."""
+    folder = next(evaluated.rglob("metrics.json")).parent
+    sllm(f"push {evaluated}/plain me/tiny --metrics {folder} --dry_run {tmp_path}/out")
+    assert (tmp_path / "out" / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
+
+
 def test_no_folder_is_overwritten(evaluated, tmp_path, capsys):
     (tmp_path / "mine").write_text("kept")
     assert "nothing is overwritten" in refused(f"push {evaluated}/plain me/tiny --dry_run {tmp_path}", capsys)

@@ -32,6 +32,8 @@ def test_it_serves_until_it_is_stopped(kinds, capsys):
         ("{}/plain --port 99999", "--port 99999"),
         ("{}/plain --host nowhere.invalid", "--host nowhere.invalid"),
         ("{}/heads --num_draft 9", "num_draft=9"),
+        ("{}/plain {}/heads --overflow slide", "overflow='slide' is for SLLMs, and none is among plain, heads"),
+        ("{}/plain/config.json", "config.json' is a file: give the folder that it lies in"),
     ],
 )
 def test_mistakes_end_with_a_message(kinds, words, told, capsys):

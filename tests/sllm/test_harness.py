@@ -124,6 +124,32 @@ def test_a_character_without_tokens_costs_its_own_request_only(folder, name, mon
     assert "no tokens for '\\x01'" in caplog.text
 
 
+def test_half_a_character_in_a_request_ends_no_run(folder, name, caplog):
+    lm = HarnessLM(str(folder / name), batch_size=4, device="cpu")
+    pairs = [("He", " left"), ("He\ud800", " left"), ("He", "\udc00")]
+    found = ask(lm, "loglikelihood", *pairs)
+    assert found[1:] == [(-math.inf, False)] * 2
+    assert found[0] == pytest.approx(ask(lm, "loglikelihood", pairs[0])[0])
+    assert ask(lm, "loglikelihood_rolling", ("a\ud800",), ("ab",))[0] == -math.inf
+    assert ask(lm, "generate_until", ("a\ud800", {"max_gen_toks": 3})) == [""]
+    assert "Lone surrogate U+D800 at character" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"temperature": "0.5"}, "temperature='0.5': give a number, without quotes"),
+        ({"do_sample": "false"}, "do_sample='false': give True or False"),
+        ({"until": 5}, "number 0 is 5, which is a int; give a text"),
+    ],
+)
+def test_what_a_task_quotes_wrongly_is_told(folder, name, settings, told):
+    """A quoted `false` drew tokens."""
+    lm = HarnessLM(str(folder / name), device="cpu")
+    with pytest.raises(ValueError, match=told):
+        ask(lm, "generate_until", ("He", {"max_gen_toks": 3, **settings}))
+
+
 def test_what_is_written_ends_before_the_first_stop(folder, name):
     lm = HarnessLM(str(folder / name), device="cpu")
     whole = ask(lm, "generate_until", ("He le", {"max_gen_toks": 12}))[0]
@@ -164,11 +190,14 @@ def test_max_length_is_a_window(folder):
         ({"dtype": "fp8"}, "dtype='fp8' is not known"),
         ({"trust_remote_code": True}, "knows no argument trust_remote_code"),
         ({"device": "tpu"}, "device = 'tpu'"),
+        ({"max_length": "12"}, "max_length='12': this model has 64 positions; give a whole number"),
+        ({"max_length": 12.5}, "max_length=12.5: this model"),
+        ({"pretrained": None}, "No model is named: give --model_args pretrained=DIR"),
     ],
 )
 def test_wrong_arguments_are_told(folder, arguments, told):
     with pytest.raises(ValueError, match=told):
-        HarnessLM(str(folder / "plain"), **arguments)
+        HarnessLM(**({"pretrained": str(folder / "plain")} | arguments))
 
 
 def test_an_autoencoder_is_refused(folder):

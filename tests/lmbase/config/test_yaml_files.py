@@ -30,6 +30,11 @@ def test_yaml_in_another_encoding_is_named(tmp_path):
         load_config(Config, [str(path)])
 
 
+def test_a_folder_in_place_of_a_configuration_is_told_with_its_key(tmp_path):
+    with pytest.raises(ValueError, match=f"is a folder, .* --model {tmp_path} or --data {tmp_path} for instance"):
+        load_config(Config, [str(tmp_path)], tmp_path)
+
+
 def test_shipped_configs_are_found_by_name(tmp_path):
     write(tmp_path / "vae_tiny.yaml", "model: shipped")
     for name in ("vae_tiny", "vae-tiny", "vae_tiny.yaml"):

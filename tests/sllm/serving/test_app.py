@@ -114,6 +114,21 @@ def test_mistakes_are_told_in_openais_form(client, changed, param):
     assert refused.value.type == "invalid_request_error"
 
 
+def test_a_conversation_without_room_is_told_alike_by_every_model(client):
+    """Programs cut a conversation where they read this code, which an SLLM's refusal lacked."""
+    for name in MAKERS:
+        with pytest.raises(BadRequestError) as refused:
+            client.chat.completions.create(model=name, messages=[{"role": "user", "content": "Hi. " * 400}])
+        assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
+
+
+def test_two_lengths_are_one_too_many(client):
+    asked = dict(model="plain", messages=[{"role": "user", "content": "Hi"}], max_tokens=2)
+    with pytest.raises(BadRequestError, match="give one of them"):
+        client.chat.completions.create(max_completion_tokens=3, **asked)
+    client.chat.completions.create(max_completion_tokens=2, **asked)
+
+
 def test_an_unknown_model_is_told(client):
     with pytest.raises(NotFoundError, match="known: plain, heads, sentences") as refused:
         client.completions.create(model="gpt-4", prompt="Hello")
@@ -146,7 +161,8 @@ def test_what_is_no_request_gets_no_answer(address, status, how):
 
 def test_a_path_or_method_that_is_not_there_is_told_in_openais_form(address):
     assert httpx.get(f"{address}/v1/nothing").json()["error"]["type"] == "invalid_request_error"
-    assert httpx.get(f"{address}/v1/completions").status_code == 405
+    wrong = httpx.get(f"{address}/v1/completions")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
 
 
 def test_a_character_without_tokens_is_told(client, monkeypatch):

@@ -77,11 +77,21 @@ def test_types_are_not_guessed(fields, param):
         [{"role": "tool", "content": "x"}],
         [{"role": "user"}],
         [{"role": "user", "content": [{"type": "image_url"}]}],
+        [{"role": "user", "content": [{"type": "text", "text": "x", "image_url": "y"}]}],
+        [{"role": "user", "content": "x", "colour": "red"}],
+        [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1", "type": "function"}]}],
+        [{"role": "assistant", "content": "x", "function_call": {"name": "f", "arguments": "{}"}}],
     ],
 )
 def test_conversations_of_text_are_read_and_nothing_else(messages):
     with pytest.raises(Refused):
         parse(json.dumps({"model": "m", "messages": messages}).encode(), ChatAsked)
+
+
+def test_an_answer_is_handed_back_as_a_client_holds_it():
+    empty = dict.fromkeys(["refusal", "audio", "function_call", "tool_calls", "name"]) | {"annotations": []}
+    asked = {"model": "m", "messages": [{"role": "assistant", "content": "Hello", **empty}]}
+    assert parse(json.dumps(asked).encode(), ChatAsked).messages[0].text == "Hello"
 
 
 def test_a_plain_chat_names_who_speaks():
