@@ -312,13 +312,13 @@ def tell(rows: Sequence[Row], baseline: str) -> None:
             print(told(row.model, row.extra))
 
 
-@single_process
 def _check_named(config: Config, device: str) -> None:
     """Errors as of `check_models`. The models are not held in memory while rivals are trained."""
     named = load_all(config, device)
     check_models(named, next((one for one in named if one.plain), named[0]))
 
 
+@single_process
 def main(config: Config) -> list[Row]:
     check_place(config)
     started = time.perf_counter()

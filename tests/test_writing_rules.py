@@ -112,7 +112,7 @@ def test_what_is_passed_on_as_none_asks_for_nothing(writer):
 
 # -- ranges ------------------------------------------------------------------------------------------------------------
 
-REFUSED = [
+REFUSED: list[tuple[str, list]] = [
     ("temperature", [0, -1.0, 1e-38, 1e-45, 1e40, float("nan"), float("inf"), "0.5", True, [1.0]]),
     ("top_p", [90, 1.5, -0.1, float("nan"), "0.9", True]),
     ("top_k", [-1, 1.5, "3", True, float("inf")]),

@@ -125,7 +125,7 @@ def test_what_the_output_cannot_spell_is_a_question_mark(monkeypatch):
 @pytest.mark.parametrize("name", cli.recipes())
 def test_commands_of_a_manual_can_be_copied(name):
     """A backslash at a line's end that is not doubled in a docstring is gone, and two lines are one."""
-    manual = ast.get_docstring(ast.parse((cli.FOLDER / f"{name}.py").read_text(encoding="utf-8")))
+    manual = ast.get_docstring(ast.parse((cli.FOLDER / f"{name}.py").read_text(encoding="utf-8"))) or ""
     assert [line for line in manual.splitlines() if len(line) > 120] == []
 
 
