@@ -67,8 +67,10 @@ IGNORED = (
     "max_cache_len",
 )
 # Arguments of Transformers' own `generate` beside its settings: who passes them on passes None, too.
-GIVEN = {*inspect.signature(GenerationMixin.generate).parameters, "synced_gpus", "past_key_values", CACHE_KEY}
-GIVEN = GIVEN - {"self"} | {"inputs_embeds", "position_ids", "token_type_ids"}
+GIVEN = {
+    *(name for name in inspect.signature(GenerationMixin.generate).parameters if name != "self"),
+    *("synced_gpus", "past_key_values", CACHE_KEY, "inputs_embeds", "position_ids", "token_type_ids"),
+}
 CACHES = (None, "dynamic", "static")
 SWITCHES = ("do_sample", "use_cache", "return_dict_in_generate", "disable_compile")
 # Every other setting is refused where it is set to something else than None, False or the value here.
