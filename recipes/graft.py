@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
-from lmbase.config import Seed, given_on_command_line, option, run
+from lmbase.config import Seed, given_on_command_line, option, run, single_process
 from lmbase.files import write_folder
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.modeling.text_model import take_open_ids
@@ -186,6 +186,7 @@ def _processor(config: Config, data: PreparedData | None) -> SentenceProcessor:
     return data.processor
 
 
+@single_process
 def main(config: Config) -> Path:
     folder = Path(config.output_dir) / "model"
     if folder.exists():

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
-from lmbase.config import differing_keys, option, run, save_config
+from lmbase.config import differing_keys, option, run, save_config, single_process
 from lmbase.files import MANIFEST
 from sllm_data.corpora import open_corpus
 from sllm_data.description import describe
@@ -48,6 +48,7 @@ class Config:
     quick: bool = option(False, f"only the first {QUICK_BYTES:,} bytes or so of each split, to try a command out")
 
 
+@single_process
 def main(config: Config) -> PreparedData:
     folder = Path(config.output_dir)
     check_apart(config.data, folder)

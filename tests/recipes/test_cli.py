@@ -200,3 +200,11 @@ def test_a_reader_that_leaves_early_ends_it_quietly(words):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+TRAINED = ["finetune_mtp", "finetune_sllm", "pretrain_vae", "train_lm"]  # by as many processes as there are
+
+
+def test_all_else_runs_once_however_many_processes_are_started():
+    mains = {name: importlib.import_module(f"sllm_recipes.{name}").main for name in cli.recipes()}
+    assert sorted(name for name, main in mains.items() if not getattr(main, "single_process", False)) == TRAINED
