@@ -52,13 +52,13 @@ def main(config: Config) -> list[Row]:
     check_place(config)
     started = time.perf_counter()
     device = choose_device(config.device)
-    texts, corpus = read_texts(
-        config.data, config.split, config.text_field, config.max_documents, [config.model], config.output_dir
-    )
     loaded = load_model(config.model)
     if not loaded.by_sentence:
         raise ValueError(f"{loaded.name} is {loaded.shown}: only an SLLM has sentence states. Give one.")
     loaded.to(device)
+    texts, corpus = read_texts(
+        config.data, config.split, config.text_field, config.max_documents, [config.model], config.output_dir
+    )
     encoded = loaded.model.processor.encode_batch(texts)
     sizes = [sum(text.sentence_bytes) for text in encoded]
     found = probe(loaded.model, [text.sentences() for text in encoded], sizes)
