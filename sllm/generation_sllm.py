@@ -339,10 +339,7 @@ def _slide_or_stop(model: SLLMModel, texts: list[_Text], slides: bool) -> bool:
 
 def _read_all(model: SLLMModel, texts: list[_Text], steps: AnySteps) -> AnyState:
     kept = [t.sentences[t.first_kept :] if not t.finish_reason else [] for t in texts]
-    batch = pad_sentences(kept, model.config.pad_token_id)
-    device = model.device
-    arguments = batch.input_ids.to(device), batch.attention_mask.to(device), batch.sentence_mask.to(device)
-    state = reading.prefill(model, *arguments)
+    state = reading.prefill(model, **vars(pad_sentences(kept, model.config.pad_token_id).to(model.device)))
     return state if steps is None else steps.fix(state)
 
 
