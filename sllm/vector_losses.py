@@ -66,14 +66,10 @@ def drawn_output(
     losses = {"vector": model.vector_head.loss(before, mean, log_var, own).sum(), "stop": stop.sum()}
     correct = states.new_zeros(())
     if not model.config.freeze_autoencoder:
-        hidden, targets = [states.new_zeros(0, model.config.hidden_size)], [sentences.ids.new_zeros(0)]
-        first = [sentences.mask.new_zeros(0)]
-        for decoded in model.decode(sentences, states):
-            cut = decoded.cut
-            hidden.append(decoded.hidden[cut.mask])
-            targets.append(cut.targets[cut.mask])
-            first.append(cut.first[cut.mask])
-        found = token_loss(model, torch.cat(hidden), torch.cat(targets), torch.cat(first), None)
+        nothing = sentences.ids.new_zeros(0)
+        gathered = [(states.new_zeros(0, model.config.hidden_size), nothing, nothing.bool())]
+        gathered += [decoded.cut.gather(decoded.hidden) for decoded in model.decode(sentences, states)]
+        found = token_loss(model, *map(torch.cat, zip(*gathered, strict=True)), teacher=None)
         losses |= {"rebuilt": found.loss, "kl": model.autoencoder.latent(sentences.pooled)[1].sum()}
         correct = found.correct
     loss = torch.stack([w * losses[x] / counts[x].clamp(min=1) for x, w in drawn_weights(model).items()]).sum()

@@ -147,4 +147,4 @@ def _token_nats(
     for decoded in model.decode(sentences, states, endless=endless):
         cut = decoded.cut
         place = torch.arange(cut.mask.shape[1]).expand(cut.mask.shape)[cut.mask.cpu()]
-        yield model.target_nats(decoded.hidden[cut.mask], cut.targets[cut.mask], cut.first[cut.mask]), place
+        yield model.target_nats(*cut.gather(decoded.hidden)), place
