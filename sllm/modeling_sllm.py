@@ -300,9 +300,9 @@ class SLLMModel(SLLMPreTrainedModel):
         rows, places = right_padded(sentence_mask, "sentence_mask").nonzero(as_tuple=True)  # (N,)
         ids, mask = input_ids[rows, places], right_padded(attention_mask[rows, places])  # (N,T)
         tokens = self.autoencoder.pack(ids, mask)
-        own = None if keys is None else mixed(keys[rows] + places)  # (N,)
+        keys_of_sentences = None if keys is None else mixed(keys[rows] + places)  # (N,)
         pooled, token_states = self.autoencoder.pool_packed(tokens, ids, mask)  # (N,D), (L,D)
-        lengths, embeds = mask.sum(1), self.vectors(self.autoencoder.vectors(pooled, own))
+        lengths, embeds = mask.sum(1), self.vectors(self.autoencoder.vectors(pooled, keys_of_sentences))
         numbers = torch.arange(len(rows), device=rows.device)
         starts = lengths.cumsum(0) - lengths
         return Sentences(rows, places, numbers, ids, mask, tokens, starts, pooled, embeds, token_states, closed)

@@ -67,9 +67,9 @@ class OwnRowSteps:
         return state
 
     def _fix_windows(self, state: OwnState) -> None:
-        own = self.model.config
-        for cache, window in ((state.lower, own.lower_window), (state.upper, own.upper_window)):
-            _resize(cache, rows_of_window(own, window))
+        config = self.model.config
+        for cache, window in ((state.lower, config.lower_window), (state.upper, config.upper_window)):
+            _resize(cache, rows_of_window(config, window))
 
     def give_back(self) -> None:
         """Nothing more is read or written; the caches are the call's own."""

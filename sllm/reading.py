@@ -135,8 +135,8 @@ def lm_logits(model: SLLMModel, states: Tensor, ahead: Sequence[Tensor], early: 
     if early and not ahead and ends_for_sure(flags):
         return hidden, only_end(flags, model.config.vocab_size, end)[:, :, None]
     logits = vocabulary_logits(model, hidden)
-    own = joint_logits(logits[:, :, 0], flags, end)
-    return hidden, torch.cat([own[:, :, None], logits[:, :, 1:]], dim=2)
+    with_end = joint_logits(logits[:, :, 0], flags, end)
+    return hidden, torch.cat([with_end[:, :, None], logits[:, :, 1:]], dim=2)
 
 
 def write_in(model: SLLMModel, weights: str) -> None:
@@ -175,8 +175,8 @@ def draw_vectors(
     for row, ids in enumerate(forced or []):
         if ids:
             newest = state.states[row, -1].expand(CANDIDATES, -1)
-            own = mixed(keys[row] ^ torch.arange(1, CANDIDATES + 1, device=keys.device))
-            found = model.vector_head.sample(newest, own, temperature)
+            of_candidates = mixed(keys[row] ^ torch.arange(1, CANDIDATES + 1, device=keys.device))
+            found = model.vector_head.sample(newest, of_candidates, temperature)
             read = torch.tensor([[model.config.bos_token_id, *ids[:-1]]], device=keys.device)
             memories = memories_of(model, decoder.layers, state)
             memories = select_memories(memories, torch.full((CANDIDATES,), row, device=keys.device))

@@ -56,14 +56,14 @@ def drawn_output(
     """
     places = sentences.places
     if keys is not None:
-        own = mixed(keys[sentences.rows] + places)
+        keys = mixed(keys[sentences.rows] + places)  # (N,)
     else:
-        own = new_keys(len(places), places.device) if model.training else mixed(torch.arange(len(places)).to(places))
+        keys = new_keys(len(places), places.device) if model.training else mixed(torch.arange(len(places)).to(places))
     # The targets move only with what the autoencoder's own losses want: else they would flee to where drawing is easy.
     with torch.no_grad():
         mean, log_var = model.autoencoder.posterior(sentences.pooled)
     before = states[sentences.rows, places]  # (N,D): sentence k+1 is drawn from state k
-    losses = {"vector": model.vector_head.loss(before, mean, log_var, own).sum(), "stop": stop.sum()}
+    losses = {"vector": model.vector_head.loss(before, mean, log_var, keys).sum(), "stop": stop.sum()}
     correct = states.new_zeros(())
     if not model.config.freeze_autoencoder:
         nothing = sentences.ids.new_zeros(0)
