@@ -135,6 +135,10 @@ class SentenceTargets:
     mask: Tensor  # (N,T+1) True on real targets
     first: Tensor  # (N,T+1) True at position 0, where the end mark has probability 0
 
+    def gather(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of states (N,T+1,D) those that predict something (M,D), what they must predict, and `first` there (M,)."""
+        return hidden[self.mask], self.targets[self.mask], self.first[self.mask]
+
 
 def sentence_targets(input_ids: Tensor, attention_mask: Tensor, config: SentenceVAEConfig) -> SentenceTargets:
     """Shift (N,T) sentences against themselves.

@@ -146,7 +146,7 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
         if self.training and self.draws and keys is None:
             keys = new_keys(len(input_ids), input_ids.device)
         tokens = self.pack(input_ids, attention_mask)
-        hidden, targets, first, kl, parts, order = [], [], [], [], [], []
+        gathered, kl, parts, order = [], [], [], []
         for group in length_groups(input_ids, attention_mask, tokens.rows, self.config.max_sentence_tokens):
             pooled, _ = self.encoder(tokens.inputs(group), group.mask)  # (n,D)
             own = None if keys is None or not self.training else keys[group.index]
@@ -154,19 +154,17 @@ class SentenceVAEModel(SentenceVAEPreTrainedModel):
             cut = group_targets(group, self.config)
             if own is not None and self.config.latent_dropout:
                 z = z * (uniform(mixed(own), 1) >= self.config.latent_dropout)
-            h = self.decoder(tokens.shifted(group), z)  # (n,W+1,D)
-            hidden.append(h[cut.mask])
-            targets.append(cut.targets[cut.mask])
-            first.append(cut.first[cut.mask])
+            gathered.append(cut.gather(self.decoder(tokens.shifted(group), z)))
             kl.append(kl_part[: group.num_real].sum())
             parts.append(z[: group.num_real])
             order.append(group.index[: group.num_real])
         sentence_embeds = torch.cat(parts)[torch.cat(order).argsort()]  # (N,D)
+        hidden, targets, first = map(torch.cat, zip(*gathered, strict=True))
         result = vocabulary_loss(
-            torch.cat(hidden),
+            hidden,
             own_weight(self.embed_tokens),
-            torch.cat(targets),
-            closed_rows=torch.cat(first),
+            targets,
+            closed_rows=first,
             closed_id=self.config.eos_token_id,
             focal_gamma=self.config.focal_gamma if self.training else 0.0,
         )

@@ -241,10 +241,8 @@ class _Drafter:
         held = 0 if self.state is None else self.state.attention_mask.shape[1]
         if self.state is None or held + len(sentences) > positions:  # begin anew, with half of the positions left
             everything, forced = model.processor.split_open_end(model.processor.split_ids(ids))
-            batch = pad_sentences([everything[-(positions // 2) :]], pad)
-            self.state = model.prefill(
-                *(x.to(model.device) for x in (batch.input_ids, batch.attention_mask, batch.sentence_mask))
-            )
+            batch = pad_sentences([everything[-(positions // 2) :]], pad).to(model.device)
+            self.state = model.prefill(**vars(batch))
             self.num_read = len(ids) - len(forced)
             return forced
         for sentence in sentences:

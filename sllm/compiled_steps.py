@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import CacheLayerMixin
 
+from lmbase.modeling.attention import added_mask
 from lmbase.modeling.cache import CACHE_KEY, FixedRows, RowCache, give_back, take_fixed_cache
 from lmbase.modeling.compiling import check_attention, compiled
 from multitoken.draft_tree import DraftTree
@@ -167,7 +168,7 @@ def _read_state(
     model: SLLMModel, inputs: Tensor, seen: Tensor, starts: Tensor, layers: list[tuple[Tensor, Tensor]]
 ) -> Tensor:
     """The trunk's next state (B, 1, D), given which positions (B, C) each text has, the new one among them."""
-    visible = torch.zeros_like(seen, dtype=inputs.dtype).masked_fill(seen == 0, torch.finfo(inputs.dtype).min)
+    visible = added_mask(seen > 0, inputs.dtype)
     return model.trunk(
         inputs_embeds=inputs,
         attention_mask=visible[:, None, None, :],

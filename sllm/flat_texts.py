@@ -37,6 +37,5 @@ def cut_rows(
             )
         texts.append(sentences)
         continues.append(not ends)
-    batch: dict[str, Any] = vars(pad_sentences(texts, config.pad_token_id))
-    batch["continues"] = torch.tensor(continues)
-    return {name: tensor.to(input_ids.device) for name, tensor in batch.items()}
+    batch = pad_sentences(texts, config.pad_token_id).to(input_ids.device)
+    return {**vars(batch), "continues": torch.tensor(continues, device=input_ids.device)}

@@ -275,8 +275,7 @@ def _sentences(
         elif _alive(texts):
             ids, mask = pad_tokens([sentence.ids for sentence in sentences], model.config.pad_token_id)
             keep = torch.tensor([not text.finish_reason for text in texts])[:, None]
-            ids, mask = _at_least_one_column(ids, mask & keep, model.config.pad_token_id)
-            ids, mask = ids.to(model.device), mask.to(model.device)
+            ids, mask = ids.to(model.device), (mask & keep).to(model.device)
             if writer.steps is None:
                 reading.step(model, ids, mask, state)
             else:
@@ -339,17 +338,8 @@ def _slide_or_stop(model: SLLMModel, texts: list[_Text], slides: bool) -> bool:
 
 def _read_all(model: SLLMModel, texts: list[_Text], steps: AnySteps) -> AnyState:
     kept = [t.sentences[t.first_kept :] if not t.finish_reason else [] for t in texts]
-    batch = pad_sentences(kept, model.config.pad_token_id)
-    device = model.device
-    arguments = batch.input_ids.to(device), batch.attention_mask.to(device), batch.sentence_mask.to(device)
-    state = reading.prefill(model, *arguments)
+    state = reading.prefill(model, **vars(pad_sentences(kept, model.config.pad_token_id).to(model.device)))
     return state if steps is None else steps.fix(state)
-
-
-def _at_least_one_column(ids: Tensor, mask: Tensor, pad_token_id: int) -> tuple[Tensor, Tensor]:
-    if ids.shape[1]:
-        return ids, mask
-    return ids.new_full((len(ids), 1), pad_token_id), mask.new_zeros(len(ids), 1)
 
 
 def _alive(texts: list[_Text]) -> list[_Text]:

@@ -42,8 +42,8 @@ class LeastSquares:
     """The linear map from features (N, F) to states (N, H) that is best for all rows added."""
 
     def __init__(self) -> None:
-        self.squares: Tensor | float = 0.0  # (F, F)
-        self.products: Tensor | float = 0.0  # (F, H)
+        self.squares = torch.zeros((), dtype=torch.double)  # (F, F) from the first rows on
+        self.products = torch.zeros((), dtype=torch.double)  # (F, H)
         self.weights = 0.0  # of all rows
         self.num_rows = 0
 
@@ -58,8 +58,6 @@ class LeastSquares:
 
     def solve(self) -> Tensor:
         """(F, H)."""
-        assert isinstance(self.squares, Tensor)
-        assert isinstance(self.products, Tensor)
         # What is seen in a few rows, such as a distance from the last end, has to be seen in more to count.
         few = FEW * self.weights / max(1, self.num_rows) + 1e-12  # not 0 where nothing was seen
         ridge = RIDGE * self.squares.diagonal() + few

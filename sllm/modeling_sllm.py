@@ -197,36 +197,32 @@ class SLLMModel(SLLMPreTrainedModel):
         """
         endless = without_end(self.config, sentence_mask, continues, told.pop("cut_short", None))
         sentences = self.read(input_ids, attention_mask, sentence_mask, keys)
-        teacher = Taught.of_batch(self, sentences, input_ids, attention_mask, **told)
-        rows = [input_ids.new_zeros(0)]
+        taught = Taught.of_batch(self, sentences, input_ids, attention_mask, **told)
         states = self.trunk_states(sentences, sentence_mask)  # (B,S+1,D)
         stop_logits, stop = self._stop(states, sentence_mask, continues)
         if self.draws_vectors:
             counts = self.loss_counts(input_ids, attention_mask)
             return drawn_output(self, sentences, states, keys, counts, stop_logits, stop)
         # Seeded with nothing: a batch of empty texts has a loss, too, that of its stop flags.
-        hidden, targets = [states.new_zeros(0, self.config.hidden_size)], [input_ids.new_zeros(0)]
-        first = [sentence_mask.new_zeros(0, dtype=torch.bool)]
+        rows = [input_ids.new_zeros(0)]
+        gathered = [(states.new_zeros(0, self.config.hidden_size), rows[0], rows[0].bool())]
         memory = self.memory_of_heads(sentences, states)
         ahead: list[list[Ahead]] = [[] for _ in self.draft_heads]
         masks = []
         for decoded in self.decode(sentences, states, endless=endless):
-            cut = decoded.cut
-            hidden.append(decoded.hidden[cut.mask])
-            targets.append(cut.targets[cut.mask])
-            first.append(cut.first[cut.mask])
-            masks.append(cut.mask)
-            if teacher is not None:
-                rows.append(teacher.rows(decoded, sentences.numbers))
+            gathered.append(decoded.cut.gather(decoded.hidden))
+            masks.append(decoded.cut.mask)
+            if taught is not None:
+                rows.append(taught.rows(decoded, sentences.numbers))
             for of_head, found in zip(ahead, self.look_ahead(decoded, sentences, states, memory), strict=True):
                 of_head.append(found)
-        of_rows = None if teacher is None else teacher.at(torch.cat(rows))
-        of_tokens = token_loss(self, torch.cat(hidden), torch.cat(targets), torch.cat(first), of_rows)
-        losses = {"token": of_tokens.loss if teacher is None else of_tokens.nats, "stop": stop.sum()}
-        if teacher is not None:
+        of_rows = None if taught is None else taught.teacher.at(torch.cat(rows))
+        of_tokens = token_loss(self, *map(torch.cat, zip(*gathered, strict=True)), teacher=of_rows)
+        losses = {"token": of_tokens.loss if taught is None else of_tokens.nats, "stop": stop.sum()}
+        if taught is not None:
             losses |= {"distilled": of_tokens.loss, "teacher": of_tokens.divergence}
-            if self.state_weight and self.own is not None and teacher.states is not None:
-                losses["states"] = matching_loss(self.own, sentences, states, teacher.states)
+            if self.state_weight and self.own is not None and taught.states is not None:
+                losses["states"] = matching_loss(self.own, sentences, states, taught.states)
         if self.draft_heads:
             if self.config.draft_targets == "greedy":
                 aim_at_choices(ahead, masks, of_tokens.choices)
@@ -279,7 +275,7 @@ class SLLMModel(SLLMPreTrainedModel):
         endless = without_end(self.config, sentence_mask, continues)
         for decoded in self.decode(sentences, states, wanted, endless):
             index, cut = decoded.index, decoded.cut
-            values = self.target_nats(decoded.hidden[cut.mask], cut.targets[cut.mask], cut.first[cut.mask], measure)
+            values = self.target_nats(*cut.gather(decoded.hidden), measure)
             part = torch.zeros(cut.mask.shape, device=states.device).masked_scatter(cut.mask, values)
             per_sentence = F.pad(part, (0, t + 1 - part.shape[1]))[: decoded.num_real]  # (n,T+1), or cut to it
             index = index[: decoded.num_real]
@@ -304,9 +300,9 @@ class SLLMModel(SLLMPreTrainedModel):
         rows, places = right_padded(sentence_mask, "sentence_mask").nonzero(as_tuple=True)  # (N,)
         ids, mask = input_ids[rows, places], right_padded(attention_mask[rows, places])  # (N,T)
         tokens = self.autoencoder.pack(ids, mask)
-        own = None if keys is None else mixed(keys[rows] + places)  # (N,)
+        keys_of_sentences = None if keys is None else mixed(keys[rows] + places)  # (N,)
         pooled, token_states = self.autoencoder.pool_packed(tokens, ids, mask)  # (N,D), (L,D)
-        lengths, embeds = mask.sum(1), self.vectors(self.autoencoder.vectors(pooled, own))
+        lengths, embeds = mask.sum(1), self.vectors(self.autoencoder.vectors(pooled, keys_of_sentences))
         numbers = torch.arange(len(rows), device=rows.device)
         starts = lengths.cumsum(0) - lengths
         return Sentences(rows, places, numbers, ids, mask, tokens, starts, pooled, embeds, token_states, closed)

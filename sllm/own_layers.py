@@ -238,7 +238,7 @@ class OwnLayers(nn.Module):
         if len(chosen) == 0:
             return
         (b, num_rows), s = sentences.states.shape[:2], states.shape[1] - 1
-        own, ends = self.config, sentences.ends_by_state(s)
+        ends = sentences.ends_by_state(s)
         # Second readings of last tokens see what the others do, and nobody sees them.
         positions, *_ = self.upper_rows(sentences, s + 1)  # (B,R)
         seen = self.seen(positions, num_rows, ends, sentences.closed)
@@ -250,5 +250,5 @@ class OwnLayers(nn.Module):
         at = sentences.before[:, None] + place  # (N,T+1)
         at = torch.where(place == lengths, num_rows + sentences.places[:, None], at.clamp(max=num_rows - 1))
         decoded = found[sentences.rows[chosen, None], at[chosen]]  # (n,T+1,H)
-        cut = sentence_targets(sentences.ids[chosen], sentences.mask[chosen], own.autoencoder)
+        cut = sentence_targets(sentences.ids[chosen], sentences.mask[chosen], self.config.autoencoder)
         yield Decoded(chosen, len(chosen), decoded, finish(trunk, decoded), cut, states[:0, 0])

@@ -237,9 +237,9 @@ def _missing(cache: RowCache, held: list[int], lengths: Tensor, known: list[int]
 
 def _settle(model: SLLMModel, state: OwnState) -> None:
     """Drop what has left the windows; what is held now is what the next sentence begins behind."""
-    own = _own(model).config
-    _forget(state.lower, own, own.lower_window)
-    _forget(state.upper, own, own.upper_window)
+    config = model.config
+    _forget(state.lower, config, config.lower_window)
+    _forget(state.upper, config, config.upper_window)
     state.lower_held, state.upper_held = list(state.lower.lengths), list(state.upper.lengths)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GenerationConfig
 
+from lmbase.modeling.attention import added_mask
 from lmbase.modeling.cache import FixedRows, RowCache
 from lmbase.modeling.compiling import check_attention, compiled_for, lanes_of
 from lmbase.modeling.one_row import row_twin
@@ -66,9 +67,9 @@ class OwnRowSteps:
         return state
 
     def _fix_windows(self, state: OwnState) -> None:
-        own = self.model.config
-        for cache, window in ((state.lower, own.lower_window), (state.upper, own.upper_window)):
-            _resize(cache, rows_of_window(own, window))
+        config = self.model.config
+        for cache, window in ((state.lower, config.lower_window), (state.upper, config.upper_window)):
+            _resize(cache, rows_of_window(config, window))
 
     def give_back(self) -> None:
         """Nothing more is read or written; the caches are the call's own."""
@@ -163,7 +164,7 @@ def _run(
     here = torch.zeros(1, dtype=torch.long)
     visible = windowed(cache, here[:, None] == here, here, window)
     if twin.trunk.config._attn_implementation == "eager":  # which adds it to scores
-        visible = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, torch.finfo(states.dtype).min)
+        visible = added_mask(visible, states.dtype)
     run = BlockRunner(twin.trunk, states, visible, positions, cache)
     for block in blocks:
         states = run(block, states)

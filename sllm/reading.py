@@ -20,7 +20,7 @@ from lmbase.modeling.noise import mixed, new_keys, uniform
 from lmbase.modeling.packed import pack_linear_layers, packed_table
 from lmbase.modeling.trunk import run_trunk
 from sentencevae.decoder import DecoderState
-from sentencevae.layers import CachedLayer, DecoderLayer, LayerMemory, Memories, TreeMask
+from sentencevae.layers import CachedLayer, DecoderLayer, LayerMemory, Memories, TreeMask, select_memories
 from sllm import own_reading
 from sllm.decoder_memory import latest, memory_vectors
 from sllm.end_flag import ends_for_sure, joint_logits, only_end
@@ -135,8 +135,8 @@ def lm_logits(model: SLLMModel, states: Tensor, ahead: Sequence[Tensor], early: 
     if early and not ahead and ends_for_sure(flags):
         return hidden, only_end(flags, model.config.vocab_size, end)[:, :, None]
     logits = vocabulary_logits(model, hidden)
-    own = joint_logits(logits[:, :, 0], flags, end)
-    return hidden, torch.cat([own[:, :, None], logits[:, :, 1:]], dim=2)
+    with_end = joint_logits(logits[:, :, 0], flags, end)
+    return hidden, torch.cat([with_end[:, :, None], logits[:, :, 1:]], dim=2)
 
 
 def write_in(model: SLLMModel, weights: str) -> None:
@@ -152,11 +152,10 @@ def start_sentence(model: SLLMModel, state: AnyState) -> AnyWriting:
         state.writing = OwnWriting(model, state)
         return state.writing
     decoder, newest = model.autoencoder.decoder, state.states[:, -1]
-    if not model.draws_vectors:
-        return decoder.start(model.sentence_out(newest), memories_of(model, decoder.layers, state))
-    if state.drawn is None:
+    if model.draws_vectors and state.drawn is None:
         draw_vectors(model, state, new_keys(len(newest), newest.device), model.config.vector_temperature)
-    return decoder.start(cast(Tensor, state.drawn))
+    vectors = cast(Tensor, state.drawn) if model.draws_vectors else model.sentence_out(newest)
+    return decoder.start(vectors, memories_of(model, decoder.layers, state))
 
 
 def draw_vectors(
@@ -171,14 +170,17 @@ def draw_vectors(
     A sentence that has begun (`forced` tokens) gets one of several draws, by how likely the decoder finds this
     beginning under each: the more there are, the nearer to a draw of those that go with it.
     """
+    decoder, embed = model.autoencoder.decoder, model.autoencoder.embed_tokens
     state.drawn = model.vector_head.sample(state.states[:, -1], keys, temperature)
     for row, ids in enumerate(forced or []):
         if ids:
             newest = state.states[row, -1].expand(CANDIDATES, -1)
-            own = mixed(keys[row] ^ torch.arange(1, CANDIDATES + 1, device=keys.device))
-            found = model.vector_head.sample(newest, own, temperature)
+            of_candidates = mixed(keys[row] ^ torch.arange(1, CANDIDATES + 1, device=keys.device))
+            found = model.vector_head.sample(newest, of_candidates, temperature)
             read = torch.tensor([[model.config.bos_token_id, *ids[:-1]]], device=keys.device)
-            hidden = model.autoencoder.decoder(model.autoencoder.embed_tokens(read).expand(CANDIDATES, -1, -1), found)
+            memories = memories_of(model, decoder.layers, state)
+            memories = select_memories(memories, torch.full((CANDIDATES,), row, device=keys.device))
+            hidden = decoder(embed(read).expand(CANDIDATES, -1, -1), found, memories)
             targets = torch.tensor(ids, device=keys.device).expand(CANDIDATES, -1)
             first = torch.arange(targets.numel(), device=keys.device) % len(ids) == 0
             rows = hidden.flatten(0, 1), model.output_table, targets.flatten()

@@ -216,7 +216,8 @@ def _stretches(job: _Job, parts: list[_Part]) -> list[_Stretch]:
 
 
 def _score_batch(model: SLLMModel, stretches: list[_Stretch]) -> None:
-    batch = pad_sentences([stretch.sentences for stretch in stretches], model.config.pad_token_id)
+    device = model.device
+    batch = pad_sentences([stretch.sentences for stretch in stretches], model.config.pad_token_id).to(device)
     places = [
         (row, part.start - stretch.start, part.stop - stretch.start)
         for row, stretch in enumerate(stretches)
@@ -226,14 +227,11 @@ def _score_batch(model: SLLMModel, stretches: list[_Stretch]) -> None:
     wanted = torch.zeros(len(parts), max(1, *(part.stop - part.start for part in parts)), dtype=torch.bool)
     for row, part in zip(wanted, parts, strict=True):
         row[part.scored - part.start : part.stop - part.start] = True
-    device = model.device
     nats = model.nats(
-        batch.input_ids.to(device),
-        batch.attention_mask.to(device),
-        batch.sentence_mask.to(device),
-        torch.tensor([not part.ends for part in parts], device=device),
-        wanted.to(device),
-        torch.tensor(places, device=device),
+        **vars(batch),
+        continues=torch.tensor([not part.ends for part in parts], device=device),
+        wanted=wanted.to(device),
+        windows=torch.tensor(places, device=device),
     )
     token, stop = nats.token.cpu().double(), nats.stop.tolist()
     for row, part in zip(token, parts, strict=True):

@@ -106,7 +106,8 @@ class SLLM(ProcessorMixin, GenerationMixin, SLLMModel):
         told = {name: x for name, x in told.items() if name not in unread}
         output = super().forward(**batch, keys=keys, **told)
         if num_items_in_batch is not None:
-            output.loss = per_item(cast(Tensor, output.loss), self.loss_counts(**batch)["stop"], num_items_in_batch)
+            num_targets = self.loss_counts(**batch, **told)["stop"]
+            output.loss = per_item(cast(Tensor, output.loss), num_targets, num_items_in_batch)
         return output
 
     generate_batch = init_continuous_batching = no_continuous_batching

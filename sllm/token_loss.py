@@ -78,21 +78,10 @@ class Taught:
         row = torch.where(place < self.lengths[number, None], self.starts[number, None] + place, self.lengths.sum())
         return row[decoded.cut.mask]
 
-    def at(self, rows: Tensor) -> Teacher:
-        return rows_of(self.teacher, rows)
-
     @property
     def states(self) -> Tensor | None:
         """(B, L'+1, H) of a model at the depth where it is matched; None of others."""
         return getattr(self.teacher, "states", None)
-
-
-def rows_of(teacher: Teacher, rows: Tensor) -> Teacher:
-    """What a teacher says of some of its rows (M,)."""
-    if isinstance(teacher, SparseTeacher):
-        return SparseTeacher(teacher.ids[rows], teacher.log_probs[rows], teacher.weights[rows])
-    assert isinstance(teacher, ExactTeacher)
-    return replace(teacher, hidden=teacher.hidden[rows], weights=teacher.weights[rows])
 
 
 def _asked(model: Any, input_ids: Tensor, attention_mask: Tensor) -> ExactTeacher:
@@ -146,7 +135,7 @@ def loss_counts(
     return counts | {"drafts": tokens, **heads}
 
 
-def token_loss(model: Any, hidden: Tensor, targets: Tensor, first: Tensor, teacher: Teacher | None) -> TokenLoss:
+def token_loss(model: Any, hidden: Tensor, targets: Tensor, first: Tensor, *, teacher: Teacher | None) -> TokenLoss:
     """
     Args:
         hidden: (M, D). targets: (M,) ids, the end mark where a sentence ends.
@@ -157,7 +146,7 @@ def token_loss(model: Any, hidden: Tensor, targets: Tensor, first: Tensor, teach
     tokens = torch.ones_like(first) if model.end_head is None else targets != end
     closed = first if model.end_head is None else torch.ones_like(first)[tokens]
     if teacher is not None:
-        teacher = teacher if model.end_head is None else rows_of(teacher, tokens.nonzero()[:, 0])
+        teacher = teacher if model.end_head is None else teacher.at(tokens.nonzero()[:, 0])
         result = taught_loss(
             hidden[tokens], model.output_table, targets[tokens], teacher, closed_rows=closed, closed_id=end
         )

@@ -56,24 +56,20 @@ def drawn_output(
     """
     places = sentences.places
     if keys is not None:
-        own = mixed(keys[sentences.rows] + places)
+        keys = mixed(keys[sentences.rows] + places)  # (N,)
     else:
-        own = new_keys(len(places), places.device) if model.training else mixed(torch.arange(len(places)).to(places))
+        keys = new_keys(len(places), places.device) if model.training else mixed(torch.arange(len(places)).to(places))
     # The targets move only with what the autoencoder's own losses want: else they would flee to where drawing is easy.
     with torch.no_grad():
         mean, log_var = model.autoencoder.posterior(sentences.pooled)
     before = states[sentences.rows, places]  # (N,D): sentence k+1 is drawn from state k
-    losses = {"vector": model.vector_head.loss(before, mean, log_var, own).sum(), "stop": stop.sum()}
+    losses = {"vector": model.vector_head.loss(before, mean, log_var, keys).sum(), "stop": stop.sum()}
     correct = states.new_zeros(())
     if not model.config.freeze_autoencoder:
-        hidden, targets = [states.new_zeros(0, model.config.hidden_size)], [sentences.ids.new_zeros(0)]
-        first = [sentences.mask.new_zeros(0)]
-        for decoded in model.decode(sentences, states):
-            cut = decoded.cut
-            hidden.append(decoded.hidden[cut.mask])
-            targets.append(cut.targets[cut.mask])
-            first.append(cut.first[cut.mask])
-        found = token_loss(model, torch.cat(hidden), torch.cat(targets), torch.cat(first), None)
+        nothing = sentences.ids.new_zeros(0)
+        gathered = [(states.new_zeros(0, model.config.hidden_size), nothing, nothing.bool())]
+        gathered += [decoded.cut.gather(decoded.hidden) for decoded in model.decode(sentences, states)]
+        found = token_loss(model, *map(torch.cat, zip(*gathered, strict=True)), teacher=None)
         losses |= {"rebuilt": found.loss, "kl": model.autoencoder.latent(sentences.pooled)[1].sum()}
         correct = found.correct
     loss = torch.stack([w * losses[x] / counts[x].clamp(min=1) for x, w in drawn_weights(model).items()]).sum()

@@ -82,6 +82,12 @@ def _row_is_compiled(query: Tensor) -> bool:
     return torch.compiler.is_compiling() and query.device.type == "cpu" and query.shape[-2] == 1
 
 
+def added_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """What rows may see, a mask of bools, as what is added to their scores: 0, or the lowest number."""
+    lowest = torch.finfo(dtype).min  # not -inf: a row that sees nothing is no NaN
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, lowest)
+
+
 def use_fast_attention(model: PreTrainedModel) -> None:
     """Let a model of Transformers attend as above, unless another way than its default was asked for."""
     if model.config._attn_implementation == "sdpa":

@@ -4,7 +4,7 @@ M rows, M' of a chunk, m of a part of it, V vocabulary of the student, V' <= V i
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,8 +33,10 @@ class SparseTeacher:
         """Rows as a cache gives them: -inf where the teacher says nothing."""
         return cls(ids, log_probs, weight * log_probs[:, 0].isfinite().float())
 
-    def chunk(self, rows: slice) -> "SparseTeacher":
+    def at(self, rows: Tensor | slice) -> "SparseTeacher":
         return SparseTeacher(self.ids[rows], self.log_probs[rows], self.weights[rows])
+
+    chunk = at
 
     def blend(self, probs: Tensor, rows: slice, closed_id: int | None) -> Tensor:
         """As `losses.TaughtRows` says."""
@@ -71,6 +73,9 @@ class ExactTeacher:
     table: Tensor  # (V', D')
     weights: Tensor  # (M,) fp32
     states: Tensor | None = None  # (B, L+1, H) at the depth that was asked for, of all tokens and not these rows only
+
+    def at(self, rows: Tensor) -> "ExactTeacher":
+        return replace(self, hidden=self.hidden[rows], weights=self.weights[rows])
 
     def chunk(self, rows: slice) -> "_WholeRows":
         return _WholeRows(self.hidden[rows] @ self.table.T, self.weights[rows])

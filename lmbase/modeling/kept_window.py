@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedConfig, PreTrainedModel, StoppingCriteriaList
 
+from lmbase.modeling.attention import added_mask
 from lmbase.modeling.cache import CACHE_KEY
 from lmbase.modeling.inference import inference
 from lmbase.text.processor import SentenceProcessor
@@ -99,9 +100,7 @@ class KeptWindow:
 
 def _mask(model: PreTrainedModel, visible: Tensor) -> Tensor:
     """What attention takes: eager attention adds it to scores."""
-    if model.config._attn_implementation != "eager":
-        return visible
-    return torch.zeros_like(visible, dtype=model.dtype).masked_fill(~visible, torch.finfo(model.dtype).min)
+    return added_mask(visible, model.dtype) if model.config._attn_implementation == "eager" else visible
 
 
 class ForgettingCache:

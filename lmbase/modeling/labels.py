@@ -96,20 +96,20 @@ def _described(given: Any) -> str:
 
 def check_labels(labels: Tensor | None, input_ids: Tensor, attention_mask: Tensor | None, config: Any) -> None:
     """Raise ValueError if labels leave out tokens of text, or are others: a model of sentences is trained on all of its
-    ids, and on nothing else."""
+    ids, and on nothing else.
+
+    Args: labels: checked by `check_rows`.
+    """
     if labels is None:
         return
-    if labels.shape != input_ids.shape:
-        raise ValueError(f"labels {tuple(labels.shape)} and input_ids {tuple(input_ids.shape)} differ.")
-    others = (labels != NO_LABEL) & (labels != input_ids)
-    if (others if attention_mask is None else others & attention_mask.bool()).any():
+    read = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    if (read & (labels != NO_LABEL) & (labels != input_ids)).any():
         raise ValueError(
             "labels are others than input_ids: a model of sentences learns the text that it reads. Give a copy, not "
             "shifted; targets of their own are for a MultiTokenLM."
         )
     special = torch.tensor([config.pad_token_id, config.bos_token_id, config.eos_token_id], device=input_ids.device)
-    left_out = (labels == NO_LABEL) & ~torch.isin(input_ids, special)
-    if (left_out if attention_mask is None else left_out & attention_mask.bool()).any():
+    if (read & (labels == NO_LABEL) & ~torch.isin(input_ids, special)).any():
         raise ValueError(
             f"labels are {NO_LABEL} at tokens of text: a sentence is learnt whole. Train on the text that is to be "
             "learnt alone, or train a MultiTokenLM, which leaves out what its labels leave out."

@@ -46,6 +46,10 @@ class Teacher(Protocol):
 
     def chunk(self, rows: slice) -> TaughtRows: ...
 
+    def at(self, rows: Tensor) -> "Teacher":
+        """What it says of some of its rows, by their numbers (M',)."""
+        ...
+
 
 @dataclass
 class VocabularyLoss:

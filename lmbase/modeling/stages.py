@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from lmbase.modeling.attention import added_mask
 from lmbase.modeling.cache import CACHE_KEY
-from lmbase.modeling.trunk import family_of
+from lmbase.modeling.trunk import family_of, part_at
 
 
 class BlockRunner:
@@ -41,10 +42,10 @@ def embed(trunk: PreTrainedModel, input_ids: Tensor, positions: Tensor) -> Tenso
     family = family_of(trunk)
     table: Any = trunk.get_input_embeddings()
     states = table(input_ids)
-    widening = _part(trunk, family.widening)
+    widening = part_at(trunk, family.widening)
     if widening is not None:
         states = widening(states)
-    learned: Any = _part(trunk, family.positions)
+    learned: Any = part_at(trunk, family.positions)
     if learned is not None:
         states = states + F.embedding(positions + family.first_position, learned.weight)
     return states
@@ -64,9 +65,7 @@ def run_blocks(
         visible: (B|1, 1, R, C) bool, what each row sees.
         cache: keys and values of earlier rows; default: none.
     """
-    mask = torch.zeros(visible.shape, dtype=states.dtype, device=states.device)
-    mask.masked_fill_(~visible, torch.finfo(states.dtype).min)  # not -inf: a row that sees nothing is no NaN
-    run = BlockRunner(trunk, states, mask, positions, cache)
+    run = BlockRunner(trunk, states, added_mask(visible, states.dtype), positions, cache)
     for block in blocks:
         states = run(block, states)
     return states
@@ -75,7 +74,7 @@ def run_blocks(
 def finish(trunk: PreTrainedModel, states: Tensor) -> Tensor:
     """States (..., H) after the last block -> what is multiplied with the vocabulary table (..., D)."""
     family = family_of(trunk)
-    for part in (_part(trunk, family.norm), _part(trunk, family.projection)):
+    for part in (part_at(trunk, family.norm), part_at(trunk, family.projection)):
         if part is not None:
             states = part(states)
     return states
@@ -86,10 +85,3 @@ def band(num_rows: int, window: int, device: torch.device) -> Tensor:
     index = torch.arange(num_rows, device=device)
     apart = index[:, None] - index  # (R,R)
     return (apart >= 0) & ((apart < window) | (index == 0))
-
-
-def _part(trunk: PreTrainedModel, path: str | None) -> nn.Module | None:
-    if path is None:
-        return None
-    parent, _, name = path.rpartition(".")
-    return getattr(trunk.get_submodule(parent), name)

@@ -352,7 +352,11 @@ def new_block(trunk: PreTrainedModel, number: int) -> nn.Module:
 def take_tail(trunk: PreTrainedModel) -> tuple[nn.Module | None, nn.Module | None]:
     """What comes after the last block, taken off the trunk: its norm and its projection, where it has them."""
     family = family_of(trunk)
-    return _take(trunk, family.norm), _take(trunk, family.projection)
+    norm, projection = part_at(trunk, family.norm), part_at(trunk, family.projection)
+    for path, part in ((family.norm, norm), (family.projection, projection)):
+        if path is not None and part is not None:
+            trunk.set_submodule(path, nn.Identity())
+    return norm, projection
 
 
 def drop_table(trunk: PreTrainedModel) -> None:
@@ -387,12 +391,9 @@ def family_of(trunk: PreTrainedModel) -> Family:
     return FAMILIES[trunk.config.model_type]
 
 
-def _take(trunk: PreTrainedModel, path: str | None) -> nn.Module | None:
+def part_at(trunk: PreTrainedModel, path: str | None) -> nn.Module | None:
+    """The part at a path of `Family`; None where the family, or this model of it, has no such part."""
     if path is None:
         return None
     parent, _, name = path.rpartition(".")
-    owner = trunk.get_submodule(parent)
-    part = getattr(owner, name)
-    if part is not None:
-        setattr(owner, name, nn.Identity())
-    return part
+    return getattr(trunk.get_submodule(parent), name)

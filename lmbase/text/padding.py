@@ -21,6 +21,10 @@ class SentenceBatch:
     attention_mask: Tensor  # (B, S, T) bool, False on padding
     sentence_mask: Tensor  # (B, S) bool, False on padding
 
+    def to(self, device: torch.device | str) -> "SentenceBatch":
+        """The same on a device."""
+        return SentenceBatch(*(tensor.to(device) for tensor in vars(self).values()))
+
 
 def pad_sentences(texts: Sequence[Sequence[Ids]], pad_token_id: int) -> SentenceBatch:
     """Make a batch of texts, each a list of sentences, each a list of ids."""

@@ -182,8 +182,8 @@ def load_optimizer_tensors(
     names = {parameter: name for name, parameter in model.named_parameters()}
     parameters = list(_parameters(optimizer))
     known = {names[parameter] for parameter in parameters}
-    # a parameter that no step has trained yet (a curriculum) has no state
-    _check_names(known, set(by_parameter) | (known if set(by_parameter) <= known else set()), "optimizer")
+    if not by_parameter.keys() <= known:  # a parameter that no step has trained yet (a curriculum) has no state
+        _check_names(known, set(by_parameter), "optimizer")
     state = {
         index: {
             key: _placed(tensor, parameter) if tensor.shape == parameter.shape else tensor

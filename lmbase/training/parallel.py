@@ -59,13 +59,7 @@ def _is_plain(value: Any) -> bool:
 def parallelise(model: Any, config: TrainingConfig, world_size: int, device: torch.device) -> nn.Module:
     """The module to call in training: `model` itself, sharded in place (fsdp), or wrapped (ddp)."""
     if config.gradient_checkpointing:
-        able = [module for module in model.modules() if getattr(module, "supports_gradient_checkpointing", False)]
-        if not able:
-            raise ValueError(
-                f"gradient_checkpointing: {type(model).__name__} cannot recompute activations; turn it off."
-            )
-        for module in able:
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     if config.compile:
         model.compile(dynamic=True)
     if world_size == 1:
@@ -78,6 +72,19 @@ def parallelise(model: Any, config: TrainingConfig, world_size: int, device: tor
     for block in sharded_blocks(model):
         fully_shard(block)
     return fully_shard(model)
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Let a model compute activations once more in the backward pass, so that it need not hold them.
+
+    Raises:
+        ValueError: none of its parts can.
+    """
+    able: list[Any] = [m for m in model.modules() if getattr(m, "supports_gradient_checkpointing", False)]
+    if not able:
+        raise ValueError(f"gradient_checkpointing: {type(model).__name__} cannot recompute activations; turn it off.")
+    for module in able:
+        module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def sharded_blocks(model: nn.Module) -> list[nn.Module]:

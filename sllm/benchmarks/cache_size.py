@@ -156,12 +156,11 @@ def read_sentences(sllm: Any, sentences: Sequence[list[int]]) -> Iterator[tuple[
     """An SLLM reads a text sentence by sentence."""
     state, tokens = None, 0
     for sentence in sentences:
-        padded = vars(pad_sentences([[sentence]], sllm.config.pad_token_id))
-        batch = {key: value.to(sllm.device) for key, value in padded.items()}
+        batch = pad_sentences([[sentence]], sllm.config.pad_token_id).to(sllm.device)
         with inference(sllm):
             if state is None:
-                state = sllm.prefill(**batch)
+                state = sllm.prefill(**vars(batch))
             else:
-                sllm.step(batch["input_ids"][0], batch["attention_mask"][0], state)
+                sllm.step(batch.input_ids[0], batch.attention_mask[0], state)
         tokens += len(sentence)
         yield tokens, cast(DynamicCache, state.past_key_values)

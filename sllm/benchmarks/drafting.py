@@ -60,12 +60,11 @@ def candidate_rates(model: SLLM, texts: Sequence[str]) -> list[list[float]]:
     table = model.get_input_embeddings().weight
     for text in texts:
         ids = model.processor.encode(text).sentences()[-model.config.max_sentences :]
-        padded = vars(pad_sentences([ids], model.config.pad_token_id))
-        batch = {key: value.to(model.device) for key, value in padded.items()}
-        sentences = model.read(**batch)
-        states = model.trunk_states(sentences, batch["sentence_mask"])
+        batch = pad_sentences([ids], model.config.pad_token_id).to(model.device)
+        sentences = model.read(**vars(batch))
+        states = model.trunk_states(sentences, batch.sentence_mask)
         memory = model.memory_of_heads(sentences, states)
-        endless = without_end(model.config, batch["sentence_mask"], None)
+        endless = without_end(model.config, batch.sentence_mask, None)
         for decoded in model.decode(sentences, states, endless=endless):
             for j, (hidden, targets, before) in enumerate(model.look_ahead(decoded, sentences, states, memory)):
                 found.count(j, table[before], hidden, table, targets)

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from lmbase.benchmarking.dry_run import ACTIVATIONS, GRADIENTS, LOGITS, WEIGHTS, Step, dry_step
@@ -37,7 +36,7 @@ from lmbase.modeling.trunk import (
 )
 from lmbase.text.padding import pad_sentences, pad_tokens
 from lmbase.training.batches import Batch
-from lmbase.training.parallel import sharded_blocks
+from lmbase.training.parallel import recompute_activations, sharded_blocks
 from sentencevae import SentenceVAEConfig
 from sllm import SLLM, SLLMConfig
 from sllm.benchmarks.replaying import random_sentences
@@ -247,16 +246,9 @@ def _counted(design: Design, number: int, dtype: str, kernels: str, checkpointin
     with torch.device("meta"):
         model = design.build()
     if checkpointing:
-        checkpoint(model)
+        recompute_activations(model)
     batch, vocab_size = design.windows(number), design.trunk.vocab_size
     return dry_step(model, batch, kernels=kernels, bf16=dtype == "bf16", vocab_size=vocab_size, again=again)
-
-
-def checkpoint(model: nn.Module) -> None:
-    """Recompute activations in the backward pass, as the training loop does."""
-    for module in model.modules():
-        if getattr(module, "supports_gradient_checkpointing", False):
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
 
 
 @dataclass(frozen=True)

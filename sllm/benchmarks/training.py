@@ -29,11 +29,11 @@ from lmbase.modeling.token_lm import TokenLM, shift
 from lmbase.modeling.trunk import random_config, with_layers
 from lmbase.report.rows import Row
 from lmbase.text.padding import pad_sentences, pad_tokens
+from lmbase.training.batches import Batch
 from multitoken import MultiTokenLM, MultiTokenLMConfig
 from sllm.benchmarks.keys import LengthKeys, Part, SizeKeys, StepKeys, TimedKeys, measured
 from sllm.benchmarks.replaying import MOST_SENTENCES, Build, random_sentences
 
-Batch = dict[str, Tensor]
 WINDOW = 512  # tokens of the subset heads, at most
 MEMORY_SHARE = 0.6  # of the machine's free memory that a measurement may be expected to take
 

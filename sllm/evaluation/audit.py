@@ -106,9 +106,7 @@ def _score(model: SLLM, sentences: Sentences) -> Scored:
     """Each sentence's nats in the whole text, and behind them those in the window that scores it."""
     if model.draws_vectors:
         return _drawn(model, [sentences])
-    batch = pad_sentences([sentences], model.config.pad_token_id)
-    arguments = [t.to(model.device) for t in (batch.input_ids, batch.attention_mask, batch.sentence_mask)]
-    nats = _nats(model, *arguments)
+    nats = _nats(model, sentences)
     cap = model.config.max_sentence_tokens
     lengths = [min(len(sentence) + 1, cap) for sentence in sentences]
     scores = []
@@ -116,16 +114,13 @@ def _score(model: SLLM, sentences: Sentences) -> Scored:
         parts = [nats.token[0, k, :length], nats.stop[0, k : k + 1]]
         parts += [nats.token[row, place, :length], nats.stop[row, place : place + 1]]
         scores.append(torch.cat(parts))
-    return Scored(scores, model(*arguments).states[0])
+    return Scored(scores, model(**_batch(model, [sentences])).states[0])
 
 
 def _drawn(model: SLLM, texts: list[Sentences], row: int = 0) -> Scored:
     """Of each sentence of a text the vector that is drawn for it, by one key for all, and the nats of the flag."""
-    batch = pad_sentences(texts, model.config.pad_token_id)
-    ids, mask, sentence_mask = (
-        t.to(model.device) for t in (batch.input_ids, batch.attention_mask, batch.sentence_mask)
-    )
-    states = model.trunk_states(model.read(ids, mask, sentence_mask), sentence_mask)[row]  # (S+1,D)
+    batch = _batch(model, texts)
+    states = model.trunk_states(model.read(**batch), batch["sentence_mask"])[row]  # (S+1,D)
     return Scored(list(_draw(model, states)[:-1]), states)
 
 
@@ -135,19 +130,17 @@ def _draw(model: SLLM, states: Tensor) -> Tensor:
     return torch.cat([drawn.float(), F.softplus(model.stop_head(states).float())], dim=1)
 
 
-def _nats(model: SLLM, input_ids: Tensor, attention_mask: Tensor, sentence_mask: Tensor) -> TextNats:
+def _nats(model: SLLM, sentences: Sentences) -> TextNats:
     """Of one text: row 0 is the whole of it, the further rows are windows."""
-    num_sentences = sentence_mask.shape[1]
-    rows = [(0, 0, num_sentences)] + [(0, w.start, w.stop) for w in _windows(num_sentences)]
-    continues = [stop < num_sentences for _, _, stop in rows]
-    device = input_ids.device
-    return model.nats(
-        input_ids,
-        attention_mask,
-        sentence_mask,
-        torch.tensor(continues, device=device),
-        windows=torch.tensor(rows, device=device),
-    )
+    rows = [(0, 0, len(sentences))] + [(0, w.start, w.stop) for w in _windows(len(sentences))]
+    continues = torch.tensor([stop < len(sentences) for _, _, stop in rows], device=model.device)
+    batch = _batch(model, [sentences])
+    return model.nats(**batch, continues=continues, windows=torch.tensor(rows, device=model.device))
+
+
+def _batch(model: SLLM, texts: list[Sentences]) -> dict[str, Tensor]:
+    """What `forward` takes."""
+    return vars(pad_sentences(texts, model.config.pad_token_id).to(model.device))
 
 
 def _windows(num_sentences: int) -> list[Window]:
@@ -175,14 +168,12 @@ def _audit_gradients(model: SLLM, sentences: Sentences, report: AuditReport) -> 
         vectors.append(inputs[0].detach().requires_grad_())
         return (vectors[-1],)
 
-    batch = pad_sentences([sentences], model.config.pad_token_id)
     with torch.enable_grad():
         hook = model.vector_door.register_forward_pre_hook(keep)
-        arguments = (batch.input_ids, batch.attention_mask, batch.sentence_mask)
         if model.draws_vectors:
             drawn = _drawn(model, [sentences]).scores
         else:
-            nats = _nats(model, *(t.to(model.device) for t in arguments))
+            nats = _nats(model, sentences)
         hook.remove()
         # Which sentence each vector is of: they are read once, or once for each window.
         numbers = torch.arange(len(sentences))
@@ -203,9 +194,7 @@ def _audit_steps(model: SLLM, sentences: Sentences, starts: Iterable[int], most:
     most so many sentences, after each of these beginnings of the text as a prompt."""
     parallel = _score(model, sentences).scores
     for first in starts:
-        prompt = pad_sentences([sentences[:first]], model.config.pad_token_id)
-        arguments = (prompt.input_ids, prompt.attention_mask, prompt.sentence_mask)
-        state = model.prefill(*(t.to(model.device) for t in arguments))
+        state = model.prefill(**_batch(model, [sentences[:first]]))
         for k in range(first, min(first + most, len(sentences))):
             ids, mask = (t.to(model.device) for t in pad_tokens([sentences[k]], model.config.pad_token_id))
             told = model.config.told_ends and k + 1 < len(sentences)

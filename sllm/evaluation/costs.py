@@ -78,12 +78,12 @@ def nats_in_sentences(
     found: list[list[tuple[float, list[float]]]] = [[] for _ in documents]
     for begin in range(0, len(jobs), len(documents) or 1):
         part = jobs[begin : begin + len(documents)]
-        tensors = vars(pad_sentences([documents[d][w.start : w.stop] for d, w in part], config.pad_token_id))
-        wanted = torch.zeros_like(tensors["sentence_mask"])  # (B, S)
+        batch = pad_sentences([documents[d][w.start : w.stop] for d, w in part], config.pad_token_id).to(model.device)
+        wanted = torch.zeros_like(batch.sentence_mask)  # (B, S)
         for row, (_, w) in zip(wanted, part, strict=True):
             row[w.scored - w.start : w.stop - w.start] = True
-        tensors |= dict(wanted=wanted, continues=torch.tensor([w.stop < len(documents[d]) for d, w in part]))
-        nats = model.nats(**{name: value.to(model.device) for name, value in tensors.items()}, measure=measure)
+        continues = torch.tensor([w.stop < len(documents[d]) for d, w in part], device=model.device)
+        nats = model.nats(**vars(batch), continues=continues, wanted=wanted, measure=measure)
         for (d, w), flags, tokens in zip(part, nats.stop.tolist(), nats.token.cpu(), strict=True):
             if found[d]:  # the window before has seen more in front of the flag between them
                 flags[w.scored - w.start] = found[d].pop()[0]

@@ -119,14 +119,11 @@ def _by_sentence(loaded: LoadedModel, settings: dict) -> Draw:
 
     def draw(places: Sequence[Place], length: int, seeds: Seeds) -> list[list[int]]:
         room = model.config.max_sentences
-        batch = pad_sentences([place.before[-room:] for place in places], model.config.pad_token_id)
-        ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
+        batch = pad_sentences([place.before[-room:] for place in places], model.config.pad_token_id).to(model.device)
         how = dict(max_new_tokens=length, num_draft=1, seed=seeds, overflow="slide")
-        output = model.generate(ids, mask, **how, **settings)
-        return [
-            _filled(row[mask].tolist()[len(row[mask]) - new :] if new else [], length)
-            for row, mask, new in zip(output.sequences, output.attention_mask, output.num_new_tokens, strict=True)
-        ]
+        output = model.generate(batch.input_ids, batch.attention_mask, **how, **settings)
+        rows = (row[mask].tolist() for row, mask in zip(output.sequences, output.attention_mask, strict=True))
+        return [_filled(row[len(row) - new :], length) for row, new in zip(rows, output.num_new_tokens, strict=True)]
 
     return draw
 

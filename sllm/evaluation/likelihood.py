@@ -62,18 +62,12 @@ def _score_in_portions(loaded: LoadedModel, data: Texts) -> dict[str, list[Docum
 def _likelihood_row(loaded: LoadedModel, data: Texts, protocol: str, found: list[DocumentNats]) -> Row:
     nats, size = sum(d.nats for d in found), sum(d.num_bytes for d in found)
     flags = [value for d in found for value in d.stop]  # an SLLM's
-    training = loaded.training
     extra = {}
-    if training:
+    if training := loaded.training:
         extra = {"training_flops": training.total_flops, "training_seconds": training.total_seconds}
-    return Row(
-        model=loaded.name,
-        data=data.corpus,
-        protocol=protocol,
-        dtype="fp32",
-        device=str(loaded.model.device),
-        parameters=loaded.num_parameters,
-        training_tokens=training.total_tokens if training else None,
+    return loaded.row(
+        data.corpus,
+        protocol,
         bits_per_byte=bits_per_byte(nats, size),
         nats=nats,
         bytes=size,
@@ -105,13 +99,4 @@ def compare(row: Row, found: list[DocumentNats], baseline: list[DocumentNats], n
 def paper_row(loaded: LoadedModel, data: Texts) -> Row:
     """The figure that the published evaluation meant to give, see `LoadedModel.paper_perplexity`. Not comparable with
     any other protocol, nor between tokenizers."""
-    return Row(
-        model=loaded.name,
-        data=data.corpus,
-        protocol="paper",
-        dtype="fp32",
-        device=str(loaded.model.device),
-        parameters=loaded.num_parameters,
-        training_tokens=loaded.training.total_tokens if loaded.training else None,
-        extra={"ppl": loaded.paper_perplexity(data.texts)},
-    )
+    return loaded.row(data.corpus, "paper", extra={"ppl": loaded.paper_perplexity(data.texts)})

@@ -13,6 +13,7 @@ from lmbase.modeling.causality import AuditReport
 from lmbase.modeling.decoding import Seed
 from lmbase.modeling.devices import moved
 from lmbase.modeling.token_lm import DocumentNats
+from lmbase.report.rows import Row
 from lmbase.text.tokenizers import encode_text, tokenizer_hash
 from lmbase.training.cost import Training
 from multitoken.request import ended
@@ -105,6 +106,19 @@ class LoadedModel(ABC):
     def most_drafts(self) -> int:
         """What `Writing.num_draft` may be at most: 1 where nothing is drafted."""
         return max(1, self.num_heads)
+
+    def row(self, data: str, protocol: str, **columns: Any) -> Row:
+        """A row of figures of this model as it is scored: in fp32, where it is."""
+        return Row(
+            self.name,
+            data=data,
+            protocol=protocol,
+            dtype="fp32",
+            device=str(self.model.device),
+            parameters=self.num_parameters,
+            training_tokens=self.training.total_tokens if self.training else None,
+            **columns,
+        )
 
     def counts_like(self, other: "LoadedModel") -> bool:
         """Whether tokens of the two are the same, so that figures per token compare."""

@@ -103,12 +103,11 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
     kept: dict[int, Tensor] = {}
     for batch in batches:
         numbers, windows, continues = zip(*batch, strict=True)
-        padded = pad_sentences(windows, model.config.pad_token_id)
-        arguments = [x.to(model.device) for x in (padded.input_ids, padded.attention_mask, padded.sentence_mask)]
-        sentences = model.read(*arguments)
-        states = model.trunk_states(sentences, arguments[2])
-        endless = without_end(model.config, arguments[2], torch.tensor(continues, device=states.device))
-        num_states = arguments[2].sum(1) + 1
+        padded = pad_sentences(windows, model.config.pad_token_id).to(model.device)
+        sentences = model.read(**vars(padded))
+        states = model.trunk_states(sentences, padded.sentence_mask)
+        endless = without_end(model.config, padded.sentence_mask, torch.tensor(continues, device=states.device))
+        num_states = padded.sentence_mask.sum(1) + 1
         own = [of[1:n] for of, n in zip(states, num_states.tolist(), strict=True)]
         for name, change in controls(num_states, donors_of(numbers, own, kept)).items():
             for nats, place in _token_nats(model, sentences, change(states), endless):
@@ -122,7 +121,7 @@ def probe(model: SLLMModel, documents: list[list[list[int]]], num_bytes: list[in
             for nats, _ in _token_nats(model, replace(sentences, closed=closed), states, endless):
                 sums["closed_window"] = sums.get("closed_window", 0.0) + float(nats.double().sum())
         if model.draws:
-            drawn = model.trunk_states(replace(sentences, embeds=_drawn(model, sentences)), arguments[2])
+            drawn = model.trunk_states(replace(sentences, embeds=_drawn(model, sentences)), padded.sentence_mask)
             for nats, _ in _token_nats(model, sentences, drawn, endless):
                 sums["drawn_vectors"] = sums.get("drawn_vectors", 0.0) + float(nats.double().sum())
     bits = {name: total / torch.tensor(2.0).log().item() / sum(num_bytes) for name, total in sums.items()}
@@ -148,4 +147,4 @@ def _token_nats(
     for decoded in model.decode(sentences, states, endless=endless):
         cut = decoded.cut
         place = torch.arange(cut.mask.shape[1]).expand(cut.mask.shape)[cut.mask.cpu()]
-        yield model.target_nats(decoded.hidden[cut.mask], cut.targets[cut.mask], cut.first[cut.mask]), place
+        yield model.target_nats(*cut.gather(decoded.hidden)), place

@@ -35,14 +35,9 @@ def evaluate_reconstruction(loaded: LoadedModel, data: Texts, max_sentences: int
     extra: dict = {"ppl": math.exp(nats / targets), "sentences": len(rows)}
     if model.config.latent == "gaussian":
         extra |= _of_posterior(model, rows[:MOST_ROWS], batch_size)
-    return Row(
-        model=loaded.name,
-        data=data.corpus,
-        protocol="reconstruction",
-        dtype="fp32",
-        device=str(model.device),
-        parameters=loaded.num_parameters,
-        training_tokens=loaded.training.total_tokens if loaded.training else None,
+    return loaded.row(
+        data.corpus,
+        "reconstruction",
         reconstruction_exact_match=exact / len(rows),
         reconstruction_token_accuracy=same / longer,
         extra=extra,

@@ -27,7 +27,7 @@ from lmbase.modeling.cache import RowCache
 from lmbase.modeling.trunk import position_bytes
 from lmbase.text.tokenizers import decode_ids, encode_text
 from sllm.evaluation.loaded import LoadedModel, Writing
-from sllm.own_reading import SLACK
+from sllm.own_reading import rows_of_window
 from sllm.sllm import SLLM
 
 NUM_COPIED = 5  # prompt_lookup_num_tokens while that is measured
@@ -86,18 +86,16 @@ def time_sllm(
 def decoder_cache_bytes(model: SLLM, num_tokens: int | None = None) -> int:
     """Keys and values that writing holds beside the trunk's: one sentence's and the memory's, whatever the text; by own
     layers those of their windows, as far as there are tokens (default: enough)."""
-    own = model.config
-    if own.own_layers:
-        layers = ((own.lower_layers, own.lower_window), (own.upper_layers, own.upper_window))
-        # Up to so many rows behind the windows wait to be dropped together.
-        most = [window + SLACK + own.max_sentence_tokens for _, window in layers]
+    config = model.config
+    if config.own_layers:
+        layers = ((config.lower_layers, config.lower_window), (config.upper_layers, config.upper_window))
+        most = [rows_of_window(config, window) for _, window in layers]
         held = [most_rows if num_tokens is None else min(most_rows, num_tokens + 1) for most_rows in most]
-        states = held[0] * own.trunk.hidden_size * model.dtype.itemsize
+        states = held[0] * config.trunk.hidden_size * model.dtype.itemsize
         rows = sum(n * of_layer for (n, _), of_layer in zip(layers, held, strict=True))
-        return rows * position_bytes(own.trunk, model.dtype, 1) + states
-    config = own.autoencoder
-    sizes = [config.memory_of_layer(number) for number in range(config.num_decoder_layers)]
-    sizes += [config.last_memory] * (model.heads_attend * len(model.draft_heads))
+        return rows * position_bytes(config.trunk, model.dtype, 1) + states
+    sizes = [config.autoencoder.memory_of_layer(number) for number in range(config.autoencoder.num_decoder_layers)]
+    sizes += [config.autoencoder.last_memory] * (model.heads_attend * len(model.draft_heads))
     positions = sum(config.max_sentence_tokens + 1 + size for size in sizes)
     return 2 * positions * config.hidden_size * model.start_state.element_size()
 

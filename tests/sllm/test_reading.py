@@ -8,7 +8,7 @@ from tiny import CAP, make_sllm, pad
 from torch import nn
 
 from lmbase.modeling.packed import KINDS, packed, packed_table
-from sllm.reading import newest_tokens, vocabulary_logits
+from sllm.reading import draw_vectors, newest_tokens, vocabulary_logits, write_rows
 
 EOS = 2
 DOCUMENT = [[10 + 7 * k + i for i in range(n)] for k, n in enumerate((4, 1, CAP, 6, 2))]
@@ -40,6 +40,28 @@ def test_reading_and_writing_with_caches_equals_the_parallel_scores(sllm):
         flags = torch.stack([e.stop[0, n] for e, n in zip(expected, numbers, strict=True)])
         torch.testing.assert_close(goes_on, flags, atol=1e-4, rtol=1e-4)
         sllm.step(ids, mask, state)
+
+
+@torch.no_grad()
+def test_a_drawn_sentence_is_written_with_the_memory_that_the_decoder_learned_with():
+    """Given the vector that a sentence was encoded as, its tokens cost what they do when all sentences are decoded at
+    once; and of the draws for one that has begun the decoder chooses with that memory, too."""
+    model = make_sllm(vae=dict(latent="gaussian"), next_vector="energy", num_memory_vectors=2)
+    sentences = model.read(**pad([DOCUMENT]))
+    (*_, last) = range(len(DOCUMENT))
+    decoded = model.decode(sentences, model.trunk_states(sentences, pad([DOCUMENT])["sentence_mask"]))
+    (expected,) = [d.hidden[d.index == last][0] for d in decoded if last in d.index]
+    state = model.prefill(**pad([DOCUMENT[:last]]))
+    state.drawn = sentences.embeds[last:]
+    rows = write_rows(model, torch.tensor([[EOS, *DOCUMENT[last]]]), model.start_sentence(state))
+    torch.testing.assert_close(model.finish(rows)[0], expected[: rows.shape[1]], atol=1e-4, rtol=1e-4)
+    chosen = []
+    for mask in (state.vectors_mask, torch.zeros_like(state.vectors_mask)):
+        state.vectors_mask = mask
+        for key in range(20):
+            draw_vectors(model, state, torch.tensor([key]), 1.0, [DOCUMENT[last]])
+            chosen.append(state.drawn.clone())
+    assert any(not torch.equal(*pair) for pair in zip(chosen[:20], chosen[20:], strict=True))
 
 
 @pytest.mark.parametrize("weights", KINDS)

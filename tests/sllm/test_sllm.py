@@ -32,6 +32,16 @@ def test_a_text_may_come_first(sllm):
     assert rows(sllm.generate("He said", max_new_tokens=9)) == rows(sllm.generate(text="He said", max_new_tokens=9))
 
 
+@torch.no_grad()
+def test_a_mean_over_items_has_no_share_of_ends_that_were_cut_short(sllm):
+    """The mean is taken over the targets that are learnt, and goes into the step's mean by their number."""
+    batch = read(sllm, TEXTS)
+    told = dict(batch, cut_short=batch["sentence_mask"])
+    (targets,) = {int(sllm.loss_counts(**told)[name]) for name in ("token", "stop")}
+    assert targets == int(batch["attention_mask"].sum()) < int(sllm.loss_counts(**batch)["token"])
+    torch.testing.assert_close(sllm(**told, num_items_in_batch=100).loss, sllm(**told).loss * targets / 100)
+
+
 def test_dropout_never_touches_what_is_written():
     model = make_sllm(vae=dict(dropout=0.5), opt=dict(dropout=0.5))
     expected = rows(model.generate(text=TEXTS, max_new_tokens=30))

@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmbase.benchmarking.dry_run import dry_step
-from sllm.benchmarks.planning import Design, checkpoint
+from lmbase.training.parallel import recompute_activations
+from sllm.benchmarks.planning import Design
 
 TRUNKS = {"opt": "random:16x1", "llama": "random:llama-32x1"}
 
@@ -77,8 +78,8 @@ def test_a_dry_run_holds_and_multiplies_what_a_real_step_does(kind, family, bf16
     batch = design.windows(2)
     model, outline = design.build().train(), design.outline
     if recompute:
-        checkpoint(model)
-        checkpoint(outline)
+        recompute_activations(model)
+        recompute_activations(outline)
     found = dry_step(outline, batch, kernels="cpu", bf16=bf16, vocab_size=300, again=again)
     if again:
         step(model, batch, bf16)

@@ -140,9 +140,8 @@ def test_labels_that_are_others_than_the_ids_are_refused():
     ids, config = torch.tensor([[2, 10, 11, 2, 1]]), make_vae().config
     mask = ids != 1
     check_labels(torch.tensor([[-100, 10, 11, -100, 0]]), ids, mask, config)
-    for labels, told in ((ids.roll(-1, 1), "are others"), (ids[:, :3], r"labels \(1, 3\) and input_ids \(1, 5\)")):
-        with pytest.raises(ValueError, match=told):
-            check_labels(labels, ids, mask, config)
+    with pytest.raises(ValueError, match="are others"):
+        check_labels(ids.roll(-1, 1), ids, mask, config)
 
 
 ROWS = torch.tensor([[20, 30, 40], [25, 35, 1]])
