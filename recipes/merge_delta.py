@@ -55,8 +55,8 @@ def main(config: Config) -> None:
     out = Path(config.output_dir)
     if not (config.model and config.base and config.tuned):
         raise ValueError("Three models are needed: sllm merge-delta RUN --from BASE --to TUNED --output_dir OUT.")
-    left = set(out.glob(".model.*.partial"))  # by a run that was killed as it wrote
-    if out.is_file() or (out.is_dir() and {*out.iterdir()} - left):
+    remains = set(out.glob(".model.*.partial"))  # by a run that was killed as it wrote
+    if out.is_file() or (out.is_dir() and {*out.iterdir()} - remains):
         raise ValueError(f"output_dir={str(out)!r} is not empty, and nothing is overwritten: name another folder.")
     by_sentence = check(config)
     folder = Path(model_folder(config.model))
