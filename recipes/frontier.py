@@ -38,9 +38,10 @@ from lmbase.hub import name_and_source
 from lmbase.modeling.devices import DTYPES, choose_device
 from lmbase.modeling.folders import model_folder, model_hashes
 from lmbase.modeling.packed import KINDS, round_weights
+from lmbase.modeling.pretrained import read_config
 from lmbase.modeling.pruning import layers_to_keep
 from lmbase.modeling.token_lm import DocumentNats
-from lmbase.modeling.trunk import output_table
+from lmbase.modeling.trunk import check_trunk, output_table
 from lmbase.report.columns import filled_columns, markdown_table
 from lmbase.report.frontier import Measurement, beside_line, best_points, told
 from lmbase.report.rows import Row, check_place, write_metrics
@@ -113,11 +114,12 @@ def check_keys(config: Config) -> None:
         raise ValueError(f"prune={' '.join(config.prune)}: name the model that is cut down, --lm RUN.")
     if twice := {layers for layers in config.prune if config.prune.count(layers) > 1}:
         raise ValueError(f"prune names {', '.join(sorted(twice))} twice: each rival once.")
-    for layers in config.prune:
-        layers_to_keep(layers)
     if config.prune:
+        trunk = check_trunk(read_config(str(config.lm)), f"lm={config.lm!r}")
+        for layers in config.prune:  # all before the first is trained
+            layers_to_keep(layers, trunk.num_hidden_layers)
         own = ["lm", "keep_layers", "data", "text_field", "device", "output_dir"]
-        own += [key for key in ("train_tokens", "teacher") if getattr(config, key)]
+        own += [key for key in ("train_tokens", "teacher", "quick") if getattr(config, key)]
         cli.check_part("train", config.train, "train-lm", own)
     if (packed := packed_kinds(config)) and choose_device(config.device) != "cpu":
         device = choose_device(config.device)
@@ -168,6 +170,7 @@ def make_rivals(config: Config) -> list[str]:
         words += ["--data", *data, "--text_field", config.text_field]
         words += ["--train_tokens", str(config.train_tokens)] if config.train_tokens else []
         words += ["--teacher", config.teacher] if config.teacher else []
+        words += ["--quick", "true"] if config.quick else []
         cli.run_command(shlex.join([*words, "--device", config.device, "--output_dir", str(folder)]))
         specs.append(f"{folder.name}={folder}")
     return specs

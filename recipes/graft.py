@@ -22,13 +22,15 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 from lmbase.config import Seed, given_on_command_line, option, run, single_process
-from lmbase.files import write_folder
+from lmbase.files import MANIFEST, alone_in, clean_up, write_folder
 from lmbase.modeling.pretrained import load_lm, own_tokenizer
 from lmbase.modeling.text_model import take_open_ids
 from lmbase.modeling.trunk import blocks
 from lmbase.text.processor import SentenceProcessor
 from lmbase.text.tokenizers import check_same_tokenizer, load_tokenizer, vocabulary_size
 from lmbase.training.batches import Batch
+from lmbase.training.cost import read_training, write_training
+from lmbase.training.run_folder import CHECKPOINTS, LOG
 from sllm import SLLM
 from sllm.evaluation.weights_read import read_by_sentences
 from sllm.joint_fitting import fit_flags, fit_joints
@@ -186,11 +188,27 @@ def _processor(config: Config, data: PreparedData | None) -> SentenceProcessor:
     return data.processor
 
 
-@single_process
-def main(config: Config) -> Path:
-    folder = Path(config.output_dir) / "model"
+def _place(out: Path) -> Path:
+    """Where the model is written.
+
+    Raises:
+        ValueError: a model is there, or what only another command may add one to.
+    """
+    folder = out / "model"
     if folder.exists():
         raise ValueError(f"{folder} is there already, and nothing is overwritten: give another --output_dir.")
+    if there := [name for name in (MANIFEST, CHECKPOINTS, LOG) if (out / name).exists()]:
+        raise ValueError(
+            f"output_dir={str(out)!r} holds {there[0]!r}: it is a folder of data, of a model or of a training, which "
+            "would be taken for what is written here. Choose another output_dir."
+        )
+    return folder
+
+
+@single_process
+def main(config: Config) -> Path:
+    folder = _place(Path(config.output_dir))
+    cost = read_training(config.lm)  # complains before anything is made
     data = _data(config)
     given = {name: getattr(config, name) for name in SHAPE if getattr(config, name) is not None}
     model = graft_own_layers(config.lm, _processor(config, data), config.seed, given)
@@ -198,7 +216,11 @@ def main(config: Config) -> Path:
         fit_to(model, data, config.fit_tokens, config.seed)
     elif config.fit_tokens:
         raise ValueError(f"fit_tokens={config.fit_tokens}: there is no text to fit to; give --data, prepared.")
-    write_folder(folder, model.save_pretrained)
+    with alone_in(folder.parent):
+        clean_up(folder.parent)
+        if cost:  # of a model from elsewhere nothing is known; whatever is made of the graft rests on the rest
+            write_training(folder.parent, 0, 0.0, 0.0, [config.lm])
+        write_folder(folder, model.save_pretrained)
     print(describe(model))
     if data is None:
         print("the joints are as the language model alone would have them; --data (prepared) fits them to text")

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lmbase.config import option, run, save_config, single_process
-from lmbase.files import MANIFEST, write_folder
+from lmbase.files import MANIFEST, clean_up, write_folder
 from lmbase.modeling.folders import model_folder
 from lmbase.modeling.inspection import weight_files
 from lmbase.modeling.pretrained import load_lm, read_config
@@ -55,12 +55,14 @@ def main(config: Config) -> None:
     out = Path(config.output_dir)
     if not (config.model and config.base and config.tuned):
         raise ValueError("Three models are needed: sllm merge-delta RUN --from BASE --to TUNED --output_dir OUT.")
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    remains = set(out.glob(".model.*.partial"))  # by a run that was killed as it wrote
+    if out.is_file() or (out.is_dir() and {*out.iterdir()} - remains):
         raise ValueError(f"output_dir={str(out)!r} is not empty, and nothing is overwritten: name another folder.")
     by_sentence = check(config)
     folder = Path(model_folder(config.model))
     delta = Delta(load_lm(config.base), load_lm(config.tuned), config.weight)
     pairs = counterparts(folder, delta, by_sentence, config.table)
+    clean_up(out)
     write_folder(out / "model", lambda target: write(folder, target, delta, pairs))
     write_training(out, 0, 0.0, 0.0, [config.model, config.base, config.tuned])
     save_config(config, out / "config.yaml")

@@ -22,9 +22,10 @@ from dataclasses import dataclass, replace
 
 from lmbase.config import given_on_command_line, option, run
 from lmbase.modeling.kept_window import KeptWindow
-from lmbase.modeling.pretrained import load_lm, own_tokenizer
+from lmbase.modeling.pretrained import load_lm, own_tokenizer, read_config
 from lmbase.modeling.pruning import keep_layers, layers_to_keep
 from lmbase.modeling.token_lm import TokenLM
+from lmbase.modeling.trunk import check_trunk
 from lmbase.text.tokenizers import vocabulary_size
 from lmbase.training.loop import TrainingResult
 from sllm_recipes.teaching import TeacherKeys, check_teacher_keys, open_teacher
@@ -47,12 +48,13 @@ class Config(TeacherKeys, WindowConfig):
 def main(config: Config) -> TrainingResult:
     check_teacher_keys(config)
     if config.keep_layers is not None:
-        layers_to_keep(config.keep_layers)
         if config.lm.startswith("random:"):
             raise ValueError(
                 f"keep_layers={config.keep_layers}: lm={config.lm!r} has random weights, of which no layer is worth "
                 "keeping; name a pretrained model, or a smaller random one."
             )
+        trunk = check_trunk(read_config(config.lm), f"lm={config.lm!r}")
+        layers_to_keep(config.keep_layers, trunk.num_hidden_layers)  # before text is prepared
     if config.keep_window is None and "keep_ends" in given_on_command_line(config):
         raise ValueError(
             f"keep_ends={config.keep_ends}: it belongs to a window of tokens that is kept; give --keep_window, too, or "

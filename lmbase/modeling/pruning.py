@@ -8,17 +8,24 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from lmbase.modeling.trunk import FAMILIES, settle, with_layers
 
 
-def layers_to_keep(spec: str) -> tuple[int, int]:
+def layers_to_keep(spec: str, count: int | None = None) -> tuple[int, int]:
     """How many of the first and of the last layers `FIRST+LAST` keeps.
 
+    Args: count: layers of the model, where that is known.
+
     Raises:
-        ValueError: it says something else, or nothing is kept.
+        ValueError: it says something else, nothing is kept, or more layers than there are.
     """
     found = re.fullmatch(r"(\d{1,4})\+(\d{1,4})", spec.strip())
     kept = (int(found[1]), int(found[2])) if found else (0, 0)
     if not any(kept):
         raise ValueError(
             f"keep_layers={spec!r}: write FIRST+LAST, how many of the first and of the last layers are kept, as in 8+6."
+        )
+    if count is not None and sum(kept) > count:
+        raise ValueError(
+            f"keep_layers={spec}: {kept[0]} + {kept[1]} layers are more than the {count} that this model has; keep "
+            "fewer, or leave the key out to keep all."
         )
     return kept
 
@@ -29,13 +36,8 @@ def keep_layers(lm: PreTrainedModel, spec: str) -> PreTrainedModel:
     Raises:
         ValueError: more layers than there are.
     """
-    first, last = layers_to_keep(spec)
     count = lm.config.num_hidden_layers
-    if first + last > count:
-        raise ValueError(
-            f"keep_layers={spec}: {first} + {last} layers are more than the {count} that this model has; keep fewer, "
-            "or leave the key out to keep all."
-        )
+    first, last = layers_to_keep(spec, count)
     places = {old: new for new, old in enumerate([*range(first), *range(count - last, count)])}
     path = FAMILIES[lm.config.model_type].blocks
     block = re.compile(rf"(.*\b{re.escape(path)}\.)(\d+)(\..*)")

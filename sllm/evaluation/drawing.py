@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from lmbase.modeling.decoding import SampledByTransformers, Sampler
 from lmbase.modeling.inference import inference
 from lmbase.modeling.kept_window import KeptWriter
-from lmbase.modeling.settings import neutral_settings
+from lmbase.modeling.settings import check_number, neutral_settings
 from lmbase.modeling.trunk import special_ids
 from lmbase.text.padding import pad_sentences
 from lmbase.text.processor import SentenceProcessor
@@ -86,8 +86,10 @@ def sampler_of(loaded: LoadedModel, temperature: float) -> Draw:
     """
     if not loaded.predicts:
         raise ValueError(f"{loaded.name} is {loaded.shown}: it predicts no text, so there is nothing to sample.")
+    draws_vectors = loaded.by_sentence and loaded.model.draws_vectors
+    check_number("vector_temperature" if draws_vectors else "temperature", temperature)  # before others are judged
     tokens = {"do_sample": True, "temperature": temperature}
-    if loaded.by_sentence and loaded.model.draws_vectors:
+    if draws_vectors:
         return _by_sentence(loaded, {"do_sample": False, "vector_temperature": temperature})
     if loaded.by_sentence:
         return _by_sentence(loaded, tokens)

@@ -33,6 +33,9 @@ def test_models_with_a_likelihood_and_without_are_judged_side_by_side(runs, tmp_
     assert "give --model" in refused(f"brier {out}", capsys)
     assert "the same name" in refused(f"brier --model {runs}/opt {runs}/opt {data} {out}", capsys)
     assert "vector_temperature=1.5" in refused(f"brier --model {tmp_path}/drawn {data} --temperature 1.5 {out}", capsys)
+    hot = refused(f"brier --model {runs}/opt {runs}/sllm {data} --temperature 1e9 {out}", capsys)
+    assert "temperature=1000000000.0: give a number" in hot  # by a plain model, too
+    assert not (tmp_path / "no").exists()
     assert "lower --context" in refused(f"brier --model {runs}/opt {data} --new_tokens 9999 {out}", capsys)
     told = refused(f"brier --model {runs}/opt {data} --context 1 --new_tokens 9999 {out}", capsys)
     assert "read whole" in told  # whatever the context is

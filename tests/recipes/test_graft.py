@@ -1,12 +1,14 @@
 """`sllm graft`: a sentence model of a language model alone, and what trains it."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from small_runs import refused, sllm
 from tiny import make_lm, make_processor
 
+from lmbase.training.cost import read_training
 from sllm import SLLM, joint_fitting
 
 
@@ -94,3 +96,31 @@ def test_ids_that_a_language_model_leaves_open_are_its_tokenizer_s(tmp_path):
 def test_what_cannot_be_grafted_is_told(keys, told, tmp_path, capsys):
     assert told in refused(f"graft --lm random:llama-tiny --lower_layers 1 --output_dir {tmp_path}/out {keys}", capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_graft_rests_on_is_not_forgotten(runs, tmp_path):
+    """By either door: grafted first, or in the training itself."""
+    shape = "--lower_layers 1 --upper_layers 1 --upper_window 64 --max_sentences 1 --fit_tokens 0"
+    sllm(f"graft --lm {runs}/opt --data {runs}/data {shape} --output_dir {tmp_path}/graft")
+    assert read_training(f"{tmp_path}/graft/model").total_tokens == read_training(runs / "opt").total_tokens > 0
+    train = f"--data {runs}/data --max_steps 1 --batch_size 2 --eval_windows 1"
+    sllm(f"finetune-sllm --model {tmp_path}/graft/model {train} --output_dir {tmp_path}/after")
+    sllm(f"finetune-sllm --lm {runs}/opt {shape} {train} --output_dir {tmp_path}/at_once")
+    after, at_once = (read_training(tmp_path / name) for name in ("after", "at_once"))
+    assert (after.total_tokens, after.total_flops) == (at_once.total_tokens, at_once.total_flops)
+    sllm(f"graft --lm random:llama-tiny --lower_layers 1 --upper_layers 1 --output_dir {tmp_path}/random")
+    assert read_training(tmp_path / "random") is None  # which is not the same as no tokens
+
+
+def test_a_graft_goes_among_no_other_files_and_leaves_none_behind(runs, tmp_path, capsys):
+    graft = f"graft --lm {runs}/opt --lower_layers 1 --upper_layers 1 --upper_window 64 --max_sentences 1"
+    shutil.copytree(runs / "data", tmp_path / "data")
+    assert "holds 'manifest.json'" in refused(f"{graft} --output_dir {tmp_path}/data", capsys)
+    (tmp_path / "training/checkpoints").mkdir(parents=True)  # not finished: there is no model yet
+    assert "holds 'checkpoints'" in refused(f"{graft} --output_dir {tmp_path}/training", capsys)
+    assert not (tmp_path / "training/model").exists()
+    left = tmp_path / "killed/.model.0123abcd.partial"  # by a graft that was killed as it wrote
+    left.mkdir(parents=True)
+    sllm(f"{graft} --output_dir {tmp_path}/killed")
+    assert (tmp_path / "killed/model").is_dir()
+    assert not left.exists()

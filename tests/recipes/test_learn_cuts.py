@@ -1,7 +1,9 @@
 """`sllm learn-cuts`, and a model that is trained on its cuts, as a user types them."""
 
+import io
 import json
 import shutil
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -33,7 +35,9 @@ def cuts(runs):
     folder = runs / "learned"
     (folder / "disk").mkdir(parents=True)
     (folder / "cuts").symlink_to(folder / "disk")
-    sllm(command(runs, folder / "cuts"))
+    with redirect_stdout(io.StringIO()) as told:
+        sllm(command(runs, folder / "cuts"))
+    (folder / "told").write_text(told.getvalue())
     prepare = f"prepare --data {runs}/text --max_sentence_tokens 32 --num_workers 1 --rule {folder}/cuts"
     sllm(f"{prepare} --tokenizer {folder}/cuts --output_dir {folder}/data")
     return folder
@@ -51,6 +55,7 @@ def test_prepared_data_carry_the_rule(runs, cuts):
 
 
 def test_every_rule_has_a_price(cuts):
+    assert f"wrote {cuts}/cuts/metrics.json" in (cuts / "told").read_text()  # where it stands in the end
     rows = read_metrics(cuts / "cuts")["rows"]
     assert [row.model for row in rows] == ["punctuation", "sentence", "line", "auto", "learned"] * 2
     assert [row.data for row in rows] == ["valid"] * 5 + ["other"] * 5

@@ -89,6 +89,13 @@ def test_a_weight_of_1_gives_the_graft_of_the_tuned_model(made, merge, tmp_path)
     assert SLLM.from_pretrained(out).generate(text="Yes. No", max_new_tokens=4).texts  # with its processor
 
 
+def test_the_same_command_goes_on_after_one_that_was_killed(merge, tmp_path):
+    left = tmp_path / "out/.model.0123abcd.partial"  # which a listing does not show
+    left.mkdir(parents=True)
+    assert (merge() / "model").is_dir()
+    assert not left.exists()
+
+
 def test_weights_add(made, merge):
     half, whole = merge(more="--weight 0.5", out="half"), weights(merge(more="--weight 0.75"))
     both = weights(merge(half, more="--weight 0.25", out="both"))

@@ -43,6 +43,12 @@ def test_mistakes_end_with_a_message_and_no_traceback(runs, mistake, capsys):
     assert told in refused(f"{command(runs)} --output_dir {runs}/mistake", capsys)
 
 
+def test_layers_that_are_not_there_are_told_before_text_is_prepared(runs, tmp_path, capsys):
+    out = f"--data {runs}/text --output_dir {tmp_path}/out"
+    assert "more than the" in refused(f"train-lm --lm {runs}/opt --keep_layers 9+9 {out}", capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_trunk_has_the_positions_of_its_windows_and_the_ids_of_the_data(runs):
     trunk, tokenizer = load_lm(str(runs / "opt")), load_tokenizer(str(runs / "opt" / "model"))
     assert trunk.config.max_position_embeddings == 128
