@@ -36,7 +36,7 @@ from sllm import SLLM, SLLMConfig
 from sllm_data.datasets import SentenceWindowDataset
 from sllm_data.open_data import open_data
 from sllm_data.prepared import PreparedData
-from sllm_recipes.graft import FIT_KEY, fit_to, graft_own_layers, open_for_lm
+from sllm_recipes.graft import FIT_KEY, fit_to, graft_own_layers, open_for_lm, text_to_fit
 from sllm_recipes.keeping import KeepingKeys, check_keeping_keys, check_teachable, set_keeping
 from sllm_recipes.model_keys import given_keys, with_keys_of
 from sllm_recipes.teaching import TeacherKeys, check_teacher_keys, open_teacher
@@ -141,9 +141,10 @@ def main(config: Config) -> TrainingResult:
     if model.own is None and (of_own := given_on_command_line(config) & {"lower_window", "upper_window"}):
         raise ValueError(f"{', '.join(sorted(of_own))}: of a graft by own layers (--upper_layers); leave the key out.")
     check_teachable(model, config)
-    if fits and begins_anew(Path(config.output_dir), config):
+    fitted = text_to_fit(model, data, config.fit_tokens, config.seed) if fits else None
+    if fitted and begins_anew(Path(config.output_dir), config):
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bf16"):
-            fit_to(moved(model, device), data, config.fit_tokens, config.seed)
+            fit_to(moved(model, device), fitted)
         moved(model, "cpu")  # where training takes a model from, to shard it perhaps
     set_rates(model, config)
     windows = SentenceWindowDataset(data.split("train"), data.processor.pad_token_id, model.config.max_sentences)
@@ -158,6 +159,8 @@ def main(config: Config) -> TrainingResult:
         parents=[config.model, config.vae, config.lm],
         teaching=teaching,
         cuts=cuts,
+        fit_tokens=fitted.num_tokens if fitted else 0,
+        fit_flops=fitted.flops(model) if fitted else 0.0,
     )
     return train_on(model, config, data, recipe)
 

@@ -12,6 +12,7 @@ it. The table says what was made, and how much of it is read for each token of t
 """
 
 import shlex
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,24 +112,47 @@ def graft_own_layers(lm: str, processor: SentenceProcessor, seed: int, options: 
     return model
 
 
-def fit_to(model: SLLM, data: PreparedData, fit_tokens: int | None, seed: int) -> None:
-    """Let the joints of a fresh graft begin where least squares on some text puts them, if there is enough of it."""
-    if fit_tokens == 0:
-        return
+@dataclass
+class FitText:
+    """What the joints of a fresh graft are fitted to: windows of the train split, some of them."""
+
+    windows: SentenceWindowDataset
+    chosen: np.ndarray
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.windows.lengths[self.chosen].sum())
+
+    def flops(self, model: SLLM) -> float:
+        """What the fit costs: a pass of the language model, as which the graft is at one token a sentence, and two of
+        the graft."""
+        split = self.windows.split
+        num_sentences = round(self.num_tokens * split.num_sentences / max(1, split.num_tokens))
+        return model.flops(self.num_tokens, self.num_tokens) + 2 * model.flops(self.num_tokens, num_sentences)
+
+    def batches(self) -> Iterator[Batch]:
+        return (self.windows.batch(self.chosen[i : i + 1]) for i in range(len(self.chosen)))
+
+
+def text_to_fit(model: SLLM, data: PreparedData, fit_tokens: int | None, seed: int) -> FitText:
+    """The same for the same data, keys and seed."""
     wanted = FIT_TOKENS_PER_WIDTH * model.config.trunk.hidden_size if fit_tokens is None else fit_tokens
     windows = SentenceWindowDataset(data.split("train"), data.processor.pad_token_id, model.config.max_sentences)
     order = np.random.default_rng(seed).permutation(len(windows))
-    order = order[: 1 + int(np.searchsorted(windows.lengths[order].cumsum(), wanted))]
+    num_windows = 1 + int(np.searchsorted(windows.lengths[order].cumsum(), wanted)) if wanted else 0
+    return FitText(windows, order[:num_windows])
 
-    def batches() -> Iterator[Batch]:
-        return (windows.batch(order[i : i + 1]) for i in range(len(order)))
 
+def fit_to(model: SLLM, text: FitText) -> None:
+    """Let the joints of a fresh graft begin where least squares on some text puts them, if there is enough of it."""
+    if not text.num_tokens:
+        return
     try:
-        found = fit_joints(model, batches())
+        found = fit_joints(model, text.batches())
     except ValueError as error:
         print(f"The joints are not fitted, and training takes far longer from there. {error}")
         return
-    fit_flags(model, batches())
+    fit_flags(model, text.batches())
     print(
         f"joints fitted to {found.num_tokens:,} tokens: relative squared error of what the upper layers read, on text "
         f"held out: {found.before:.3f} before, {found.after:.3f} after"
@@ -212,13 +236,18 @@ def main(config: Config) -> Path:
     data = _data(config)
     given = {name: getattr(config, name) for name in SHAPE if getattr(config, name) is not None}
     model = graft_own_layers(config.lm, _processor(config, data), config.seed, given)
+    text, started = None, time.perf_counter()
     if data is not None:
-        fit_to(model, data, config.fit_tokens, config.seed)
+        text = text_to_fit(model, data, config.fit_tokens, config.seed)
+        fit_to(model, text)
     elif config.fit_tokens:
         raise ValueError(f"fit_tokens={config.fit_tokens}: there is no text to fit to; give --data, prepared.")
     with alone_in(folder.parent):
         clean_up(folder.parent)
-        if cost:  # of a model from elsewhere nothing is known; whatever is made of the graft rests on the rest
+        if text is not None and text.num_tokens:
+            spent = text.num_tokens, time.perf_counter() - started, text.flops(model)
+            write_training(folder.parent, *spent, [config.lm], seed=config.seed)
+        elif cost:  # of a model from elsewhere nothing is known; whatever is made of the graft rests on the rest
             write_training(folder.parent, 0, 0.0, 0.0, [config.lm])
         write_folder(folder, model.save_pretrained)
     print(describe(model))

@@ -100,6 +100,8 @@ class Recipe:
     writer: Callable[[Any], Any] = lambda model: model  # the part of a model that `generate` is asked of
     teaching: Teaching | None = None  # what the model's batches bring of a teacher
     cuts: ExtraCuts | None = None  # sentences are cut further
+    fit_tokens: int = 0  # that were read before the first step
+    fit_flops: float = 0.0  # which that cost
 
 
 def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) -> TrainingResult:
@@ -141,8 +143,9 @@ def train_on(model: Any, config: RunConfig, data: PreparedData, recipe: Recipe) 
     num_sentences = round(result.tokens * split.num_sentences / split.num_tokens)
     if cuts is not None:
         num_sentences += round(cuts.mean_probability * (result.tokens - num_sentences))
-    spent = FORWARD_AND_BACKWARD * flops(result.tokens, num_sentences)
-    write_training(config.output_dir, result.tokens, result.seconds, spent, parents, seed=config.seed)
+    spent = recipe.fit_flops + FORWARD_AND_BACKWARD * flops(result.tokens, num_sentences)
+    tokens = recipe.fit_tokens + result.tokens
+    write_training(config.output_dir, tokens, result.seconds, spent, parents, seed=config.seed)
     return result
 
 

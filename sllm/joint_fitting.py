@@ -65,7 +65,6 @@ class LeastSquares:
 
     def apart(self, found: Tensor) -> float:
         """The sum of a map's squared distances, each in proportion to its target."""
-        assert isinstance(self.squares, Tensor)
         return (found * (self.squares @ found - 2 * self.products)).sum().item() + self.num_rows
 
 
