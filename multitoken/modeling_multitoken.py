@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import ModelOutput, can_return_tuple
 
-from lmbase.modeling.attention import causal_places
+from lmbase.modeling.attention import added_mask, causal_places
 from lmbase.modeling.cache import CACHE_KEY, FixedRows, RowCache
 from lmbase.modeling.flops import attention_flops, linear_flops
 from lmbase.modeling.labels import check_rows, check_unread
@@ -384,7 +384,7 @@ class MultiTokenModel(MultiTokenLMPreTrainedModel):
             if not eager:
                 return None
             mask = torch.ones(1, 1, num_rows, num_rows, dtype=torch.bool, device=self.device).tril()
-        return mask if not eager else torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, -torch.inf)
+        return added_mask(mask, self.dtype) if eager else mask
 
     def finish(self, states: Tensor) -> Tensor:
         """Head states (..., H) -> what the unembedding reads (..., D)."""
