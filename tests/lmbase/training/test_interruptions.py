@@ -166,6 +166,17 @@ def end_of(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def killed_after(child: int, seconds: float) -> bool:
+    """Whether a process had to be killed after so long: it did not end well before, which is not waited for in vain."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            break
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)  # also of one that has ended, whose number is its own until it is waited for
+    return end_of(child) != 0
+
+
 def slowly(model, step):
     time.sleep(0.01)
 
@@ -178,9 +189,7 @@ def test_kills_at_random_moments_lose_only_what_was_not_saved(tmp_path, whole):
         saved, most = -1, 0.5  # seconds
         while True:
             child = train_in_child(folder, before_step=slowly)
-            time.sleep(rng.uniform(0.0, most))
-            os.kill(child, signal.SIGKILL)
-            if end_of(child) == 0:
+            if not killed_after(child, rng.uniform(0.0, most)):
                 break
             kills += 1
             newest, _ = newest_checkpoint(folder / "checkpoints")
