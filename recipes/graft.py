@@ -232,23 +232,21 @@ def _place(out: Path) -> Path:
 @single_process
 def main(config: Config) -> Path:
     folder = _place(Path(config.output_dir))
-    cost = read_training(config.lm)  # complains before anything is made
+    read_training(config.lm)  # complains before anything is made
     data = _data(config)
     given = {name: getattr(config, name) for name in SHAPE if getattr(config, name) is not None}
     model = graft_own_layers(config.lm, _processor(config, data), config.seed, given)
-    text, started = None, time.perf_counter()
+    text, seconds, started = None, 0.0, time.perf_counter()
     if data is not None:
         text = text_to_fit(model, data, config.fit_tokens, config.seed)
         fit_to(model, text)
+        seconds = time.perf_counter() - started
     elif config.fit_tokens:
         raise ValueError(f"fit_tokens={config.fit_tokens}: there is no text to fit to; give --data, prepared.")
     with alone_in(folder.parent):
         clean_up(folder.parent)
-        if text is not None and text.num_tokens:
-            spent = text.num_tokens, time.perf_counter() - started, text.flops(model)
-            write_training(folder.parent, *spent, [config.lm], seed=config.seed)
-        elif cost:  # of a model from elsewhere nothing is known; whatever is made of the graft rests on the rest
-            write_training(folder.parent, 0, 0.0, 0.0, [config.lm])
+        spent = (0, 0.0, 0.0) if text is None else (text.num_tokens, seconds, text.flops(model))
+        write_training(folder.parent, *spent, [config.lm], seed=config.seed)
         write_folder(folder, model.save_pretrained)
     print(describe(model))
     if data is None:

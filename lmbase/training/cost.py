@@ -65,7 +65,8 @@ def write_training(
 ) -> None:
     """Write what a run cost, and what it was made on, into its folder.
 
-    A finished run whose command is given again keeps the record of when it was trained.
+    A finished run whose command is given again keeps the record of when it was trained. What read nothing and rests on
+    nothing that is known gets no record, which would say that it cost nothing.
 
     Args:
         parents: the models it started from (random weights are left out).
@@ -80,6 +81,8 @@ def write_training(
     if written and (written.tokens, written.seconds) == (tokens, round(seconds, 1)):
         return
     known = [read_training(parent) for parent in parents if parent and not parent.startswith("random:")]
+    if not (tokens or flops or any(known)):
+        return
     record = Training(
         folder.name,
         tokens,

@@ -75,3 +75,13 @@ def test_a_damaged_record_is_named_and_written_anew_by_its_own_run(tmp_path, con
         read_training(tmp_path / "opt")
     write_training(tmp_path / "opt", 100, 1.0, 1e9, [])
     assert read(tmp_path / "opt").tokens == 100
+
+
+def test_what_nothing_is_known_of_has_no_record(tmp_path, revision):
+    """It would say that a model from elsewhere, changed by no training, had cost nothing."""
+    (tmp_path / "elsewhere").mkdir()
+    write_training(tmp_path / "merged", 0, 0.0, 0.0, [str(tmp_path / "elsewhere"), "random:small"])
+    assert read_training(tmp_path / "merged") is None
+    write_training(tmp_path / "opt", 100, 1.0, 1e9, [])
+    write_training(tmp_path / "merged", 0, 0.0, 0.0, [str(tmp_path / "elsewhere"), str(tmp_path / "opt")])
+    assert read(tmp_path / "merged").total_tokens == 100
