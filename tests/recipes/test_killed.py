@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from disk_faults import ENDED, ERRORS, failing
 from families import MAKERS
-from forks import own_progress_bars
+from forks import own_progress_bars, skip_where_forks_cannot_train
 from soak import SOAK, times, tried
 from tiny import make_processor
 
@@ -32,6 +32,11 @@ def folder(tmp_path_factory) -> Path:
         MAKERS[name]("llama").save_pretrained(folder / name)
         make_processor().tokenizer.save_pretrained(folder / name)
     return folder
+
+
+@pytest.fixture
+def forks() -> None:
+    skip_where_forks_cannot_train()
 
 
 def in_child(command: str) -> int:
@@ -78,7 +83,7 @@ def benchmarked(folder: Path, out: Path) -> tuple[str, object]:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("recipe", [prepared, evaluated, pytest.param(benchmarked, marks=pytest.mark.long)])
-def test_a_recipe_that_was_ended_goes_on(folder, tmp_path, recipe, number):
+def test_a_recipe_that_was_ended_goes_on(folder, tmp_path, recipe, number, forks):
     words, result = recipe(folder, tmp_path / "whole")
     began = time.monotonic()
     cli.main(words.split())
@@ -97,7 +102,7 @@ def test_a_recipe_that_was_ended_goes_on(folder, tmp_path, recipe, number):
 
 
 @pytest.mark.parametrize("recipe", [prepared, evaluated, benchmarked] if SOAK else [prepared])
-def test_a_recipe_that_a_fault_at_any_write_ended_goes_on(folder, tmp_path, recipe):
+def test_a_recipe_that_a_fault_at_any_write_ended_goes_on(folder, tmp_path, recipe, forks):
     """After each write, fsync, rename, unlink ... the end of the process, or each of them fails."""
     cli.main(recipe(folder, tmp_path / "first")[0].split())  # libraries write what they keep for the next time
     words, result = recipe(folder, tmp_path / "whole")
