@@ -8,7 +8,7 @@ import torch
 from small_runs import refused, sllm
 from tiny import make_lm, make_processor
 
-from lmbase.training.cost import read_training
+from lmbase.training.cost import Training, read_training
 from sllm import SLLM, joint_fitting
 
 
@@ -98,18 +98,24 @@ def test_what_cannot_be_grafted_is_told(keys, told, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def record(run: str) -> Training:
+    found = read_training(run)
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize("fit_tokens", [0, 700])
 def test_what_a_graft_rests_on_is_not_forgotten(fit_tokens, runs, tmp_path):
     """By either door: grafted first, or in the training itself; the text that joints are fitted to, too."""
     shape = f"--lower_layers 1 --upper_layers 1 --upper_window 64 --max_sentences 1 --fit_tokens {fit_tokens}"
     sllm(f"graft --lm {runs}/opt --data {runs}/data {shape} --output_dir {tmp_path}/graft")
-    before, graft = read_training(runs / "opt"), read_training(f"{tmp_path}/graft/model")
+    before, graft = record(f"{runs}/opt"), record(f"{tmp_path}/graft/model")
     assert 0 < before.total_tokens <= graft.total_tokens - fit_tokens < before.total_tokens + 100
     assert (graft.total_flops > before.total_flops) == (fit_tokens > 0)
     train = f"--data {runs}/data --max_steps 1 --batch_size 2 --eval_windows 1"
     sllm(f"finetune-sllm --model {tmp_path}/graft/model {train} --output_dir {tmp_path}/after")
     sllm(f"finetune-sllm --lm {runs}/opt {shape} {train} --output_dir {tmp_path}/at_once")
-    after, at_once = (read_training(tmp_path / name) for name in ("after", "at_once"))
+    after, at_once = record(f"{tmp_path}/after"), record(f"{tmp_path}/at_once")
     assert (after.total_tokens, after.total_flops) == (at_once.total_tokens, at_once.total_flops)
     assert after.tokens + graft.tokens == at_once.tokens
     sllm(f"graft --lm random:llama-tiny --lower_layers 1 --upper_layers 1 --output_dir {tmp_path}/random")
