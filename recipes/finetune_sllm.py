@@ -141,13 +141,13 @@ def main(config: Config) -> TrainingResult:
     if model.own is None and (of_own := given_on_command_line(config) & {"lower_window", "upper_window"}):
         raise ValueError(f"{', '.join(sorted(of_own))}: of a graft by own layers (--upper_layers); leave the key out.")
     check_teachable(model, config)
-    fitted = text_to_fit(model, data, config.fit_tokens, config.seed) if fits else None
+    windows = SentenceWindowDataset(data.split("train"), data.processor.pad_token_id, model.config.max_sentences)
+    fitted = text_to_fit(model, windows, config.fit_tokens, config.seed) if fits else None
     if fitted and begins_anew(Path(config.output_dir), config):
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bf16"):
             fit_to(moved(model, device), fitted)
         moved(model, "cpu")  # where training takes a model from, to shard it perhaps
     set_rates(model, config)
-    windows = SentenceWindowDataset(data.split("train"), data.processor.pad_token_id, model.config.max_sentences)
     context = 1 + int(windows.lengths.max())  # nothing is asked about other splits
     if teaching := open_teacher(config, data, context, "max_sentences"):
         model.teacher_weight, model.online_teacher = teaching.weight, teaching.online

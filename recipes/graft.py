@@ -134,10 +134,9 @@ class FitText:
         return (self.windows.batch(self.chosen[i : i + 1]) for i in range(len(self.chosen)))
 
 
-def text_to_fit(model: SLLM, data: PreparedData, fit_tokens: int | None, seed: int) -> FitText:
-    """The same for the same data, keys and seed."""
+def text_to_fit(model: SLLM, windows: SentenceWindowDataset, fit_tokens: int | None, seed: int) -> FitText:
+    """The same for the same windows of the train split, keys and seed."""
     wanted = FIT_TOKENS_PER_WIDTH * model.config.trunk.hidden_size if fit_tokens is None else fit_tokens
-    windows = SentenceWindowDataset(data.split("train"), data.processor.pad_token_id, model.config.max_sentences)
     order = np.random.default_rng(seed).permutation(len(windows))
     num_windows = 1 + int(np.searchsorted(windows.lengths[order].cumsum(), wanted)) if wanted else 0
     return FitText(windows, order[:num_windows])
@@ -234,18 +233,19 @@ def main(config: Config) -> Path:
     folder = _place(Path(config.output_dir))
     read_training(config.lm)  # complains before anything is made
     data = _data(config)
+    if data is None and config.fit_tokens:
+        raise ValueError(f"fit_tokens={config.fit_tokens}: there is no text to fit to; give --data, prepared.")
     given = {name: getattr(config, name) for name in SHAPE if getattr(config, name) is not None}
     model = graft_own_layers(config.lm, _processor(config, data), config.seed, given)
-    text, seconds, started = None, 0.0, time.perf_counter()
+    spent = 0, 0.0, 0.0
     if data is not None:
-        text = text_to_fit(model, data, config.fit_tokens, config.seed)
+        started = time.perf_counter()
+        windows = SentenceWindowDataset(data.split("train"), data.processor.pad_token_id, model.config.max_sentences)
+        text = text_to_fit(model, windows, config.fit_tokens, config.seed)
         fit_to(model, text)
-        seconds = time.perf_counter() - started
-    elif config.fit_tokens:
-        raise ValueError(f"fit_tokens={config.fit_tokens}: there is no text to fit to; give --data, prepared.")
+        spent = text.num_tokens, time.perf_counter() - started, text.flops(model)
     with alone_in(folder.parent):
         clean_up(folder.parent)
-        spent = (0, 0.0, 0.0) if text is None else (text.num_tokens, seconds, text.flops(model))
         write_training(folder.parent, *spent, [config.lm], seed=config.seed)
         write_folder(folder, model.save_pretrained)
     print(describe(model))

@@ -172,15 +172,15 @@ def draw_vectors(
     """
     decoder, embed = model.autoencoder.decoder, model.autoencoder.embed_tokens
     state.drawn = model.vector_head.sample(state.states[:, -1], keys, temperature)
+    memories = memories_of(model, decoder.layers, state) if any(forced or []) else None
     for row, ids in enumerate(forced or []):
         if ids:
             newest = state.states[row, -1].expand(CANDIDATES, -1)
             of_candidates = mixed(keys[row] ^ torch.arange(1, CANDIDATES + 1, device=keys.device))
             found = model.vector_head.sample(newest, of_candidates, temperature)
             read = torch.tensor([[model.config.bos_token_id, *ids[:-1]]], device=keys.device)
-            memories = memories_of(model, decoder.layers, state)
-            memories = select_memories(memories, torch.full((CANDIDATES,), row, device=keys.device))
-            hidden = decoder(embed(read).expand(CANDIDATES, -1, -1), found, memories)
+            of_row = select_memories(memories, torch.full((CANDIDATES,), row, device=keys.device))
+            hidden = decoder(embed(read).expand(CANDIDATES, -1, -1), found, of_row)
             targets = torch.tensor(ids, device=keys.device).expand(CANDIDATES, -1)
             first = torch.arange(targets.numel(), device=keys.device) % len(ids) == 0
             rows = hidden.flatten(0, 1), model.output_table, targets.flatten()
