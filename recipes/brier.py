@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,8 @@ def main(config: Config) -> list[Row]:
                 {"before": processor.decode([i for s in place.before for i in s]), "text": processor.decode(ids)}
                 for place, ids in zip(long, written, strict=True)
             ]
-        rows.append(_row(name, loaded, corpus["name"], device, extra))
+        row = loaded.row if loaded else partial(Row, name)  # `copy` has no model
+        rows.append(row(data=corpus["name"], protocol="samples", extra=extra))
         print(f"{name}: BrierLM {extra['brier_lm']:.2f}", flush=True)
     print(markdown_table(rows, [x for x in SHOWN if x in filled_columns(rows)]))
     folder, seconds = Path(config.output_dir), time.perf_counter() - started
@@ -132,15 +134,6 @@ def processor_of(models: Sequence[LoadedModel]) -> SentenceProcessor:
     """What says where sentences begin: that of the first sentence model, else the rule that suits the text."""
     of_sentences = [loaded.model.processor for loaded in models if loaded.by_sentence]
     return of_sentences[0] if of_sentences else SentenceProcessor(models[0].tokenizer, "auto")
-
-
-def _row(name: str, loaded: LoadedModel | None, corpus: str, device: str, extra: dict) -> Row:
-    if loaded is None:
-        return Row(name, corpus, "samples", extra=extra)
-    trained = loaded.training.total_tokens if loaded.training else None
-    return Row(
-        name, corpus, "samples", "fp32", device, parameters=loaded.num_parameters, training_tokens=trained, extra=extra
-    )
 
 
 if __name__ == "__main__":

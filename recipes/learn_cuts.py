@@ -17,12 +17,11 @@ programming, which sees the whole text) cost with as many sentences, over what t
 goes on after the training of the reader, and only verifies what is finished.
 """
 
-import io
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -127,15 +126,14 @@ def main(config: Config) -> SentenceProcessor:
             save_config(config, beside / CONFIG)
             if rows:
                 seconds, corpus = time.perf_counter() - began, {"name": name}
-                with redirect_stdout(io.StringIO()):  # it names a place that will be gone
-                    write_metrics(beside, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
+                write_metrics(
+                    beside, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus, shown=folder
+                )
 
         write_folder(folder / RULE, write)
         _put_in_place(folder)
     for row in rows:
         print(row.data, row.model, *(f"{key}={value:.4g}" for key, value in row.extra.items()))
-    if rows:
-        print(f"wrote {folder / 'metrics.json'}")
     print(f"{folder}: cuts of about {config.sentence_tokens:g} tokens; --rule {folder} --tokenizer {folder} use them.")
     return made
 

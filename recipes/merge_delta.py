@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from lmbase.config import option, run, save_config, single_process
+from lmbase.config import differing_keys, option, run, save_config, single_process
 from lmbase.files import MANIFEST, clean_up, write_folder
 from lmbase.modeling.folders import model_folder
 from lmbase.modeling.inspection import weight_files
@@ -34,6 +34,7 @@ from sllm.loading import load_model
 from sllm_recipes.training_run import VERIFY
 
 POSITIONAL = "model"
+CONFIG = "config.yaml"
 COPIED = (".json", ".jinja", ".txt", ".model")  # of a model's folder: configuration, tokenizer, processor
 TRUNK, HEAD, TABLE = "trunk.", "lm_head.weight", "autoencoder.embed_tokens.weight"  # in an SLLM
 REMEDY = "Give the model that it was made from as --from, and what post-training made of that very model as --to."
@@ -55,17 +56,19 @@ def main(config: Config) -> None:
     out = Path(config.output_dir)
     if not (config.model and config.base and config.tuned):
         raise ValueError("Three models are needed: sllm merge-delta RUN --from BASE --to TUNED --output_dir OUT.")
-    remains = set(out.glob(".model.*.partial"))  # by a run that was killed as it wrote
-    if out.is_file() or (out.is_dir() and {*out.iterdir()} - remains):
-        raise ValueError(f"output_dir={str(out)!r} is not empty, and nothing is overwritten: name another folder.")
+    _check_place(out, config)
     by_sentence = check(config)
     folder = Path(model_folder(config.model))
     delta = Delta(load_lm(config.base), load_lm(config.tuned), config.weight)
     pairs = counterparts(folder, delta, by_sentence, config.table)
     clean_up(out)
-    write_folder(out / "model", lambda target: write(folder, target, delta, pairs))
-    write_training(out, 0, 0.0, 0.0, [config.model, config.base, config.tuned])
-    save_config(config, out / "config.yaml")
+
+    def made(target: Path) -> None:
+        write(folder, target, delta, pairs)
+        save_config(config, out / CONFIG)  # before the model has its name: with it, all is there
+        write_training(out, 0, 0.0, 0.0, [config.model, config.base, config.tuned])
+
+    write_folder(out / "model", made)
     changed = {id(delta.base[name]) for name in pairs.values()}  # a shared table has two names
     left = {id(its): name for name, its in reversed(delta.base.items()) if not its.equal(delta.tuned[name])}
     told = " and ".join(name for its, name in left.items() if its not in changed)
@@ -74,6 +77,16 @@ def main(config: Config) -> None:
         f"{len(pairs)} weights, which had come {delta.part(delta.distance)} away from BASE"
         + (f"; there is no place for that of {told}." if told else ".")
     )
+
+
+def _check_place(out: Path, config: Config) -> None:
+    """ValueError unless `out` is new, empty, or holds only what this command left behind when it was killed."""
+    there = {*out.iterdir()} if out.is_dir() else set()
+    left = {*out.glob(".*.partial")}
+    if (out / CONFIG).is_file() and not differing_keys(config, out / CONFIG):
+        left |= {out / CONFIG, out / TRAINING}
+    if out.is_file() or there - left:
+        raise ValueError(f"output_dir={str(out)!r} is not empty, and nothing is overwritten: name another folder.")
 
 
 def check(config: Config) -> bool:

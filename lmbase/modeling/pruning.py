@@ -8,10 +8,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from lmbase.modeling.trunk import FAMILIES, settle, with_layers
 
 
-def layers_to_keep(spec: str, count: int | None = None) -> tuple[int, int]:
-    """How many of the first and of the last layers `FIRST+LAST` keeps.
-
-    Args: count: layers of the model, where that is known.
+def layers_to_keep(spec: str, count: int) -> tuple[int, int]:
+    """How many of the first and of the last layers of `count` `FIRST+LAST` keeps.
 
     Raises:
         ValueError: it says something else, nothing is kept, or more layers than there are.
@@ -22,7 +20,7 @@ def layers_to_keep(spec: str, count: int | None = None) -> tuple[int, int]:
         raise ValueError(
             f"keep_layers={spec!r}: write FIRST+LAST, how many of the first and of the last layers are kept, as in 8+6."
         )
-    if count is not None and sum(kept) > count:
+    if sum(kept) > count:
         raise ValueError(
             f"keep_layers={spec}: {kept[0]} + {kept[1]} layers are more than the {count} that this model has; keep "
             "fewer, or leave the key out to keep all."

@@ -114,8 +114,10 @@ def write_metrics(
     wall_seconds: float,
     corpus: Any,
     models: Mapping[str, Any] | None = None,
+    shown: Path | None = None,
 ) -> Path:
-    """Writes folder/metrics.json, whole or not at all, says so on the screen, and returns its path.
+    """Writes folder/metrics.json, whole or not at all, says so on the screen, and returns its path. `shown` is the
+    folder that the screen names, where `folder` is to be renamed.
 
     `config` is the resolved configuration (a dataclass, whose recipe is named, or a dict),
     `corpus` what names the text ({"name", "sha256"}
@@ -136,7 +138,7 @@ def write_metrics(
     }
     path = Path(folder) / "metrics.json"
     write_text(path, json.dumps(with_checksum(document), indent=2, ensure_ascii=False) + "\n")
-    print(f"wrote {path}")
+    print(f"wrote {(shown or path.parent) / path.name}")
     return path
 
 

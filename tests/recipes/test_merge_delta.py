@@ -89,11 +89,24 @@ def test_a_weight_of_1_gives_the_graft_of_the_tuned_model(made, merge, tmp_path)
     assert SLLM.from_pretrained(out).generate(text="Yes. No", max_new_tokens=4).texts  # with its processor
 
 
-def test_the_same_command_goes_on_after_one_that_was_killed(merge, tmp_path):
+@pytest.mark.parametrize("as_it_wrote", ["the model", "the record"])
+def test_the_same_command_goes_on_after_one_that_was_killed(merge, tmp_path, as_it_wrote):
+    whole = weights(merge(out="whole"))
     left = tmp_path / "out/.model.0123abcd.partial"  # which a listing does not show
-    left.mkdir(parents=True)
-    assert (merge() / "model").is_dir()
+    out = merge() if as_it_wrote == "the model" else tmp_path / "out"
+    if as_it_wrote == "the model":
+        (out / "model").rename(left)  # config and record came first
+    else:
+        left.mkdir(parents=True)
+    same_bits(weights(merge()), whole)
+    assert (out / "config.yaml").is_file()
     assert not left.exists()
+    with pytest.raises(SystemExit):
+        merge()  # it is whole now
+    (out / "model").rename(left)
+    with pytest.raises(SystemExit):
+        merge(more="--weight 0.5")  # another command's remains stay
+    assert left.exists()
 
 
 def test_weights_add(made, merge):
