@@ -1,11 +1,13 @@
 """Running a recipe from the command line: its configuration, its processes, its messages and its exit status."""
 
+import errno
 import inspect
 import os
 import sys
 import traceback
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ from lmbase.processes import (
     stopped_by,
     tell_stopped,
 )
+from lmbase.standard_output import output_taken
 
 ConfigT = TypeVar("ConfigT")
 MainT = TypeVar("MainT", bound=Callable[..., Any])
@@ -57,7 +60,7 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
     status = 0
     stopped_by.clear()
     try:
-        with signals_handled(stop_at_once):
+        with signals_handled(stop_at_once), output_taken():
             configs = Path(inspect.getfile(cls)).parent / "configs"
             config = load_config(cls, sys.argv[1:] if argv is None else argv, configs)
             if "transformers" in sys.modules:  # its bars for loading one small file would hide what a recipe says
@@ -66,13 +69,11 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
                 join_processes(config.device)
             with verification(getattr(config, "verify", True)):
                 main(config)
-    except BrokenPipeError:  # whoever read the output has gone: `sllm list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("SLLM_TRACEBACK") == "1":
             traceback.print_exc()
-        print(f"{rank}error: {_message(error)}\n(SLLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
+        with suppress(OSError):  # a log on a full disk does not take it either
+            print(f"{rank}error: {told(error)}\n(SLLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         status = 2
     except KeyboardInterrupt as error:
         status = tell_stopped(error)
@@ -90,10 +91,13 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
         raise SystemExit(status)
 
 
-def _message(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """What a user is told of an error that is none of the program's."""
     if isinstance(error, OSError) and error.errno in DISK_FULL and error.strerror == os.strerror(error.errno):
         where = f"{error.filename}: " if error.filename else ""  # unless it was put into words where it happened
         return f"{where}No space is left on the disk. Free some, then give the same command again."
+    if isinstance(error, OSError) and error.errno == errno.EROFS and error.filename:
+        return f"{error.filename}: this disk can only be read. Name another place, or have it mounted for writing."
     if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
         return f"{error.filename}: a file stands where a folder is to be. Name another output_dir, or move the file."
     if isinstance(error, OSError) and error.strerror and error.filename:

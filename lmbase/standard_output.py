@@ -1,0 +1,62 @@
+"""Standard output that takes no more: its reader has gone, the disk behind it is full, it is closed."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+
+@contextmanager
+def output_taken() -> Iterator[None]:
+    """Within this context, and at its end, what standard output does not take ends the process: silently, with status
+    141, where its reader has gone (`sllm list | head -1`), else with status 2 and the reason. Where there is no
+    standard output nothing begins."""
+    if sys.stderr is None:  # closed, too: what is told there goes nowhere, and no file that is opened gets its number
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        _end("it is closed, so nothing was begun: give > /dev/null where nobody reads it.")
+    try:
+        yield
+    except BrokenPipeError:
+        _forget_output()
+        raise SystemExit(141) from None
+    except OSError as error:
+        _flush(probe=error.filename is None)
+        raise
+    except SystemExit:  # of a help that was shown
+        _flush()
+        raise
+    _flush()
+
+
+def _flush(probe: bool = False) -> None:
+    """End if what waits to be written is not taken.
+
+    Args:
+        probe: try one line more, as of a long text that was not taken nothing waits.
+    """
+    try:
+        sys.stdout.flush()
+        if probe:
+            print(flush=True)
+    except BrokenPipeError:
+        _forget_output()
+        raise SystemExit(141) from None
+    except OSError as error:
+        _forget_output()
+        _end(
+            f"{error.strerror}: what is shown there is not all, while files that the command wrote are whole. Send it "
+            "elsewhere or free some space, then give the same command again."
+        )
+
+
+def _forget_output() -> None:
+    """Or Python would try once more as it ends, and end with a message and a status of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end(reason: str) -> NoReturn:
+    with suppress(OSError):  # it may lead to the same place
+        print(f"error: standard output: {reason}", file=sys.stderr)
+    raise SystemExit(2) from None
