@@ -64,8 +64,13 @@ def main(config: Config) -> None:
     pairs = counterparts(folder, delta, by_sentence, config.table)
     clean_up(out)
     write_folder(out / "model", lambda target: write(folder, target, delta, pairs))
-    write_training(out, 0, 0.0, 0.0, [config.model, config.base, config.tuned])
-    save_config(config, out / "config.yaml")
+    try:
+        write_training(out, 0, 0.0, 0.0, [config.model, config.base, config.tuned])
+        save_config(config, out / "config.yaml")
+    except BaseException:  # or the same command would find the model in its way
+        shutil.rmtree(out / "model", ignore_errors=True)
+        (out / TRAINING).unlink(missing_ok=True)
+        raise
     changed = {id(delta.base[name]) for name in pairs.values()}  # a shared table has two names
     left = {id(its): name for name, its in reversed(delta.base.items()) if not its.equal(delta.tuned[name])}
     told = " and ".join(name for its, name in left.items() if its not in changed)
