@@ -1,10 +1,13 @@
 """Standard output that takes no more: its reader has gone, the disk behind it is full, it is closed."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # the disk, the user's share, the file; or the disk fails
 
 
 @contextmanager
@@ -22,7 +25,7 @@ def output_taken() -> Iterator[None]:
         _forget_output()
         raise SystemExit(141) from None
     except OSError as error:
-        _flush(probe=error.filename is None)
+        _flush(probe=error.filename is None and error.errno in FULL)
         raise
     except SystemExit:  # of a help that was shown
         _flush()

@@ -4,10 +4,11 @@ import errno
 import inspect
 import os
 import sys
+import tempfile
 import traceback
 import typing
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -67,7 +68,7 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
                 sys.modules["transformers"].utils.logging.disable_progress_bar()
             if hasattr(config, "device"):
                 join_processes(config.device)
-            with verification(getattr(config, "verify", True)):
+            with verification(getattr(config, "verify", True)), _compiler_told():
                 main(config)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("SLLM_TRACEBACK") == "1":
@@ -89,6 +90,24 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
         leave_processes(status)
     if status:
         raise SystemExit(status)
+
+
+@contextmanager
+def _compiler_told() -> Iterator[None]:
+    """Within this context a compiler without room for its files is told as other full disks are: PyTorch wraps the
+    error, and what it calls tells it in words."""
+    try:
+        yield
+    except Exception as error:
+        full = next((number for number in DISK_FULL if os.strerror(number) in str(error)), None)
+        if full is None or not type(error).__module__.startswith("torch._"):
+            raise
+        place = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()
+        message = (
+            "No space left on the disk for what torch.compile writes. Free some, have TORCHINDUCTOR_CACHE_DIR and "
+            "TMPDIR name other places, or leave compile out; then give the same command again"
+        )
+        raise OSError(full, message, place) from error
 
 
 def told(error: Exception) -> str:

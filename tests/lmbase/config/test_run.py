@@ -6,6 +6,7 @@ import signal
 from dataclasses import dataclass
 
 import pytest
+from torch._inductor.exc import InductorError
 from toy_config import Config
 
 from lmbase.config import option, run, single_process
@@ -60,6 +61,34 @@ def test_the_status_of_a_mistake_stays_where_its_message_finds_no_room(monkeypat
     with pytest.raises(SystemExit) as leave:
         run(Config, main, [])
     assert leave.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("C++ compile error\nerror writing to /tmp/a.s: No space left on device"),
+    ],
+)
+def test_a_compiler_that_finds_no_room_is_told_as_a_full_disk_is(capsys, monkeypatch, error):
+    def main(config):
+        raise InductorError(error, None)
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/full")
+    with pytest.raises(SystemExit) as leave:
+        run(Config, main, [])
+    assert leave.value.code == 2
+    errors = capsys.readouterr().err
+    assert "error: /full: No space left on the disk for what torch.compile writes. Free some" in errors
+    assert "Traceback" not in errors
+
+
+def test_other_faults_of_a_compiler_keep_their_traceback():
+    def main(config):
+        raise InductorError(RuntimeError("a bug"), None)
+
+    with pytest.raises(InductorError):
+        run(Config, main, [])
 
 
 def test_the_traceback_is_shown_on_request(capsys, monkeypatch):
