@@ -1,10 +1,10 @@
-"""Standard output that takes no more: its reader has gone, the disk behind it is full, it is closed."""
+"""Standard output that takes no more: its reader has gone, the disk behind it is full, it is closed; and stderr."""
 
 import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NoReturn
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # the disk, the user's share, the file; or the disk fails
@@ -31,6 +31,17 @@ def output_taken() -> Iterator[None]:
         _flush()
         raise
     _flush()
+
+
+@contextmanager
+def lines_may_be_lost() -> Iterator[None]:
+    """Within this context a line on stderr that a full disk does not take (`2> log`) is left out: it is no reason to
+    end work whose results go elsewhere."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
 
 
 def _flush(probe: bool = False) -> None:
@@ -60,6 +71,6 @@ def _forget_output() -> None:
 
 
 def _end(reason: str) -> NoReturn:
-    with suppress(OSError):  # it may lead to the same place
+    with lines_may_be_lost():  # both may lead to the same place
         print(f"error: standard output: {reason}", file=sys.stderr)
     raise SystemExit(2) from None

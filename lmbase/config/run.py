@@ -8,7 +8,7 @@ import tempfile
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from lmbase.processes import (
     stopped_by,
     tell_stopped,
 )
-from lmbase.standard_output import output_taken
+from lmbase.standard_output import lines_may_be_lost, output_taken
 
 ConfigT = TypeVar("ConfigT")
 MainT = TypeVar("MainT", bound=Callable[..., Any])
@@ -73,7 +73,7 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("SLLM_TRACEBACK") == "1":
             traceback.print_exc()
-        with suppress(OSError):  # a log on a full disk does not take it either
+        with lines_may_be_lost():
             print(f"{rank}error: {told(error)}\n(SLLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         status = 2
     except KeyboardInterrupt as error:
