@@ -21,6 +21,8 @@ from xml.etree import ElementTree as ET
 
 import yaml
 
+from lmbase.files import write_text
+
 LIST = Path(__file__).with_name("childrens_books.yaml")
 SOURCE = "https://github.com/standardebooks/"
 EPUB = "src/epub/"
@@ -101,7 +103,7 @@ def write_split(folder: Path, clones: Path, split: str, books: dict[str, str], w
     digest = hashlib.sha256(data).hexdigest()
     if wanted not in (None, digest):
         raise ValueError(f"{split}.jsonl has the SHA-256 {digest}, and the list says {wanted}: a book was changed.")
-    (folder / f"{split}.jsonl").write_bytes(data)
+    write_text(folder / f"{split}.jsonl", "".join(lines))
     print(f"{folder / split}.jsonl: {len(lines):,} chapters, {len(data):,} bytes, SHA-256 {digest}")
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from lmbase.files import write_text
+
 NAMES = [
     "Ann Lee",
     "Bob Cole",
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for name, lines in (("csv", table), ("logs", log)):
         text = first(lines(random.Random(arguments.seed)), arguments.size)
-        (arguments.output_dir / f"{name}.txt").write_text(text, encoding="utf-8")
+        write_text(arguments.output_dir / f"{name}.txt", text)
 
 
 if __name__ == "__main__":

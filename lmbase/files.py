@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import filelock
-from safetensors import SafetensorError
 
 MANIFEST = "manifest.json"
 ON_PURPOSE = f"Who changed it on purpose deletes {MANIFEST}, which says what was there."
@@ -42,14 +41,26 @@ def write_text(path: Path, text: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")  # processes may write the same file at once
+    with _errors_naming(path):
+        try:
+            with beside.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                sync(file)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        sync_path(path.parent)
+
+
+@contextmanager
+def _errors_naming(path: Path) -> Iterator[None]:
+    """Within this context an error of the disk names what the user knows: a failed write names nothing, and what is
+    written beside has a name that nobody gave."""
     try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            sync(file)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    sync_path(path.parent)
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 def sync(file: IO) -> None:
@@ -111,7 +122,12 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
         else:
             beside.rename(target)
         sync_path(target.parent)
-    except SafetensorError as error:  # a full disk reads like any other fault there
+    except OSError as error:
+        # A failed write names nothing, a copy that found no room names what it was made from.
+        if error.errno in DISK_FULL or str(error.filename or beside).startswith(str(beside)):
+            error.filename, error.filename2 = str(target), None
+        raise
+    except Exception as error:  # of safetensors and tokenizers, where a full disk reads like any other fault
         number = re.search(r"os error (\d+)", str(error))
         if number:
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from error
@@ -165,7 +181,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock, holder = filelock.FileLock(folder / LOCK), folder / HOLDER
     try:
-        lock.acquire(timeout=0)
+        with _errors_naming(folder):
+            lock.acquire(timeout=0)
     except filelock.Timeout:
         who = holder.read_text(encoding="utf-8", errors="replace") if holder.is_file() else "another process"
         raise ValueError(
@@ -173,7 +190,8 @@ def alone_in(folder: Path) -> Iterator[None]:
             "it, or choose another output_dir."
         ) from None
     try:
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        with _errors_naming(folder):
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
     finally:
         with suppress(OSError):

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from lmbase.standard_output import lines_may_be_lost
+
 # Ctrl-C, an end that a scheduler asks for, the warning before it, a terminal that is closed.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 COMMAND = "SLLM_COMMAND"  # in the environment of processes that `launch` started: how it was called
@@ -61,7 +63,8 @@ def tell_stopped(error: KeyboardInterrupt, continues: bool = True) -> int:
     """Say, in the first process, how to go on, if the same command `continues`. Returns the status to end with."""
     stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
     if os.environ.get("RANK", "0") == "0":
-        print(f"\n{stop}" + f" To continue:\n  {resume_command()}" * continues, file=sys.stderr)
+        with lines_may_be_lost():
+            print(f"\n{stop}" + f" To continue:\n  {resume_command()}" * continues, file=sys.stderr)
     return stop.status
 
 

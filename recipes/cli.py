@@ -21,7 +21,6 @@ import difflib
 import functools
 import importlib
 import io
-import os
 import re
 import shlex
 import sys
@@ -31,6 +30,8 @@ from importlib import metadata
 from itertools import takewhile
 from pathlib import Path
 
+from lmbase.standard_output import output_taken
+
 FOLDER = Path(__file__).parent
 TOOLS = ("show", "copy", "check", "env", "completion")
 EARLIER_NAMES = {"train_opt": "train_lm"}
@@ -38,12 +39,8 @@ EARLIER_NAMES = {"train_opt": "train_lm"}
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the recipe that the command line names. Recipes are imported only when they run, so help comes at once."""
-    try:
+    with output_taken():
         _run(argv)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has gone: `sllm list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
 
 
 def _run(argv: Sequence[str] | None) -> None:

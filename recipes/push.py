@@ -33,6 +33,7 @@ from huggingface_hub.utils import validate_repo_id
 from lmbase.config import option, run, single_process
 from lmbase.config.options import recipe_of
 from lmbase.config.yaml_files import parse_yaml
+from lmbase.files import DISK_FULL, write_text
 from lmbase.modeling.folders import model_folder, model_hashes
 from lmbase.modeling.pretrained import read_config
 from lmbase.modeling.shim import shim_files
@@ -209,12 +210,19 @@ def write(target: Path, files: Files) -> None:
     """Write them into a folder that is empty or new."""
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ValueError(f"{str(target)!r} is not empty, and nothing is overwritten: name another folder.")
-    for name, content in files.items():
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path):
-            shutil.copyfile(content, target / name)
-        else:
-            (target / name).write_text(content, encoding="utf-8")
+    try:
+        for name, content in files.items():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Path):
+                shutil.copyfile(content, target / name)
+            else:
+                write_text(target / name, content)
+    except BaseException as error:
+        for path in target.iterdir() if target.is_dir() else []:  # or the same command would find them in its way
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if isinstance(error, OSError) and error.errno in DISK_FULL:  # a copy names what was to be copied
+            error.filename, error.filename2 = str(target), None
+        raise
     print(f"wrote what would be uploaded: {len(files)} files in {target}")
 
 

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib
+import os
 import re
 import shlex
 import sys
@@ -19,7 +20,10 @@ from packaging.requirements import Requirement
 from lmbase.benchmarking.environment import environment
 from lmbase.config import Faults, class_of_keys, config_to_dict, load_config
 from lmbase.config.options import keys_of, members, type_name
+from lmbase.config.run import told
 from lmbase.config.yaml_files import file_cases, find_config, flatten, key_lines, read_yaml
+from lmbase.files import write_text
+from lmbase.standard_output import output_taken
 
 CONFIGS = Path(__file__).parent / "configs"
 OPENING = re.compile(r"# sllm ([a-z][\w-]*)")  # the first line of a configuration says which recipe it is for
@@ -34,14 +38,13 @@ def run(name: str, words: Sequence[str], recipes: Sequence[str]) -> None:
     """
     tools = {"show": show, "copy": copy, "check": check, "env": env, "completion": completion}
     try:
-        if "-h" in words or "--help" in words:
-            print((tools[name].__doc__ or "").strip())
-        else:
-            tools[name](words, recipes)
-    except BrokenPipeError:
-        raise  # see `cli.main`
+        with output_taken():
+            if "-h" in words or "--help" in words:
+                print((tools[name].__doc__ or "").strip())
+            else:
+                tools[name](words, recipes)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -72,16 +75,11 @@ def copy(words: Sequence[str], recipes: Sequence[str]) -> None:
     target = Path(words[1] if len(words) == 2 else source.name)
     if target.is_dir():
         target /= source.name
-    text = source.read_text(encoding="utf-8")
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ValueError(f"{target} is there already, and nothing is overwritten: name another file.") from None
-    except FileNotFoundError:
-        raise ValueError(
-            f"{target}: there is no folder {target.parent}: make it (mkdir -p), or name another."
-        ) from None
+    if os.path.lexists(target):
+        raise ValueError(f"{target} is there already, and nothing is overwritten: name another file.")
+    if not target.parent.is_dir():
+        raise ValueError(f"{target}: there is no folder {target.parent}: make it (mkdir -p), or name another.")
+    write_text(target, source.read_text(encoding="utf-8"))  # half a file would be there already the next time
     print(f"{target}: edit it, then sllm {_recipe_of(target, recipes).replace('_', '-')} {shlex.quote(str(target))}")
 
 

@@ -7,6 +7,7 @@ from rooms import MODULES, ROOMS, hidden_imports, import_circle, imported_module
 # has no list, its files may import each other in any order without a circle.
 INSIDE: dict[str, list[str]] = {
     "lmbase": [
+        "standard_output",
         "files",
         "hub",
         "processes",

@@ -1,11 +1,14 @@
 """Running a recipe from the command line: its configuration, its processes, its messages and its exit status."""
 
+import errno
 import inspect
 import os
 import sys
+import tempfile
 import traceback
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -21,6 +24,7 @@ from lmbase.processes import (
     stopped_by,
     tell_stopped,
 )
+from lmbase.standard_output import lines_may_be_lost, output_taken
 
 ConfigT = TypeVar("ConfigT")
 MainT = TypeVar("MainT", bound=Callable[..., Any])
@@ -57,22 +61,20 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
     status = 0
     stopped_by.clear()
     try:
-        with signals_handled(stop_at_once):
+        with signals_handled(stop_at_once), output_taken():
             configs = Path(inspect.getfile(cls)).parent / "configs"
             config = load_config(cls, sys.argv[1:] if argv is None else argv, configs)
             if "transformers" in sys.modules:  # its bars for loading one small file would hide what a recipe says
                 sys.modules["transformers"].utils.logging.disable_progress_bar()
             if hasattr(config, "device"):
                 join_processes(config.device)
-            with verification(getattr(config, "verify", True)):
+            with verification(getattr(config, "verify", True)), _compiler_told():
                 main(config)
-    except BrokenPipeError:  # whoever read the output has gone: `sllm list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("SLLM_TRACEBACK") == "1":
             traceback.print_exc()
-        print(f"{rank}error: {_message(error)}\n(SLLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
+        with lines_may_be_lost():
+            print(f"{rank}error: {told(error)}\n(SLLM_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         status = 2
     except KeyboardInterrupt as error:
         status = tell_stopped(error)
@@ -90,10 +92,31 @@ def run(cls: type[ConfigT], main: Callable[[ConfigT], Any], argv: Sequence[str] 
         raise SystemExit(status)
 
 
-def _message(error: Exception) -> str:
+@contextmanager
+def _compiler_told() -> Iterator[None]:
+    """Within this context a compiler without room for its files is told as other full disks are: PyTorch wraps the
+    error, and what it calls tells it in words."""
+    try:
+        yield
+    except Exception as error:
+        full = next((number for number in DISK_FULL if os.strerror(number) in str(error)), None)
+        if full is None or not type(error).__module__.startswith("torch._"):
+            raise
+        place = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()
+        message = (
+            "No space left on the disk for what torch.compile writes. Free some, have TORCHINDUCTOR_CACHE_DIR and "
+            "TMPDIR name other places, or leave compile out; then give the same command again"
+        )
+        raise OSError(full, message, place) from error
+
+
+def told(error: Exception) -> str:
+    """What a user is told of an error that is none of the program's."""
     if isinstance(error, OSError) and error.errno in DISK_FULL and error.strerror == os.strerror(error.errno):
         where = f"{error.filename}: " if error.filename else ""  # unless it was put into words where it happened
         return f"{where}No space is left on the disk. Free some, then give the same command again."
+    if isinstance(error, OSError) and error.errno == errno.EROFS and error.filename:
+        return f"{error.filename}: this disk can only be read. Name another place, or have it mounted for writing."
     if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
         return f"{error.filename}: a file stands where a folder is to be. Name another output_dir, or move the file."
     if isinstance(error, OSError) and error.strerror and error.filename:

@@ -19,6 +19,7 @@ from lmbase.benchmarking.peak_memory import peak
 from lmbase.durations import duration
 from lmbase.files import from_lines, to_line, write_text
 from lmbase.processes import Stopped, signals_handled, stopped_by
+from lmbase.standard_output import lines_may_be_lost
 
 FoundT = TypeVar("FoundT")
 SECONDS_BETWEEN_LINES = 30.0  # where nobody watches (a file, a pipe), a line now and then is enough
@@ -118,8 +119,9 @@ class RunLog:
     def say(self, text: str) -> None:
         """A line for the person, around the progress bar."""
         if self.is_main:
-            tqdm.write(text, file=sys.stderr)
-            sys.stderr.flush()
+            with lines_may_be_lost():
+                tqdm.write(text, file=sys.stderr)
+                sys.stderr.flush()
 
     def _write(self, record: dict[str, Any], step: int, tracked: Mapping[str, Any]) -> None:
         if self.is_main:
@@ -208,7 +210,8 @@ class StopSignal:
                 raise Stopped(number)
             if not again and number == signal.SIGINT:
                 text = "\nStopping after this step. Once more: stop at once, keeping the last checkpoint."
-                print(text, file=sys.stderr)
+                with lines_may_be_lost():
+                    print(text, file=sys.stderr)
         elif not again and number == signal.SIGTERM:
             status = Stopped(number).status
             self._alone = threading.Timer(SECONDS_TO_AGREE, lambda: os._exit(status))

@@ -2,11 +2,17 @@
 
 import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import make_processor
 
 from lmbase import files
 from lmbase.files import (
+    alone_in,
     check_checksum,
     from_lines,
     read_json,
@@ -28,15 +34,74 @@ def test_text_is_written_as_it_is_and_folders_are_made(tmp_path):
 
 @pytest.mark.parametrize("failing", ["sync", "encoding"])
 def test_a_failed_write_leaves_the_older_file_and_nothing_else(tmp_path, monkeypatch, failing):
-    def full(file):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     write_text(tmp_path / "a.txt", "old")
     if failing == "sync":
         monkeypatch.setattr(files, "sync", full)
     with pytest.raises((OSError, UnicodeEncodeError)):
         write_text(tmp_path / "a.txt", "new" if failing == "sync" else "new \udc80")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def full(*arguments, **keys):
+    raise OSError(errno.ENOSPC, "No space left on device")  # of a write or a sync: it names no file
+
+
+def test_an_error_of_the_disk_names_the_file_that_was_to_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "sync", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        write_text(tmp_path / "a.txt", "new")
+    assert caught.value.filename == str(tmp_path / "a.txt")
+
+
+def test_an_error_of_the_disk_names_the_folder_that_was_to_be_written(tmp_path):
+    def copy(beside):  # as shutil.copyfile tells it
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "source"), None, str(beside / "copy"))
+
+    def open_beside(beside):
+        (beside / "no" / "such").open("w")
+
+    for write, number in ((full, errno.ENOSPC), (copy, errno.ENOSPC), (open_beside, errno.ENOENT)):
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
+            write_folder(tmp_path / "a", write)
+        assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "a"))
+        assert not any(tmp_path.iterdir())
+
+
+def test_an_error_of_reading_names_what_was_read(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        write_folder(tmp_path / "a", lambda beside: (tmp_path / "source").read_text())
+    assert caught.value.filename == str(tmp_path / "source")
+
+
+@pytest.fixture
+def room():
+    """A file may have so many bytes: what a full disk is to those who write it."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda num_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("what", ["tokenizer", "weights"])
+def test_a_disk_that_takes_no_more_is_an_os_error_whoever_writes(tmp_path, room, what):
+    """Both are written by Rust, whose errors are of other kinds."""
+    tokenizer = make_processor().tokenizer
+    writers = {
+        "tokenizer": lambda beside: tokenizer.save_pretrained(str(beside)),
+        "weights": lambda beside: save_file({"a": torch.zeros(100)}, beside / "a.safetensors"),
+    }
+    room(200)
+    with pytest.raises(OSError, match="File too large") as caught:
+        write_folder(tmp_path / "a", writers[what])
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "a"))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_claimed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space") as caught, alone_in(tmp_path):
+        pass
+    assert caught.value.filename == str(tmp_path)
 
 
 def test_only_a_full_disk_is_put_into_other_words(tmp_path):

@@ -202,6 +202,17 @@ def test_a_reader_that_leaves_early_ends_it_quietly(words):
     assert process.returncode == 141
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("words", ["--help", "list", "--version"])
+def test_a_command_whose_output_is_lost_fails_and_says_so(words):
+    command = [sys.executable, "-m", "sllm_recipes.cli", *words.split()]
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: standard output: No space left on device")
+    assert found.stderr.count("\n") == 1
+
+
 TRAINED = ["finetune_mtp", "finetune_sllm", "pretrain_vae", "train_lm"]  # by as many processes as there are
 
 

@@ -109,6 +109,20 @@ def test_the_same_command_goes_on_after_one_that_was_killed(merge, tmp_path, as_
     assert left.exists()
 
 
+def test_the_same_command_goes_on_after_one_that_found_no_room_for_its_last_file(made, tmp_path, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError(28, "No space left on device", str(tmp_path / "out"))
+
+    command = f"merge-delta {made}/sllm --from {made}/base --to {made}/tuned --output_dir {tmp_path}/out"
+    with monkeypatch.context() as patch:
+        patch.setattr("sllm_recipes.merge_delta.save_config", full)
+        assert "No space is left on the disk" in refused(command, capsys)
+    assert not any((tmp_path / "out").glob("*"))
+    sllm(command)
+    verify_folder(tmp_path / "out" / "model", alone=True)
+    assert "not empty" in refused(command, capsys)
+
+
 def test_weights_add(made, merge):
     half, whole = merge(more="--weight 0.5", out="half"), weights(merge(more="--weight 0.75"))
     both = weights(merge(half, more="--weight 0.25", out="both"))

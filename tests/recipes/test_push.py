@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,6 +94,25 @@ def test_no_folder_is_overwritten(evaluated, tmp_path, capsys):
     (tmp_path / "mine").write_text("kept")
     assert "nothing is overwritten" in refused(f"push {evaluated}/plain me/tiny --dry_run {tmp_path}", capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_dry_run_that_finds_no_room_leaves_nothing_in_the_way_of_the_next(evaluated, tmp_path, monkeypatch, capsys):
+    copied: list[Path] = []
+
+    def copy(source, target):  # tells it as shutil.copyfile does
+        if copied:
+            target.write_bytes(b"half")
+            raise OSError(28, "No space left on device", str(source), None, str(target))
+        copied.append(target)
+        target.write_bytes(source.read_bytes())
+
+    command = f"push {evaluated}/plain me/tiny --dry_run {tmp_path}/out"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", copy)
+        assert f"error: {tmp_path}/out: No space is left on the disk. Free some" in refused(command, capsys)
+    assert copied
+    assert not any((tmp_path / "out").iterdir())
+    sllm(command)
 
 
 def test_a_model_without_figures_of_its_own_is_refused(folder, capsys):

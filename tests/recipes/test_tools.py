@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_runs import refused
 
 from lmbase.config import load_config
 from sllm_recipes import cli, tools, train_lm
@@ -45,6 +46,19 @@ def test_what_the_recipe_refuses_is_not_shown(capsys):
                 cli.main(["show", config, f"--{key}", "-3"])
             assert end.value.code == 2
             assert f"{key} = -3 (command line): expected int > 0" in capsys.readouterr().err
+
+
+def test_a_copy_that_finds_no_room_leaves_nothing_in_the_way_of_the_next(tmp_path, monkeypatch, capsys):
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lmbase.files.sync", full)
+        told = refused(f"copy lm_tiny {tmp_path}/a.yaml", capsys)
+    assert told.startswith(f"error: {tmp_path}/a.yaml: No space is left on the disk. Free some")
+    assert not any(tmp_path.iterdir())
+    cli.main(["copy", "lm_tiny", f"{tmp_path}/a.yaml"])
+    assert (tmp_path / "a.yaml").read_bytes() == (tools.CONFIGS / "lm_tiny.yaml").read_bytes()
 
 
 def test_a_copy_is_the_user_s_own_and_nothing_is_overwritten(tmp_path, monkeypatch, capsys):

@@ -1,10 +1,12 @@
 """What a recipe's user reads and what the shell sees, when it works and when it does not."""
 
+import io
 import os
 import signal
 from dataclasses import dataclass
 
 import pytest
+from torch._inductor.exc import InductorError
 from toy_config import Config
 
 from lmbase.config import option, run, single_process
@@ -26,6 +28,7 @@ from lmbase.processes import Stopped
         (OSError(28, "No space left on device"), 2, "error: No space is left on the disk"),
         (OSError(28, "No space left on device", "out/x"), 2, "error: out/x: No space is left on the disk"),
         (OSError(28, "All is kept", "out"), 2, "error: out: All is kept"),
+        (OSError(30, "Read-only file system", "out"), 2, "error: out: this disk can only be read. Name another place"),
         (FloatingPointError("step 3"), 2, "error: step 3"),
         (KeyboardInterrupt(), 130, "Stopped by SIGINT. To continue:\n"),
         (Stopped(signal.SIGTERM), 143, "Stopped by SIGTERM. To continue:\n"),
@@ -42,6 +45,50 @@ def test_a_user_s_mistake_is_one_message_without_traceback(capsys, raised, statu
     errors = capsys.readouterr().err
     assert message in errors
     assert "Traceback" not in errors
+
+
+def test_the_status_of_a_mistake_stays_where_its_message_finds_no_room(monkeypatch):
+    """As of a log, `2> log`, on the disk that is full."""
+
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    def main(config):
+        raise ValueError("the width is odd")
+
+    monkeypatch.setattr("sys.stderr", Full())
+    with pytest.raises(SystemExit) as leave:
+        run(Config, main, [])
+    assert leave.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("C++ compile error\nerror writing to /tmp/a.s: No space left on device"),
+    ],
+)
+def test_a_compiler_that_finds_no_room_is_told_as_a_full_disk_is(capsys, monkeypatch, error):
+    def main(config):
+        raise InductorError(error, None)
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/full")
+    with pytest.raises(SystemExit) as leave:
+        run(Config, main, [])
+    assert leave.value.code == 2
+    errors = capsys.readouterr().err
+    assert "error: /full: No space left on the disk for what torch.compile writes. Free some" in errors
+    assert "Traceback" not in errors
+
+
+def test_other_faults_of_a_compiler_keep_their_traceback():
+    def main(config):
+        raise InductorError(RuntimeError("a bug"), None)
+
+    with pytest.raises(InductorError):
+        run(Config, main, [])
 
 
 def test_the_traceback_is_shown_on_request(capsys, monkeypatch):

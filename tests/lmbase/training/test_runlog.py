@@ -1,14 +1,16 @@
 """What a run tells: log.jsonl, trackers, Ctrl-C."""
 
+import errno
+import io
 import json
 import os
 import signal
 
 import pytest
 from accelerate import Accelerator
-from toy_training import log, toy_train, weight_size
+from toy_training import checkpoints, interrupt_at, log, toy_train, weight_size
 
-from lmbase.processes import Stopped
+from lmbase.processes import Stopped, tell_stopped
 from lmbase.training.runlog import RunLog, StopSignal
 
 
@@ -26,6 +28,28 @@ def test_the_log_has_losses_rates_and_evaluations(tmp_path):
     assert {"step", "tokens", "seconds", "lr", "loss", "losses", "grad_norm", "tokens_per_second"} <= lines[0].keys()
     first = lines[0]
     assert first["loss"] == pytest.approx(first["losses"]["token"] + 0.5 * first["losses"]["size"])
+
+
+class Full(io.StringIO):
+    """`2> log` on a full disk."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_run_goes_on_where_its_lines_find_no_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", Full())
+    _, result = toy_train(tmp_path, eval_every=6, evaluate=weight_size)
+    assert result.steps == 12
+    assert [line["step"] for line in log(tmp_path) if "eval" in line] == [6, 12]
+
+
+def test_a_run_is_stopped_as_ever_where_its_lines_find_no_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", Full())
+    with pytest.raises(Stopped) as stopped:
+        toy_train(tmp_path, before_step=interrupt_at(5))
+    assert checkpoints(tmp_path) == ["step_00000006"]
+    assert tell_stopped(stopped.value) == 130
 
 
 def test_tensorboard_gets_the_log(tmp_path):
