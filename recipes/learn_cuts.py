@@ -45,11 +45,12 @@ from lmbase.files import (
     told_if_disk_is_full,
     verify_once,
     write_folder,
+    write_text,
 )
 from lmbase.modeling.devices import choose_device, moved
 from lmbase.modeling.pretrained import load_lm, own_tokenizer, read_config
 from lmbase.modeling.trunk import check_trunk
-from lmbase.report.rows import Row, check_place, write_metrics
+from lmbase.report.rows import METRICS, Row, check_place, metrics_text
 from lmbase.text.codec import MissingTokenError, TokenCodec
 from lmbase.text.learned import SHORTEST, LearnedCuts
 from lmbase.text.processor import SentenceProcessor
@@ -126,14 +127,15 @@ def main(config: Config) -> SentenceProcessor:
             save_config(config, beside / CONFIG)
             if rows:
                 seconds, corpus = time.perf_counter() - began, {"name": name}
-                write_metrics(
-                    beside, rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus, shown=folder
-                )
+                told = metrics_text(rows, config=config, seed=config.seed, wall_seconds=seconds, corpus=corpus)
+                write_text(beside / METRICS, told)
 
         write_folder(folder / RULE, write)
         _put_in_place(folder)
     for row in rows:
         print(row.data, row.model, *(f"{key}={value:.4g}" for key, value in row.extra.items()))
+    if rows:
+        print(f"wrote {folder / METRICS}")
     print(f"{folder}: cuts of about {config.sentence_tokens:g} tokens; --rule {folder} --tokenizer {folder} use them.")
     return made
 

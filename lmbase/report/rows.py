@@ -17,6 +17,7 @@ from lmbase.config.options import recipe_of
 from lmbase.files import check_checksum, read_json, with_checksum, write_text
 
 # Rows under these protocols answer another question than ours, so tables mark them and never call one of them best.
+METRICS = "metrics.json"
 NOT_COMPARABLE = ("paper", "published", "tokens and ends")
 
 
@@ -105,8 +106,7 @@ def _is_broken(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def write_metrics(
-    folder: str | Path,
+def metrics_text(
     rows: Sequence[Row],
     *,
     config: Any,
@@ -114,10 +114,8 @@ def write_metrics(
     wall_seconds: float,
     corpus: Any,
     models: Mapping[str, Any] | None = None,
-    shown: Path | None = None,
-) -> Path:
-    """Writes folder/metrics.json, whole or not at all, says so on the screen, and returns its path. `shown` is the
-    folder that the screen names, where `folder` is to be renamed.
+) -> str:
+    """What a metrics.json holds.
 
     `config` is the resolved configuration (a dataclass, whose recipe is named, or a dict),
     `corpus` what names the text ({"name", "sha256"}
@@ -136,9 +134,15 @@ def write_metrics(
         "corpus": _plain(corpus),
         **({"models": _plain(models)} if models else {}),
     }
-    path = Path(folder) / "metrics.json"
-    write_text(path, json.dumps(with_checksum(document), indent=2, ensure_ascii=False) + "\n")
-    print(f"wrote {(shown or path.parent) / path.name}")
+    return json.dumps(with_checksum(document), indent=2, ensure_ascii=False) + "\n"
+
+
+def write_metrics(folder: str | Path, rows: Sequence[Row], **about: Any) -> Path:
+    """Writes folder/metrics.json, whole or not at all, says so on the screen, and returns its path; `about` as in
+    `metrics_text`."""
+    path = Path(folder) / METRICS
+    write_text(path, metrics_text(rows, **about))
+    print(f"wrote {path}")
     return path
 
 
@@ -152,7 +156,7 @@ def check_place(config: Any, sources: Sequence[str] = ()) -> None:
     Raises:
         ValueError: output_dir is no folder, has the metrics.json of another recipe, or one that is read.
     """
-    path = Path(config.output_dir) / "metrics.json"
+    path = Path(config.output_dir) / METRICS
     if there := next((place for place in path.parents if place.exists() and not place.is_dir()), None):
         raise ValueError(f"output_dir={str(config.output_dir)!r}: {str(there)!r} is a file. Choose another output_dir.")
     if not path.is_file():
@@ -177,7 +181,7 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
     Raises ValueError, naming the file, when it is not such a file.
     """
     path = Path(path)
-    path = path / "metrics.json" if path.is_dir() else path
+    path = path / METRICS if path.is_dir() else path
     if not path.exists():
         raise ValueError(
             f"{path}: no such file; give the metrics.json, or the folder of it, that sllm evaluate or another recipe "
