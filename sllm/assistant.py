@@ -52,7 +52,8 @@ class Assistant:
         streamer: handed the prompt, then the tokens of a pass together, and drafts if it is a `DraftStreamer`.
             Transformers keeps the one that `generate` is given from a `custom_generate`.
 
-    `statistics` has what the last call's guesses brought.
+    `statistics` has what the last call's guesses brought. Transformers also keeps the tokenizer that its `stop_strings`
+    need from a `custom_generate`: give `stopping_criteria=[StopStringCriteria(tokenizer, [...])]` in their place.
     """
 
     def __init__(self, drafter: Drafter, num_tokens: int, streamer=None):
@@ -66,7 +67,8 @@ class Assistant:
         new ids.
 
         Raises:
-            ValueError: several texts, another vocabulary, beams or outputs that this way of writing does not have.
+            ValueError: several texts, another vocabulary, a prompt of vectors, beams or outputs that this way of
+                writing does not have.
         """
         with ended(self.streamer):
             self._check(model, input_ids, given["generation_config"])
@@ -126,13 +128,15 @@ class Assistant:
         return input_ids
 
     def _check(self, model: PreTrainedModel, input_ids: Tensor, config: GenerationConfig) -> None:
+        if (config.num_beams or 1) > 1 or config.return_dict_in_generate:
+            raise ValueError("With an assistant there are no beams, and only the ids are returned.")
         if len(input_ids) != 1:
             raise ValueError(f"{len(input_ids)} texts: an assistant helps with one at a time, as in Transformers.")
+        if not input_ids.shape[1]:
+            raise ValueError("No ids are given (inputs_embeds are none): an assistant reads the ids of the prompt.")
         own, other = model.config.vocab_size, self.drafter.vocab_size
         if other not in (None, own):
             raise ValueError(f"The model has {own} ids and its assistant {other}: they need the same tokenizer.")
-        if (config.num_beams or 1) > 1 or config.return_dict_in_generate:
-            raise ValueError("With an assistant there are no beams, and only the ids are returned.")
         if not config.use_cache or config.cache_implementation not in (None, "dynamic"):
             raise ValueError("An assistant needs a cache that forgets: leave out use_cache, cache_implementation.")
 

@@ -104,6 +104,20 @@ class HarnessLM(LM):
         dtype = str(self.loaded.model.dtype)
         return {"model_num_parameters": self.loaded.num_parameters, "model_dtype": dtype, "kind": self.loaded.shown}
 
+    def apply_chat_template(self, *asked: Any, **more: Any) -> Any:
+        """Refused, and so is what else the harness asks of a model with --apply_chat_template.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "--apply_chat_template: models here read a text, in which a template's special tokens have no place, "
+            "and were trained on no conversations. Leave it out; doc_to_text of a task is what they read."
+        )
+
+    chat_template = apply_chat_template
+    tokenizer_name = property(apply_chat_template)  # the harness marks cached requests of chats with it
+
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """log p of each continuation after its context, its end left open, and whether greedy writing gives it."""
 

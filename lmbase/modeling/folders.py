@@ -15,6 +15,9 @@ from lmbase.files import MANIFEST, read_json, sha256s, verify_once
 from lmbase.hub import check_source, local_name
 from lmbase.modeling.inspection import CONFIG, inspect_folder, inspect_hub
 
+# Of what PyTorch raises where a device is not there, or is full; weights have no part in it.
+OF_A_DEVICE = re.compile(r"\b(CUDA|HIP|MPS|XPU|accelerator|allocate memory)\b", re.IGNORECASE)
+
 
 def model_folder(name: str | Path, model_type: str | None = None, *, verify: bool = True, **hub_options: Any) -> str:
     """`name`/model if it is a finished run, a folder's only GGUF file if it holds no other model, the folder of
@@ -113,6 +116,11 @@ def quiet_loading(spec: str) -> Iterator[None]:
             raise ValueError(
                 f"from_pretrained does not know {unknown[1]}, nor has the configuration in {spec!r} such a field: "
                 "leave it out, or correct its name."
+            ) from error
+        if not isinstance(error, OSError) and (isinstance(error, MemoryError) or OF_A_DEVICE.search(str(error))):
+            raise ValueError(
+                f"{spec!r} cannot be loaded onto the device that was asked for {told}: name one that is here and has "
+                "room (device_map='cpu'), or leave device_map out; dtype='bfloat16' needs half of the memory."
             ) from error
         if not isinstance(error, OSError):
             raise ValueError(f"{spec!r} cannot be loaded {told}: its {CONFIG} or its weights are damaged.") from error

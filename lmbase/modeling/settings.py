@@ -103,6 +103,9 @@ INSTEAD = {
     "prefix_allowed_tokens_fn": "give it as one of logits_processor, which are called for one text at a time",
     "guidance_scale": "no second prompt is read; give one of logits_processor",
     "inputs_embeds": "prompts are texts or ids",
+    **dict.fromkeys(("past_key_values", CACHE_KEY), "a prompt is read whole, into a cache of its own; give all of it"),
+    "position_ids": "positions are counted along attention_mask",
+    "negative_prompt_ids": "no second prompt is read; give one of logits_processor",
     "custom_generate": "these models write in their own way; give logits_processor and stopping_criteria",
 }
 # Type, least and largest value of each number that a call of `generate` may be given.
@@ -268,6 +271,11 @@ def text_limits(config: GenerationConfig, num_given: int, default: int = DEFAULT
         num_given: ids of the prompt, the opening one with them, which max_length and min_length count.
         default: tokens where nothing limits them.
     """
+    if config.max_new_tokens is None and config.max_length is not None and config.max_length <= num_given:
+        logger.warning(
+            f"max_length={config.max_length} counts the prompt and its opening id, which are {num_given} tokens: "
+            "nothing is written. Give max_new_tokens."
+        )
     limit = default if config.max_length is None else max(config.max_length - num_given, 0)
     limit = limit if config.max_new_tokens is None else config.max_new_tokens
     return limit, max(config.min_new_tokens or 0, (config.min_length or 0) - num_given)

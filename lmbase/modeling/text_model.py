@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from lmbase.files import MANIFEST
@@ -45,6 +45,8 @@ class TextModelMixin:
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
+        if Path(save_directory).is_file():
+            raise ValueError(f"{str(save_directory)!r} is a file: name a folder, which is made if it is not there.")
         vars(self.config).pop("auto_map", None)  # it names code that stood where this model came from
         if is_main_process:  # of several that save at once one writes, as in Transformers
             (Path(save_directory) / MANIFEST).unlink(missing_ok=True)  # of what is overwritten now
@@ -75,8 +77,8 @@ class TextModelMixin:
 
         Raises:
             ValueError: no model of this kind there, a weight that is missing, left over, of another shape or not
-                finite, a damaged file, a folder that would run code, a `device_map` of several devices or of none. With
-                `output_loading_info` the caller judges which weights are there.
+                finite, a damaged file, a folder that would run code, a `device_map` of several devices or of none,
+                another kind's `config`. With `output_loading_info` the caller judges which weights are there.
         """
         if pretrained_model_name_or_path is None:  # weights that are given as `state_dict`
             return super().from_pretrained(None, *args, **kwargs)  # type: ignore[misc]
@@ -86,6 +88,12 @@ class TextModelMixin:
                 "use_safetensors=False: pickled weights, which can run code, are not loaded; leave it out."
             )
         name, kind = str(pretrained_model_name_or_path), cls.config_class.model_type
+        config = kwargs.get("config")
+        if isinstance(config, PreTrainedConfig) and not isinstance(config, cls.config_class):
+            raise ValueError(
+                f"config is of class {type(config).__name__}, and a {cls.__name__} is built of a "
+                f"{cls.config_class.__name__}: leave it out; the folder has its own."
+            )
         folder = model_folder(name, kind, verify=verify, **hub_options)
         is_asked = kwargs.pop("output_loading_info", False)
         kwargs |= dict(use_safetensors=True, output_loading_info=True, trust_remote_code=False)
@@ -103,8 +111,9 @@ class TextModelMixin:
         """As in Transformers.
 
         Raises:
-            ValueError: fewer rows than the tokenizer has ids.
+            ValueError: fewer rows than the tokenizer has ids, or weights in fewer bits, which stay as they are.
         """
+        check_unpacked(cast(nn.Module, self))
         carried = self._carried()
         size = 0 if carried is None else vocabulary_size(getattr(carried, "tokenizer", carried))
         if new_num_tokens is not None and new_num_tokens < size:
@@ -113,6 +122,20 @@ class TextModelMixin:
                 "read its own texts any more; keep as many rows."
             )
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)  # type: ignore[misc]
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """As in Transformers.
+
+        Raises:
+            ValueError: a model without a head of its own: nothing would be written with the new one.
+        """
+        if self.get_output_embeddings() is not None:  # type: ignore[attr-defined]
+            super().set_output_embeddings(new_embeddings)  # type: ignore[misc]
+            return
+        raise ValueError(
+            f"A {type(self).__name__} has no output embeddings to be set: it writes with the table that it reads with, "
+            "or with one inside its heads. Set the input embeddings, or load other weights (load_state_dict)."
+        )
 
 
 class TokenizerMixin(TextModelMixin):

@@ -32,6 +32,7 @@ from sllm.serving.protocol import (
     plain_chat,
 )
 
+READ = ["GET", "HEAD"]  # who watches a server asks for heads only
 GRACE = 5.0  # seconds beyond a request's own in which the thread that writes must have told its end
 
 
@@ -59,17 +60,17 @@ def build_app(engines: Mapping[str, Engine], hosts: list[str] | None = None) -> 
     def card(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": began, "owned_by": "local"}
 
-    @app.get("/health")
+    @app.api_route("/health", methods=READ)
     async def health() -> Response:
         alive = all(engine.thread.is_alive() for engine in engines.values())
         states = {name: engine.counts() for name, engine in engines.items()}
         return JSONResponse({"status": "ok" if alive else "broken", "models": states}, 200 if alive else 503)
 
-    @app.get("/v1/models")
+    @app.api_route("/v1/models", methods=READ)
     async def models() -> Response:
         return JSONResponse({"object": "list", "data": [card(name) for name in engines]})
 
-    @app.get("/v1/models/{name:path}")
+    @app.api_route("/v1/models/{name:path}", methods=READ)
     async def model(name: str) -> Response:
         engine_of(engines, name)
         return JSONResponse(card(name))
@@ -157,7 +158,8 @@ class Call:
         asked, limits, room = self.asked, self.engine.limits, self.engine.loaded.room
         number = (asked.n or 1) * len(prompts)
         if not 1 <= number <= limits.choices:
-            raise Refused(400, f"{number} texts are asked for; one request may have 1 to {limits.choices}.", "n")
+            blame = "prompt" if asked.n in (None, 1) else "n"
+            raise Refused(400, f"{number} texts are asked for; one request may have 1 to {limits.choices}.", blame)
         if wanted is not None and wanted > limits.max_tokens:
             told = f"{wanted} tokens are asked for; the server writes at most {limits.max_tokens} of a text."
             raise Refused(400, told, "max_tokens")

@@ -19,7 +19,7 @@ from lmbase.text import segment
 from lmbase.text.streaming import TextDecoder
 from lmbase.text.tokenizers import decode_ids
 from sllm.evaluation.loaded import LoadedModel, Writing
-from sllm.serving.app import engine_of, event, read_json, teller
+from sllm.serving.app import READ, engine_of, event, read_json, teller
 from sllm.serving.engine import Engine, Refused, Sampling
 
 PAGES = {"": "index.html", "play.js": "play.js", "play.css": "play.css"}
@@ -122,12 +122,12 @@ def add_playground(app: FastAPI, engines: Mapping[str, Engine], writing: Mapping
     def page(name: str) -> None:
         content, kind = (folder / PAGES[name]).read_bytes(), KINDS[PurePath(PAGES[name]).suffix]
         headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
-        app.add_api_route(f"/{name}", lambda: Response(content, media_type=kind, headers=headers), methods=["GET"])
+        app.add_api_route(f"/{name}", lambda: Response(content, media_type=kind, headers=headers), methods=READ)
 
     for name in PAGES:
         page(name)
 
-    @app.get("/play/models")
+    @app.api_route("/play/models", methods=READ)
     async def models() -> Response:
         return JSONResponse({"max_tokens": limits.max_tokens, "models": [_card(e.loaded) for e in engines.values()]})
 
@@ -135,8 +135,10 @@ def add_playground(app: FastAPI, engines: Mapping[str, Engine], writing: Mapping
     async def write(request: Request) -> Response:
         asked = await read_json(request, Write, limits)
         engine = engine_of(engines, asked.model)
-        if not engine.loaded.predicts or asked.max_tokens > limits.max_tokens:
-            raise Refused(400, f"{asked.model} writes at most {limits.max_tokens} tokens, if it is a language model.")
+        if not engine.loaded.predicts:
+            raise Refused(400, f"{asked.model} is {engine.loaded.shown}: it writes no texts.", "model")
+        if asked.max_tokens > limits.max_tokens:
+            raise Refused(400, f"The server writes at most {limits.max_tokens} tokens of a text.", "max_tokens")
         return StreamingResponse(_written(engine, asked, writing[asked.model]), media_type="text/event-stream")
 
     @app.post("/play/score")

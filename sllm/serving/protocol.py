@@ -13,6 +13,7 @@ from sllm.serving.engine import Refused
 DEFAULT_TOKENS = 16  # of /v1/completions, as OpenAI's
 # Fields of OpenAI's that do nothing here: taken where they ask for nothing (null is nothing, too), refused otherwise.
 NOTHING: dict[str, tuple[Any, ...]] = {
+    "audio": (),
     "best_of": (1,),
     "frequency_penalty": (0, 0.0),
     "function_call": ("none",),
@@ -21,12 +22,16 @@ NOTHING: dict[str, tuple[Any, ...]] = {
     "logprobs": (False,),
     "modalities": (["text"],),
     "parallel_tool_calls": (True, False),
+    "prediction": (),
     "presence_penalty": (0, 0.0),
+    "reasoning_effort": ("none",),
     "response_format": ({"type": "text"},),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
 }
 UNREAD = ("metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user")  # about the asker
 Nothing = Annotated[list[Any], Field(max_length=0)] | None
@@ -129,9 +134,29 @@ def parse(body: bytes, kind: type[AskedT]) -> AskedT:
     try:
         return kind.model_validate({name: value for name, value in fields.items() if name not in UNREAD})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where, param = ".".join(map(str, first["loc"])), str(first["loc"][0])
-        raise Refused(400, f"{where[:200]}: {first['msg']}.", param[:200]) from error
+        where, what = _fault(error)
+        raise Refused(400, f"{'.'.join(where)[:200]}: {what}.", where[0][:200]) from error
+
+
+def _fault(error: ValidationError) -> tuple[list[str], str]:
+    """Where in a request something is wrong, and what. A field may be of several kinds, and there are faults of each:
+    those are told that look furthest into what was given, which are those of the kind that it is."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    of_field = [fault for fault in faults if fault["loc"][0] == faults[0]["loc"][0]]
+
+    def depth(fault: Any) -> tuple[bool, int]:
+        return fault["type"] not in ("string_type", "list_type"), len(fault["loc"])
+
+    deepest = max(of_field, key=depth)
+    if deepest["type"] == "extra_forbidden":
+        return [*map(str, deepest["loc"])], "there is no such field here; leave it out, or correct its name"
+    # Pydantic names the kinds themselves among the places: "str", "list[Part]".
+    where = [str(place) for place in deepest["loc"] if isinstance(place, int) or place.isidentifier()]
+    where = [*where[:1], *(place for place in where[1:] if place != "str")]
+    kinds = [deepest]
+    if not depth(deepest)[0]:
+        kinds = [fault for fault in of_field if fault["loc"][:-1] == deepest["loc"][:-1] and not depth(fault)[0]]
+    return where, ", or: ".join(dict.fromkeys(fault["msg"] for fault in kinds))
 
 
 # -- chats -------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny import MEMORY, make_opt, make_sllm
+from transformers import StopStringCriteria
 
 from sllm.assistant import SentenceAssistant
 
@@ -101,6 +102,17 @@ def test_a_streamer_gets_the_tokens_in_order(opt, sllm):
     assert kept.ended
 
 
+def test_stop_strings_end_what_an_assistant_helps_with(opt, sllm):
+    """As a criterion: where `generate` is handed an assistant, Transformers drops the tokenizer that they need."""
+    ids, tokenizer = prompt(sllm), sllm.processor.tokenizer
+    alone = write(opt, ids, do_sample=False, min_new_tokens=20)
+    strings = [tokenizer.decode([int(token)]) for token in alone[0, -8:-6]]
+    plain = write(opt, ids, do_sample=False, stop_strings=strings, tokenizer=tokenizer)
+    assert plain.shape[1] < alone.shape[1]
+    asked: dict = dict(do_sample=False, stopping_criteria=[StopStringCriteria(tokenizer, strings)])
+    assert torch.equal(write(opt, ids, custom_generate=SentenceAssistant(sllm), **asked), plain)
+
+
 def test_mistakes_are_told(opt, sllm):
     with pytest.raises(ValueError, match="num_tokens=0"):
         SentenceAssistant(sllm, 0)
@@ -111,6 +123,11 @@ def test_mistakes_are_told(opt, sllm):
         write(make_opt(vocab_size=270, max_position_embeddings=128), ids, custom_generate=SentenceAssistant(sllm))
     with pytest.raises(ValueError, match="only the ids"):
         write(opt, ids, return_dict_in_generate=True, custom_generate=SentenceAssistant(sllm))
+    with pytest.raises(ValueError, match="there are no beams"):
+        write(opt, ids, num_beams=2, custom_generate=SentenceAssistant(sllm))
+    vectors = opt.get_input_embeddings()(ids)
+    with pytest.raises(ValueError, match="inputs_embeds are none"):
+        opt.generate(inputs_embeds=vectors, max_new_tokens=4, custom_generate=SentenceAssistant(sllm))
     for options in ({"use_cache": False}, {"cache_implementation": "static"}):
         with pytest.raises(ValueError, match="leave out use_cache"):
             write(opt, ids, custom_generate=SentenceAssistant(sllm), **options)

@@ -200,6 +200,18 @@ def test_wrong_arguments_are_told(folder, arguments, told):
         HarnessLM(**({"pretrained": str(folder / "plain")} | arguments))
 
 
+def test_conversations_are_refused_by_what_the_user_typed(folder):
+    """The harness told its users to implement a method."""
+    model = HarnessLM(str(folder / "plain"))
+    for ask in (
+        lambda: model.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=False),
+        lambda: model.chat_template(True),
+        lambda: model.tokenizer_name,
+    ):
+        with pytest.raises(ValueError, match="--apply_chat_template: models here read a text"):
+            ask()
+
+
 def test_an_autoencoder_is_refused(folder):
     with pytest.raises(ValueError, match="is an autoencoder: it predicts no text"):
         HarnessLM(str(folder / "vae"))

@@ -99,6 +99,14 @@ def test_a_dtype_given_later_reaches_the_bias_and_whole_weights_are_asked_for(ki
         pack_linear_layers(model, "int8")
 
 
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1])
+def test_fp64_is_read_though_the_kernel_cannot(rows):
+    layer = nn.Linear(32, 16).double()
+    small = packed(layer.weight, "int8", layer.bias)
+    x = torch.randn(rows, 32, dtype=torch.float64)
+    torch.testing.assert_close(small(x), x @ small.unpacked().double().T + layer.bias, rtol=1e-6, atol=1e-6)
+
+
 def test_errors_say_what_to_do(monkeypatch):
     with pytest.raises(ValueError, match="bf16"):
         packed(torch.zeros(4, 32, device="meta"), "int8")

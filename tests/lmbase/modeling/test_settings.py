@@ -115,6 +115,23 @@ def test_limits_of_a_text_of_three_ids(settings, limits):
     assert (limit, max(fewest, 0)) == limits
 
 
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({"max_length": 2}, True),
+        ({"max_length": 3}, True),
+        ({"max_length": 4}, False),
+        ({"max_length": 2, "max_new_tokens": 1}, False),
+        ({"max_new_tokens": 0}, False),
+    ],
+)
+def test_a_length_that_the_prompt_uses_up_is_warned_of(settings, warned):
+    """It counts the prompt, which is easily forgotten, and nothing was written without a word."""
+    with CaptureLogger(logging.get_logger("transformers.lmbase.modeling.settings")) as log:
+        text_limits(merge_generation_config(GenerationConfig(), None, settings), 3)
+    assert ("which are 3 tokens: nothing is written. Give max_new_tokens" in log.out) == warned
+
+
 def test_what_a_folder_sets_is_kept_from_transformers():
     own = GenerationConfig(repetition_penalty=1.5, num_beams=4, stop_strings=["."], max_length=9, eos_token_id=[2, 5])
     assert neutral_settings(own) == dict(repetition_penalty=None, num_beams=1, stop_strings=None, max_length=None)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import make_mtp, make_processor, make_sllm, make_vae
+from tiny import make_mtp, make_opt, make_processor, make_sllm, make_vae
 from tokenizers_of_kinds import make_tokenizer
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
 
@@ -194,6 +194,7 @@ def test_a_vocabulary_may_grow_but_not_fall_below_the_tokenizers(make) -> None:
         (dict(variant="fp16"), r"has its weights in model\.safetensors.*leave out what names them \(variant"),
         (dict(output_hidden_states=True), "output_hidden_states=True: forward"),
         (dict(output_attentions=True), "output_attentions=True: forward"),
+        (dict(device_map="cuda:99"), r"onto the device that was asked for \(.*CUDA.*\): name one that is here"),
     ],
     ids=str,
 )
@@ -204,6 +205,33 @@ def test_options_that_cannot_be_carried_out_are_told(make, door, options, told, 
     loader = type(model) if door == "own" else AutoModel
     with pytest.raises(ValueError, match=told):
         loader.from_pretrained(tmp_path, **options)
+
+
+@pytest.mark.parametrize("said", ["CUDA out of memory. Tried to allocate 2 GiB", "CUDA error: invalid device ordinal"])
+def test_a_device_that_is_full_or_not_there_is_no_damage(said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{said[:9]}.*device_map='cpu'") as told, quiet_loading(str(tmp_path)):
+        raise RuntimeError(said)
+    assert "damaged" not in str(told.value)
+
+
+@pytest.mark.parametrize("make", [make_mtp, make_sllm, make_vae])
+def test_what_was_passed_over_or_ended_in_a_traceback_is_told(make, tmp_path: Path) -> None:
+    model = make()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"config is of class OPTConfig, and a .* is built of a .*: leave it out"):
+        type(model).from_pretrained(tmp_path, config=make_opt().config)
+    with pytest.raises(ValueError, match="has no output embeddings to be set"):
+        model.set_output_embeddings(torch.nn.Linear(16, 260))
+    with pytest.raises(ValueError, match=r"config\.json' is a file: name a folder"):
+        model.save_pretrained(tmp_path / "config.json")
+
+
+def test_a_vocabulary_in_fewer_bits_does_not_grow() -> None:
+    """The table of eight bits stayed as it was, so that the new words could not be written."""
+    for model in (make_mtp(opt=dict(hidden_size=32)), make_sllm(vae=dict(hidden_size=32), opt=dict(hidden_size=32))):
+        model.write_in("int8")
+        with pytest.raises(ValueError, match="holds weights in int8"):
+            model.resize_token_embeddings(300)
 
 
 def test_a_width_that_follows_from_the_parts_cannot_be_set(tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def test_models_are_listed_and_their_state_is_told(client, address):
         (dict(temperature=3), "temperature"),
         (dict(n=0), "n"),
         (dict(n=17), "n"),
-        (dict(prompt=[]), "n"),
+        (dict(prompt=[]), "prompt"),
+        (dict(prompt=["a"] * 17), "prompt"),
         (dict(max_tokens=-1), "max_tokens"),
         (dict(max_tokens=1025), "max_tokens"),
         (dict(max_tokens=60), "prompt"),
@@ -163,6 +164,13 @@ def test_a_path_or_method_that_is_not_there_is_told_in_openais_form(address):
     assert httpx.get(f"{address}/v1/nothing").json()["error"]["type"] == "invalid_request_error"
     wrong = httpx.get(f"{address}/v1/completions")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+
+
+def test_who_watches_a_server_may_ask_for_heads_only(address):
+    for path in ("/health", "/v1/models", "/v1/models/plain"):
+        assert httpx.head(f"{address}{path}").status_code == 200
+    assert httpx.head(f"{address}/v1/models/none").status_code == 404
+    assert httpx.head(f"{address}/v1/completions").status_code == 405
 
 
 def test_a_character_without_tokens_is_told(client, monkeypatch):

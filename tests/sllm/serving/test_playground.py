@@ -106,8 +106,8 @@ def test_sentences_become_vectors_and_text_again(client, models, name):
     ("path", "asked", "told"),
     [
         ("write", dict(model="none", prompt="a", max_tokens=3), "There is no model 'none'"),
-        ("write", dict(model="vae", prompt="a", max_tokens=3), "if it is a language model"),
-        ("write", dict(model="plain", prompt="a", max_tokens=9999), "at most 1024 tokens"),
+        ("write", dict(model="vae", prompt="a", max_tokens=3), "vae is an autoencoder: it writes no texts"),
+        ("write", dict(model="plain", prompt="a", max_tokens=9999), "The server writes at most 1024 tokens"),
         ("write", dict(model="plain", prompt="a"), "max_tokens: Field required"),
         ("score", dict(text="a" * 20_001), "at most 20000 characters"),
         ("rebuild", dict(model="plain", text="a"), "makes no vector of a sentence"),

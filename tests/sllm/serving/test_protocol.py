@@ -88,6 +88,37 @@ def test_conversations_of_text_are_read_and_nothing_else(messages):
         parse(json.dumps({"model": "m", "messages": messages}).encode(), ChatAsked)
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (dict(stop=["a"] * 5), "stop: List should have at most 4 items"),
+        (dict(stop=["a", ""]), "stop.1: String should have at least 1 character"),
+        (dict(stop="a" * 257), "stop: String should have at most 256 characters"),
+        (dict(stop=3), "stop: Input should be a valid string, or: Input should be a valid list"),
+        (dict(prompt=["a", 2]), "prompt.1: Input should be a valid string"),
+        (dict(colour="red"), "colour: there is no such field here; leave it out, or correct its name"),
+    ],
+)
+def test_faults_are_those_of_the_kind_that_was_given(fields, told):
+    """Five stop strings, or an image in a message, were told to be no string, though lists are taken, too."""
+    with pytest.raises(Refused, match=f"^{told}"):
+        completion(**fields)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([{"type": "image_url"}], "messages.0.content.0.type: Input should be 'text'"),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": 3}], "messages.0.content.1.text: Input should be"),
+        (None, "messages.0.content: Input should be a valid string, or: Input should be a valid list"),
+    ],
+)
+def test_faults_of_a_message_name_their_place(content, told):
+    asked = {"model": "m", "messages": [{"role": "user", "content": content}]}
+    with pytest.raises(Refused, match=f"^{told}"):
+        parse(json.dumps(asked).encode(), ChatAsked)
+
+
 def test_an_answer_is_handed_back_as_a_client_holds_it():
     empty = dict.fromkeys(["refusal", "audio", "function_call", "tool_calls", "name"]) | {"annotations": []}
     asked = {"model": "m", "messages": [{"role": "assistant", "content": "Hello", **empty}]}
