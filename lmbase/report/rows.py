@@ -16,8 +16,8 @@ from lmbase.benchmarking.environment import environment
 from lmbase.config.options import recipe_of
 from lmbase.files import check_checksum, read_json, with_checksum, write_text
 
-# Rows under these protocols answer another question than ours, so tables mark them and never call one of them best.
 METRICS = "metrics.json"
+# Rows under these protocols answer another question than ours, so tables mark them and never call one of them best.
 NOT_COMPARABLE = ("paper", "published", "tokens and ends")
 
 
