@@ -97,13 +97,14 @@ def plain(element: ET.Element) -> str:
 def write_split(folder: Path, clones: Path, split: str, books: dict[str, str], wanted: str | None) -> None:
     lines = []
     for book, commit in books.items():
-        for name, text in chapters(fetch(clones, book, commit), commit):
-            lines.append(json.dumps({"name": f"{book}/{name}", "text": text}, ensure_ascii=False) + "\n")
-    data = "".join(lines).encode()
+        for name, chapter in chapters(fetch(clones, book, commit), commit):
+            lines.append(json.dumps({"name": f"{book}/{name}", "text": chapter}, ensure_ascii=False) + "\n")
+    text = "".join(lines)
+    data = text.encode()
     digest = hashlib.sha256(data).hexdigest()
     if wanted not in (None, digest):
         raise ValueError(f"{split}.jsonl has the SHA-256 {digest}, and the list says {wanted}: a book was changed.")
-    write_text(folder / f"{split}.jsonl", "".join(lines))
+    write_text(folder / f"{split}.jsonl", text)
     print(f"{folder / split}.jsonl: {len(lines):,} chapters, {len(data):,} bytes, SHA-256 {digest}")
 
 
