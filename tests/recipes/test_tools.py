@@ -155,6 +155,7 @@ def test_a_recipe_that_is_none_and_a_folder_that_is_missing_are_named(tmp_path, 
     with pytest.raises(SystemExit):
         cli.main(["copy", "lm_tiny", str(tmp_path / "no" / "x.yaml")])
     assert f"there is no folder {tmp_path}/no: make it" in capsys.readouterr().err
+    assert f"there is no folder {tmp_path}/folder: make it" in refused(f"copy lm_tiny {tmp_path}/folder/", capsys)
 
 
 def test_the_command_after_a_copy_can_be_pasted_whatever_the_files_name(tmp_path, capsys):
