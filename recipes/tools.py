@@ -73,7 +73,7 @@ def copy(words: Sequence[str], recipes: Sequence[str]) -> None:
         raise ValueError("Expected sllm copy CONFIG [FILE]; sllm list shows the configurations.")
     source = find_config(Path(words[0]).name, CONFIGS)
     target = Path(words[1] if len(words) == 2 else source.name)
-    if target.is_dir() or words[1:] and words[1].endswith("/"):  # which a Path forgets
+    if target.is_dir() or (words[1:] and words[1].endswith("/")):  # which a Path forgets
         target /= source.name
     if os.path.lexists(target):
         raise ValueError(f"{target} is there already, and nothing is overwritten: name another file.")
